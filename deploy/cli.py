@@ -1,0 +1,54 @@
+"""How every script of effedge speaks to its user: one line for a mistake, exit status 2.
+
+`Parser` is argparse's parser with one-line errors; `run` calls a script's `main` and turns the two things that a
+user can cause, a `UserError` and Ctrl-C, into that line. Anything else is a defect and keeps its traceback.
+"""
+
+import argparse
+import difflib
+import sys
+from typing import Callable, Iterable, NoReturn
+
+EXIT_USER_ERROR = 2
+
+
+class UserError(Exception):
+    """Something the user gave cannot be used. The message is one line: what was given, what was expected, what to do."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, with the error on one line (argparse prints the whole usage before it)."""
+
+    def __init__(self, **kwargs):
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USER_ERROR, f"error: {' '.join(message.split())} (--help lists the options)\n")
+
+
+def choose(kind: str, given: str, known: Iterable[str]) -> str:
+    """Return `given` if it is one of `known`; otherwise raise a UserError that names the nearest ones.
+
+    >>> choose("model", "d0", ["d0", "d1"])
+    'd0'
+    """
+    names = list(known)
+    if given in names:
+        return given
+    nearest = difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.5)
+    hint = f"did you mean '{nearest[0]}'? " if nearest else ""
+    raise UserError(f"unknown {kind} '{given}': {hint}expected one of {', '.join(names)}")
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Run a script's `main`; exit 0, or 2 with one line on stderr for a UserError or Ctrl-C."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        print("interrupted: nothing half-written was kept; run the same command to go on", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    sys.exit(0)

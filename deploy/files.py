@@ -1,0 +1,73 @@
+"""Files that are either whole or absent: everything effedge writes goes to a temporary name first and is renamed.
+
+A rename within a folder is atomic on POSIX file systems, so a reader, or a later run after a kill, never takes half
+a file for a whole one.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Iterator, Union
+
+from deploy.cli import UserError
+
+CHUNK_BYTES = 1 << 20
+
+
+def sha256(path: Union[str, Path]) -> str:
+    """The SHA-256 of a file's content, as 64 hex digits."""
+    digest = hashlib.sha256()
+    with open(str(path), "rb") as file:
+        for chunk in iter(lambda: file.read(CHUNK_BYTES), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def explain_os_error(path: Union[str, Path]) -> Iterator[None]:
+    """Turn a disk's refusal (no permission, no space, not a folder) into one line that names the path."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot write '{path}': {reason}; free it or choose another place with OUT (--out)") from error
+
+
+@contextlib.contextmanager
+def whole_file(path: Union[str, Path]) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; rename it to `path` if the block ends well, else remove it.
+
+    The folder is made if need be. Raises UserError if the disk refuses.
+    """
+    path = Path(path)
+    with explain_os_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=str(path.parent)))
+        try:
+            # The suffix stays: onnx, safetensors and OpenVINO go by it.
+            temporary = scratch / path.name
+            yield temporary
+            os.replace(str(temporary), str(path))
+        finally:
+            shutil.rmtree(str(scratch), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Union[str, Path]) -> Iterator[Path]:
+    """Like `whole_file`, for a folder: what stood at `path` before is replaced as a whole."""
+    path = Path(path)
+    with explain_os_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=str(path.parent)))
+        try:
+            temporary, previous = scratch / "new", scratch / "old"
+            temporary.mkdir()
+            yield temporary
+            if path.exists():
+                os.replace(str(path), str(previous))
+            os.replace(str(temporary), str(path))
+        finally:
+            shutil.rmtree(str(scratch), ignore_errors=True)

@@ -1,0 +1,113 @@
+"""A stage: files in, one artefact out, beside a record of everything it was made from.
+
+The record (`<artefact>.json`) holds the SHA-256 of each input, each option, the version of each tool and of our own
+code, and the time and memory that it took. A stage whose record matches is not run again; one whose inputs changed
+is, whatever the file dates say. The artefact is renamed into place before its record, so a kill between the two
+only means that the stage runs once more.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Mapping, Sequence
+
+from deploy.files import sha256, whole_file, whole_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER_MANIFEST = "manifest.json"
+
+
+def code_digest(*packages: str) -> str:
+    """SHA-256 over the Python sources of our own packages, so that a changed stage makes its artefacts anew."""
+    digest = hashlib.sha256()
+    for package in packages:
+        for source in sorted((ROOT / package).rglob("*.py")):
+            digest.update(source.relative_to(ROOT).as_posix().encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()
+
+
+def tool_versions(distributions: Sequence[str]) -> Dict[str, str]:
+    """Installed versions, read without importing the packages (importing torch alone takes two seconds)."""
+    return {name: importlib.metadata.version(name) for name in distributions}
+
+
+def artefact_digest(path: Path) -> str:
+    """SHA-256 of a file; for a folder, of its manifest, which holds the SHA-256 of each file beside it."""
+    return sha256(path / FOLDER_MANIFEST if path.is_dir() else path)
+
+
+def record_path(artefact: Path) -> Path:
+    return artefact.with_name(artefact.name + ".json")
+
+
+def up_to_date(artefact: Path, key: Mapping[str, Any]) -> bool:
+    """True if the artefact is there, whole, and was made from exactly `key`."""
+    try:
+        record = json.loads(record_path(artefact).read_text())
+        return record["key"] == key and record["sha256"] == artefact_digest(artefact)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # no record, or one cut short: the stage runs again
+
+
+def peak_memory_mib() -> int:
+    """The largest resident set of this process so far, in MiB (Linux counts ru_maxrss in KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def run_stage(
+    name: str,
+    artefact: Path,
+    *,
+    inputs: Mapping[str, Path],
+    options: Mapping[str, Any],
+    tools: Sequence[str],
+    code: Sequence[str],
+    make: Callable[[Path], None],
+    folder: bool = False,
+) -> bool:
+    """Make `artefact` by calling `make(temporary_path)`, unless its record says that it is already made.
+
+    Args:
+        name: what the user reads: "export", "calibrate", ...
+        inputs: files that the artefact is made from, by role. A folder of images is passed as its listing's digest in
+            `options` instead.
+        options: JSON values; every option that changes the artefact.
+        tools: PyPI distributions whose version changes the artefact.
+        code: our own packages that do.
+        make: writes the whole artefact to the path that it is given; raises UserError on bad input.
+        folder: the artefact is a folder with a manifest.json rather than one file.
+
+    Returns:
+        True if the stage ran, False if it was up to date. Either way one line on stdout says so.
+    """
+    key = {
+        "stage": name,
+        "inputs": {role: sha256(path) for role, path in inputs.items()},
+        "options": dict(options),
+        "tools": tool_versions(tools),
+        "code": code_digest(*code),
+    }
+    key = json.loads(json.dumps(key))  # as it will be read back: tuples become lists
+    if up_to_date(artefact, key):
+        print(f"{name}: up to date, {artefact}")
+        return False
+    print(f"{name}: making {artefact}", flush=True)
+    record_path(artefact).unlink(missing_ok=True)
+    started = time.perf_counter()
+    with (whole_folder if folder else whole_file)(artefact) as temporary:
+        make(temporary)
+    seconds, mib = time.perf_counter() - started, peak_memory_mib()
+    record = {"key": key, "sha256": artefact_digest(artefact), "seconds": round(seconds, 2), "peak_mib": mib}
+    with whole_file(record_path(artefact)) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"{name}: done in {seconds:.1f} s, peak memory {mib} MiB", flush=True)
+    return True
+
+
+def progress_disabled(quiet: bool = False) -> bool:
+    """Progress bars are for people: off with -q and where stderr is no terminal."""
+    return quiet or not sys.stderr.isatty()

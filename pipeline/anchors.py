@@ -1,0 +1,64 @@
+"""Anchor boxes and the box code (Lin et al. 2017, section 4; Ren et al. 2015, section 3.1.2; effdet's order).
+
+Anchors are centred on the cells of each level: three scales an octave times three aspect ratios, on a base of
+`anchor_scale` strides. The order is level, row, column, scale, aspect: that of the heads' outputs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+SCALES = 3
+ASPECTS = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))  # (width, height) factors, about 1, 2 and 1/2
+ANCHORS_PER_CELL = SCALES * len(ASPECTS)
+FINEST_LEVEL = 3
+
+
+def level_sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
+    """(height, width) of P3 and coarser for an input of `size` = (height, width): halved and rounded up each time."""
+    height, width = size
+    sizes = []
+    for level in range(1, FINEST_LEVEL + levels):
+        height, width = -(-height // 2), -(-width // 2)
+        if level >= FINEST_LEVEL:
+            sizes.append((height, width))
+    return sizes
+
+
+def make_anchors(size: tuple[int, int], levels: int, anchor_scale: float) -> np.ndarray:
+    """All anchors of an input of `size` = (height, width): float32 [A,4], xyxy in input pixels.
+
+    A stride is input over level size, so it is no whole number where the input does not divide by 2^level.
+    """
+    anchors = []
+    for rows, columns in level_sizes(size, levels):
+        stride_y, stride_x = size[0] / rows, size[1] / columns
+        y = (np.arange(rows) + 0.5) * stride_y
+        x = (np.arange(columns) + 0.5) * stride_x
+        scale = anchor_scale * 2.0 ** (np.arange(SCALES) / SCALES)
+        half_w = np.stack([scale * stride_x * w / 2 for w, _ in ASPECTS], axis=1).ravel()
+        half_h = np.stack([scale * stride_y * h / 2 for _, h in ASPECTS], axis=1).ravel()
+        cx, cy = np.meshgrid(x, y)
+        cx, cy = cx[:, :, None], cy[:, :, None]
+        cells = np.stack([cx - half_w, cy - half_h, cx + half_w, cy + half_h], axis=-1)
+        anchors.append(cells.reshape(-1, 4))
+    return np.concatenate(anchors).astype(np.float32)
+
+
+def encode(boxes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    """Box regression targets [n,4] = (ty, tx, th, tw) of `boxes` against `anchors`, both [n,4] xyxy in pixels."""
+    aw, ah = anchors[:, 2] - anchors[:, 0], anchors[:, 3] - anchors[:, 1]
+    w = np.maximum(boxes[:, 2] - boxes[:, 0], 1e-3)
+    h = np.maximum(boxes[:, 3] - boxes[:, 1], 1e-3)
+    ty = (boxes[:, 1] + boxes[:, 3] - anchors[:, 1] - anchors[:, 3]) / 2 / ah
+    tx = (boxes[:, 0] + boxes[:, 2] - anchors[:, 0] - anchors[:, 2]) / 2 / aw
+    return np.stack([ty, tx, np.log(h / ah), np.log(w / aw)], axis=1).astype(np.float32)
+
+
+def decode(code: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    """The inverse of `encode`: (ty, tx, th, tw) [n,4] -> xyxy in pixels [n,4]. The reference for the exported graph."""
+    aw, ah = anchors[:, 2] - anchors[:, 0], anchors[:, 3] - anchors[:, 1]
+    cy = code[:, 0] * ah + (anchors[:, 1] + anchors[:, 3]) / 2
+    cx = code[:, 1] * aw + (anchors[:, 0] + anchors[:, 2]) / 2
+    h, w = np.exp(code[:, 2]) * ah, np.exp(code[:, 3]) * aw
+    return np.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], axis=1)
