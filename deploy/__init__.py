@@ -1,0 +1,29 @@
+"""The runtime: what goes to the device. NumPy, Pillow (10.1 or later) and the engine's backend; Python 3.8 or later.
+
+>>> from deploy import Detector
+>>> detector = Detector("build/d0-digits/int8-cpu")  # doctest: +SKIP
+>>> for detections in detector(["a.jpg", "b.png"]):  # doctest: +SKIP
+...     print(detections.boxes, detections.scores, detections.names)
+
+The two classes are imported on first use, so that a script's --help does not wait for NumPy.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deploy.classifier import Classifier
+    from deploy.detector import Detector
+
+__all__ = ["Classifier", "Detector"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Detector":
+        from deploy.detector import Detector
+
+        return Detector
+    if name == "Classifier":
+        from deploy.classifier import Classifier
+
+        return Classifier
+    raise AttributeError(f"module 'deploy' has no attribute '{name}'")

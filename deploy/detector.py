@@ -1,0 +1,82 @@
+"""Object detection with an engine folder: pictures in, boxes in each picture's own pixels out.
+
+After the engine: candidates below the threshold go; boxes are clipped to the part of the letterbox that the picture
+fills, and those left without area go; NMS; then the boxes are scaled to the picture.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Dict, Iterable, Iterator, List, Union
+
+import numpy as np
+
+from deploy.engine import Engine, Picture, check_several
+from deploy.nms import nms
+from deploy.preprocess import Prepared, boxes_to_picture
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one picture, best score first.
+
+    boxes: float32 [n,4] xyxy in the picture's own pixels, within the picture.
+    scores: float32 [n], probabilities.
+    class_ids: int64 [n].
+    names: the n classes' labels.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    class_ids: np.ndarray
+    names: List[str]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class Detector:
+    """A detector's engine folder, ready to run.
+
+    >>> detector = Detector("build/d0-digits/int8-cpu", threshold=0.3)  # doctest: +SKIP
+    >>> [detections] = detector(["photo.jpg"])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, folder: Union[str, Path], threshold: float = 0.05, iou: float = 0.5, max_detections: int = 100
+    ) -> None:
+        """Load the engine in `folder`. Raises UserError if it is damaged, cannot run here, or is no detector's.
+
+        Args:
+            threshold: the lowest score that is reported.
+            iou: of two boxes of one class that overlap by more than this, the better stays.
+            max_detections: at most so many a picture.
+        """
+        self.engine = Engine(folder, "detection")
+        self.suppress = partial(nms, threshold=threshold, iou=iou, max_detections=max_detections)
+
+    @property
+    def batch(self) -> int:
+        """How many pictures the engine takes at once."""
+        return self.engine.batch
+
+    def __call__(self, images: Iterable[Picture]) -> Iterator[Detections]:
+        """Yield the Detections of each image, in order. Images are paths or RGB uint8 [H,W,3], of any sizes, and are
+        read when they are needed. Raises UserError for one that cannot be read."""
+        check_several(images)
+        return (self.detections(prepared, outputs) for prepared, outputs in self.engine.run(images))
+
+    def detections(self, prepared: Prepared, outputs: Dict[str, np.ndarray]) -> Detections:
+        """The engine's candidates for one picture -> what is reported."""
+        boxes, scores, class_ids = outputs["boxes"], outputs["scores"], outputs["classes"].astype(np.int64)
+        self.engine.check_finite(boxes, scores)
+        height, width = prepared.resized
+        boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+        visible = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
+        kept = visible[self.suppress(boxes[visible], scores[visible], class_ids[visible])]
+        return Detections(
+            boxes=boxes_to_picture(boxes[kept], prepared),
+            scores=scores[kept].astype(np.float32),
+            class_ids=class_ids[kept],
+            names=[self.engine.name(class_id) for class_id in class_ids[kept].tolist()],
+        )

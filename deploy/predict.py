@@ -1,0 +1,224 @@
+"""What an engine sees in a picture, or in every picture of a folder: python -m deploy.predict ENGINE SOURCE
+
+Prints one line a picture. --out DIR takes the pictures with the boxes drawn in, --json FILE everything found, in the
+original pictures' pixels:
+
+    [{"image": "a.jpg", "detections": [{"box": [x0, y0, x1, y1], "score": 0.93, "class_id": 7, "label": "7"}]}]
+
+and for classifiers, the five best: {"image": "a.jpg", "classes": [{"class_id": 7, "label": "7", "score": 0.93}]}.
+Boxes are rounded to 1/100 pixel, scores to six decimals. A picture that cannot be read ends the run; then nothing is
+written.
+"""
+
+# What needs NumPy, Pillow and the backend is imported in the functions, so that --help and mistakes answer at once.
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Union
+
+from deploy.cli import Parser, UserError, run
+from deploy.files import explain_os_error, whole_file
+from deploy.manifest import parse_manifest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from deploy.classifier import Classifier, ClassScore
+    from deploy.detector import Detections, Detector
+
+THRESHOLD = 0.3
+# Written under their own names; pictures of other formats become NAME.png.
+DRAWN_AS_THEY_ARE = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+
+
+def probability(text: str) -> float:
+    """argparse type: a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' was given, expected a number from 0 to 1")
+    return value
+
+
+def parse_args() -> argparse.Namespace:
+    parser = Parser(prog="python -m deploy.predict", description=__doc__)
+    parser.add_argument("engine", metavar="ENGINE", help="an engine's folder, such as build/d0-digits/int8-cpu")
+    parser.add_argument("source", metavar="SOURCE", help="a picture, or a folder of pictures (not its sub-folders)")
+    parser.add_argument("--out", metavar="DIR", help="draw what was found into this folder (detectors)")
+    parser.add_argument("--json", metavar="FILE", help="write what was found to this file")
+    parser.add_argument(
+        "--threshold", metavar="T", type=probability, help=f"lowest score to report (detectors; default {THRESHOLD})"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="print only the summary")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # file names may hold bytes that are no UTF-8
+            stream.reconfigure(errors="backslashreplace")
+    sources = find_sources(args.source)
+    drawings = name_drawings(sources, args.out) if args.out is not None else []
+    check_json(args.json, sources + drawings)
+    model = load(args.engine, args.threshold, drawing=args.out is not None)
+    # Both outputs are begun first, so that one that cannot be written is known before the work, and ended last.
+    with contextlib.ExitStack() as outputs:
+        json_file = outputs.enter_context(whole_file(args.json)) if args.json is not None else None
+        scratch = outputs.enter_context(whole_files(Path(args.out))) if args.out is not None else None
+        records = predict(model, sources, [scratch / path.name for path in drawings] if scratch else [], args.quiet)
+        if json_file is not None:
+            json_file.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    for kind, path in (("drawings", args.out), ("json", args.json)):
+        if path is not None:
+            print(f"{kind}: {path}")
+
+
+def find_sources(source: str) -> List[Path]:
+    """The pictures that SOURCE stands for."""
+    from deploy.images import list_images
+
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"no such picture or folder: '{source}'")
+    return list_images(path) if path.is_dir() else [path]
+
+
+def name_drawings(sources: List[Path], out: str) -> List[Path]:
+    """Where each picture's drawing goes. Raises UserError if one would replace a source or another drawing."""
+    names = [path.name if path.suffix.lower() in DRAWN_AS_THEY_ARE else path.name + ".png" for path in sources]
+    drawings = [Path(out) / name for name in names]
+    [(name, times)] = Counter(names).most_common(1)
+    if times > 1:
+        raise UserError(f"two pictures would both be drawn to '{Path(out) / name}': rename one of them")
+    originals = {path.resolve() for path in sources}
+    for drawing in drawings:
+        if drawing.resolve() in originals:
+            raise UserError(f"--out {out} would replace the picture '{drawing}': choose another folder")
+        if drawing.is_dir():
+            raise UserError(f"cannot draw to '{drawing}', it is a folder: choose another --out")
+    return drawings
+
+
+def check_json(path: Optional[str], taken: List[Path]) -> None:
+    """UserError if --json is a folder, or would replace a picture or a drawing."""
+    if path is None:
+        return
+    if Path(path).is_dir():
+        raise UserError(f"--json {path} is a folder, expected a file to write")
+    if Path(path).resolve() in {other.resolve() for other in taken}:
+        raise UserError(f"--json {path} would replace a picture: choose another file")
+
+
+def load(folder: str, threshold: Optional[float], drawing: bool) -> "Union[Detector, Classifier]":
+    """The Detector or Classifier of an engine folder. Raises UserError for options that a classifier does not have."""
+    if parse_manifest(folder)["spec"].get("task") == "classification":
+        from deploy.classifier import Classifier
+
+        if drawing or threshold is not None:
+            option = "--out" if drawing else "--threshold"
+            raise UserError(f"{option} is for detectors and '{folder}' is a classifier: leave it out, or use --json")
+        return Classifier(folder)
+    from deploy.detector import Detector
+
+    return Detector(folder, threshold=THRESHOLD if threshold is None else threshold)
+
+
+@contextlib.contextmanager
+def whole_files(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder inside `folder`, made if need be; what it holds moves to `folder` if the block ends
+    well, and is removed otherwise, as is `folder` if it was made here."""
+    with explain_os_error(folder):
+        made = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with tempfile.TemporaryDirectory(prefix=".predict.", dir=str(folder)) as scratch:
+                yield Path(scratch)
+                for path in sorted(Path(scratch).iterdir()):
+                    os.replace(str(path), str(folder / path.name))
+        except BaseException:
+            if made:
+                with contextlib.suppress(OSError):  # something else was put there meanwhile
+                    folder.rmdir()
+            raise
+
+
+def predict(
+    model: "Union[Detector, Classifier]", sources: List[Path], drawings: List[Path], quiet: bool
+) -> List[Dict[str, Any]]:
+    """Run every picture, print a line for each and the summary, draw into `drawings` (one a source, or none), and
+    return the records for the JSON."""
+    import numpy as np
+
+    from deploy.images import open_image
+
+    records: List[Dict[str, Any]] = []
+    milliseconds: List[float] = []
+    remaining = iter(sources)
+    for paths in iter(lambda: list(itertools.islice(remaining, model.batch)), []):
+        started = time.perf_counter()
+        images = [open_image(path) for path in paths]
+        results: List[Union[Detections, List[ClassScore]]] = list(model(images))
+        milliseconds += [1000 * (time.perf_counter() - started) / len(paths)] * len(paths)
+        for path, image, result in zip(paths, images, results):
+            if drawings and not isinstance(result, list):
+                save_drawing(image, result, drawings[len(records)])
+            records.append({"image": str(path), **as_record(result)})
+            if not quiet:
+                print(f"{path}: {summary(records[-1])}", flush=True)
+    count = f"{len(sources)} images" if len(sources) > 1 else "1 image"
+    print(f"{count}, median {np.median(milliseconds):.1f} ms an image (reading, resizing, engine, selection)")
+    return records
+
+
+def save_drawing(image: "np.ndarray", detections: "Detections", path: Path) -> None:
+    from PIL import Image
+
+    from deploy.draw import draw_detections
+
+    # The quality matters to JPEG alone; the other formats ignore it.
+    Image.fromarray(draw_detections(image, detections)).save(str(path), quality=95)
+
+
+def as_record(result: "Union[Detections, List[ClassScore]]") -> Dict[str, Any]:
+    """What was found in one picture, as the JSON holds it."""
+    if isinstance(result, list):
+        return {
+            "classes": [
+                {"class_id": best.class_id, "label": best.name, "score": round(best.score, 6)} for best in result
+            ]
+        }
+    found = zip(result.boxes.tolist(), result.scores.tolist(), result.class_ids.tolist(), result.names)
+    return {
+        "detections": [
+            {
+                "box": [round(side, 2) for side in box],
+                "score": round(score, 6),
+                "class_id": class_id,
+                "label": name,
+            }
+            for box, score, class_id, name in found
+        ]
+    }
+
+
+def summary(record: Dict[str, Any]) -> str:
+    """A record in a few words: "2 x cat, 1 x dog", or a classifier's best class and its probability."""
+    if "classes" in record:
+        best = record["classes"][0]
+        return f"{best['label']} ({best['score']:.2f})"
+    counts = Counter(found["label"] for found in record["detections"])
+    return ", ".join(f"{count} x {label}" for label, count in counts.most_common()) or "nothing"
+
+
+if __name__ == "__main__":
+    run(main)

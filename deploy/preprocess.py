@@ -1,0 +1,88 @@
+"""From a picture to the engine's input, and from the engine's boxes back to the picture.
+
+Detectors take EfficientDet's letterbox (google/automl, `dataloader.py`): scaled as a whole to fit, placed top-left.
+Classifiers take the centre crop of timm's and torchvision's evaluation transforms (Resize, then CenterCrop).
+Both resize with Pillow, whose filters are antialiased, as in the training of the published weights.
+"""
+
+import math
+from functools import partial
+from typing import Any, Callable, Mapping, NamedTuple, Sequence, Tuple
+
+import numpy as np
+from PIL import Image
+
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+LONGEST = 64  # of a picture longer than this many times its shorter side, center_crop looks at the middle
+
+
+class Prepared(NamedTuple):
+    """A picture made ready for the engine.
+
+    pixels: uint8 [H,W,3], RGB, of the engine's input size.
+    picture: (height, width) of the picture that it was made from.
+    resized: (height, width) that it was resized to: the part of `pixels` that a letterbox fills, top left; what
+        the centre was cut from.
+    """
+
+    pixels: np.ndarray
+    picture: Tuple[int, int]
+    resized: Tuple[int, int]
+
+
+def preparation(description: Mapping[str, Any]) -> Callable[[np.ndarray], Prepared]:
+    """The function from a picture, RGB uint8 [h,w,3], to the input that `description`, a spec's "input", asks for.
+
+    Raises KeyError, TypeError or ValueError if the description is damaged.
+    """
+    height, width = description["size"]
+    size, resample = (height, width), FILTERS[description["interpolation"]]
+    if description["resize"] == "letterbox":
+        return partial(letterbox, size=size, fill=description["fill"], resample=resample)
+    if description["resize"] == "center-crop":
+        return partial(center_crop, size=size, crop=description["crop"], resample=resample)
+    raise ValueError(f"unknown resize {description['resize']!r}")
+
+
+def letterbox(image: np.ndarray, size: Tuple[int, int], fill: Sequence[int], resample: Image.Resampling) -> Prepared:
+    """Scale `image` (uint8 [h,w,3]) to fit `size` (H, W), place it top-left and fill the rest with the RGB `fill`."""
+    height, width = image.shape[:2]
+    scale = min(size[0] / height, size[1] / width)
+    new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
+    pixels = np.empty((size[0], size[1], 3), np.uint8)
+    pixels[:] = np.asarray(fill, np.uint8)
+    resized = Image.fromarray(image).resize((new_width, new_height), resample)
+    pixels[:new_height, :new_width] = np.asarray(resized)
+    return Prepared(pixels, (height, width), (new_height, new_width))
+
+
+def center_crop(image: np.ndarray, size: Tuple[int, int], crop: float, resample: Image.Resampling) -> Prepared:
+    """Scale `image` (uint8 [h,w,3]) so that its shorter side is floor(size / crop), and cut `size` (H, W) from its
+    centre. `crop` is in (0, 1]."""
+    sliver = LONGEST * min(image.shape[:2])  # else a picture of 1 x 60,000 would be resized to 256 x 15 million
+    image = image[middle(image.shape[0], sliver), middle(image.shape[1], sliver)]
+    height, width = image.shape[:2]
+    shorter = math.floor(max(size) / crop)
+    longer = int(shorter * max(height, width) / min(height, width))
+    new_height, new_width = (shorter, longer) if height <= width else (longer, shorter)
+    # The whole is resized, though Pillow could resize just the part kept: that rounds differently.
+    resized = np.asarray(Image.fromarray(image).resize((new_width, new_height), resample))
+    pixels = resized[middle(new_height, size[0]), middle(new_width, size[1])]
+    return Prepared(pixels, (height, width), (new_height, new_width))
+
+
+def middle(length: int, kept: int) -> slice:
+    """The centre `kept` of `length` pixels, or all; an odd one out goes by Python's rounding, as in torchvision."""
+    start = max(0, int(round((length - kept) / 2)))
+    return slice(start, start + kept)
+
+
+def boxes_to_picture(boxes: np.ndarray, prepared: Prepared) -> np.ndarray:
+    """Boxes [n,4] xyxy in the letterboxed input's pixels -> float32 [n,4] xyxy in the picture's, clipped to it.
+
+    The ratios are the real ones of the two axes: rounding to whole pixels makes them differ a little.
+    """
+    (height, width), (new_height, new_width) = prepared.picture, prepared.resized
+    ratios = np.array([width / new_width, height / new_height] * 2, np.float32)
+    limits = np.array([width, height] * 2, np.float32)
+    return np.clip(boxes.astype(np.float32) * ratios, 0, limits)

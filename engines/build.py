@@ -1,0 +1,239 @@
+"""Build an engine: a prepared ONNX in, one folder out that runs on the target.
+
+    python -m engines.build int8.onnx --precision int8 --target rtx --out build/int8-rtx
+
+The ONNX says what can be built of it: INT8 needs its Q/DQ pairs, FP16 on a typed target its FP16 tensors. A builder
+reports each layer's precision as built, and what was asked for and not built is an error.
+"""
+
+import functools
+import importlib.metadata
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+from deploy.cli import Parser, UserError, choose, run
+from deploy.manifest import read_manifest
+from engines.manifest import Built, write_manifest
+from engines.onnx_header import Header, read_header
+from engines.stage import progress_disabled, record_path, run_stage
+from engines.targets import (
+    PRECISIONS,
+    TARGETS,
+    TYPED,
+    Target,
+    check_buildable_here,
+    import_backend,
+    installed,
+    resolve_target,
+)
+
+LOWER = ("f16", "bf16", "int8")
+ASKED = {"fp32": ("f32",), "fp16": ("f16", "bf16"), "int8": ("int8",)}
+
+
+def make_engine(
+    onnx: Path,
+    out: Path,
+    *,
+    precision: str,
+    target: Target,
+    compute_capabilities: Sequence[str] = (),
+    workspace_mib: Optional[int] = None,
+    quiet: bool = False,
+) -> bool:
+    """The stage: build `out` from `onnx` unless that is done already. Returns True if it ran.
+
+    Imports no backend where there is nothing to do. Raises UserError as `build_engine` does.
+    """
+    choose("precision", precision, PRECISIONS)
+    check_buildable_here(target)
+    distribution = installed(target.distributions)
+    make = functools.partial(
+        build_engine,
+        onnx,
+        precision=precision,
+        target=target,
+        compute_capabilities=compute_capabilities,
+        workspace_mib=workspace_mib,
+        quiet=quiet,
+    )
+    if not onnx.is_file():
+        raise UserError(f"no ONNX model at '{onnx}': give the path of one (python -m pipeline.export writes it)")
+    forget_if_changed(out)
+    return run_stage(
+        "engine",
+        out,
+        inputs={"onnx": onnx},
+        options={
+            "precision": precision,
+            "target": target.name,
+            "compute_capabilities": list(compute_capabilities),
+            "workspace_mib": workspace_mib,
+        },
+        tools=[distribution] if distribution else [],
+        code=["engines"],
+        make=make,
+        folder=True,
+    )
+
+
+def forget_if_changed(out: Path) -> None:
+    """Drop the record of an engine with a missing or changed file, which the record, made of the manifest, misses."""
+    if out.exists():
+        try:
+            read_manifest(out)
+        except UserError:
+            record_path(out).unlink(missing_ok=True)
+
+
+def build_engine(
+    onnx: Path,
+    folder: Path,
+    *,
+    precision: str,
+    target: Target,
+    compute_capabilities: Sequence[str] = (),
+    workspace_mib: Optional[int] = None,
+    quiet: bool = False,
+) -> None:
+    """Write the engine and its manifest.json into `folder`, which exists and is empty.
+
+    Args: see the command's --help, which has the same names.
+
+    Raises UserError if the file does not hold what the precision needs, the backend refuses it, or what it built is
+    not what was asked for; KeyboardInterrupt if cancelled.
+    """
+    header = read_header(onnx)
+    check_prepared(header, onnx, precision, target)
+    backend = import_backend(target)
+    disable_progress = progress_disabled(quiet)
+    if target.backend == "openvino":
+        if compute_capabilities or workspace_mib is not None:
+            raise UserError(f"--compute-capability and --workspace-mib are for GPUs: leave them out for {target.name}")
+        from engines import cpu_builder
+
+        built = cpu_builder.build(backend, onnx, folder, header, precision=precision, disable_progress=disable_progress)
+    else:
+        from engines import tensorrt_builder
+
+        built = tensorrt_builder.build(
+            backend,
+            onnx,
+            folder,
+            header,
+            precision=precision,
+            target=target,
+            compute_capabilities=compute_capabilities,
+            workspace_mib=workspace_mib,
+            disable_progress=disable_progress,
+        )
+    not_built = check_built(header, built, precision, target)
+    write_manifest(
+        folder,
+        built,
+        spec=header.spec,
+        asked=precision,
+        target=target.name,
+        not_built=not_built,
+        versions=tool_versions(target, built),
+        sources={"onnx": onnx},
+    )
+    print(f"engine: {summary(built)}")
+    if not_built:
+        print(f"engine: not in {precision} though asked for: {', '.join(not_built)}")
+
+
+def check_prepared(header: Header, onnx: Path, precision: str, target: Target) -> None:
+    """Raise UserError unless the file holds what `precision` needs on `target`, and nothing that contradicts it."""
+    quantized, half = header.quantized, header.half
+    quantize = "python -m calibration.quantize writes such a file"
+    if precision == "int8" and not target.fast_int8:
+        raise UserError(f"{target.name} ({target.device}) has no fast INT8: build PRECISION=fp16 for it")
+    if precision == "int8" and not quantized:
+        pairs = any(node.op == "QuantizeLinear" for node in header.nodes)
+        found = "Q/DQ pairs, but none at both inputs of a convolution" if pairs else "no QuantizeLinear"
+        raise UserError(f"int8 was asked for, but '{onnx}' has {found}: calibrate it first ({quantize})")
+    if precision != "int8" and quantized:
+        raise UserError(
+            f"{precision} was asked for, but '{onnx}' is quantized to INT8 ({len(quantized)} convolutions): "
+            "give the ONNX from before calibration"
+        )
+    if precision == "fp16" and target.precision_by == TYPED and not half:
+        raise UserError(
+            f"fp16 was asked for, but '{onnx}' has no FP16 convolution, and {target.name} takes the ONNX's own types: "
+            "convert it first (the calibration stage for fp16 writes such a file)"
+        )
+    if half and (precision == "fp32" or target.precision_by != TYPED and precision == "int8"):
+        raise UserError(f"{precision} was asked for, but '{onnx}' has {len(half)} FP16 convolutions: give the FP32 one")
+
+
+def check_built(header: Header, built: Built, precision: str, target: Target) -> List[str]:
+    """Names of the convolutions that were asked for in `precision` and built in another.
+
+    Raises UserError if no convolution is in `precision`, or, for fp32, if any layer is in a lower one.
+    """
+    if built.source == "unknown":
+        return []
+    asked = header.quantized if precision == "int8" else header.half or header.convolutions
+    actual = {layer.name: layer.precision for layer in built.layers if layer.is_convolution}
+    missed = [node.name for node in asked if actual.get(node.name) not in ASKED[precision]]
+    none_built = bool(actual) and not set(ASKED[precision]).intersection(actual.values())
+    if precision == "fp32":
+        lower = [layer.name for layer in built.layers if layer.precision in LOWER]
+        none_built = bool(lower)
+    if none_built:
+        raise UserError(
+            f"{precision} was asked for and {built.backend['name']} {built.backend['version']} did not build it: "
+            f"{summary(built)}; build another precision for {target.name}"
+        )
+    return missed
+
+
+def summary(built: Built) -> str:
+    """Like '80 convolutions int8, 5 f32 (executed)'."""
+    counts = sorted(built.convolutions.items(), key=lambda item: -item[1])
+    texts = [f"{count} convolutions {kind}" if i == 0 else f"{count} {kind}" for i, (kind, count) in enumerate(counts)]
+    return f"{', '.join(texts) or 'convolutions of unknown precision'} ({built.source})"
+
+
+def tool_versions(target: Target, built: Built) -> Dict[str, str]:
+    """The backend's and NumPy's versions, for the manifest."""
+    versions: Dict[str, str] = {built.backend["name"]: str(built.backend["version"])}
+    distribution = installed(target.distributions)
+    if distribution:
+        versions[distribution] = importlib.metadata.version(distribution)
+    return versions
+
+
+def main() -> None:
+    parser = Parser(prog="python -m engines.build", description=__doc__)
+    parser.add_argument("onnx", type=Path, help="a prepared ONNX model: simplified, quantized (int8) or FP16")
+    parser.add_argument("--precision", required=True, metavar="P", help=", ".join(PRECISIONS))
+    rows = "\n".join(f"  {row.name}: {row.device}" for row in TARGETS.values())
+    parser.add_argument("--target", default="auto", metavar="T", help=f"auto, or one of\n{rows}")
+    parser.add_argument("--out", type=Path, required=True, help="the engine's folder")
+    parser.add_argument(
+        "--compute-capability", nargs="+", default=[], metavar="M.N", dest="compute_capabilities",
+        help="GPUs to build for, like 8.6 8.9 12.0 (rtx only; default: portable from 8.0 on)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workspace-mib", type=int, metavar="N", help="GPU memory that one layer may use while it runs"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    options: Any = parser.parse_args()
+    if options.workspace_mib is not None and options.workspace_mib < 1:
+        raise UserError(f"--workspace-mib {options.workspace_mib}: expected 1 or more MiB")
+    make_engine(
+        options.onnx,
+        options.out,
+        precision=options.precision,
+        target=resolve_target(choose("target", options.target, ["auto", *TARGETS])),
+        compute_capabilities=options.compute_capabilities,
+        workspace_mib=options.workspace_mib,
+        quiet=options.quiet,
+    )
+    print(options.out)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,86 @@
+"""ONNX -> engine.xml and engine.bin, by OpenVINO, with the precision of every layer as the CPU executes it.
+
+OpenVINO compiles for the CPU that it finds when the engine is loaded; the precision is a hint in the manifest that
+the runtime passes on. So the builder compiles what it saved, here, and reads the executed graph
+(`CompiledModel.get_runtime_model`): on another CPU the layers may run in another precision.
+"""
+
+from pathlib import Path
+from typing import Any, List
+
+from tqdm import tqdm
+
+from deploy.cli import UserError
+from engines.manifest import Built, Layer
+from engines.onnx_header import Header
+
+ENGINE = "engine.xml"
+HINT = "INFERENCE_PRECISION_HINT"
+# OpenVINO's name of a capability -> the hint. FP16 first: a CPU that has both was asked for FP16.
+SIXTEEN_BITS = {"FP16": "f16", "BF16": "bf16"}
+# INT8 arithmetic reports its data's type; layers that only move bytes, as of the uint8 image, keep the type's name.
+MULTIPLYING = ("Convolution", "Deconvolution", "MatMul", "FullyConnected")
+INTEGERS = ("u8", "i8")
+NOT_COUNTED = ("Const", "Input", "Output")  # no work
+WITHOUT_BIAS = "/WithoutBiases"  # OpenVINO reads an ONNX Conv as this convolution and an Add, if the bias is not zero
+STEPS = ("read", "save", "compile")
+
+
+def build(ov: Any, onnx: Path, folder: Path, header: Header, *, precision: str, disable_progress: bool) -> Built:
+    """Write `folder`/engine.xml and engine.bin.
+
+    Raises UserError if OpenVINO refuses the model, or fp16 is asked of a CPU without 16-bit arithmetic.
+    """
+    core = ov.Core()
+    config = {HINT: precision_hint(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), precision)}
+    with tqdm(total=len(STEPS), desc="building", disable=disable_progress) as bar:
+        try:
+            bar.set_postfix_str(STEPS[0])
+            model = core.read_model(onnx)
+            bar.update()
+            bar.set_postfix_str(STEPS[1])
+            ov.save_model(model, folder / ENGINE, compress_to_fp16=precision == "fp16")
+            bar.update()
+            bar.set_postfix_str(STEPS[2])
+            compiled = core.compile_model(folder / ENGINE, "CPU", config)
+            bar.update()
+        except RuntimeError as error:
+            raise UserError(f"OpenVINO cannot build '{onnx}': {reason(error)}") from error
+    backend = {"name": "openvino", "version": ov.__version__, "config": config}
+    return Built(ENGINE, backend, executed_layers(compiled, header), "executed")
+
+
+def precision_hint(capabilities: List[str], precision: str) -> str:
+    """The hint for what is not INT8: fp16 is FP16 or bfloat16, as this CPU has it; everything else float32."""
+    if precision != "fp16":
+        return "f32"
+    for capability, hint in SIXTEEN_BITS.items():
+        if capability in capabilities:
+            return hint
+    raise UserError(
+        f"this CPU computes in neither FP16 nor bfloat16 (OpenVINO finds {', '.join(capabilities)}): "
+        "build PRECISION=fp32 or int8 for it, or fp16 on the CPU that will run it"
+    )
+
+
+def executed_layers(compiled: Any, header: Header) -> List[Layer]:
+    """The executed graph's layers. A convolution has its ONNX node's name, other layers OpenVINO's."""
+    convolutions = {alias: node.name for node in header.convolutions for alias in (node.name, *node.outputs)}
+    layers = []
+    for operation in compiled.get_runtime_model().get_ordered_ops():
+        info = {key: value.astype(str) for key, value in operation.get_rt_info().items() if hasattr(value, "astype")}
+        if info["layerType"] in NOT_COUNTED:
+            continue
+        originals = [one.split(WITHOUT_BIAS)[0] for one in info["originalLayersNames"].split(",")]
+        merged = [one for one in originals if one in convolutions]
+        name = convolutions[merged[0]] if merged else operation.get_friendly_name()
+        kind = info["runtimePrecision"]
+        is_int8 = info["layerType"] in MULTIPLYING and kind in INTEGERS
+        layers.append(Layer(name, info["layerType"], "int8" if is_int8 else kind))
+    return layers
+
+
+def reason(error: Exception) -> str:
+    """OpenVINO's last lines say what is wrong; those before, where in its sources."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[-3:])

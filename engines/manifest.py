@@ -1,0 +1,89 @@
+"""manifest.json, the page that makes a folder an engine: what it holds, what was asked, what was built, from what.
+
+Written last, into the folder that is not yet in its place; deploy/manifest.py reads and checks it.
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Sequence
+
+from deploy.files import sha256
+
+FORMAT = 1
+NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer and the precision that it runs in: int8, f32, f16, bf16, i32, ..."""
+
+    name: str
+    type: str
+    precision: str
+
+    @property
+    def is_convolution(self) -> bool:
+        return self.type.lower() == "convolution"
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a builder made.
+
+    Attributes:
+        engine: the file that the runtime loads, in the engine's folder.
+        backend: name, version, and what the runtime needs to load it.
+        layers: every layer, with its precision.
+        source: where the layers' precisions were read: "executed" (the runtime's own graph), "plan" (convolutions
+            from the plan's text where it names them, the rest from the typed network), "network" (the typed network
+            only), "unknown" (TensorRT 8, which does not tell).
+        warnings: the backend's own.
+    """
+
+    engine: str
+    backend: Dict[str, Any]
+    layers: List[Layer]
+    source: str
+    warnings: List[str] = field(default_factory=list)
+
+    @property
+    def convolutions(self) -> Dict[str, int]:
+        """Precision -> number of convolutions."""
+        return dict(Counter(layer.precision for layer in self.layers if layer.is_convolution))
+
+
+def write_manifest(
+    folder: Path,
+    built: Built,
+    *,
+    spec: Mapping[str, Any],
+    asked: str,
+    target: str,
+    not_built: Sequence[str],
+    versions: Mapping[str, str],
+    sources: Mapping[str, Path],
+) -> None:
+    """Write manifest.json over the files that lie in `folder`. `not_built`: layers asked for in INT8 that are not."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != NAME)
+    manifest = {
+        "format": FORMAT,
+        "spec": dict(spec),
+        "precision": {
+            "asked": asked,
+            "built": dict(Counter(layer.precision for layer in built.layers)),
+            "convolutions": built.convolutions,
+            "not_built": list(not_built),
+            "source": built.source,
+            "layers": [{"name": one.name, "type": one.type, "precision": one.precision} for one in built.layers],
+        },
+        "target": target,
+        "backend": built.backend,
+        "engine": built.engine,
+        "files": {path.name: sha256(path) for path in files},
+        "versions": dict(versions),
+        "sources": {role: sha256(path) for role, path in sources.items()},
+        "warnings": built.warnings,
+    }
+    (folder / NAME).write_text(json.dumps(manifest, indent=1) + "\n")

@@ -1,0 +1,174 @@
+"""What a builder must know of an ONNX file before it builds: spec, opset, and where Q/DQ and FP16 tensors are.
+
+Read straight from the protobuf wire format (protobuf.dev/programming-guides/encoding, field numbers of onnx.proto3),
+because an engine for a Jetson is built on the Jetson, where there is no onnx package. Weights are skipped, not read:
+the file is mapped into memory, so a model of hundreds of MB takes milliseconds.
+"""
+
+import json
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Tuple, Union
+
+from deploy.cli import UserError
+
+METADATA_KEY = "effedge"
+# TensorProto.DataType
+UINT8, INT32, FLOAT16 = 2, 6, 10
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
+
+
+@dataclass(frozen=True)
+class Node:
+    op: str
+    name: str
+    inputs: Tuple[str, ...]
+    outputs: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Header:
+    """The graph without its weights.
+
+    Attributes:
+        spec: our description of the model (labels, input size, ...), from the file's metadata.
+        inputs: name -> (element type, dims); a dynamic dimension is its name.
+        initializers: name -> element type.
+    """
+
+    opset: int
+    spec: Dict[str, Any]
+    nodes: List[Node]
+    inputs: Dict[str, Tuple[int, Tuple[Union[int, str], ...]]]
+    initializers: Dict[str, int]
+
+    @property
+    def convolutions(self) -> List[Node]:
+        return [node for node in self.nodes if node.op == "Conv"]
+
+    @property
+    def quantized(self) -> List[Node]:
+        """Convolutions whose data and weights both come out of a DequantizeLinear: those asked for in INT8."""
+        dequantized = {name for node in self.nodes if node.op == "DequantizeLinear" for name in node.outputs}
+        return [node for node in self.convolutions if dequantized.issuperset(node.inputs[:2])]
+
+    @property
+    def half(self) -> List[Node]:
+        """Convolutions with FP16 weights."""
+        return [node for node in self.convolutions if self.initializers.get(node.inputs[1]) == FLOAT16]
+
+    @property
+    def int32_biases(self) -> List[Node]:
+        """Convolutions whose bias is an INT32 behind a DequantizeLinear, as ONNX Runtime's quantizer writes them."""
+        integer = {
+            node.outputs[0]
+            for node in self.nodes
+            if node.op == "DequantizeLinear" and self.initializers.get(node.inputs[0]) == INT32
+        }
+        return [node for node in self.convolutions if integer.intersection(node.inputs[2:])]
+
+
+def read_header(path: Path) -> Header:
+    """Read `path`. Raises UserError if it is missing, no ONNX model, or not one that this project prepared."""
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _model(data, path)
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror or error}; give the path of an ONNX model") from error
+    except (ValueError, IndexError) as error:  # an empty file, or one that ends within a field
+        raise UserError(f"'{path}' is no whole ONNX model ({error}); export it again") from error
+
+
+Span = Tuple[int, int]  # start and end of a length-delimited field in the file
+
+
+def _varint(data: mmap.mmap, at: int) -> Tuple[int, int]:
+    """The value and where the next byte is."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise ValueError(f"a number of more than 64 bits at byte {at}")
+
+
+def _fields(data: mmap.mmap, span: Span) -> Iterator[Tuple[int, Any]]:
+    """(field number, value) of a message: an int, or the Span of a string, bytes or nested message."""
+    at, end = span
+    while at < end:
+        tag, at = _varint(data, at)
+        number, wire = tag >> 3, tag & 7
+        if wire == VARINT:
+            value, at = _varint(data, at)
+            yield number, value
+        elif wire == BYTES:
+            length, at = _varint(data, at)
+            if at + length > end:
+                raise ValueError(f"field {number} ends beyond byte {end}")
+            yield number, (at, at + length)
+            at += length
+        elif wire in (FIXED64, FIXED32):
+            at += 8 if wire == FIXED64 else 4
+        else:
+            raise ValueError(f"wire type {wire} at byte {at}")
+
+
+def _text(data: mmap.mmap, span: Span) -> str:
+    return data[span[0] : span[1]].decode()
+
+
+def _model(data: mmap.mmap, path: Path) -> Header:
+    opset, graph, metadata = 0, (0, 0), {}
+    for number, value in _fields(data, (0, len(data))):
+        if number == 7:
+            graph = value
+        elif number == 8:  # OperatorSetId: 1 domain, 2 version
+            entry = dict(_fields(data, value))
+            if 1 not in entry or _text(data, entry[1]) in ("", "ai.onnx"):
+                opset = entry.get(2, 0)
+        elif number == 14:  # StringStringEntry
+            entry = dict(_fields(data, value))
+            metadata[_text(data, entry[1])] = _text(data, entry[2]) if 2 in entry else ""
+    if graph == (0, 0):
+        raise ValueError("it has no graph")
+    if METADATA_KEY not in metadata:
+        raise UserError(
+            f"'{path}' has no '{METADATA_KEY}' metadata (labels, input size): give an ONNX model that "
+            "python -m pipeline.export, or a later stage, wrote"
+        )
+    nodes, inputs, initializers = [], {}, {}
+    for number, value in _fields(data, graph):
+        if number == 1:
+            nodes.append(_node(data, value))
+        elif number == 5:  # TensorProto: 2 data_type, 8 name; dict() keeps the last of repeated fields, here unused
+            tensor = dict(_fields(data, value))
+            initializers[_text(data, tensor[8])] = tensor.get(2, 0)
+        elif number == 11:
+            name, element, dims = _value_info(data, value)
+            inputs[name] = (element, dims)
+    return Header(opset, json.loads(metadata[METADATA_KEY]), nodes, inputs, initializers)
+
+
+def _node(data: mmap.mmap, span: Span) -> Node:
+    """NodeProto: 1 input, 2 output, 3 name, 4 op_type."""
+    texts: Dict[int, List[str]] = {1: [], 2: [], 3: [""], 4: [""]}
+    for number, value in _fields(data, span):
+        if number in texts:
+            texts[number].append(_text(data, value))
+    return Node(texts[4][-1], texts[3][-1], tuple(texts[1]), tuple(texts[2]))
+
+
+def _value_info(data: mmap.mmap, span: Span) -> Tuple[str, int, Tuple[Union[int, str], ...]]:
+    """ValueInfoProto: 1 name, 2 type > 1 tensor_type > (1 elem_type, 2 shape > 1 dim > (1 value | 2 name))."""
+    info = dict(_fields(data, span))
+    tensor = dict(_fields(data, dict(_fields(data, info[2]))[1]))
+    dims: List[Union[int, str]] = []
+    for _, dim in _fields(data, tensor.get(2, (0, 0))):
+        entry = dict(_fields(data, dim))
+        dims.append(entry[1] if 1 in entry else _text(data, entry.get(2, (0, 0))))
+    return _text(data, info[1]), tensor.get(1, 0), tuple(dims)

@@ -1,0 +1,150 @@
+"""The targets: what runs an engine there, and what that backend's builder can and cannot do. One row a target.
+
+Sources: NVIDIA's JetPack release notes (which TensorRT and Python a JetPack ships), onnx-tensorrt's
+docs/operators.md of each release (opset ceilings), TensorRT's migration guide to 11 (flags removed: typed networks
+only). The row of a Jetson says what is there before any Jetson was at hand: what was run is in the README.
+"""
+
+import ctypes
+import importlib
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Optional, Sequence, Tuple
+
+from deploy.cli import UserError, choose
+
+PRECISIONS = ("fp32", "fp16", "int8")
+L4T_RELEASE = Path("/etc/nv_tegra_release")  # every JetPack has it, nothing else does
+
+# How a precision is said to the builder:
+TYPED = "typed"  # by the ONNX's own tensor types: FP16 tensors, Q/DQ pairs; nothing else is read
+FLAGS = "flags"  # by builder flags over an FP32 ONNX; INT8 needs its Q/DQ pairs and the flag
+HINT = "hint"  # by a hint to the runtime; INT8 by its Q/DQ pairs
+
+
+@dataclass(frozen=True)
+class Target:
+    """One row.
+
+    Attributes:
+        versions: prefixes of the backend's versions that the row holds for; empty: any.
+        python: the Python that the device comes with; None: the user's own.
+        opset: the highest ONNX opset that its parser reads.
+        uint8_input: its parser takes a uint8 network input (TensorRT from 8.5).
+        progress: its builder reports progress and can be cancelled (IProgressMonitor, TensorRT from 8.6.1 of 10.x).
+        fast_int8: INT8 is worth building there.
+        jetson: engines are built on the device itself, because plans need the exact TensorRT that made them.
+        distributions: names on the package index that may have brought the backend.
+    """
+
+    name: str
+    device: str
+    backend: str
+    precision_by: str
+    opset: int
+    distributions: Tuple[str, ...]
+    versions: Tuple[str, ...] = ()
+    python: Optional[str] = None
+    uint8_input: bool = True
+    progress: bool = True
+    fast_int8: bool = True
+    jetson: bool = False
+
+
+OPENVINO = ("openvino",)
+TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+TENSORRT_RTX = ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx")
+
+ROWS = (
+    Target("cpu", "x86-64 or Arm CPU", "openvino", HINT, 23, OPENVINO, progress=False),
+    Target("rtx", "GeForce RTX or RTX PRO, Turing and later", "tensorrt_rtx", TYPED, 24, TENSORRT_RTX, ("1.",)),
+    Target("trt", "this machine's NVIDIA GPU", "tensorrt", TYPED, 20, TENSORRT, ("10.", "11.")),
+    Target(
+        "jetson-nano", "Nano, JetPack 4.6.1", "tensorrt", FLAGS, 13, TENSORRT, ("8.2.",), "3.6",
+        uint8_input=False, progress=False, fast_int8=False, jetson=True,
+    ),
+    Target(
+        "jetson-xavier", "Xavier, JetPack 5.1", "tensorrt", FLAGS, 17, TENSORRT, ("8.5.",), "3.8",
+        progress=False, jetson=True,
+    ),
+    Target(
+        "jetson-orin-jp5", "Orin, JetPack 5.1", "tensorrt", FLAGS, 17, TENSORRT, ("8.5.",), "3.8",
+        progress=False, jetson=True,
+    ),
+    Target(
+        "jetson-orin-jp6.0", "Orin, JetPack 6.0", "tensorrt", FLAGS, 17, TENSORRT, ("8.6.",), "3.10",
+        progress=False, jetson=True,
+    ),
+    Target("jetson-orin", "Orin, JetPack 6.1 or 6.2", "tensorrt", TYPED, 20, TENSORRT, ("10.3.",), "3.10", jetson=True),
+    Target("jetson-thor", "Thor, JetPack 7", "tensorrt", TYPED, 22, TENSORRT, ("10.", "11."), "3.12", jetson=True),
+)  # fmt: skip
+TARGETS = {row.name: row for row in ROWS}
+
+
+def resolve_target(name: str, say: Callable[[str], None] = print) -> Target:
+    """The row of `name`; `auto` is TensorRT where it imports and a GPU answers, otherwise the CPU: `say` says which.
+
+    Raises UserError for an unknown name.
+    """
+    if name != "auto":
+        return TARGETS[choose("target", name, ["auto", *TARGETS])]
+    if importlib.util.find_spec("tensorrt") is None:
+        reason, row = "TensorRT is not installed", TARGETS["cpu"]
+    elif not gpu_answers():
+        reason, row = "TensorRT is installed, but no NVIDIA GPU answers", TARGETS["cpu"]
+    else:
+        reason, row = "TensorRT is installed and a GPU answers", TARGETS["trt"]
+    say(f"target auto: {row.name} ({reason})")
+    return row
+
+
+def gpu_answers() -> bool:
+    """True if the NVIDIA driver is there and counts at least one GPU."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def installed(names: Sequence[str]) -> Optional[str]:
+    """The first of the distributions that is installed, read without importing it."""
+    for name in names:
+        try:
+            importlib.metadata.version(name)
+            return name
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return None
+
+
+def check_buildable_here(target: Target) -> None:
+    """Raise UserError unless this machine can build for the target. Imports nothing heavy."""
+    if target.jetson and not L4T_RELEASE.exists():
+        raise UserError(
+            f"target '{target.name}' ({target.device}) is built on the Jetson itself, and this machine is none "
+            f"({L4T_RELEASE} is missing): run the same command there, or choose cpu or rtx here"
+        )
+    if importlib.util.find_spec(target.backend) is None:
+        source = "JetPack brings it" if target.jetson else f"pip install {target.distributions[0]}"
+        raise UserError(f"target '{target.name}' needs the Python package {target.backend}, not installed: {source}")
+
+
+def import_backend(target: Target) -> Any:
+    """Import the backend's module and check its version against the row. Raises UserError."""
+    check_buildable_here(target)
+    try:
+        module = importlib.import_module(target.backend)
+    except ImportError as error:
+        raise UserError(f"{target.backend} is installed but does not import: {error}; install it anew") from error
+    version = module.__version__
+    if target.versions and not version.startswith(target.versions):
+        expected = " or ".join(f"{prefix}x" for prefix in target.versions)
+        raise UserError(
+            f"target '{target.name}' ({target.device}) expects {target.backend} {expected}, but {version} is installed"
+            ": choose the target of this device (--help lists them)"
+        )
+    return module

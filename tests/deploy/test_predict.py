@@ -1,0 +1,254 @@
+"""python -m deploy.predict as its user meets it: output, files, and each mistake as one line with exit status 2."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def predict(*arguments, cwd=None):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "deploy.predict", *map(str, arguments)]
+    return subprocess.run(command, cwd=str(cwd or ROOT), env=environment, capture_output=True, text=True)
+
+
+def check_error(done, *words):
+    """Exit status 2, nothing on stdout's end but what was found before, exactly one line on stderr with these words."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+
+
+def scene(**boxes):
+    picture = np.zeros((128, 256, 3), np.uint8)
+    for colour, (x0, y0, x1, y1) in boxes.items():
+        picture[y0:y1, x0:x1, {"red": 0, "green": 1, "blue": 2}[colour]] = 255
+    return picture
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(scene(red=(40, 20, 120, 100), blue=(160, 60, 256, 128))).save(folder / "b.png")
+    Image.fromarray(scene(green=(0, 0, 80, 80))).save(folder / "a.png")
+    Image.fromarray(scene()).save(folder / "c.jpg")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_is_drawn_and_written(build, pictures, tmp_path):
+    out, found = tmp_path / "new" / "out", tmp_path / "found.json"
+    done = predict(build(), pictures, "--out", out, "--json", found)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[:3] == [
+        f"{pictures}/a.png: 1 x green",
+        f"{pictures}/b.png: 1 x red, 1 x blue",
+        f"{pictures}/c.jpg: nothing",
+    ]
+    assert lines[3].startswith("3 images, median ")
+    assert names(out) == ["a.png", "b.png", "c.jpg"]
+    records = json.loads(found.read_text())
+    assert records == [
+        {
+            "image": f"{pictures}/a.png",
+            "detections": [{"box": [0.0, 0.0, 80.0, 80.0], "score": 0.8, "class_id": 1, "label": "green"}],
+        },
+        {
+            "image": f"{pictures}/b.png",
+            "detections": [
+                {"box": [40.0, 20.0, 120.0, 100.0], "score": 0.9, "class_id": 0, "label": "red"},
+                {"box": [160.0, 60.0, 256.0, 128.0], "score": 0.7, "class_id": 2, "label": "blue"},
+            ],
+        },
+        {"image": f"{pictures}/c.jpg", "detections": []},
+    ]
+    with Image.open(out / "b.png") as drawn:
+        assert drawn.size == (256, 128)
+        assert (np.array(drawn) != np.array(Image.open(pictures / "b.png"))).any()
+
+
+def test_one_picture_a_threshold_and_quiet(build, pictures, tmp_path):
+    engine = build()
+    done = predict(engine, pictures / "b.png", "--threshold", "0.75")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == f"{pictures}/b.png: 1 x red"
+    done = predict(engine, pictures / "b.png", "-q")
+    assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["1 image"]
+
+
+def test_batches_give_the_same_records(build, pictures, tmp_path):
+    for name, batch in (("one", (1, 1, 1)), ("two", (2, 2, 2)), ("range", (1, 4, 8))):
+        assert predict(build(batch=batch, name=name), pictures, "--json", tmp_path / f"{name}.json").returncode == 0
+    one, two, many = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two", "range"))
+    assert one == two == many
+
+
+def test_a_classifiers_five_best(build, pictures, tmp_path):
+    done = predict(build("classification"), pictures, "--json", tmp_path / "found.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == f"{pictures}/a.png: b (1.00)"
+    records = json.loads((tmp_path / "found.json").read_text())
+    assert [set(record) for record in records] == [{"image", "classes"}] * 3
+    classes = records[2]["classes"]  # black: logits 0, 0, 0, 0.25, 0.5, 0.75, 1
+    assert [(one["class_id"], one["label"]) for one in classes] == [(6, "g"), (5, "f"), (4, "e"), (3, "d"), (0, "a")]
+    assert all(set(one) == {"class_id", "label", "score"} for one in classes)
+    total = 3 + sum(np.exp([0.25, 0.5, 0.75, 1.0]))
+    assert classes[0]["score"] == pytest.approx(np.e / total, abs=1e-6)
+
+
+def test_a_gif_is_drawn_as_png_under_its_whole_name(build, pictures, tmp_path):
+    Image.fromarray(scene()).save(pictures / "d.gif")
+    assert predict(build(), pictures, "--out", tmp_path / "out").returncode == 0
+    assert names(tmp_path / "out") == ["a.png", "b.png", "c.jpg", "d.gif.png"]
+
+
+def test_drawings_join_what_is_in_the_folder_and_replace_earlier_ones(build, pictures, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    (out / "a.png").write_text("old")
+    assert predict(build(), pictures, "--out", out).returncode == 0
+    assert names(out) == ["a.png", "b.png", "c.jpg", "mine.txt"]
+    assert Image.open(out / "a.png").size == (256, 128)
+
+
+def test_file_names_that_are_no_utf8(build, tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    Image.fromarray(scene()).save(tmp_path / "plain.png")
+    (tmp_path / "plain.png").rename(tmp_path / name)
+    done = predict(build(), tmp_path / name, "--json", tmp_path / "found.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((tmp_path / "found.json").read_text())[0]["image"] == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("broken", [b"", b"not a picture"])
+def test_a_picture_that_cannot_be_read_ends_the_run_and_nothing_is_written(build, pictures, tmp_path, broken):
+    (pictures / "bb.jpg").write_bytes(broken)
+    out, found = tmp_path / "out", tmp_path / "found.json"
+    found.write_text("earlier")
+    before = names(tmp_path)
+    engine = build()
+    check_error(predict(engine, pictures, "--out", out, "--json", found), "bb.jpg")
+    assert names(tmp_path) == sorted([*before, "engine"])  # no out, nothing temporary
+    assert found.read_text() == "earlier"
+    out.mkdir()
+    check_error(predict(engine, pictures, "--out", out), "bb.jpg")
+    assert names(out) == []
+
+
+def test_mistakes_about_the_source(build, tmp_path):
+    engine = build()
+    check_error(predict(engine, tmp_path / "gone"), "no such picture or folder", "gone")
+    (tmp_path / "empty").mkdir()
+    check_error(predict(engine, tmp_path / "empty"), "no pictures in", "empty")
+    (tmp_path / "notes.txt").write_text("no picture")
+    check_error(predict(engine, tmp_path / "notes.txt"), "notes.txt", "no picture")
+
+
+@pytest.mark.parametrize("threshold", ["1.5", "-0.1", "nan", "half", "inf"])
+def test_a_threshold_outside_0_to_1(build, pictures, threshold):
+    check_error(predict(build(), pictures, f"--threshold={threshold}"), "--threshold", threshold, "from 0 to 1")
+
+
+@pytest.mark.parametrize("threshold", ["0", "1"])
+def test_the_ends_of_the_thresholds_range(build, pictures, threshold):
+    assert predict(build(), pictures, "--threshold", threshold).returncode == 0
+
+
+def test_mistakes_about_the_engine(build, pictures, tmp_path, edit):
+    check_error(predict(tmp_path / "gone", pictures), "gone", "does not exist")
+    check_error(predict(pictures, pictures), "has no manifest.json")
+    folder = build()
+    (folder / "engine.bin").write_bytes((folder / "engine.bin").read_bytes() + b"x")
+    check_error(predict(folder, pictures), "engine.bin", "is not the file that was built")
+    folder = build(name="future")
+    edit(folder, lambda manifest: manifest.update(format=2))
+    check_error(predict(folder, pictures), "format 2")
+
+
+def test_options_that_a_classifier_does_not_have(build, pictures, tmp_path):
+    engine = build("classification")
+    check_error(predict(engine, pictures, "--out", tmp_path / "out"), "--out is for detectors")
+    check_error(predict(engine, pictures, "--threshold", "0.5"), "--threshold is for detectors")
+    assert not (tmp_path / "out").exists()
+
+
+def test_outputs_that_cannot_be_written(build, pictures, tmp_path):
+    engine = build()
+    (tmp_path / "file").write_text("")
+    check_error(predict(engine, pictures, "--out", tmp_path / "file"), "cannot write", "file")
+    check_error(predict(engine, pictures, "--out", tmp_path / "file" / "out"), "cannot write", "file/out")
+    check_error(predict(engine, pictures, "--json", tmp_path / "file" / "a.json"), "cannot write", "a.json")
+    check_error(predict(engine, pictures, "--json", tmp_path), "is a folder")
+    (tmp_path / "out" / "a.png").mkdir(parents=True)
+    check_error(predict(engine, pictures, "--out", tmp_path / "out"), "a.png", "is a folder")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder(build, pictures, tmp_path):
+    (tmp_path / "out").mkdir(mode=0o500)
+    check_error(predict(build(), pictures, "--out", tmp_path / "out"), "cannot write", "Permission denied")
+
+
+def test_outputs_that_would_replace_pictures_or_each_other(build, pictures, tmp_path):
+    engine = build()
+    before = {path.name: path.read_bytes() for path in pictures.iterdir()}
+    check_error(predict(engine, pictures, "--out", pictures), "would replace the picture")
+    check_error(predict(engine, "a.png", "--out", ".", cwd=pictures), "would replace the picture")
+    check_error(predict(engine, pictures, "--json", pictures / "a.png"), "would replace a picture")
+    assert {path.name: path.read_bytes() for path in pictures.iterdir()} == before
+    Image.fromarray(scene()).save(pictures / "d.gif")
+    Image.fromarray(scene()).save(pictures / "d.gif.png")
+    check_error(predict(engine, pictures, "--out", tmp_path / "out"), "d.gif.png", "rename one of them")
+
+
+def test_wrong_usage(build):
+    check_error(predict(), "ENGINE, SOURCE")
+    check_error(predict("a", "b", "--thresh", "0.5"), "--thresh")
+
+
+def test_ctrl_c_leaves_nothing(build, pictures, tmp_path, monkeypatch, capsys):
+    import deploy.draw
+    from deploy import predict as script
+    from deploy.cli import run
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(deploy.draw, "draw_detections", interrupt)
+    arguments = [build(), pictures, "--out", tmp_path / "out", "--json", tmp_path / "found.json"]
+    monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        run(script.main)
+    assert stopped.value.code == 2
+    assert names(tmp_path) == ["engine", "pictures"]
+
+
+def test_help_is_quick_and_needs_neither_numpy_nor_pillow():
+    code = (
+        "import sys; sys.modules.update(numpy=None, PIL=None, openvino=None); "
+        "sys.argv = ['predict', '--help']; from deploy.predict import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=str(ROOT), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--threshold T" in done.stdout
+    started = time.perf_counter()
+    assert predict("--help").returncode == 0
+    assert time.perf_counter() - started < 2  # 0.2 s; with NumPy, Pillow and OpenVINO imported about 1 s

@@ -1,0 +1,29 @@
+"""Prepared ONNX files, made once for all tests of engines/."""
+
+import sys
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import graphs  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """prepared("f32") and so on: the path of that graph."""
+    folder = tmp_path_factory.mktemp("onnx")
+    return {
+        "f32": graphs.network(folder / "f32.onnx"),
+        "f16": graphs.network(folder / "f16.onnx", half=True),
+        "int8": graphs.network(folder / "int8.onnx", quantized=True),
+        "int8-dynamic": graphs.network(folder / "dynamic.onnx", quantized=True, batch=(1, 2, 4)),
+        "int32-bias": graphs.network(folder / "bias.onnx", quantized=True, int32_bias=True),
+        "zero-bias": graphs.network(folder / "zero.onnx", quantized=True, zero_bias=True),
+        "data-only": graphs.network(folder / "data.onnx", quantized=True, data_only=True),
+        "no-metadata": graphs.network(folder / "bare.onnx", metadata=False),
+        "nms": graphs.non_maximum_suppression(folder / "nms.onnx"),
+        "unknown-operator": graphs.unknown_operator(folder / "det.onnx"),
+        "tail": graphs.detection_tail(folder / "tail.onnx"),
+    }.__getitem__

@@ -1,0 +1,146 @@
+"""The stage: what is asked against what is in the file and what was built, the manifest, and when it is made anew."""
+
+import graphs
+import pytest
+
+from deploy.cli import UserError
+from deploy.files import sha256
+from deploy.manifest import read_manifest
+from engines import build
+from engines.build import check_built, check_prepared, make_engine
+from engines.manifest import Built, Layer, write_manifest
+from engines.onnx_header import read_header
+from engines.targets import TARGETS
+
+pytest.importorskip("openvino")
+CPU = TARGETS["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "target", "message"),
+    [
+        ("f32", "int8", "cpu", "no QuantizeLinear: calibrate it first"),
+        ("f32", "int8", "rtx", "no QuantizeLinear: calibrate it first"),
+        ("data-only", "int8", "cpu", "none at both inputs of a convolution"),
+        ("int8", "fp32", "cpu", "quantized to INT8 \\(3 convolutions\\)"),
+        ("int8", "fp16", "cpu", "quantized to INT8"),
+        ("f16", "fp32", "cpu", "4 FP16 convolutions"),
+        ("f32", "fp16", "rtx", "no FP16 convolution"),
+        ("int8", "int8", "jetson-nano", "no fast INT8"),
+    ],
+)
+def test_a_file_that_does_not_hold_the_precision_is_refused(prepared, name, precision, target, message):
+    with pytest.raises(UserError, match=message):
+        check_prepared(read_header(prepared(name)), prepared(name), precision, TARGETS[target])
+
+
+def built_as(*precisions):
+    layers = [Layer(f"conv{index}", "Convolution", kind) for index, kind in enumerate(precisions)]
+    return Built("engine.xml", {"name": "openvino", "version": "1"}, layers, "executed")
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "built"),
+    [
+        ("int8", "int8", built_as("f32", "f32", "f32", "f32")),
+        ("f32", "fp16", built_as("f32", "f32", "f32", "f32")),
+        ("f32", "fp32", built_as("f32", "bf16", "f32", "f32")),
+    ],
+)
+def test_what_was_asked_for_and_not_built_is_an_error(prepared, name, precision, built):
+    with pytest.raises(UserError, match=f"{precision} was asked for and openvino 1 did not build it"):
+        check_built(read_header(prepared(name)), built, precision, CPU)
+
+
+def test_single_convolutions_that_were_not_built_are_named(prepared):
+    header = read_header(prepared("int8"))
+    assert check_built(header, built_as("f32", "int8", "f32", "int8"), "int8", CPU) == ["conv2"]
+    assert check_built(header, built_as("f32", "int8", "int8", "int8"), "int8", CPU) == []
+
+
+def test_the_manifest_says_what_the_engine_is(prepared, tmp_path):
+    out = tmp_path / "int8-cpu"
+    assert make_engine(prepared("int8"), out, precision="int8", target=CPU, quiet=True)
+    manifest = read_manifest(out)
+    assert manifest["format"] == 1
+    assert manifest["spec"] == graphs.spec()
+    assert manifest["target"] == "cpu"
+    assert manifest["engine"] == "engine.xml"
+    assert manifest["files"] == {name: sha256(out / name) for name in ("engine.bin", "engine.xml")}
+    assert manifest["sources"] == {"onnx": sha256(prepared("int8"))}
+    assert manifest["backend"]["name"] == "openvino"
+    assert manifest["backend"]["config"] == {"INFERENCE_PRECISION_HINT": "f32"}
+    precision = manifest["precision"]
+    assert precision["asked"] == "int8"
+    assert sum(precision["built"].values()) == len(precision["layers"])
+    kinds = {layer["name"]: layer["precision"] for layer in precision["layers"]}
+    assert [kinds[f"conv{index}"] for index in range(4)] == ["f32", "int8", "int8", "int8"]
+
+
+def test_the_stage_runs_again_only_for_a_reason(prepared, tmp_path):
+    onnx, out = tmp_path / "model.onnx", tmp_path / "engine"
+    onnx.write_bytes(prepared("f32").read_bytes())
+
+    def make(precision="fp32"):
+        return make_engine(onnx, out, precision=precision, target=CPU, quiet=True)
+
+    assert make()
+    assert not make()
+    graphs.network(onnx, seed=1)
+    assert make()
+    assert not make()
+    with open(out / "engine.bin", "r+b") as weights:
+        weights.write(b"\xff")
+    assert make()
+    assert not make()
+    (out / "engine.xml").unlink()
+    assert make()
+    assert make_engine(graphs.network(onnx, quantized=True), out, precision="int8", target=CPU, quiet=True)
+    read_manifest(out)
+
+
+def test_another_option_makes_another_engine(prepared, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(build, "build_engine", lambda onnx, folder, **options: made.append(fake(folder)))
+
+    def fake(folder):
+        (folder / "engine.plan").write_bytes(b"plan")
+        write_manifest(
+            folder,
+            Built("engine.plan", {"name": "x"}, [], "network"),
+            spec={},
+            asked="fp32",
+            target="rtx",
+            not_built=[],
+            versions={},
+            sources={},
+        )
+
+    def make(**options):
+        monkeypatch.setattr(build, "check_buildable_here", lambda target: None)
+        options = {"precision": "fp32", "target": TARGETS["rtx"], **options}
+        return make_engine(prepared("f32"), tmp_path / "engine", **options)
+
+    assert make()
+    for options in ({"precision": "fp16"}, {"target": CPU}, {"compute_capabilities": ["8.9"]}, {"workspace_mib": 64}):
+        assert make(**options)
+        assert not make(**options)
+    assert make()
+    assert len(made) == 6
+
+
+def test_nothing_heavy_is_imported_where_nothing_is_to_do(prepared, tmp_path, monkeypatch):
+    make_engine(prepared("f32"), tmp_path / "engine", precision="fp32", target=CPU, quiet=True)
+    monkeypatch.setattr(build, "import_backend", lambda target: pytest.fail("imported a backend"))
+    assert not make_engine(prepared("f32"), tmp_path / "engine", precision="fp32", target=CPU, quiet=True)
+
+
+def test_a_build_that_fails_leaves_nothing(prepared, tmp_path):
+    with pytest.raises(UserError):
+        make_engine(prepared("f32"), tmp_path / "engine", precision="int8", target=CPU, quiet=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_of_gpus_are_refused_on_the_cpu(prepared, tmp_path):
+    with pytest.raises(UserError, match="are for GPUs"):
+        make_engine(prepared("f32"), tmp_path / "e", precision="fp32", target=CPU, workspace_mib=64, quiet=True)

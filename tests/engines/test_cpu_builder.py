@@ -1,0 +1,64 @@
+"""CPU engines: the same numbers as ONNX Runtime on the same ONNX, and the precision that was asked for."""
+
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from deploy.cli import UserError
+from engines.build import build_engine
+from engines.cpu_builder import precision_hint
+from engines.targets import TARGETS
+
+ov = pytest.importorskip("openvino")
+
+
+def outputs(onnx, folder, batch=1):
+    """ONNX Runtime's and the engine's logits on the same picture."""
+    image = np.random.default_rng(1).integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    compiled = ov.Core().compile_model(folder / manifest["engine"], "CPU", manifest["backend"]["config"])
+    return session.run(None, {"image": image})[0], compiled({"image": image})["logits"], manifest
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "tolerance", "expected"),
+    [
+        ("f32", "fp32", 1e-5, {"f32": 4}),
+        ("int8", "int8", 0.02, {"int8": 3, "f32": 1}),
+        ("zero-bias", "int8", 0.02, {"int8": 3, "f32": 1}),  # OpenVINO names these convolutions otherwise
+        ("int8-dynamic", "int8", 0.02, {"int8": 3, "f32": 1}),
+    ],
+)
+def test_the_engine_gives_onnx_runtimes_outputs(prepared, tmp_path, name, precision, tolerance, expected):
+    build_engine(prepared(name), tmp_path, precision=precision, target=TARGETS["cpu"], quiet=True)
+    reference, actual, manifest = outputs(prepared(name), tmp_path, batch=3 if name == "int8-dynamic" else 1)
+    assert actual.shape == reference.shape
+    assert np.abs(actual - reference).max() <= tolerance * np.ptp(reference)
+    assert manifest["precision"]["convolutions"] == expected
+    assert manifest["precision"]["source"] == "executed"
+    assert manifest["precision"]["not_built"] == []
+
+
+def test_fp16_runs_in_16_bits_where_the_cpu_has_them_and_is_refused_elsewhere(prepared, tmp_path):
+    capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if not {"FP16", "BF16"}.intersection(capabilities):
+        with pytest.raises(UserError, match="neither FP16 nor bfloat16"):
+            build_engine(prepared("f32"), tmp_path, precision="fp16", target=TARGETS["cpu"], quiet=True)
+        return
+    build_engine(prepared("f32"), tmp_path, precision="fp16", target=TARGETS["cpu"], quiet=True)
+    reference, actual, manifest = outputs(prepared("f32"), tmp_path)
+    assert np.abs(actual - reference).max() <= 0.05 * np.ptp(reference)
+    assert set(manifest["precision"]["convolutions"]) <= {"f16", "bf16"}
+
+
+def test_the_hint_is_what_the_cpu_has():
+    assert precision_hint(["FP32", "BF16", "FP16"], "fp16") == "f16"
+    assert precision_hint(["FP32", "BF16"], "fp16") == "bf16"
+    assert precision_hint(["FP32", "BF16"], "int8") == precision_hint(["BF16"], "fp32") == "f32"
+    with pytest.raises(UserError, match="neither FP16 nor bfloat16"):
+        precision_hint(["FP32", "INT8"], "fp16")
