@@ -115,12 +115,12 @@ class Backbone(Trunk):
 
 
 def initialize(module: nn.Module) -> None:
-    """TensorFlow's initialization of the published models: He normal by fan-out for convolutions."""
+    """He normal by fan-out for convolutions, as the published models were initialized."""
     if isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=(2.0 / fan_out) ** 0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Linear):
-        nn.init.uniform_(module.weight, -(module.out_features**-0.5), module.out_features**-0.5)
+        nn.init.normal_(module.weight, std=0.01)  # small, so that few classes start near an even chance
         nn.init.zeros_(module.bias)

@@ -124,3 +124,16 @@ def create_model(name: str, classes: int | None = None, size: int | None = None)
     from pipeline.efficientnet import EfficientNet
 
     return EfficientNet(EFFICIENTNETS[name], classes or IMAGENET_CLASSES)
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+
+
+def normalization(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """(mean, std) of RGB in 0..1 that the family was trained with: ImageNet's, or a half for Lite.
+
+    Checkpoints that were trained otherwise (AdvProp) say so in their own row.
+    """
+    backbone = EFFICIENTDETS[name].backbone if is_detector(name) else name
+    return (HALF, HALF) if EFFICIENTNETS[backbone].lite else (IMAGENET_MEAN, IMAGENET_STD)

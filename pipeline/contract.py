@@ -1,0 +1,96 @@
+"""The engine's contract as modules: uint8 pictures in, candidates or logits out. This is what is exported.
+
+Normalization: the standard deviation is folded into the stem's kernel; the mean is subtracted in front of it, because
+SAME padding is zero in normalized pixels, and a mean folded into the bias would be wrong along two edges.
+
+Candidates: the K best (anchor, class) pairs lie within the K anchors with the best class score, so a maximum over the
+classes and a TopK over the anchors come first, and only K boxes are decoded. That is exact.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.anchors import make_anchors
+from pipeline.efficientdet import EfficientDet
+from pipeline.efficientnet import EfficientNet
+from pipeline.losses import flatten_levels
+
+CANDIDATES = 1000
+
+
+class Normalized(nn.Module):
+    """uint8 RGB [N,H,W,3] -> the model's output, with normalization folded into a copy of the model."""
+
+    mean: Tensor
+
+    def __init__(self, model: EfficientNet | EfficientDet, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.model = copy.deepcopy(model).eval()
+        stem = self.model.backbone.conv_stem if isinstance(self.model, EfficientDet) else self.model.conv_stem
+        with torch.no_grad():
+            stem.weight /= 255.0 * torch.tensor(std).view(1, 3, 1, 1)
+        self.register_buffer("mean", 255.0 * torch.tensor(mean).view(1, 3, 1, 1))
+
+    def normalized(self, image: Tensor) -> Tensor:
+        return image.to(torch.float32).permute(0, 3, 1, 2) - self.mean
+
+
+class ClassifierGraph(Normalized):
+    """uint8 [N,H,W,3] -> logits float32 [N,C]."""
+
+    outputs = ("logits",)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model(self.normalized(image))
+
+
+class DetectorGraph(Normalized):
+    """uint8 [N,H,W,3] -> boxes float32 [N,K,4] xyxy in input pixels, scores float32 [N,K], classes int32 [N,K].
+
+    Candidates are sorted by falling score. K is 1000, or as many pairs as there are if those are fewer.
+    """
+
+    outputs = ("boxes", "scores", "classes")
+    centres: Tensor
+    halves: Tensor
+
+    def __init__(self, model: EfficientDet, mean: Sequence[float], std: Sequence[float], size: int):
+        super().__init__(model, mean, std)
+        assert isinstance(self.model, EfficientDet)
+        # The box head says (ty, tx, th, tw) in anchor sizes. At no cost its channels are put into the output's order,
+        # x before y, and the shifts doubled, so that all four are in half anchor sizes.
+        predict = self.model.box_net.predict.conv_pw
+        order = torch.arange(predict.out_channels).view(-1, 2, 2).flip(2).flatten()
+        unit = torch.tensor([2.0, 2.0, 1.0, 1.0]).repeat(predict.out_channels // 4)
+        with torch.no_grad():
+            predict.weight.copy_(predict.weight[order] * unit.view(-1, 1, 1, 1))
+            predict.bias.copy_(predict.bias[order] * unit)
+        anchors = torch.from_numpy(make_anchors((size, size), model.row.levels, model.row.anchor_scale))
+        self.register_buffer("centres", (anchors[:, :2] + anchors[:, 2:]) / 2)
+        self.register_buffer("halves", (anchors[:, 2:] - anchors[:, :2]) / 2)
+        self.classes = model.classes
+        self.candidates = min(CANDIDATES, len(anchors))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        class_levels, box_levels = self.model(self.normalized(image))
+        logits, codes = flatten_levels(class_levels, self.classes), flatten_levels(box_levels, 4)
+        _, near = logits.amax(2, keepdim=True).topk(self.candidates, dim=1)  # [N,K,1], anchors
+        kept = logits.gather(1, near.repeat(1, 1, self.classes))
+        scores, pairs = kept.flatten(1).topk(self.candidates)  # [N,K], pairs within K x C
+        # An integer division would be exported as five nodes; below 2^23 pairs the half makes the float one exact.
+        which = ((pairs.to(torch.float32) + 0.5) / self.classes).to(torch.int64)
+        classes = pairs - which * self.classes
+        chosen = near.gather(1, which.unsqueeze(2))  # [N,K,1]
+        shift, stretch = codes.gather(1, chosen.repeat(1, 1, 4)).split(2, dim=2)  # x before y, [N,K,2] each
+        anchor = chosen.flatten(1)
+        halves = F.embedding(anchor, self.halves)
+        centre = shift * halves + F.embedding(anchor, self.centres)
+        half = stretch.exp() * halves
+        boxes = torch.cat([centre - half, centre + half], dim=2)
+        return boxes, scores.sigmoid(), classes.to(torch.int32)

@@ -1,0 +1,161 @@
+"""State-dict keys of two other projects, translated to ours (timm's and effdet's).
+
+- lukemelas's efficientnet-pytorch (classifiers; the Lite0 package on PyPI follows it): blocks counted through the
+  whole network, every name with a leading underscore.
+- zylo117's Yet-Another-EfficientDet-Pytorch: lukemelas's names under `backbone_net.model.`, with another `.conv` where
+  the padding convolution is a module of its own; BiFPN nodes and their weights named after levels, BatchNorms of a
+  head per level and then per layer (effdet: per layer and then per level).
+
+Both were converted from the same TensorFlow models, and agree with ours in padding, BatchNorm epsilon, the order of
+anchors and of (ty, tx, th, tw), and the order of a node's inputs: only names differ. One thing does not: zylo117's
+max-pool counts the border as zeros where TensorFlow's and ours leave it out, so the last row and column of P6 and P7 of
+a model that was trained there differ a little. Its models that fuse by a plain sum (D6 and up) carry fusion weights all
+the same, which nothing reads; they are dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+# Parts of a block: without expansion (the first stage, timm's DepthwiseSeparableConv) and with.
+MBCONV1_PARTS = {
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_se_reduce": "se.conv_reduce",
+    "_se_expand": "se.conv_expand",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}
+MBCONV6_PARTS = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_se_reduce": "se.conv_reduce",
+    "_se_expand": "se.conv_expand",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+TRUNK_PARTS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+
+ZYLO117_BACKBONE = "backbone_net.model."
+HEADS = {"regressor": "box_net", "classifier": "class_net"}
+SEPARABLE_PARTS = {"depthwise_conv.conv": "conv_dw", "pointwise_conv.conv": "conv_pw", "bn": "bn"}
+FINEST_LEVEL = 3
+
+
+def translate(state: Mapping[str, Value], ours: Iterable[str]) -> dict[str, Value]:
+    """Rename a state dict of either project by the keys of our model; any other state dict is returned as it is.
+
+    Args:
+        state: its keys.
+        ours: the keys of our model, which say how many blocks a stage has and how many levels the BiFPN.
+
+    Returns:
+        The same values under our keys. A key that fits no rule keeps its name, for the loader to report.
+    """
+    ours = list(ours)
+    if any(key.startswith(ZYLO117_BACKBONE) for key in state):
+        blocks, levels = block_places(ours, "backbone."), pyramid_levels(ours)
+        renamed = {zylo117_key(key, blocks, levels): value for key, value in state.items()}
+        fused = any(key.endswith(".edge_weights") for key in ours)
+        return renamed if fused else {key: value for key, value in renamed.items() if not key.endswith("edge_weights")}
+    if "_conv_stem.weight" in state:
+        blocks = block_places(ours, "")
+        return {lukemelas_key(key, blocks): value for key, value in state.items()}
+    return dict(state)
+
+
+def lukemelas_key(key: str, blocks: list[tuple[int, int]], prefix: str = "") -> str:
+    """timm's key for one of efficientnet-pytorch.
+
+    Args:
+        blocks: (stage, layer) of the network's blocks in order.
+        prefix: where the network lies in our model.
+
+    >>> lukemelas_key("_blocks.1._bn0.weight", [(0, 0), (1, 0)])
+    'blocks.1.0.bn1.weight'
+    """
+    match = re.fullmatch(r"_blocks\.(\d+)\.(_\w+)\.(.+)", key)
+    if match:
+        index, part, leaf = int(match[1]), match[2], match[3]
+        if index < len(blocks):
+            stage, layer = blocks[index]
+            parts = MBCONV1_PARTS if stage == 0 else MBCONV6_PARTS
+            return f"{prefix}blocks.{stage}.{layer}.{parts.get(part, part)}.{leaf}"
+    match = re.fullmatch(r"(_\w+)\.(.+)", key)
+    if match and match[1] in TRUNK_PARTS:
+        return f"{prefix}{TRUNK_PARTS[match[1]]}.{match[2]}"
+    return key
+
+
+def zylo117_key(key: str, blocks: list[tuple[int, int]], levels: int) -> str:
+    """effdet's key for one of Yet-Another-EfficientDet-Pytorch.
+
+    Args:
+        blocks: (stage, layer) of the backbone's blocks in order.
+        levels: of the BiFPN.
+
+    >>> zylo117_key("regressor.bn_list.4.0.weight", [], 5)
+    'box_net.bn_rep.0.4.bn.weight'
+    """
+    if key.startswith(ZYLO117_BACKBONE):
+        # A convolution's own name ends in conv too, but after an underscore.
+        inner = key[len(ZYLO117_BACKBONE) :].replace(".conv.", ".")
+        return lukemelas_key(inner, blocks, prefix="backbone.")
+    if match := re.fullmatch(r"(regressor|classifier)\.bn_list\.(\d+)\.(\d+)\.(\w+)", key):
+        return f"{HEADS[match[1]]}.bn_rep.{match[3]}.{match[2]}.bn.{match[4]}"
+    if match := re.fullmatch(r"(regressor|classifier)\.(conv_list\.\d+|header)\.(\w+\.conv)\.(\w+)", key):
+        place = match[2].replace("conv_list", "conv_rep").replace("header", "predict")
+        return f"{HEADS[match[1]]}.{place}.{SEPARABLE_PARTS[match[3]]}.{match[4]}"
+    if match := re.fullmatch(r"bifpn\.(\d+)\.(.+)", key):
+        return _bifpn_key(int(match[1]), match[2], levels) or key
+    return key
+
+
+def _bifpn_key(cell: int, rest: str, levels: int) -> str | None:
+    """effdet's key for a parameter of zylo117's BiFPN cell, or None if no rule fits.
+
+    effdet counts a cell's nodes: top-down from the second coarsest level to P3, then bottom-up from P4 to the coarsest.
+    """
+    coarsest = FINEST_LEVEL + levels - 1
+
+    def down_node(level: int) -> int:  # top-down; zylo117's conv<level>_up and p<level>_w1
+        return coarsest - 1 - level
+
+    def up_node(level: int) -> int:  # bottom-up; zylo117's conv<level>_down and p<level>_w2
+        return levels - 1 + level - FINEST_LEVEL - 1
+
+    fnode = f"fpn.cell.{cell}.fnode"
+    if match := re.fullmatch(r"p(\d)_w([12])", rest):
+        node = (down_node if match[2] == "1" else up_node)(int(match[1]))
+        return f"{fnode}.{node}.combine.edge_weights"
+    if match := re.fullmatch(r"conv(\d)_(up|down)\.(depthwise_conv\.conv|pointwise_conv\.conv|bn)\.(\w+)", rest):
+        node = (down_node if match[2] == "up" else up_node)(int(match[1]))
+        return f"{fnode}.{node}.after_combine.conv.{SEPARABLE_PARTS[match[3]]}.{match[4]}"
+    if match := re.fullmatch(r"p(\d)_down_channel(_2)?\.(0\.conv|1)\.(\w+)", rest):
+        level = int(match[1])
+        # The projected level is fused twice in P4 and P5, with two projections; P3's only node is the top-down one.
+        node = (up_node if match[2] else down_node)(level)
+        part = "conv" if match[3] == "0.conv" else "bn"
+        return f"{fnode}.{node}.combine.resample.{level - FINEST_LEVEL}.conv.{part}.{match[4]}"
+    if match := re.fullmatch(r"p5_to_p6\.(0\.conv|1)\.(\w+)", rest):
+        part = "conv" if match[1] == "0.conv" else "bn"
+        return f"fpn.resample.{6 - FINEST_LEVEL}.conv.{part}.{match[2]}"
+    return None
+
+
+def block_places(ours: Iterable[str], prefix: str) -> list[tuple[int, int]]:
+    """(stage, layer) of the blocks of our model below `prefix`, in order."""
+    pattern = re.compile(re.escape(prefix) + r"blocks\.(\d+)\.(\d+)\.")
+    return sorted({(int(match[1]), int(match[2])) for key in ours if (match := pattern.match(key))})
+
+
+def pyramid_levels(ours: Iterable[str]) -> int:
+    """The levels of our model's BiFPN. A cell has two nodes for each, but one for the finest and the coarsest."""
+    nodes = {match[1] for key in ours if (match := re.match(r"fpn\.cell\.0\.fnode\.(\d+)\.", key))}
+    return len(nodes) // 2 + 1

@@ -1,0 +1,43 @@
+"""Let a convolution absorb the per-channel scale and shift of the node behind it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+
+def constant(value: ir.Value | None) -> np.ndarray:
+    """The array of an input that is known to be constant."""
+    assert value is not None and value.const_value is not None
+    return value.const_value.numpy()
+
+
+def absorb_affine(model: ir.Model, node: ir.Node, scale: np.ndarray, shift: np.ndarray) -> None:
+    """Replace Conv -> `node`, which computes y * scale + shift per channel, by one Conv with a kernel of its own.
+
+        Conv(x, W, b) * s + t = Conv(x, W * s, b * s + t)
+
+    Args:
+        node: reads the convolution, alone, in one of its inputs.
+        scale: [O] or a scalar; `shift` likewise.
+    """
+    conv = next(value.producer() for value in node.inputs if value is not None and value.producer() is not None)
+    assert conv is not None and conv.op_type == "Conv"
+    kernel = constant(conv.inputs[1]).astype(np.float64)
+    bias = constant(conv.inputs[2]) if len(conv.inputs) > 2 else np.zeros(len(kernel))
+    scale, shift = np.broadcast_to(scale, len(kernel)), np.broadcast_to(shift, len(kernel))
+    old = node.outputs[0]
+    arrays = {"weight": kernel * scale.reshape(-1, *[1] * (kernel.ndim - 1)), "bias": bias * scale + shift}
+    inputs = [conv.inputs[0]]
+    for role, array in arrays.items():
+        tensor = ir.tensor(array.astype(np.float32), name=f"{old.name}.{role}")
+        value = ir.Value(name=tensor.name, const_value=tensor, shape=ir.Shape(array.shape))
+        value.dtype = ir.DataType.FLOAT
+        model.graph.register_initializer(value)
+        inputs.append(value)
+    fused = ir.Node("", "Conv", inputs, attributes=conv.attributes.values(), name=conv.name, num_outputs=1)
+    new = fused.outputs[0]
+    new.shape, new.dtype, new.name = old.shape, old.dtype, old.name
+    model.graph.insert_before(node, fused)
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    model.graph.remove([node, conv], safe=True)

@@ -1,0 +1,54 @@
+"""Move a Pad into the operator behind it: no target then pads by a kernel of its own.
+
+1. Conv(Pad(x, zeros)) = Conv(x) with the pads added to its own.
+2. MaxPool(Pad(x, -inf)) = MaxPool(x) with the pads added, because ONNX pads a MaxPool by minus infinity.
+
+Only spatial pads move, and only where the Pad has no other reader.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+PAD_VALUE = {"Conv": 0.0, "MaxPool": -np.inf}
+
+
+def why_not(pad: ir.Node, reader: ir.Node) -> str | None:
+    """The reason why `pad` cannot move into `reader`, or None if it can."""
+    if reader.op_type not in PAD_VALUE:
+        return f"{reader.op_type} does not pad"
+    if len(pad.outputs[0].uses()) != 1 or pad.outputs[0].is_graph_output():
+        return "another node reads the padded tensor"
+    if pad.attributes.get_string("mode", "constant") != "constant":
+        return "the padding is no constant"
+    pads, value = pad.inputs[1], pad.inputs[2] if len(pad.inputs) > 2 else None
+    if pads is None or pads.const_value is None or (value is not None and value.const_value is None):
+        return "pads or value are computed"
+    fill = 0.0 if value is None or value.const_value is None else float(value.const_value.numpy())
+    if fill != PAD_VALUE[reader.op_type]:
+        return f"{reader.op_type} does not pad by {fill}"
+    amounts = pads.const_value.numpy()
+    rank = len(amounts) // 2
+    if amounts[:2].any() or amounts[rank : rank + 2].any() or (amounts < 0).any():
+        return "batch or channels are padded, or pixels cut off"
+    return None
+
+
+def fuse_pad(model: ir.Model) -> int:
+    """Apply the rule to the whole graph; returns how many Pads went."""
+    fused = 0
+    for reader in list(model.graph):
+        source = reader.inputs[0] if reader.inputs else None
+        pad = source.producer() if source is not None else None
+        if pad is None or pad.op_type != "Pad" or why_not(pad, reader):
+            continue
+        amounts = pad.inputs[1].const_value.numpy()  # type: ignore[union-attr]
+        rank = len(amounts) // 2
+        spatial = np.concatenate([amounts[2:rank], amounts[rank + 2 :]])
+        own = reader.attributes.get_ints("pads", [0] * len(spatial))
+        reader.attributes["pads"] = ir.AttrInt64s("pads", [int(p) for p in spatial + np.array(own)])
+        reader.replace_input_with(0, pad.inputs[0])
+        model.graph.remove(pad, safe=True)
+        fused += 1
+    return fused

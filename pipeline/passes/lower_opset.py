@@ -1,0 +1,84 @@
+"""Write a graph in an older opset, so that one file serves every target.
+
+onnx's own version converter has no way down for Add or Sub, whose later versions only admit more types. So:
+
+1. An operator that is the same in both opsets stays.
+2. One whose later version only admits more types or options (WIDENED) stays, if each option that the older one lacks
+   has its default.
+3. ReduceMean and ReduceMax take their axes from an input since opset 18: the constant becomes an attribute.
+
+Anything else is refused by name.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+AXES_AS_INPUT = {"ReduceMean", "ReduceMax"}
+WIDENED = {"Add", "Sub", "Mul", "Div", "Relu", "PRelu", "Reshape", "Resize", "Split", "BatchNormalization"}
+
+
+def newer_options(node: ir.Node, opset: int, current: int) -> list[str]:
+    """The node's attributes that its operator does not have in `opset`."""
+    known = onnx.defs.get_schema(node.op_type, opset).attributes
+    return [name for name in node.attributes if name not in known]
+
+
+def why_not(node: ir.Node, opset: int, current: int) -> str | None:
+    """The reason why `node` cannot be written in `opset`, or None if it can."""
+    if node.domain not in ("", "ai.onnx"):
+        return f"{node.domain} is no ONNX domain"
+    try:
+        older, newer = (onnx.defs.get_schema(node.op_type, version) for version in (opset, current))
+    except onnx.defs.SchemaError:
+        return f"opset {opset} has no {node.op_type}"
+    if node.op_type in AXES_AS_INPUT:
+        axes = node.inputs[1] if len(node.inputs) > 1 else None
+        return None if axes is None or axes.const_value is not None else "its axes are computed"
+    if older.since_version == newer.since_version:
+        return None
+    if node.op_type not in WIDENED:
+        return f"{node.op_type} changed between opset {opset} and {current}"
+    for name in newer_options(node, opset, current):
+        if name == "allowzero":  # says what a 0 in the shape means
+            shape = node.inputs[1].const_value if node.inputs[1] is not None else None
+            if shape is not None and 0 not in shape.numpy():
+                continue
+        if name == "num_outputs" and not sizes_differ(node):
+            continue  # without sizes, the older Split too cuts into equal parts, as many as it has outputs
+        default = onnx.helper.get_attribute_value(newer.attributes[name].default_value)
+        default = default.decode() if isinstance(default, bytes) else default
+        if node.attributes[name].value != default:
+            return f"{node.op_type} of opset {opset} has no {name}"
+    return None
+
+
+def sizes_differ(split: ir.Node) -> bool:
+    """True if a Split into `num_outputs` parts leaves a smaller last one."""
+    source = split.inputs[0]
+    axis = split.attributes.get_int("axis", 0)
+    size = source.shape[axis] if source is not None and source.shape is not None else None
+    return not isinstance(size, int) or size % len(split.outputs) != 0
+
+
+def lower_opset(model: ir.Model, opset: int) -> None:
+    """Rewrite `model` in place.
+
+    Raises:
+        ValueError: an operator has no counterpart in `opset`; names it and the reason.
+    """
+    current = model.opset_imports[""]
+    for node in list(model.graph):
+        reason = why_not(node, opset, current)
+        if reason:
+            raise ValueError(f"'{node.name}' cannot be written in opset {opset}: {reason}")
+        if node.op_type in AXES_AS_INPUT and len(node.inputs) > 1:
+            axes = node.inputs[1]
+            if axes is not None and axes.const_value is not None:
+                node.attributes["axes"] = ir.AttrInt64s("axes", axes.const_value.numpy().tolist())
+            node.resize_inputs(1)
+        for name in newer_options(node, opset, current):
+            node.attributes.pop(name)
+        node.version = None
+    model.opset_imports[""] = opset

@@ -1,0 +1,44 @@
+"""Give a graph that was exported for one picture another batch: a number, or the symbol "N".
+
+Exporting with a symbolic batch fills a graph with Shape, Gather and Concat to work out what each Reshape wants. But the
+batch is the first dimension of every tensor here, so the first number of each constant Reshape shape becomes 0, which
+ONNX reads as "keep this dimension", and nothing has to be computed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+
+def set_batch(model: ir.Model, batch: int | str) -> None:
+    """Set the batch of a graph exported for one picture, in place.
+
+    Raises:
+        ValueError: a node has the batch of one built in (Expand to a constant shape, or a Reshape that merges it).
+    """
+    for node in model.graph:
+        if node.op_type == "Expand":
+            raise ValueError(f"{node.name} expands to a constant shape, batch and all")
+        if node.op_type != "Reshape":
+            continue
+        target = node.inputs[1]
+        if target is None or target.const_value is None:
+            raise ValueError(f"{node.name} computes its shape")
+        shape = target.const_value.numpy()
+        if shape[0] not in (0, 1):
+            raise ValueError(f"{node.name} reshapes to {shape.tolist()}, which merges the batch")
+        kept = ir.tensor(np.concatenate([[0], shape[1:]]).astype(np.int64), name=f"{node.outputs[0].name}.shape")
+        value = ir.Value(name=kept.name, const_value=kept, shape=ir.Shape(kept.shape))
+        value.dtype = ir.DataType.INT64
+        model.graph.register_initializer(value)
+        node.replace_input_with(1, value)
+        node.attributes.pop("allowzero", None)  # with it, 0 would mean an empty dimension
+    edges = [*model.graph.inputs, *model.graph.outputs]
+    for node in model.graph:
+        for output in node.outputs:
+            if output not in edges:
+                output.shape = None  # inferred again from the inputs
+    for value in edges:
+        assert value.shape is not None
+        value.shape = ir.Shape([batch, *value.shape[1:]])

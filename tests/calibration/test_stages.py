@@ -1,0 +1,162 @@
+"""The two command lines: artefacts, records, and one line for each mistake."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import networks
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from calibration import fp16, onnx_file
+from calibration.quantize import calibrate
+from deploy.cli import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return networks.classifier().save(tmp_path / "model.onnx", spec=networks.SPEC)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for index in range(6):
+        pixels = random.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder
+
+
+def test_quantize_from_a_folder_then_nothing_to_do_then_other_images(
+    model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out" / "int8.onnx"
+    assert calibrate(model, pictures, out, images=4, quiet=True)
+    assert "SQNR" in capsys.readouterr().out
+    proto = onnx.load(out)
+    assert {"effedge", "effedge_calibration"} <= {prop.key for prop in proto.metadata_props}
+    assert [node.op_type for node in proto.graph.node].count(
+        "QuantizeLinear"
+    ) == 7  # the shortcut's is the next block's
+    assert not calibrate(model, pictures, out, images=4, quiet=True)
+    assert calibrate(model, pictures, out, images=4, method="minmax", quiet=True)
+    Image.new("RGB", (40, 48), (9, 9, 9)).save(pictures / "0.png")
+    assert calibrate(model, pictures, out, images=4, method="minmax", quiet=True)
+
+
+def test_an_up_to_date_stage_imports_neither_onnx_nor_onnx_runtime(model: Path, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "int8.onnx"
+    calibrate(model, pictures, out, quiet=True)
+    script = (
+        "import sys; from pathlib import Path; from calibration.quantize import calibrate\n"
+        f"assert not calibrate(Path({str(model)!r}), Path({str(pictures)!r}), Path({str(out)!r}))\n"
+        "assert not {'onnx', 'onnx_ir', 'onnxruntime', 'torch'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+def test_quantize_from_arrays_needs_no_spec(tmp_path: Path) -> None:
+    bare = networks.classifier().save(tmp_path / "bare.onnx")
+    np.savez(tmp_path / "data.npz", image=np.concatenate([feed["image"] for feed in networks.feeds(5)]))
+    assert calibrate(bare, tmp_path / "data.npz", tmp_path / "int8.onnx", quiet=True)
+    with pytest.raises(UserError, match="does not say how it wants them"):
+        (tmp_path / "p").mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / "p" / "x.png")
+        calibrate(bare, tmp_path / "p", tmp_path / "other.onnx", quiet=True)
+
+
+def test_fp16_stage_with_and_without_ranges(
+    model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "fp16.onnx"
+    assert fp16.convert(model, out, quiet=True)
+    assert "no ranges given" in capsys.readouterr().out
+    assert not fp16.convert(model, out, quiet=True)
+    assert fp16.convert(model, out, data=pictures, quiet=True)
+    assert "ranges of 6 runs" in capsys.readouterr().out
+    assert out.stat().st_size < model.stat().st_size
+
+
+def bad_model(kind: str, tmp_path: Path, pictures: Path) -> Path:
+    """A file that is no float ONNX, whole, of opset 13 or later."""
+    path = tmp_path / "bad.onnx"
+    if kind == "truncated":
+        whole = networks.classifier().save(tmp_path / "whole.onnx").read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("no model at all")
+    elif kind == "old":
+        net = networks.Network()
+        net.output(net.conv(net.input("x", [1, 1, 2, 2]), "conv", 1, 1), [1, 1, 2, 2])
+        net.save(path, opset=11)
+    elif kind in ("external", "short external"):
+        onnx.save(networks.classifier().proto(), path, save_as_external_data=True, location="w.bin", size_threshold=0)
+        data = tmp_path / "w.bin"
+        data.unlink() if kind == "external" else data.write_bytes(data.read_bytes()[:10])
+    elif kind == "quantized":
+        float_model = networks.classifier().save(tmp_path / "float.onnx", spec=networks.SPEC)
+        calibrate(float_model, pictures, path, quiet=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", "no ONNX file at"),
+        ("truncated", "no whole ONNX file"),
+        ("empty", "no whole ONNX file"),
+        ("text", "no whole ONNX file"),
+        ("old", "opset 11, expected 13 or later"),
+        ("external", "w.bin', which is missing"),
+        ("short external", "w.bin', which is cut short"),
+        ("quantized", "already quantized"),
+    ],
+)
+def test_bad_models_are_one_clear_line_and_leave_nothing(
+    kind: str, message: str, tmp_path: Path, pictures: Path
+) -> None:
+    path, out = bad_model(kind, tmp_path, pictures), tmp_path / "out" / "out.onnx"
+    with pytest.raises(UserError, match=message):
+        calibrate(path, pictures, out, quiet=True)
+    with pytest.raises(UserError, match=message):
+        fp16.convert(path, out, quiet=True)
+    assert not out.parent.exists() or not list(out.parent.iterdir())
+
+
+def test_external_weights_that_are_there_end_up_inside(tmp_path: Path) -> None:
+    source, out = tmp_path / "a" / "model.onnx", tmp_path / "b" / "fp16.onnx"
+    source.parent.mkdir()
+    proto = networks.classifier().proto()
+    onnx.save(proto, source, save_as_external_data=True, location="w.bin", size_threshold=0)
+    fp16.convert(source, out, quiet=True)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["fp16.onnx", "fp16.onnx.json"]
+    assert onnx_file.load(out).graph.outputs[0].name == "logits"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{model}", "--calibration", "{empty}", "--out", "{out}"], "empty"),
+        (["{model}", "--calibration", "{pictures}", "--out", "{out}", "--method", "minmix"], "did you mean 'minmax'"),
+        (["{model}", "--calibration", "{pictures}", "--out", "{out}", "--images", "0"], "--images 0"),
+        (["{model}", "--out", "{out}"], "--calibration"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line_and_exit_2(
+    arguments: list[str], message: str, model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"model": model, "pictures": pictures, "empty": tmp_path / "empty", "out": tmp_path / "int8.onnx"}
+    command = [sys.executable, "-m", "calibration.quantize", *(argument.format(**places) for argument in arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
+    assert not places["out"].exists()
