@@ -67,10 +67,10 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
 
 
 def list_images(data: Path, images_dir: Path | None = None, count: int | None = None) -> list[Path]:
-    """The image files of a folder, or those that a COCO json names; in a fixed order.
+    """The image files of a folder, of its folders (one per class), or those that a COCO json names; in a fixed order.
 
     Args:
-        images_dir: where the COCO json's `file_name`s lie; the json's own folder by default.
+        images_dir: where the COCO json's `file_name`s lie; by default `images/` beside it, or its own folder.
         count: take that many, evenly spread over the list.
 
     Raises:
@@ -79,9 +79,13 @@ def list_images(data: Path, images_dir: Path | None = None, count: int | None = 
     if count is not None and count < 1:
         raise UserError(f"--images {count}: expected 1 or more")
     if data.is_dir():
-        paths = list_folder(data)
+        # Classification data comes as a folder per class.
+        folders = [folder for folder in sorted(data.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
+        per_class = folders and not any(path.is_file() for path in data.iterdir())
+        paths = [path for folder in folders for path in list_folder(folder)] if per_class else list_folder(data)
     elif data.suffix.lower() == ".json" and data.is_file():
-        paths = _coco_images(data, images_dir or data.parent)
+        beside = data.parent / "images"
+        paths = _coco_images(data, images_dir or (beside if beside.is_dir() else data.parent))
     else:
         raise UserError(f"no calibration data at '{data}': expected a folder of images, a COCO .json, .npz or .npy")
     return spread(paths, count or len(paths))

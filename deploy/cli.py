@@ -13,7 +13,7 @@ EXIT_USER_ERROR = 2
 
 
 class UserError(Exception):
-    """Something the user gave cannot be used. The message is one line: what was given, what was expected, what to do."""
+    """Something the user gave cannot be used; one line: what was given, what was expected, what to do."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -5,6 +5,7 @@ a file for a whole one.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -26,14 +27,29 @@ def sha256(path: Union[str, Path]) -> str:
     return digest.hexdigest()
 
 
+# What a disk says when it cannot be written; any other OSError has another cause, and is not explained away.
+REFUSALS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+)  # fmt: skip
+
+
+def sha256_of_folder(folder: Union[str, Path]) -> str:
+    """One SHA-256 over the names and contents of all files in a folder, whatever their order on the disk."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
 @contextlib.contextmanager
 def explain_os_error(path: Union[str, Path]) -> Iterator[None]:
-    """Turn a disk's refusal (no permission, no space, not a folder) into one line that names the path."""
+    """Turn a disk's refusal (no permission, no space, a file where a folder must be) into one line with the path."""
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"cannot write '{path}': {reason}; free it or choose another place with OUT (--out)") from error
+        if error.errno not in REFUSALS:
+            raise
+        raise UserError(f"cannot write '{path}': {error.strerror}; make room there or choose another place") from error
 
 
 @contextlib.contextmanager

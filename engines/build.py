@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
 from deploy.cli import Parser, UserError, choose, run
-from deploy.manifest import read_manifest
 from engines.manifest import Built, write_manifest
 from engines.onnx_header import Header, read_header
-from engines.stage import progress_disabled, record_path, run_stage
+from engines.stage import progress_disabled, run_stage
 from engines.targets import (
     PRECISIONS,
     TARGETS,
@@ -59,7 +58,6 @@ def make_engine(
     )
     if not onnx.is_file():
         raise UserError(f"no ONNX model at '{onnx}': give the path of one (python -m pipeline.export writes it)")
-    forget_if_changed(out)
     return run_stage(
         "engine",
         out,
@@ -75,15 +73,6 @@ def make_engine(
         make=make,
         folder=True,
     )
-
-
-def forget_if_changed(out: Path) -> None:
-    """Drop the record of an engine with a missing or changed file, which the record, made of the manifest, misses."""
-    if out.exists():
-        try:
-            read_manifest(out)
-        except UserError:
-            record_path(out).unlink(missing_ok=True)
 
 
 def build_engine(

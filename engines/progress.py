@@ -58,7 +58,7 @@ def progress_monitor(trt: Any, cancelled: threading.Event, disable: bool) -> Any
     `.close()` when the build has ended.
     """
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.lock = threading.Lock()

@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Sequence
 
-from deploy.files import sha256, whole_file, whole_folder
+from deploy.cli import UserError
+from deploy.files import sha256, sha256_of_folder, whole_file, whole_folder
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER_MANIFEST = "manifest.json"
 
 
 def code_digest(*packages: str) -> str:
@@ -32,12 +32,15 @@ def code_digest(*packages: str) -> str:
 
 def tool_versions(distributions: Sequence[str]) -> Dict[str, str]:
     """Installed versions, read without importing the packages (importing torch alone takes two seconds)."""
-    return {name: importlib.metadata.version(name) for name in distributions}
+    try:
+        return {name: importlib.metadata.version(name) for name in distributions}
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(f"the package {error.name} is not installed: `make setup` installs what is missing") from error
 
 
 def artefact_digest(path: Path) -> str:
-    """SHA-256 of a file; for a folder, of its manifest, which holds the SHA-256 of each file beside it."""
-    return sha256(path / FOLDER_MANIFEST if path.is_dir() else path)
+    """SHA-256 of a file, or of all files of a folder."""
+    return sha256_of_folder(path) if path.is_dir() else sha256(path)
 
 
 def record_path(artefact: Path) -> Path:
@@ -79,7 +82,7 @@ def run_stage(
         tools: PyPI distributions whose version changes the artefact.
         code: our own packages that do.
         make: writes the whole artefact to the path that it is given; raises UserError on bad input.
-        folder: the artefact is a folder with a manifest.json rather than one file.
+        folder: the artefact is a folder rather than one file.
 
     Returns:
         True if the stage ran, False if it was up to date. Either way one line on stdout says so.

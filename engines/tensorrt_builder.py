@@ -255,7 +255,7 @@ def explain(errors: Sequence[str]) -> str:
 def logger(trt: Any) -> Any:
     """The process's one logger for a backend: TensorRT keeps the first that it is given, and outlives our objects."""
 
-    class Log(trt.ILogger):  # type: ignore[misc]
+    class Log(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.reset()

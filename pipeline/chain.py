@@ -2,14 +2,16 @@
 
     python -m pipeline.chain d0 --precision int8 --target cpu
 
-Load and export, simplify, calibrate or convert, build: each stage is skipped while its record says that it is up to date,
-so a second precision re-uses the export, and a second call does nothing. The engine's folder is printed last.
+Load and export, simplify, calibrate or convert, build: each stage is skipped while its record says that it is up to
+date, so a second precision re-uses the export, and a second call does nothing. The engine's folder is printed last.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+
+from safetensors import safe_open
 
 from calibration.fp16 import convert
 from calibration.quantize import calibrate
@@ -19,11 +21,13 @@ from engines.build import make_engine
 from engines.targets import PRECISIONS, TARGETS, TYPED, Target, resolve_target
 from pipeline.digits_cache import digits_folder
 from pipeline.export import Batch, export_stage, parse_batch
+from pipeline.locate import locate_weights
 from pipeline.published import KINDS
 from pipeline.simplify import simplify_stage
 from pipeline.zoo import MODELS, input_size, is_detector
 
 CALIBRATION_IMAGES = 128
+FP16_IMAGES = 16  # only overflow matters there
 STAGES = ("export", "simplify", "calibrate", "engine")
 
 
@@ -42,25 +46,29 @@ def artefact_name(model: str, weights: str, size: int | None, batch: Batch) -> s
     return "-".join(parts)
 
 
-def calibration_data(model: str, weights: str, given: Path | None, quiet: bool) -> Path:
+def calibration_data(model: str, weights: str, given: Path | None, quiet: bool, needed: bool) -> Path | None:
     """The pictures that ranges are taken from: the user's, or the drawn digits where those are what the model knows.
 
     Raises:
-        UserError: a model that was trained on other pictures, and none of them given.
+        UserError: nothing at the given path, or a model that was trained on other pictures and `needed` ones not given.
     """
     if given is not None:
+        if not given.exists():
+            raise UserError(f"no calibration data at '{given}': expected a folder of images, a COCO json or an .npz")
         return given
     if weights not in ("digits", "random"):
-        raise UserError(
-            f"INT8 of {model} with weights '{weights}' needs pictures like those that it will see: "
-            "give a folder of about a hundred with CALIBRATION (--calibration)"
-        )
-    # A classifier's crops are drawn at a size; random weights have none that is right.
+        if needed:
+            raise UserError(
+                f"INT8 of {model} with weights '{weights}' needs pictures like those that it will see: "
+                "give a folder of about a hundred with CALIBRATION (--calibration)"
+            )
+        return None
+    # Crops for a classifier of digits; random weights know no pictures, and take the larger ones.
     if is_detector(model) or weights == "random":
         return digits_folder("detection", "calibration", size=0, count=CALIBRATION_IMAGES, quiet=quiet) / "images"
-    from pipeline.weights import load_weights
-
-    size = load_weights(model, weights).size or input_size(model)
+    file = locate_weights(model, weights)
+    with safe_open(str(file), framework="np") as checkpoint:
+        size = int((checkpoint.metadata() or {}).get("size", input_size(model)))
     return digits_folder("classification", "calibration", size=size, count=CALIBRATION_IMAGES, quiet=quiet)
 
 
@@ -94,11 +102,10 @@ def build_chain(
     choose("precision", precision, PRECISIONS)
     folder = out / artefact_name(model, weights, size, batch)
     exported, simplified, prepared = (folder / name for name in ("model.onnx", "simplified.onnx", f"{precision}.onnx"))
-    if precision == "int8" and STAGES.index(until) >= STAGES.index("calibrate"):
+    int8, half = precision == "int8", precision == "fp16" and target.precision_by == TYPED
+    if (int8 or half) and STAGES.index(until) >= STAGES.index("calibrate"):
         # Known to be missing before the export starts, not after.
-        calibration = calibration_data(model, weights, calibration, quiet)
-        if not calibration.exists():
-            raise UserError(f"no calibration data at '{calibration}': expected a folder of images, a COCO json or .npz")
+        calibration = calibration_data(model, weights, calibration, quiet, needed=int8)
 
     export_stage(
         exported, model, weights, size=size, batch=batch, classes=classes, labels=labels, quiet=quiet
@@ -108,11 +115,11 @@ def build_chain(
     simplify_stage(exported, simplified)
     if until == "simplify":
         return simplified
-    if precision == "int8":
+    if int8:
         assert calibration is not None
         calibrate(simplified, calibration, prepared, method=method, images=CALIBRATION_IMAGES, quiet=quiet)
-    elif precision == "fp16" and target.precision_by == TYPED:
-        convert(simplified, prepared, data=calibration, images=CALIBRATION_IMAGES, quiet=quiet)
+    elif half:
+        convert(simplified, prepared, data=calibration, images=FP16_IMAGES, quiet=quiet)
     else:
         prepared = simplified
     if until == "calibrate":
@@ -129,15 +136,15 @@ def main() -> None:
     parser.add_argument("model", help=", ".join(MODELS))
     parser.add_argument("--precision", default="int8", help="fp32, fp16 or int8 (default: %(default)s)")
     parser.add_argument("--target", default="auto", help=f"auto, {', '.join(TARGETS)} (default: %(default)s)")
-    parser.add_argument("--weights", default="digits", help="digits, random, imagenet, coco, ... or a checkpoint's path")
+    parser.add_argument("--weights", default="digits", help="digits, random, imagenet, coco, ... or a checkpoint")
     parser.add_argument("--size", type=int, help="side of the input in pixels (default: the weights' own)")
     parser.add_argument("--batch", default="1", help="N, or MIN:OPT:MAX for a dynamic batch")
     parser.add_argument("--classes", type=int, help="number of classes that the checkpoint must have")
     parser.add_argument("--labels", type=Path, help="a text file with a class name a line")
     parser.add_argument("--calibration", type=Path, help="pictures for INT8: a folder, a COCO json or an .npz")
     parser.add_argument("--method", default="percentile", help=f"ranges by {' or '.join(METHODS)}")
-    parser.add_argument("--compute-capability", nargs="+", default=[], metavar="X.Y", help="of rtx (default: portable)")
-    parser.add_argument("--out", type=Path, default=Path("build"), help="folder of all artefacts (default: %(default)s)")
+    parser.add_argument("--compute-capability", nargs="+", default=[], metavar="X.Y", help="of rtx; portable if absent")
+    parser.add_argument("--out", type=Path, default=Path("build"), help="folder of all artefacts (%(default)s)")
     parser.add_argument("--until", default="engine", help=f"stop after {', '.join(STAGES)}")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
     given = parser.parse_args()

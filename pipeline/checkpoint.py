@@ -1,4 +1,4 @@
-"""Our own checkpoints: safetensors in 16 bit, with labels and input size as metadata."""
+"""Our own checkpoints: safetensors in 16 bit, with labels and input size as metadata; and starting from any."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from deploy.files import whole_file
+from pipeline.foreign_keys import ZYLO117_BACKBONE, translate
+from pipeline.state_file import read_state
 
 BACKBONE = "backbone."
 
@@ -23,15 +25,23 @@ def save_weights(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str,
         if half and not torch.isfinite(stored[key]).all():
             stored[key] = value.contiguous()
     with whole_file(path) as temporary:
-        save_file(stored, temporary, dict(metadata))
+        temporary.write_bytes(save(stored, dict(metadata)))  # a full disk is an OSError here, which save_file hides
 
 
 def load_matching(model: nn.Module, path: Path) -> int:
-    """Load what fits by key and shape, a classifier's weights into a detector's backbone; returns how many tensors."""
-    state = {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
+    """Load what fits by key and shape, a classifier's weights into a detector's backbone; returns how many tensors.
+
+    The file may be of any kind and dialect that `pipeline.state_file` and `pipeline.foreign_keys` read. Raises
+    UserError if it is none.
+    """
+    raw, _ = read_state(path)
     own = model.state_dict()
-    if any(key.startswith(BACKBONE) for key in own) and not any(key.startswith(BACKBONE) for key in state):
-        state = {BACKBONE + key: value for key, value in state.items()}
+    of_backbone = any(key.startswith(BACKBONE) for key in own)
+    if of_backbone and not any(key.startswith((BACKBONE, ZYLO117_BACKBONE)) for key in raw):
+        inner = [key.removeprefix(BACKBONE) for key in own if key.startswith(BACKBONE)]
+        state = {BACKBONE + key: value for key, value in translate(raw, inner).items()}
+    else:
+        state = translate(raw, own)
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     model.load_state_dict(fitting, strict=False)
     return len(fitting)

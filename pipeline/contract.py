@@ -10,6 +10,7 @@ classes and a TopK over the anchors come first, and only K boxes are decoded. Th
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 import torch
@@ -22,6 +23,8 @@ from pipeline.efficientnet import EfficientNet
 from pipeline.losses import flatten_levels
 
 CANDIDATES = 1000
+# A box is at most 62.5 times its anchor, as in torchvision's box coder: no exp() overflows on a wild background cell.
+STRETCH_LIMIT = math.log(1000 / 16)
 
 
 class Normalized(nn.Module):
@@ -67,6 +70,7 @@ class DetectorGraph(Normalized):
         # x before y, and the shifts doubled, so that all four are in half anchor sizes.
         predict = self.model.box_net.predict.conv_pw
         order = torch.arange(predict.out_channels).view(-1, 2, 2).flip(2).flatten()
+        assert predict.bias is not None
         unit = torch.tensor([2.0, 2.0, 1.0, 1.0]).repeat(predict.out_channels // 4)
         with torch.no_grad():
             predict.weight.copy_(predict.weight[order] * unit.view(-1, 1, 1, 1))
@@ -83,14 +87,15 @@ class DetectorGraph(Normalized):
         _, near = logits.amax(2, keepdim=True).topk(self.candidates, dim=1)  # [N,K,1], anchors
         kept = logits.gather(1, near.repeat(1, 1, self.classes))
         scores, pairs = kept.flatten(1).topk(self.candidates)  # [N,K], pairs within K x C
-        # An integer division would be exported as five nodes; below 2^23 pairs the half makes the float one exact.
-        which = ((pairs.to(torch.float32) + 0.5) / self.classes).to(torch.int64)
+        # An integer division would be exported as five nodes. This product is exact instead: a multiple of C comes out
+        # just above its quotient, and K * 2^-22 is far below 1 / C, so nothing else reaches the next one.
+        which = (pairs.to(torch.float32) * ((1 + 2.0**-22) / self.classes)).to(torch.int64)
         classes = pairs - which * self.classes
         chosen = near.gather(1, which.unsqueeze(2))  # [N,K,1]
         shift, stretch = codes.gather(1, chosen.repeat(1, 1, 4)).split(2, dim=2)  # x before y, [N,K,2] each
         anchor = chosen.flatten(1)
         halves = F.embedding(anchor, self.halves)
         centre = shift * halves + F.embedding(anchor, self.centres)
-        half = stretch.exp() * halves
+        half = stretch.clamp(max=STRETCH_LIMIT).exp() * halves
         boxes = torch.cat([centre - half, centre + half], dim=2)
         return boxes, scores.sigmoid(), classes.to(torch.int32)

@@ -2,8 +2,8 @@
 
 scikit-learn carries 1,797 real handwritten digits (the test part of UCI's Optical Recognition of Handwritten Digits,
 8x8 pixels, 16 grey levels), scikit-image and scikit-learn carry photographs. A picture here is a crop of a photograph
-with digits painted on it at many scales, rotations, colours and overlaps. Everything follows from (split, index), so the
-same picture comes out everywhere; training, calibration and validation share no digit and no photograph.
+with digits painted on it at many scales, rotations, colours and overlaps. Everything follows from (split, index), so
+the same picture comes out everywhere; training, calibration and validation share no digit and no photograph.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -46,7 +46,7 @@ class Picture(NamedTuple):
     class_ids: np.ndarray  # int64 [n]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def digits_of(split: str) -> tuple[np.ndarray, np.ndarray]:
     """The split's digits: float32 [n,8,8] in 0..1, and their class ids int64 [n]."""
     from sklearn.datasets import load_digits
@@ -62,7 +62,7 @@ def digits_of(split: str) -> tuple[np.ndarray, np.ndarray]:
     raise ValueError(f"no split {split}")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def photographs_of(split: str) -> list[np.ndarray]:
     """The split's photographs, uint8 [H,W,3] RGB. They are read from the packages' files, never fetched."""
     import skimage.data
@@ -91,7 +91,7 @@ def background(random: np.random.Generator, split: str, height: int, width: int)
     photograph = photographs[random.integers(len(photographs))]
     training = split == "train"
     if training:
-        photograph = np.rot90(photograph, random.integers(4))
+        photograph = np.rot90(photograph, int(random.integers(4)))
     full = min(photograph.shape[0] / height, photograph.shape[1] / width)
     zoom = full * random.uniform(0.15 if training else 0.4, 1.0)
     h, w = zoom * height, zoom * width
@@ -119,7 +119,7 @@ def recolour(random: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
 
 
 def stroke(random: np.random.Generator, digit: np.ndarray, height: float) -> np.ndarray:
-    """The digit's opacity, float32 [h,w] in 0..1, about `height` pixels high, turned, stretched, cut to what is visible.
+    """The digit's opacity, float32 [h,w] in 0..1: about `height` pixels high, turned, stretched, cut to what is seen.
 
     The 8x8 grey levels are interpolated smoothly, then steepened: handwriting with an edge of a pixel or two, not a
     blur. The same threshold defines the box, so that boxes are exact.
@@ -134,9 +134,7 @@ def stroke(random: np.random.Generator, digit: np.ndarray, height: float) -> np.
     a, b = cos / scale_x, sin / scale_x
     d, e = -sin / scale_y, cos / scale_y
     matrix = (a, b, 8 - a * centre - b * centre, d, e, 8 - d * centre - e * centre)
-    grey = np.asarray(
-        padded.transform((side, side), Image.Transform.AFFINE, matrix, resample=Image.Resampling.BICUBIC)
-    )
+    grey = np.asarray(padded.transform((side, side), Image.Transform.AFFINE, matrix, resample=Image.Resampling.BICUBIC))
     sharpness = max(2.0, height / 12)
     opacity = np.clip((grey - 0.5) * sharpness + 0.5, 0.0, 1.0)
     visible = opacity > 0.5
@@ -162,9 +160,7 @@ def paint(canvas: np.ndarray, opacity: np.ndarray, colour: np.ndarray, top: int,
     region[:] = np.rint(region * (1 - opacity[..., None]) + colour * opacity[..., None]).astype(np.uint8)
 
 
-def random_stroke(
-    random: np.random.Generator, split: str, smallest: float, largest: float
-) -> tuple[np.ndarray, int]:
+def random_stroke(random: np.random.Generator, split: str, smallest: float, largest: float) -> tuple[np.ndarray, int]:
     """A digit of the split at a log-uniform height: (opacity [h,w], class id)."""
     images, targets = digits_of(split)
     which = random.integers(len(images))
@@ -173,7 +169,7 @@ def random_stroke(
 
 
 def draw_picture(split: str, index: int, height: int, width: int, seed: int = 0) -> Picture:
-    """Picture `index` of a split: one to MOST_DIGITS digits on a photograph. The same arguments give the same pixels."""
+    """Picture `index` of a split: up to MOST_DIGITS digits on a photograph. The same arguments give the same pixels."""
     random = np.random.default_rng([seed, SPLITS.index(split), 0, index])
     canvas = background(random, split, height, width).copy()
     owner = np.full((height, width), -1)
@@ -205,7 +201,7 @@ def draw_picture(split: str, index: int, height: int, width: int, seed: int = 0)
 
 
 def draw_crop(split: str, index: int, size: int, seed: int = 0) -> tuple[np.ndarray, int]:
-    """Digit crop `index` for the classifier: (uint8 [size,size,3], class id): one digit, half to nearly all of the crop."""
+    """Digit crop `index` for the classifier, (uint8 [size,size,3], class id): one digit, 0.4 to 0.8 of its height."""
     random = np.random.default_rng([seed, SPLITS.index(split), 1, index])
     canvas = background(random, split, size, size).copy()
     opacity, class_id = random_stroke(random, split, 0.4 * size, 0.8 * size)
@@ -218,7 +214,8 @@ def draw_crop(split: str, index: int, size: int, seed: int = 0) -> tuple[np.ndar
 
 def write_detection(folder: Path, split: str, count: int, progress: Callable[[range], range] = lambda x: x) -> None:
     """Write `count` pictures of a split as `images/*.jpg` and COCO's `instances.json` into `folder`."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     (folder / "images").mkdir(parents=True)
     for index in progress(range(count)):
         height, width = SHAPES[index % len(SHAPES)]

@@ -147,9 +147,7 @@ def export_stage(
     def make(temporary: Path) -> None:
         import onnx_ir as ir
 
-        exported = export_model(
-            name, weights, size=size, batch=batch, classes=classes, labels=labels, quiet=quiet
-        )
+        exported = export_model(name, weights, size=size, batch=batch, classes=classes, labels=labels, quiet=quiet)
         ir.save(exported, temporary)
 
     return run_stage(

@@ -1,6 +1,6 @@
-"""Class and box heads: convolutions shared by all levels, a BatchNorm for each level (Tan, Pang and Le 2020, section 4).
+"""Class and box heads: convolutions shared by all levels, a BatchNorm for each level.
 
-The state-dict keys are effdet's.
+Tan, Pang and Le 2020, section 4; the state-dict keys are effdet's.
 """
 
 import math
@@ -38,6 +38,7 @@ class Head(nn.Module):
         outputs = []
         for level, x in enumerate(features):
             for conv, norms in zip(self.conv_rep, self.bn_rep, strict=True):
+                assert isinstance(norms, nn.ModuleList)
                 x = self.act(norms[level](conv(x)))
             outputs.append(self.predict(x))
         return outputs

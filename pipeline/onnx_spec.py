@@ -1,4 +1,4 @@
-"""What the ONNX says of itself: the spec in its metadata, from which calibration, builder and runtime know the model."""
+"""What the ONNX says of itself: the spec in its metadata, by which calibration, builder and runtime know the model."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """Training samples by index, and how they are put into batches.
 
-A sample follows from its index alone, so a run that was killed goes on with exactly the pictures that it would have
-seen, and two runs with one seed see the same.
+A sample follows from its index (and the seed) alone, so a run that was killed goes on with exactly the pictures that it
+would have seen, and two runs with one seed see the same.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,9 +15,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from deploy.cli import UserError
+from deploy.images import open_image
+from deploy.preprocess import FILTERS
 from pipeline.anchors import make_anchors
+from pipeline.augment import FLIP_CHANCE, flip, random_crop, scale_jitter
+from pipeline.data.records import Record
 from pipeline.digits import Picture, draw_crop, draw_picture
 from pipeline.matching import Matches, match
+from pipeline.published import Preprocessing
+
+# What a generator is for, so that no two draw the same numbers from one seed.
+ORDER, AUGMENTATION = 0, 1
 
 
 class DetectionBatch(NamedTuple):
@@ -42,7 +52,21 @@ class Samples(Dataset):
         return self.stop - self.start
 
     def __getitem__(self, index: int) -> Any:
-        return self.draw(self.start + index)
+        """The sample, or the UserError that it met: raised in a worker it would arrive as a traceback's text."""
+        try:
+            return self.draw(self.start + index)
+        except UserError as error:
+            return error
+
+
+def or_error(collate: Callable[[Sequence[Any]], Any]) -> Callable[[Sequence[Any]], Any]:
+    """`collate`, except that a batch with a UserError in it becomes that error."""
+
+    def first_error_or_batch(samples: Sequence[Any]) -> Any:
+        error = next((sample for sample in samples if isinstance(sample, UserError)), None)
+        return collate(samples) if error is None else error
+
+    return first_error_or_batch
 
 
 def digit_pictures(size: int, seed: int) -> Callable[[int], Picture]:
@@ -53,6 +77,52 @@ def digit_pictures(size: int, seed: int) -> Callable[[int], Picture]:
 def digit_crops(size: int, seed: int) -> Callable[[int], tuple[np.ndarray, int]]:
     """Drawn digit crops of the training split, [size,size]."""
     return lambda index: draw_crop("train", index, size, seed)
+
+
+def shuffled(count: int, seed: int) -> Callable[[int], int]:
+    """Sample index -> which of `count` records: every epoch of `count` samples is a permutation of its own."""
+
+    @functools.lru_cache(maxsize=2)  # a batch may reach into the next epoch
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, ORDER, epoch]).permutation(count)
+
+    return lambda index: int(order(index // count)[index % count])
+
+
+def record_pictures(
+    records: Sequence[Record], size: int, seed: int, jitter: tuple[float, float], flips: bool, fill: Sequence[int]
+) -> Callable[[int], Picture]:
+    """Annotated pictures from the disk, shuffled and augmented, [size,size]. Ignored objects are not learnt."""
+    which = shuffled(len(records), seed)
+
+    def draw(index: int) -> Picture:
+        random = np.random.default_rng([seed, AUGMENTATION, index])
+        record = records[which(index)]
+        image, learnt = open_image(record.path), ~record.ignored
+        boxes = record.boxes[learnt]
+        if flips and random.random() < FLIP_CHANCE:
+            image, boxes = flip(image, boxes)
+        pixels, boxes, kept = scale_jitter(random, image, boxes, size, jitter, fill)
+        return Picture(pixels, boxes, record.class_ids[learnt][kept])
+
+    return draw
+
+
+def record_crops(
+    records: Sequence[Record], size: int, seed: int, flips: bool, look: Preprocessing
+) -> Callable[[int], tuple[np.ndarray, int]]:
+    """Pictures of a class each from the disk, shuffled and augmented, [size,size]."""
+    which, resample = shuffled(len(records), seed), FILTERS[look.interpolation]
+
+    def draw(index: int) -> tuple[np.ndarray, int]:
+        random = np.random.default_rng([seed, AUGMENTATION, index])
+        record = records[which(index)]
+        pixels = random_crop(random, open_image(record.path), size, resample)
+        if flips and random.random() < FLIP_CHANCE:
+            pixels = np.ascontiguousarray(pixels[:, ::-1])
+        return pixels, int(record.class_ids[0])
+
+    return draw
 
 
 def matched(pictures: Callable[[int], Picture], size: int, levels: int, anchor_scale: float) -> Callable[[int], Any]:

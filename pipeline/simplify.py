@@ -151,14 +151,14 @@ def simplify_file(source: Path, out: Path) -> None:
     shape = [dim.dim_value or 1 for dim in model.graph.input[0].type.tensor_type.shape.dim]
     images = np.repeat(photograph(shape[1], shape[2]), shape[0], axis=0)
     reference = run_outputs(open_session(with_raw_heads(model)), images)
-    error = difference(reference, run_outputs(open_session(with_raw_heads(simplified)), images))
-    if not error <= TOLERANCE:
+    apart = difference(reference, run_outputs(open_session(with_raw_heads(simplified)), images))
+    if not apart <= TOLERANCE:
         raise UserError(
-            f"simplifying '{source}' changed its outputs by {error:.1e} of their range (at most {TOLERANCE:.0e} is "
+            f"simplifying '{source}' changed its outputs by {apart:.1e} of their range (at most {TOLERANCE:.0e} is "
             "rounding); please report this model"
         )
     before, after = len(model.graph.node), len(simplified.graph.node)
-    print(f"simplify: {before} -> {after} nodes, opset {OPSET}, outputs within {error:.1e} of their range")
+    print(f"simplify: {before} -> {after} nodes, opset {OPSET}, outputs within {apart:.1e} of their range")
     onnx.save(simplified, out)
 
 

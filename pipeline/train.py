@@ -1,17 +1,19 @@
 """Train a model: focal and Huber loss for detectors, cross-entropy for classifiers.
 
     python -m pipeline.train b0 --data digits --size 64 --steps 2000 --batch 64 --out b0.safetensors
-    python -m pipeline.train d0 --data digits --size 256 --init b0.safetensors --out d0.safetensors
+    python -m pipeline.train d0 --data train.json --val val.json --init d0:coco --out mine.safetensors
 
-AdamW, linear warm-up and a cosine to zero, gradient clipping, and an exponential moving average of the weights, which is
-what is validated and kept. A checkpoint is written every minute beside OUT; the same command goes on from it.
+DATA: `digits` (drawn, no download), a COCO json, a Pascal VOC folder, a folder with a folder for each class, or a .tsv
+of file<TAB>class. Classes and labels are the data's. What is validated and kept is an exponential moving average of the
+weights. A checkpoint is written every minute beside OUT; after Ctrl-C or a kill the same command goes on from it, to
+the same weights.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,75 +23,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from deploy.cli import Parser, UserError, run
-from deploy.files import whole_file
-from engines.stage import progress_disabled
-from pipeline.checkpoint import load_matching, save_weights
-from pipeline.digits import LABELS
+from deploy.cli import UserError, run
+from deploy.files import explain_os_error
+from pipeline.checkpoint import save_weights
+from pipeline.efficientnet import DROP_CONNECT
 from pipeline.ema import Ema
+from pipeline.initial import initialize
+from pipeline.interrupt import Interrupts, leave_to_parent
 from pipeline.losses import detection_loss
-from pipeline.samples import (
-    Samples,
-    collate_classification,
-    collate_detection,
-    digit_crops,
-    digit_pictures,
-    matched,
-)
-from pipeline.zoo import EFFICIENTDETS, create_model, input_size, is_detector, normalization
+from pipeline.mbconv import MBConv1, MBConv6
+from pipeline.optimize import learning_rate, make_optimizer
+from pipeline.published import Preprocessing, preprocessing
+from pipeline.resume import TrainingState, load_resume, resume_path, save_resume
+from pipeline.samples import DetectionBatch, Samples, or_error
+from pipeline.training_data import DIGITS, TrainingData, training_data
+from pipeline.training_log import TrainingLog
+from pipeline.training_options import Options, make_parser, read_options
+from pipeline.validation import Validation, make_validation
+from pipeline.zoo import create_model, is_detector, normalization
 
 CHECKPOINT_SECONDS = 60.0
 GRADIENT_NORM = 10.0
 EMA_DECAY = 0.998
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What makes a run: two runs with equal options see the same pictures."""
-
-    model: str
-    data: str
-    size: int
-    steps: int
-    batch: int
-    rate: float
-    warmup: int
-    decay: float
-    drop_connect: float
-    seed: int
-    init: str | None
-
-
-def learning_rate(step: int, options: Options) -> float:
-    """Linear warm-up, then a cosine to zero (Tan, Pang and Le 2020, section 5.1)."""
-    if step < options.warmup:
-        return options.rate * (step + 1) / options.warmup
-    progress = (step - options.warmup) / max(1, options.steps - options.warmup)
-    return options.rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def make_optimizer(model: nn.Module, decay: float) -> torch.optim.Optimizer:
-    """AdamW with decay on kernels and matrices only, not on biases, BatchNorm or fusion weights."""
-    kernels = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": kernels, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.99))
-
-
-def make_loader(options: Options, start: int) -> DataLoader:
-    """Batches from step `start` on."""
-    if is_detector(options.model):
-        row = EFFICIENTDETS[options.model]
-        pictures = digit_pictures(options.size, options.seed)
-        draw: Callable[[int], Any] = matched(pictures, options.size, row.levels, row.anchor_scale)
-        collate: Callable[[Any], Any] = collate_detection
-    else:
-        draw, collate = digit_crops(options.size, options.seed), collate_classification
-    samples = Samples(draw, start * options.batch, options.steps * options.batch)
+def make_loader(options: Options, data: TrainingData, start: int) -> DataLoader:
+    """Batches from step `start` on; a UserError in place of one that cannot be made."""
     return DataLoader(
-        samples, options.batch, collate_fn=collate, num_workers=1, prefetch_factor=4, multiprocessing_context="fork"
+        Samples(data.draw, start * options.batch, options.steps * options.batch),
+        options.batch,
+        collate_fn=or_error(data.collate),
+        num_workers=1,
+        prefetch_factor=4,
+        multiprocessing_context="fork",
+        worker_init_fn=leave_to_parent,
+        generator=torch.Generator(),  # its own, so that going on draws nothing from the model's
     )
 
 
@@ -101,101 +70,147 @@ def make_normalize(model: str) -> Callable[[Tensor], Tensor]:
 
 def batch_loss(model: nn.Module, images: Tensor, batch: Any, classes: int) -> dict[str, Tensor]:
     """The parts of the loss by name; their sum is what is minimized."""
-    if hasattr(batch, "codes"):
-        levels = model(images)
-        class_loss, box_loss = detection_loss(*levels, batch.picture, batch.anchor, batch.class_ids, batch.codes, classes)
+    if isinstance(batch, DetectionBatch):
+        class_levels, box_levels = model(images)
+        targets = (batch.picture, batch.anchor, batch.class_ids, batch.codes)
+        class_loss, box_loss = detection_loss(class_levels, box_levels, *targets, classes)
         return {"class": class_loss, "box": box_loss}
     return {"class": F.cross_entropy(model(images), batch.class_ids, label_smoothing=0.1)}
 
 
-def train(options: Options, out: Path, quiet: bool) -> dict[str, Tensor]:
-    """Run the training, resuming from the checkpoint beside `out` if there is one; returns the averaged weights."""
+def train_step(state: TrainingState, batch: Any, normalize: Callable[[Tensor], Tensor], options: Options, classes: int
+               ) -> dict[str, Tensor]:  # fmt: skip
+    """One step, from the loss to the average; returns the loss's parts."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(state.step, options.steps, options.rate, options.warmup)
+    parts = batch_loss(state.model, normalize(batch.images), batch, classes)
+    loss = torch.stack(list(parts.values())).sum()
+    if not torch.isfinite(loss):
+        raise UserError(f"the loss became {loss.item()} at step {state.step}: lower --rate (it is {options.rate})")
+    state.optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(state.model.parameters(), GRADIENT_NORM)
+    state.optimizer.step()
+    state.ema.update(state.model, state.step)
+    state.step += 1
+    return parts
+
+
+def start_state(options: Options, classes: int, resume: Path, run_key: dict[str, Any], quiet: bool) -> TrainingState:
+    """The state before the first step, or the one that `resume` keeps if it is there."""
     torch.manual_seed(options.seed)
-    model = create_model(options.model, len(LABELS), options.size).to(memory_format=torch.channels_last)
+    model: nn.Module = create_model(options.model, classes, options.size)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in model.modules():
-        if hasattr(module, "drop_rate"):
-            module.drop_rate *= options.drop_connect / 0.2
-    if options.init:
-        taken = load_matching(model, Path(options.init))
-        print(f"started from {options.init}: {taken} tensors", flush=True)
-    model.train()
-    ema, optimizer, start = Ema(model, EMA_DECAY), make_optimizer(model, options.decay), 0
-
-    resume = out.with_name(out.name + ".resume.pt")
+        if isinstance(module, MBConv1 | MBConv6):
+            module.drop_rate *= options.drop_connect / DROP_CONNECT
+    said = initialize(model, options.model, options.init, quiet) if options.init and not resume.exists() else ""
+    state = TrainingState(model.train(), Ema(model, EMA_DECAY), make_optimizer(model, options.decay))
     if resume.exists():
-        saved = torch.load(resume, weights_only=True)
-        if saved["options"] != dataclasses.asdict(options):
-            raise UserError(f"'{resume}' is of a run with other options; remove it, or repeat that run's command")
-        model.load_state_dict(saved["model"])
-        ema.state = saved["ema"]
-        optimizer.load_state_dict(saved["optimizer"])
-        start = saved["step"]
-        torch.manual_seed(options.seed + start)
-        print(f"going on from step {start} of {options.steps}", flush=True)
+        load_resume(resume, run_key, state)
+        said = f"going on from step {state.step} of {options.steps}"
+    if said and not quiet:
+        print(said, flush=True)
+    return state
 
-    def checkpoint(step: int) -> None:
-        with whole_file(resume) as temporary:
-            torch.save(
-                {
-                    "options": dataclasses.asdict(options), "step": step, "model": model.state_dict(),
-                    "ema": ema.state, "optimizer": optimizer.state_dict(),
-                },
-                temporary,
-            )  # fmt: skip
 
-    normalize = make_normalize(options.model)
-    averages: dict[str, float] = {}
-    bar = tqdm(total=options.steps, initial=start, disable=progress_disabled(quiet), unit="step")
-    last, logged = time.monotonic(), time.monotonic()
-    for step, batch in enumerate(make_loader(options, start), start):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, options)
-        parts = batch_loss(model, normalize(batch.images), batch, len(LABELS))
-        loss = torch.stack(list(parts.values())).sum()
-        if not torch.isfinite(loss):
-            raise UserError(f"the loss became {loss.item()} at step {step}; lower --rate (it is {options.rate})")
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
-        optimizer.step()
-        ema.update(model, step)
-        for name, value in parts.items():
-            averages[name] = 0.98 * averages.get(name, value.item()) + 0.02 * value.item()
-        bar.set_postfix({name: f"{value:.3f}" for name, value in averages.items()}, refresh=False)
-        bar.update()
-        if bar.disable and time.monotonic() - logged > 30:
-            print(f"step {step + 1}/{options.steps}", {k: round(v, 3) for k, v in averages.items()}, flush=True)
-            logged = time.monotonic()
-        if time.monotonic() - last > CHECKPOINT_SECONDS:
-            checkpoint(step + 1)
-            last = time.monotonic()
-    bar.close()
-    checkpoint(options.steps)
-    return ema.state
+def train(
+    options: Options, data: TrainingData, out: Path, validation: Validation | None, every: int | None, quiet: bool
+) -> tuple[dict[str, Tensor], float | None]:
+    """Run the training, going on from the checkpoint beside `out` if there is one.
+
+    Args:
+        every: validate every so many steps; at the end it is done in any case.
+
+    Returns:
+        The averaged weights, and the validation's figure.
+
+    Raises:
+        UserError: a loss that is not finite, a resume file that is damaged or of another run, a picture that cannot be
+            read, or Ctrl-C (once the state is safe).
+    """
+    resume = resume_path(out)
+    run_key = dataclasses.asdict(options) | {"annotations": data.digest}
+    state = start_state(options, len(data.labels), resume, run_key, quiet)
+    normalize, log = make_normalize(options.model), TrainingLog(state.step, options.steps, quiet)
+    kept = time.monotonic()
+
+    def validate() -> float | None:
+        if validation is None:
+            return None
+        figure = validation(state.model, state.ema.state)
+        log.say(f"step {state.step}: validation {validation.figure} {'-' if figure is None else f'{figure:.4f}'}")
+        return figure
+
+    with Interrupts() as interrupts:
+        try:
+            for batch in make_loader(options, data, state.step):
+                if isinstance(batch, UserError):
+                    raise batch
+                with interrupts.deferred():
+                    parts = train_step(state, batch, normalize, options, len(data.labels))
+                log.step(state.step, parts)
+                if every and state.step % every == 0 and state.step < options.steps:
+                    validate()
+                if time.monotonic() - kept > CHECKPOINT_SECONDS or state.step == options.steps:
+                    save_resume(resume, run_key, state)
+                    kept = time.monotonic()
+            log.bar.close()
+            return dict(state.ema.state), validate()
+        except KeyboardInterrupt:
+            with interrupts.deferred():
+                save_resume(resume, run_key, state)
+            done = f"interrupted after step {state.step} of {options.steps}"
+            raise UserError(f"{done}: the state is kept in '{resume}', and the same command goes on from it") from None
+        finally:
+            log.bar.close()
+
+
+def check_out(out: Path) -> None:
+    """UserError if the weights could not be written in the end."""
+    if out.suffix != ".safetensors" or out.is_dir():
+        raise UserError(f"--out '{out}': expected a file name that ends in .safetensors")
+    with explain_os_error(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out.parent).close()
+
+
+def describe(options: Options, data: TrainingData) -> str:
+    samples = options.steps * options.batch
+    epochs = "" if data.pictures is None else f", {samples / data.pictures:.1f} epochs of {data.pictures} pictures"
+    return f"{len(data.labels)} classes, {options.steps} steps of {options.batch}{epochs}"
+
+
+def look_of(options: Options) -> tuple[Preprocessing, dict[str, str]]:
+    """How the weights will want their pictures, and what of that must be written with them."""
+    look = preprocessing(options.model, "")
+    if options.data == DIGITS and not is_detector(options.model):
+        return look._replace(crop=1.0), {"crop": "1.0"}  # a drawn crop is the whole input
+    return look, {}
 
 
 def main() -> None:
-    parser = Parser(prog="pipeline.train", description=__doc__)
-    parser.add_argument("model")
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--size", type=int, help="side of the input in pixels (default: the model's)")
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
-    parser.add_argument("--warmup", type=int, default=100, help="steps of linear warm-up")
-    parser.add_argument("--decay", type=float, default=1e-2, help="weight decay")
-    parser.add_argument("--drop-connect", type=float, default=0.2, help="stochastic depth at the last block")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--init", help="weights to start from: of this model, or of its backbone")
-    parser.add_argument("--out", type=Path, required=True, help="the weights to write, .safetensors")
-    parser.add_argument("-q", "--quiet", action="store_true")
-    arguments = parser.parse_args()
-    size = input_size(arguments.model, arguments.size)
-    fields = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)}
-    options = Options(**(fields | {"size": size}))
-    state = train(options, arguments.out, arguments.quiet)
-    save_weights(state, arguments.out, {"labels": json.dumps(LABELS), "size": str(size)})
-    print(arguments.out)
+    given = make_parser(__doc__ or "").parse_args()
+    options = read_options(given)
+    check_out(given.out)
+    data = training_data(options.model, options.data, given.images, options.size, options.seed, options.jitter,
+                         options.flips, given.quiet)  # fmt: skip
+    look, metadata = look_of(options)
+    val, validation = given.val or (DIGITS if options.data == DIGITS else None), None
+    if val is not None:
+        validation = make_validation(options.model, val, given.val_images or given.images, data.labels, options.size,
+                                     look, given.quiet)  # fmt: skip
+    if not given.quiet:
+        print(f"training {options.model} at {options.size}: {describe(options, data)}", flush=True)
+    weights, figure = train(options, data, given.out, validation, given.validate_every, given.quiet)
+    metadata |= {"model": options.model, "labels": json.dumps(data.labels), "size": str(options.size)}
+    metadata["options"] = json.dumps(dataclasses.asdict(options))
+    if validation is not None and figure is not None:
+        metadata["val_" + validation.figure.replace("-", "").lower()] = f"{figure:.4f}"
+        metadata["val_data"] = val or ""
+    save_weights(weights, given.out, metadata)
+    resume_path(given.out).unlink(missing_ok=True)
+    print(given.out)
 
 
 if __name__ == "__main__":

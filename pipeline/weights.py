@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deploy.cli import UserError
 from pipeline.anchors import ANCHORS_PER_CELL
 from pipeline.class_names import coco_labels, imagenet_labels, numbered_labels, read_labels
+from pipeline.digits import background
 from pipeline.foreign_keys import translate
 from pipeline.locate import locate_weights
 from pipeline.published import KINDS, Preprocessing, preprocessing
@@ -115,7 +117,7 @@ def fit(name: str, raw: Mapping[str, Tensor], file: Path, classes: int | None) -
 
 
 def random_state(name: str, classes: int) -> dict[str, Tensor]:
-    """Untrained weights, the same on every run: the model's own initialization, with BatchNorm statistics of noise.
+    """Untrained weights, the same on every run: the model's own initialization, BatchNorm statistics of photographs.
 
     With the statistics of an untrained BatchNorm (mean 0, variance 1) activations would die out or run away over the
     hundreds of layers, and neither latency (denormal numbers) nor calibration would be anything like a real model's.
@@ -127,10 +129,22 @@ def random_state(name: str, classes: int) -> dict[str, Tensor]:
             if isinstance(module, nn.BatchNorm2d):
                 module.train()
                 module.momentum = None  # plain averages: the one batch's own statistics
-        size = RANDOM_SIZE[is_detector(name)]
         with torch.inference_mode():
-            model(torch.randn(RANDOM_IMAGES, 3, size, size))
+            model(_photographs(RANDOM_SIZE[is_detector(name)]))
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                # A channel that hardly varied on these few pictures would blow others up by its tiny deviation.
+                assert module.running_var is not None
+                module.running_var.clamp_(min=module.running_var.mean().item())
     return {key: value.detach().clone() for key, value in model.state_dict().items()}
+
+
+def _photographs(size: int) -> Tensor:
+    """Crops of real photographs, roughly normalized, [RANDOM_IMAGES,3,size,size]: noise has no large shapes, and a
+    network that saw only noise answers a photograph with activations beyond all bounds."""
+    random = np.random.default_rng(RANDOM_SEED)
+    crops = np.stack([background(random, "train", size, size) for _ in range(RANDOM_IMAGES)])
+    return torch.from_numpy(crops).permute(0, 3, 1, 2) / 64.0 - 2.0
 
 
 def _meta_state(name: str, classes: int) -> dict[str, Tensor]:

@@ -94,7 +94,7 @@ def input_size(name: str, size: int | None = None) -> int:
     Raises UserError if `size` is no multiple of 32, or too small for the coarsest level to hold an anchor's cell.
     """
     row = (EFFICIENTDETS | EFFICIENTNETS)[choose("model", name, MODELS)]
-    if size is None:
+    if size is None or size == row.size:  # B1's 240, say, is no multiple of 32
         return row.size
     smallest = 128 if is_detector(name) else 32
     if size < smallest or size % 32:

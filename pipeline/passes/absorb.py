@@ -37,7 +37,7 @@ def absorb_affine(model: ir.Model, node: ir.Node, scale: np.ndarray, shift: np.n
         inputs.append(value)
     fused = ir.Node("", "Conv", inputs, attributes=conv.attributes.values(), name=conv.name, num_outputs=1)
     new = fused.outputs[0]
-    new.shape, new.dtype, new.name = old.shape, old.dtype, old.name
+    new.shape, new.dtype, new.name = old.shape, ir.DataType.FLOAT, old.name
     model.graph.insert_before(node, fused)
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     model.graph.remove([node, conv], safe=True)

@@ -18,7 +18,7 @@ def set_batch(model: ir.Model, batch: int | str) -> None:
         ValueError: a node has the batch of one built in (Expand to a constant shape, or a Reshape that merges it).
     """
     for node in model.graph:
-        if node.op_type == "Expand":
+        if node.op_type == "Expand" and not _expands_by_ones(node):  # torch writes one of ones in front of each Tile
             raise ValueError(f"{node.name} expands to a constant shape, batch and all")
         if node.op_type != "Reshape":
             continue
@@ -29,7 +29,7 @@ def set_batch(model: ir.Model, batch: int | str) -> None:
         if shape[0] not in (0, 1):
             raise ValueError(f"{node.name} reshapes to {shape.tolist()}, which merges the batch")
         kept = ir.tensor(np.concatenate([[0], shape[1:]]).astype(np.int64), name=f"{node.outputs[0].name}.shape")
-        value = ir.Value(name=kept.name, const_value=kept, shape=ir.Shape(kept.shape))
+        value = ir.Value(name=kept.name, const_value=kept, shape=ir.Shape([len(shape)]))
         value.dtype = ir.DataType.INT64
         model.graph.register_initializer(value)
         node.replace_input_with(1, value)
@@ -41,4 +41,10 @@ def set_batch(model: ir.Model, batch: int | str) -> None:
                 output.shape = None  # inferred again from the inputs
     for value in edges:
         assert value.shape is not None
-        value.shape = ir.Shape([batch, *value.shape[1:]])
+        value.shape = ir.Shape([batch, *value.shape.dims[1:]])
+
+
+def _expands_by_ones(node: ir.Node) -> bool:
+    """True if an Expand changes nothing, whatever the batch."""
+    shape = node.inputs[1].const_value if node.inputs[1] is not None else None
+    return shape is not None and bool((shape.numpy() == 1).all())

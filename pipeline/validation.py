@@ -1,0 +1,70 @@
+"""How good the averaged weights are: COCO AP or top-1, through the device's own pre- and post-processing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from pipeline.contract import ClassifierGraph, DetectorGraph
+from pipeline.data.records import match_labels
+from pipeline.digits_cache import digits_folder
+from pipeline.efficientdet import EfficientDet
+from pipeline.efficientnet import EfficientNet
+from pipeline.evaluate_torch import evaluate_torch
+from pipeline.onnx_spec import make_spec
+from pipeline.published import Preprocessing
+from pipeline.training_data import DIGITS, read_for
+from pipeline.zoo import is_detector
+
+DIGITS_COUNT = {"detection": 100, "classification": 500}
+FIGURE = {"detection": "AP", "classification": "top-1"}
+BATCH = (1, 8, 8)
+
+
+class Validation(NamedTuple):
+    """Annotated pictures and the spec of the engine that would be made of the weights."""
+
+    data: str
+    images: Path | None
+    spec: dict[str, Any]
+    look: Preprocessing
+    quiet: bool
+
+    @property
+    def figure(self) -> str:
+        """What is measured: "AP" or "top-1"."""
+        return FIGURE[self.spec["task"]]
+
+    def __call__(self, model: nn.Module, weights: Mapping[str, Tensor]) -> float | None:
+        """The figure, 0..1, of `weights` in a copy of `model`; None if the data has nothing to measure.
+
+        Neither the model nor PyTorch's generator is changed, so that training goes on as if nothing had been.
+        """
+        averaged = copy.deepcopy(model)
+        averaged.load_state_dict(dict(weights))
+        graph: ClassifierGraph | DetectorGraph
+        if isinstance(averaged, EfficientDet):
+            graph = DetectorGraph(averaged, self.look.mean, self.look.std, self.spec["input"]["size"][0])
+        else:
+            assert isinstance(averaged, EfficientNet)
+            graph = ClassifierGraph(averaged, self.look.mean, self.look.std)
+        result = evaluate_torch(graph, self.spec, self.data, images=self.images, quiet=self.quiet)
+        return result["figures"][self.figure]
+
+
+def make_validation(
+    model: str, data: str, images: Path | None, labels: list[str | None], size: int, look: Preprocessing, quiet: bool
+) -> Validation:
+    """Read and check the validation data, `digits` or a path, before hours are spent; UserError as `read_for`, or if
+    it has no class in common with `labels`."""
+    spec = make_spec(model, "training", labels, size, BATCH, look)
+    if data == DIGITS:
+        task = spec["task"]
+        folder = digits_folder(task, "val", size=size, count=DIGITS_COUNT[task], quiet=quiet)
+        data, images = str(folder / "instances.json" if is_detector(model) else folder), None
+    match_labels(read_for(model, data, images, quiet).labels, labels)
+    return Validation(data, images, spec, look, quiet)
