@@ -2,11 +2,13 @@
 
 ONNX Runtime runs the model once for each sample, with the tensors in question as its outputs. What is kept of them
 is a histogram of 32 KiB per tensor (histogram.py), so memory does not grow with the number of samples.
+Where the tensors in question do not fit into memory together, there is a pass for each part of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +20,7 @@ from calibration.samples import Samples
 from deploy.cli import UserError
 from engines.stage import progress_disabled
 
+FETCHED_BYTES = 2 << 30
 REDUCTIONS = ("ReduceMin", "ReduceMax", "ReduceMean")  # a maximum may pass over NaN, a mean never does
 
 
@@ -38,27 +41,39 @@ def collect(model: ir.Model, samples: Samples, tensors: Sequence[str], *, quiet:
     fetched = [name for name in tensors if name not in given]
     if not tensors:
         return histograms
-    running = session(model, fetched) if fetched else None
-    for sample, feeds in tqdm(samples, desc="ranges", unit="run", disable=progress_disabled(quiet)):
-        arrays = running.run(fetched, feeds) if running else []
-        for name, values in _in_order(tensors, fetched, arrays, feeds):
-            try:
-                histograms[name].add(values)
-            except ValueError as error:
-                raise UserError(
-                    f"tensor '{name}' is NaN or infinite on '{sample}': expected finite activations; "
-                    "look at that image, or at the weights of the model"
-                ) from error
+    groups = [[], *_groups(model, fetched)] if len(fetched) < len(tensors) else _groups(model, fetched)
+    bar = tqdm(total=len(samples) * len(groups), desc="ranges", unit="run", disable=progress_disabled(quiet))
+    for group in groups:
+        running = session(model, group) if group else None
+        for sample, feeds in samples:
+            arrays = dict(zip(group, running.run(group, feeds), strict=True)) if running else feeds
+            for name in group or [name for name in tensors if name in given]:
+                try:
+                    histograms[name].add(arrays[name])
+                except ValueError as error:
+                    raise UserError(
+                        f"tensor '{name}' is NaN or infinite on '{sample}': expected finite activations; "
+                        "look at that image, or at the weights of the model"
+                    ) from error
+            bar.update()
+    bar.close()
     return histograms
 
 
-def _in_order(
-    tensors: Sequence[str], fetched: Sequence[str], arrays: Sequence[np.ndarray], feeds: dict[str, np.ndarray]
-) -> Iterable[tuple[str, np.ndarray]]:
-    """(name, values) of every tensor; the first one that went wrong is then the first that an error names."""
-    found = dict(zip(fetched, arrays, strict=True))
-    for name in tensors:
-        yield name, found[name] if name in found else feeds[name]
+def _groups(model: ir.Model, fetched: Sequence[str]) -> list[list[str]]:
+    """Cut the tensors into runs that fit into memory together: one for most models, several for D7 at 1536 pixels."""
+    shapes = {value.name: value.shape for node in model.graph for value in node.outputs}
+    groups: list[list[str]] = []
+    room = 0
+    for name in fetched:
+        shape = shapes.get(name)
+        size = 4 * math.prod(dim if isinstance(dim, int) else 1 for dim in shape) if shape is not None else 0
+        if size > room or not groups:
+            groups.append([])
+            room = FETCHED_BYTES
+        groups[-1].append(name)
+        room -= size
+    return groups
 
 
 def collect_amax(model: ir.Model, samples: Samples, tensors: Sequence[str], *, quiet: bool = False) -> dict[str, float]:
@@ -73,7 +88,9 @@ def collect_amax(model: ir.Model, samples: Samples, tensors: Sequence[str], *, q
     model = model.clone()
     values = {value.name: value for node in model.graph for value in node.outputs}
     outputs = []
-    for name in tensors:
+    # ONNX Runtime works its way back from the last node. With the reductions of the first tensors at the end, they are
+    # done as soon as their tensor is there; the other way round all tensors stay in memory (D0: 1,307 against 388 MiB).
+    for name in reversed(tensors):
         for operator in REDUCTIONS:
             end = ir.Value(name=f"{name}__{operator}", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([]))
             model.graph.append(ir.node(operator, [values[name]], {"keepdims": 0}, outputs=[end]))
@@ -85,7 +102,7 @@ def collect_amax(model: ir.Model, samples: Samples, tensors: Sequence[str], *, q
     running = session(model)
     for sample, feeds in tqdm(samples, desc="extremes", unit="run", disable=progress_disabled(quiet)):
         extremes = np.abs(np.asarray(running.run(None, feeds), np.float32)).reshape(-1, len(REDUCTIONS)).max(axis=1)
-        for name, extreme in zip(tensors, extremes, strict=True):
+        for name, extreme in zip(tensors, extremes[::-1], strict=True):
             if not np.isfinite(extreme):
                 raise UserError(
                     f"tensor '{name}' is NaN or infinite on '{sample}': expected finite activations; "

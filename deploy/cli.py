@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def choose(kind: str, given: str, known: Iterable[str]) -> str:
-    """Return `given` if it is one of `known`; otherwise raise a UserError that names the nearest ones.
+    """Return `given` if it is one of `known`; otherwise raise a UserError that names the nearest one.
 
     >>> choose("model", "d0", ["d0", "d1"])
     'd0'
@@ -36,9 +36,10 @@ def choose(kind: str, given: str, known: Iterable[str]) -> str:
     names = list(known)
     if given in names:
         return given
-    nearest = difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.5)
-    hint = f"did you mean '{nearest[0]}'? " if nearest else ""
-    raise UserError(f"unknown {kind} '{given}': {hint}expected one of {', '.join(names)}")
+    # A longer name for the same thing (efficientdet-d0) has ours within it; a slip of the finger is only like it.
+    within = sorted((name for name in names if name in given.lower()), key=len)
+    nearest = within[-1] if within else difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.0)[0]
+    raise UserError(f"unknown {kind} '{given}': did you mean '{nearest}'? expected one of {', '.join(names)}")
 
 
 def run(main: Callable[[], None]) -> NoReturn:

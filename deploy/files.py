@@ -53,37 +53,48 @@ def explain_os_error(path: Union[str, Path]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def scratch_beside(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, whose parents are made; if the block fails, what was made goes again."""
+    made = [parent for parent in path.parents if not parent.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=str(path.parent)))
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror}; choose another place") from error
+    try:
+        with explain_os_error(path):
+            yield scratch
+    except BaseException:
+        shutil.rmtree(str(scratch), ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process may have put something there
+            for parent in made:
+                parent.rmdir()
+        raise
+    shutil.rmtree(str(scratch), ignore_errors=True)
+
+
+@contextlib.contextmanager
 def whole_file(path: Union[str, Path]) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; rename it to `path` if the block ends well, else remove it.
 
     The folder is made if need be. Raises UserError if the disk refuses.
     """
     path = Path(path)
-    with explain_os_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=str(path.parent)))
-        try:
-            # The suffix stays: onnx, safetensors and OpenVINO go by it.
-            temporary = scratch / path.name
-            yield temporary
-            os.replace(str(temporary), str(path))
-        finally:
-            shutil.rmtree(str(scratch), ignore_errors=True)
+    with scratch_beside(path) as scratch:
+        # The suffix stays: onnx, safetensors and OpenVINO go by it.
+        temporary = scratch / path.name
+        yield temporary
+        os.replace(str(temporary), str(path))
 
 
 @contextlib.contextmanager
 def whole_folder(path: Union[str, Path]) -> Iterator[Path]:
     """Like `whole_file`, for a folder: what stood at `path` before is replaced as a whole."""
     path = Path(path)
-    with explain_os_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=str(path.parent)))
-        try:
-            temporary, previous = scratch / "new", scratch / "old"
-            temporary.mkdir()
-            yield temporary
-            if path.exists():
-                os.replace(str(path), str(previous))
-            os.replace(str(temporary), str(path))
-        finally:
-            shutil.rmtree(str(scratch), ignore_errors=True)
+    with scratch_beside(path) as scratch:
+        temporary, previous = scratch / "new", scratch / "old"
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            os.replace(str(path), str(previous))
+        os.replace(str(temporary), str(path))

@@ -99,10 +99,11 @@ def run_stage(
         print(f"{name}: up to date, {artefact}")
         return False
     print(f"{name}: making {artefact}", flush=True)
-    record_path(artefact).unlink(missing_ok=True)
     started = time.perf_counter()
     with (whole_folder if folder else whole_file)(artefact) as temporary:
         make(temporary)
+        # From here to the new record nothing vouches for the artefact, so a kill means one more run.
+        record_path(artefact).unlink(missing_ok=True)
     seconds, mib = time.perf_counter() - started, peak_memory_mib()
     record = {"key": key, "sha256": artefact_digest(artefact), "seconds": round(seconds, 2), "peak_mib": mib}
     with whole_file(record_path(artefact)) as temporary:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-PAPER_JITTER = (0.1, 2.0)
+JITTER = (0.1, 2.0)
 FLIP_CHANCE = 0.5
 SMALLEST_SIDE = 1.0  # pixels of the input; what is left of a box after cropping must have this width and height
 

@@ -15,10 +15,11 @@ from safetensors import safe_open
 
 from calibration.fp16 import convert
 from calibration.quantize import calibrate
+from calibration.samples import ARRAY_SUFFIXES, list_images
 from calibration.thresholds import METHODS
 from deploy.cli import Parser, UserError, choose, run
 from engines.build import make_engine
-from engines.targets import PRECISIONS, TARGETS, TYPED, Target, resolve_target
+from engines.targets import PRECISIONS, TARGETS, TYPED, Target, check_buildable_here, resolve_target
 from pipeline.digits_cache import digits_folder
 from pipeline.export import Batch, export_stage, parse_batch
 from pipeline.locate import locate_weights
@@ -42,7 +43,7 @@ def artefact_name(model: str, weights: str, size: int | None, batch: Batch) -> s
     if size is not None:
         parts.append(str(size))
     if batch != (1, 1, 1):
-        parts.append("b" + "-".join(map(str, dict.fromkeys(batch))))
+        parts.append("b" + "-".join(map(str, batch if len(set(batch)) > 1 else batch[:1])))
     return "-".join(parts)
 
 
@@ -50,11 +51,9 @@ def calibration_data(model: str, weights: str, given: Path | None, quiet: bool, 
     """The pictures that ranges are taken from: the user's, or the drawn digits where those are what the model knows.
 
     Raises:
-        UserError: nothing at the given path, or a model that was trained on other pictures and `needed` ones not given.
+        UserError: a model that was trained on other pictures, and `needed` ones are not given.
     """
     if given is not None:
-        if not given.exists():
-            raise UserError(f"no calibration data at '{given}': expected a folder of images, a COCO json or an .npz")
         return given
     if weights not in ("digits", "random"):
         if needed:
@@ -101,11 +100,15 @@ def build_chain(
     choose("model", model, MODELS)
     choose("precision", precision, PRECISIONS)
     folder = out / artefact_name(model, weights, size, batch)
+    check_buildable_here(target)
+    locate_weights(model, weights, quiet=quiet)
     exported, simplified, prepared = (folder / name for name in ("model.onnx", "simplified.onnx", f"{precision}.onnx"))
     int8, half = precision == "int8", precision == "fp16" and target.precision_by == TYPED
     if (int8 or half) and STAGES.index(until) >= STAGES.index("calibrate"):
-        # Known to be missing before the export starts, not after.
+        # Whatever is wrong with it shall be known before the export, not after.
         calibration = calibration_data(model, weights, calibration, quiet, needed=int8)
+        if calibration is not None and calibration.suffix not in ARRAY_SUFFIXES:
+            list_images(calibration)
 
     export_stage(
         exported, model, weights, size=size, batch=batch, classes=classes, labels=labels, quiet=quiet

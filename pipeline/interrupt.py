@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
@@ -43,6 +44,10 @@ class Interrupts:
 
 
 def leave_to_parent(_worker: int) -> None:
-    """For worker processes, which a terminal's Ctrl-C reaches too: the parent decides when they end."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    """For a worker process, which a terminal's Ctrl-C reaches too: the parent decides when it ends.
+
+    That it does by SIGTERM, which may reach the worker first where a whole process group is stopped; an end without a
+    word is then no failure to the parent, who has the signal too.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))

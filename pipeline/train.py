@@ -144,7 +144,9 @@ def train(
 
     with Interrupts() as interrupts:
         try:
-            for batch in make_loader(options, data, state.step):
+            with interrupts.deferred():  # in the worker, a copy of this process, it stays so
+                batches = iter(make_loader(options, data, state.step))
+            for batch in batches:
                 if isinstance(batch, UserError):
                     raise batch
                 with interrupts.deferred():
@@ -193,8 +195,8 @@ def main() -> None:
     given = make_parser(__doc__ or "").parse_args()
     options = read_options(given)
     check_out(given.out)
-    data = training_data(options.model, options.data, given.images, options.size, options.seed, options.jitter,
-                         options.flips, given.quiet)  # fmt: skip
+    data = training_data(options.model, options.data, given.images, options.size, options.seed, options.flips,
+                         given.quiet)  # fmt: skip
     look, metadata = look_of(options)
     val, validation = given.val or (DIGITS if options.data == DIGITS else None), None
     if val is not None:

@@ -16,6 +16,7 @@ from deploy.cli import UserError
 from deploy.images import open_image, orientation
 from engines.stage import progress_disabled
 from pipeline import digits
+from pipeline.augment import JITTER
 from pipeline.class_names import numbered_labels
 from pipeline.data.read import read_data
 from pipeline.data.records import DataSet, Record
@@ -56,7 +57,6 @@ def training_data(
     images: Path | None,
     size: int,
     seed: int,
-    jitter: tuple[float, float],
     flips: bool,
     quiet: bool = False,
 ) -> TrainingData:
@@ -66,7 +66,6 @@ def training_data(
         data: `digits`, or a path that `pipeline.data.read.read_data` reads.
         images: the folder of its pictures, where that is not the usual place.
         size: side of the input in pixels.
-        jitter: least and greatest scale of a detector's pictures (`pipeline.augment`).
         flips: whether a mirrored picture means the same. Drawn digits are never mirrored.
 
     Raises:
@@ -81,7 +80,7 @@ def training_data(
         look, records = preprocessing(model, ""), found.records
         labels = found.labels if any(found.labels) else numbered_labels(len(found.labels))
         crops = record_crops(records, size, seed, flips, look)
-        pictures = record_pictures(records, size, seed, jitter, flips, look.fill)
+        pictures = record_pictures(records, size, seed, JITTER, flips, look.fill)
         count, digest = len(records), digest_of(found)
     if not is_detector(model):
         return TrainingData(labels, crops, collate_classification, count, digest)

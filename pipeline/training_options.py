@@ -8,7 +8,6 @@ import math
 from pathlib import Path
 
 from deploy.cli import Parser, UserError
-from pipeline.augment import PAPER_JITTER
 from pipeline.efficientnet import DROP_CONNECT
 from pipeline.training_data import DIGITS
 from pipeline.zoo import input_size
@@ -29,7 +28,6 @@ class Options:
     drop_connect: float
     seed: int
     init: str | None
-    jitter: tuple[float, float] = PAPER_JITTER
     flips: bool = True
 
     def check(self) -> None:
@@ -42,8 +40,6 @@ class Options:
             raise UserError(f"--rate {self.rate}: expected a number above 0, such as 1e-3")
         if self.drop_connect >= 1:
             raise UserError(f"--drop-connect {self.drop_connect}: expected less than 1, the share of samples dropped")
-        if not 0 < self.jitter[0] <= self.jitter[1] < math.inf:
-            raise UserError(f"--jitter {self.jitter[0]} {self.jitter[1]}: expected the least and the greatest scale")
 
 
 def make_parser(description: str) -> Parser:
@@ -61,8 +57,6 @@ def make_parser(description: str) -> Parser:
     parser.add_argument("--warmup", type=int, default=100, help="steps of linear warm-up")
     parser.add_argument("--decay", type=float, default=1e-2, help="weight decay")
     parser.add_argument("--drop-connect", type=float, default=DROP_CONNECT, help="stochastic depth at the last block")
-    jitter = "scales of a detector's pictures; default: 0.1 2, as in the paper, which is for long runs"
-    parser.add_argument("--jitter", type=float, nargs=2, metavar=("LEAST", "MOST"), default=PAPER_JITTER, help=jitter)
     flips = "never mirror pictures: where left and right differ, as in text"
     parser.add_argument("--no-flips", dest="flips", action="store_false", help=flips)
     parser.add_argument("--seed", type=int, default=0)
@@ -76,7 +70,7 @@ def make_parser(description: str) -> Parser:
 def read_options(given: argparse.Namespace) -> Options:
     """What makes the run out of all that was given; UserError for an unknown model or a number that makes no run."""
     fields = {field.name: getattr(given, field.name) for field in dataclasses.fields(Options)}
-    options = Options(**(fields | {"size": input_size(given.model, given.size), "jitter": tuple(given.jitter)}))
+    options = Options(**(fields | {"size": input_size(given.model, given.size)}))
     options.check()
     if given.validate_every is not None and given.validate_every < 1:
         raise UserError(f"--validate-every {given.validate_every}: expected 1 or more steps")

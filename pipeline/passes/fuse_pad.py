@@ -18,6 +18,8 @@ def why_not(pad: ir.Node, reader: ir.Node) -> str | None:
     """The reason why `pad` cannot move into `reader`, or None if it can."""
     if reader.op_type not in PAD_VALUE:
         return f"{reader.op_type} does not pad"
+    if reader.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+        return f"{reader.op_type} works out its own pads"
     if len(pad.outputs[0].uses()) != 1 or pad.outputs[0].is_graph_output():
         return "another node reads the padded tensor"
     if pad.attributes.get_string("mode", "constant") != "constant":
