@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calibration.samples import ARRAY_SUFFIXES, Input, Samples, array_samples, digest, image_samples, list_images
-from calibration.thresholds import METHODS, threshold
+from calibration.thresholds import METHODS, signal_to_noise, threshold
 from deploy.cli import Parser, UserError, choose, run
 from engines.stage import run_stage
 
@@ -29,6 +29,9 @@ DEFAULT_IMAGES = 128
 SQNR_RUNS = 8
 METADATA = "effedge_calibration"
 SPEC = "effedge"
+ALL_ZERO = "its input was 0 on all calibration data"
+# Below it a layer's input loses more to rounding than the layers behind it can do without.
+LEAST_SIGNAL_TO_NOISE = 23.0
 
 
 def quantize(
@@ -49,6 +52,7 @@ def quantize(
     """
     from onnx_ir.passes import common
 
+    from calibration.equalize import equalize
     from calibration.macs import macs
     from calibration.placement import make_plan
     from calibration.placement.insert import InsertQDQPass
@@ -56,8 +60,15 @@ def quantize(
     from calibration.sqnr import last_layers, sqnr
 
     choose("method", method, METHODS)
+    original, model = model, model.clone()
+    equalized = equalize(model, samples, quiet=quiet)
     histograms = collect(model, samples, make_plan(model).tensors, quiet=quiet)
-    unusable = {name for name, histogram in histograms.items() if histogram.amax == 0}
+    unusable = {name: ALL_ZERO for name, histogram in histograms.items() if histogram.amax == 0}
+    for name, histogram in histograms.items():
+        if name not in unusable:
+            ratio = signal_to_noise(histogram, threshold(histogram, method))
+            if ratio < LEAST_SIGNAL_TO_NOISE:
+                unusable[name] = f"its input spreads too widely for INT8: {ratio:.1f} dB"
 
     changed = model.clone()
     plan = make_plan(changed, unusable)
@@ -74,10 +85,11 @@ def quantize(
     InsertQDQPass(plan.reads, thresholds, plan.layers)(changed)
     common.RemoveUnusedNodesPass()(changed)
 
-    ratios = sqnr(model, changed, samples.spread(SQNR_RUNS), last_layers(model), quiet=quiet)
+    ratios = sqnr(original, changed, samples.spread(SQNR_RUNS), last_layers(original), quiet=quiet)
     report = {
         "method": method,
         "images": len(samples),
+        "equalized": equalized,
         "int8_macs": round(sum(work[layer.name] for layer in plan.layers) / max(1, sum(work.values())), 4),
         "int8_layers": len(plan.layers),
         "float_layers": plan.kept,

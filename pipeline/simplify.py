@@ -106,6 +106,8 @@ def difference(reference: dict[str, np.ndarray], other: dict[str, np.ndarray]) -
     Candidates of almost equal score may change places, so a detector's are compared as a set: each candidate that is
     clearly above the last score must be there with its class, its score and its box.
     """
+    if not all(np.isfinite(array).all() for outputs in (reference, other) for array in outputs.values()):
+        return float("inf")
     worst = 0.0
     for name in reference.keys() - {"boxes", "scores", "classes"}:
         apart = np.abs(reference[name] - other[name]).max() / max(np.ptp(reference[name]), 1e-6)
@@ -145,6 +147,8 @@ def simplify_file(source: Path, out: Path) -> None:
 
     try:
         model = onnx.load(source)
+        if not model.graph.node:  # an empty file is a valid protobuf
+            raise ValueError("it has no nodes")
     except Exception as error:  # protobuf's DecodeError, whose module depends on its implementation
         raise UserError(f"'{source}' is no whole ONNX file ({error}); export it again") from error
     simplified = simplify(model)

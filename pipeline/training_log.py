@@ -41,6 +41,3 @@ class TrainingLog:
     def say(self, line: str) -> None:
         """Print a line without breaking the bar."""
         tqdm.write(line)
-
-    def close(self) -> None:
-        self.bar.close()

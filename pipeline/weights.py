@@ -69,7 +69,8 @@ def load_weights(
     file = locate_weights(name, weights, quiet=quiet)
     metadata: dict[str, str] = {}
     if file is None:
-        count = classes or (COCO_CLASSES if is_detector(name) else IMAGENET_CLASSES)
+        usual_classes = COCO_CLASSES if is_detector(name) else IMAGENET_CLASSES
+        count = usual_classes if classes is None else classes  # 0 is refused, not replaced
         state = random_state(name, count)
     else:
         raw, metadata = read_state(file)

@@ -8,7 +8,7 @@ normalization and its activation, or inside x * sigmoid(x), where Q/DQ would bre
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -39,12 +39,13 @@ class Plan:
         return [name for group in self.groups for name in group]
 
 
-def make_plan(model: ir.Model, unusable: Collection[str] = ()) -> Plan:
+def make_plan(model: ir.Model, unusable: Mapping[str, str] | None = None) -> Plan:
     """Apply the rules to a float model (as onnx_file.prepare leaves it).
 
     Args:
-        unusable: tensors that cannot be quantized because they were zero on all calibration data.
+        unusable: tensors that the calibration data showed to be unfit for INT8, with the reason.
     """
+    unusable = unusable or {}
     gates = squeeze_excite_layers(model.graph)
     layers: list[Layer] = []
     kept: dict[str, str] = {}
@@ -52,8 +53,8 @@ def make_plan(model: ir.Model, unusable: Collection[str] = ()) -> Plan:
         reason = reason_for_float(layer)
         if reason is None and layer.node in gates:
             reason = "it is part of squeeze-and-excite"
-        if reason is None and layer.data.name in unusable:
-            reason = "its input was 0 on all calibration data"
+        if reason is None:
+            reason = unusable.get(layer.data.name or "")
         if reason is None:
             layers.append(layer)
         else:

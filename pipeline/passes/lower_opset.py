@@ -35,7 +35,8 @@ def why_not(node: ir.Node, opset: int, current: int) -> str | None:
         return f"opset {opset} has no {node.op_type}"
     if node.op_type in AXES_AS_INPUT:
         axes = node.inputs[1] if len(node.inputs) > 1 else None
-        if axes is None and node.attributes.get_int("noop_with_empty_axes", 0):
+        no_op = node.attributes.get("noop_with_empty_axes")
+        if axes is None and no_op is not None and no_op.as_int():
             return f"{node.op_type} of opset {opset} has no noop_with_empty_axes"
         return None if axes is None or axes.const_value is not None else "its axes are computed"
     if older.since_version == newer.since_version:

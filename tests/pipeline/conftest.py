@@ -1,0 +1,43 @@
+"""Exported and simplified models, made once for all tests of pipeline/."""
+
+import functools
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+class Prepared(NamedTuple):
+    """A model with random weights of so many classes: the module, its export and what `simplify` makes of that."""
+
+    name: str
+    size: int
+    classes: int
+    module: object
+    exported: object  # onnx.ModelProto
+    simplified: object
+
+
+@functools.cache
+def prepare(name, size=None, batch=(1, 1, 1), classes=7):
+    import onnx_ir as ir
+
+    from pipeline.export import export_model
+    from pipeline.simplify import simplify
+    from pipeline.weights import load_weights
+    from pipeline.zoo import create_model, input_size
+
+    exported = ir.to_proto(export_model(name, "random", size=size, batch=batch, classes=classes))
+    module = create_model(name, classes).eval()
+    module.load_state_dict(load_weights(name, "random", classes=classes).state)
+    return Prepared(name, size or input_size(name), classes, module, exported, simplify(exported))
+
+
+@pytest.fixture(scope="session")
+def prepared():
+    """prepared(name, size, batch): that model, exported (10 to 20 s) once a session."""
+    yield prepare
+    prepare.cache_clear()
