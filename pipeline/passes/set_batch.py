@@ -2,7 +2,7 @@
 
 Exporting with a symbolic batch fills a graph with Shape, Gather and Concat to work out what each Reshape wants. But the
 batch is the first dimension of every tensor here, so the first number of each constant Reshape shape becomes 0, which
-ONNX reads as "keep this dimension", and nothing has to be computed.
+ONNX reads as "keep this dimension", and nothing has to be computed. The sizes of a Resize become scales.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ def set_batch(model: ir.Model, batch: int | str) -> None:
     for node in model.graph:
         if node.op_type == "Expand" and not _expands_by_ones(node):  # torch writes one of ones in front of each Tile
             raise ValueError(f"{node.name} expands to a constant shape, batch and all")
+        if node.op_type == "Resize":
+            _scales_for_sizes(model, node)
         if node.op_type != "Reshape":
             continue
         target = node.inputs[1]
@@ -28,11 +30,8 @@ def set_batch(model: ir.Model, batch: int | str) -> None:
         shape = target.const_value.numpy()
         if shape[0] not in (0, 1):
             raise ValueError(f"{node.name} reshapes to {shape.tolist()}, which merges the batch")
-        kept = ir.tensor(np.concatenate([[0], shape[1:]]).astype(np.int64), name=f"{node.outputs[0].name}.shape")
-        value = ir.Value(name=kept.name, const_value=kept, shape=ir.Shape([len(shape)]))
-        value.dtype = ir.DataType.INT64
-        model.graph.register_initializer(value)
-        node.replace_input_with(1, value)
+        kept = np.concatenate([[0], shape[1:]]).astype(np.int64)
+        node.replace_input_with(1, _constant(model, f"{node.outputs[0].name}.shape", kept))
         node.attributes.pop("allowzero", None)  # with it, 0 would mean an empty dimension
     edges = [*model.graph.inputs, *model.graph.outputs]
     for node in model.graph:
@@ -42,6 +41,28 @@ def set_batch(model: ir.Model, batch: int | str) -> None:
     for value in edges:
         assert value.shape is not None
         value.shape = ir.Shape([batch, *value.shape.dims[1:]])
+
+
+def _scales_for_sizes(model: ir.Model, resize: ir.Node) -> None:
+    """Say a Resize's constant output sizes, which hold the batch, as scales, which do not."""
+    sizes = resize.inputs[3] if len(resize.inputs) > 3 else None
+    source = resize.inputs[0]
+    if sizes is None or sizes.const_value is None or source is None or source.shape is None:
+        return
+    before = np.array([dim if isinstance(dim, int) else 1 for dim in source.shape])
+    scales = (sizes.const_value.numpy() / before).astype(np.float32)
+    scales[0] = 1.0
+    resize.replace_input_with(2, _constant(model, f"{resize.outputs[0].name}.scales", scales))
+    resize.resize_inputs(3)
+
+
+def _constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
+    """A new initializer of the graph."""
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape))
+    value.dtype = tensor.dtype
+    model.graph.register_initializer(value)
+    return value
 
 
 def _expands_by_ones(node: ir.Node) -> bool:
