@@ -50,7 +50,10 @@ def _scales_for_sizes(model: ir.Model, resize: ir.Node) -> None:
     if sizes is None or sizes.const_value is None or source is None or source.shape is None:
         return
     before = np.array([dim if isinstance(dim, int) else 1 for dim in source.shape])
-    scales = (sizes.const_value.numpy() / before).astype(np.float32)
+    after = sizes.const_value.numpy()
+    scales = (after / before).astype(np.float32)
+    # A reader takes floor(size * scale), and float32's 5/3 would make 4 of 3.
+    scales = np.where(before * scales.astype(np.float64) < after, np.nextafter(scales, np.float32(np.inf)), scales)
     scales[0] = 1.0
     resize.replace_input_with(2, _constant(model, f"{resize.outputs[0].name}.scales", scales))
     resize.resize_inputs(3)

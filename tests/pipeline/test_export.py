@@ -18,7 +18,6 @@ from pipeline.zoo import EFFICIENTDETS, EFFICIENTNETS, MODELS, is_detector, norm
 BATCH = (1, 2, 4)
 EXPORTS = [("b0", 64), ("lite0", 64), ("d0", 512), ("d0", 160, BATCH)]
 each_export = pytest.mark.parametrize("which", EXPORTS, ids=lambda which: "-".join(map(str, which[:2])))
-SLOW_AT_THEIR_OWN_SIZE = [pytest.param((name, None), id=name) for name in MODELS]
 
 
 def open_session(proto, path=None):
@@ -229,14 +228,13 @@ def test_bad_input_is_refused_before_anything_is_made(arguments, message, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", SLOW_AT_THEIR_OWN_SIZE)
-def test_every_model_exports_and_simplifies_at_its_own_size(which, tmp_path):
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_exports_and_simplifies_at_its_own_size(name, tmp_path):
     """Minutes for the largest, and gigabytes of memory."""
     import onnx_ir as ir
 
     from pipeline.simplify import simplify_file
 
-    name, _ = which
     ir.save(export_model(name, "random"), tmp_path / "model.onnx")
     simplify_file(tmp_path / "model.onnx", tmp_path / "simplified.onnx")  # compares both on a photograph
     simplified = onnx.load(tmp_path / "simplified.onnx")
