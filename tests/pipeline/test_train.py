@@ -194,6 +194,7 @@ def test_stopping_the_whole_process_group_is_one_line_and_the_same_command_goes_
     assert process.stdout.readline() == "training b0 at 32: 3 classes, 40 steps of 2, 13.3 epochs of 6 pictures\n"
     while not Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text():
         time.sleep(0.01)  # until the training has its worker
+    time.sleep(0.3)  # and the worker, a fork, its own handlers: a SIGTERM before that is a known race
     os.killpg(process.pid, how)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
