@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.tape import Tape
 from tqdm import tqdm
 
 from calibration.onnx_file import session
@@ -198,25 +199,17 @@ def multiply(model: ir.Model, conv: ir.Node, index: int, factor: np.ndarray) -> 
     assert old is not None and old.const_value is not None
     name = f"{old.name}.of.{conv.outputs[0].name}" if ".of." not in (old.name or "") else old.name
     array = (old.const_value.numpy().astype(np.float64) * factor).astype(np.float32)
-    conv.replace_input_with(index, constant(model, f"{name}.scaled", array))
+    conv.replace_input_with(index, Tape(model.graph).initializer(ir.tensor(array, name=f"{name}.scaled")))
 
 
 def divide_gate(model: ir.Model, product: ir.Node, index: int, scale: np.ndarray) -> None:
     """Put a product by 1 / scale between the gate and the node that it gates."""
     gate = product.inputs[index]
     assert gate is not None
-    factor = constant(
-        model, f"{product.outputs[0].name}.gate_scale", (1 / scale).astype(np.float32).reshape(1, -1, 1, 1)
-    )
+    inverse = (1 / scale).astype(np.float32).reshape(1, -1, 1, 1)
+    factor = Tape(model.graph).initializer(ir.tensor(inverse, name=f"{product.outputs[0].name}.gate_scale"))
     divided = ir.node("Mul", [gate, factor])
     divided.outputs[0].name = f"{product.outputs[0].name}.gate"
     divided.outputs[0].type, divided.outputs[0].shape = gate.type, gate.shape
     model.graph.insert_before(product, divided)
     product.replace_input_with(index, divided.outputs[0])
-
-
-def constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape))
-    value.dtype = ir.DataType.FLOAT
-    model.graph.register_initializer(value)
-    return value

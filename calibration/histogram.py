@@ -41,6 +41,11 @@ class Histogram:
     def bin_width(self) -> float:
         return 2.0**self.exponent / BINS
 
+    @property
+    def centres(self) -> np.ndarray:
+        """The middle of every bin, float64 [BINS]."""
+        return (np.arange(BINS) + 0.5) * self.bin_width
+
     def add(self, values: np.ndarray) -> None:
         """Count the values (float32, any shape). Raises ValueError if one is NaN or infinite."""
         if values.size == 0:

@@ -60,9 +60,9 @@ def quantize(
     from calibration.sqnr import last_layers, sqnr
 
     choose("method", method, METHODS)
-    original, model = model, model.clone()
-    equalized = equalize(model, samples, quiet=quiet)
-    histograms = collect(model, samples, make_plan(model).tensors, quiet=quiet)
+    changed = model.clone()
+    equalized = equalize(changed, samples, quiet=quiet)
+    histograms = collect(changed, samples, make_plan(changed).tensors, quiet=quiet)
     unusable = {name: ALL_ZERO for name, histogram in histograms.items() if histogram.amax == 0}
     for name, histogram in histograms.items():
         if name not in unusable:
@@ -70,7 +70,6 @@ def quantize(
             if ratio < LEAST_SIGNAL_TO_NOISE:
                 unusable[name] = f"its input spreads too widely for INT8: {ratio:.1f} dB"
 
-    changed = model.clone()
     plan = make_plan(changed, unusable)
     if not plan.layers:
         why = "; ".join(sorted(set(plan.kept.values()))) or "it has no convolution and no matrix product"
@@ -85,7 +84,7 @@ def quantize(
     InsertQDQPass(plan.reads, thresholds, plan.layers)(changed)
     common.RemoveUnusedNodesPass()(changed)
 
-    ratios = sqnr(original, changed, samples.spread(SQNR_RUNS), last_layers(original), quiet=quiet)
+    ratios = sqnr(model, changed, samples.spread(SQNR_RUNS), last_layers(model), quiet=quiet)
     report = {
         "method": method,
         "images": len(samples),

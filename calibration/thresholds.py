@@ -25,8 +25,7 @@ def squared_errors(histogram: Histogram, thresholds: np.ndarray) -> np.ndarray:
     Rounding to a step errs by a twelfth of its square; but a value below half a step becomes 0, and errs by itself.
     """
     counts = histogram.counts.astype(np.float64)
-    centres = (np.arange(len(counts)) + 0.5) * histogram.bin_width
-    number, first, second = (np.cumsum(counts * centres**power) for power in (0, 1, 2))
+    number, first, second = (np.cumsum(counts * histogram.centres**power) for power in (0, 1, 2))
     last = np.clip((thresholds / histogram.bin_width).astype(int), 1, len(counts)) - 1  # the bins that do not clip
     clipped = (
         (second[-1] - second[last])
@@ -46,8 +45,7 @@ def least_error(histogram: Histogram) -> float:
 
 def signal_to_noise(histogram: Histogram, value: float) -> float:
     """The power of the values over that of INT8's error at threshold `value`, in dB."""
-    centres = (np.arange(len(histogram.counts)) + 0.5) * histogram.bin_width
-    power = float((histogram.counts * centres**2).sum())
+    power = float((histogram.counts * histogram.centres**2).sum())
     return 10 * math.log10(power / max(float(squared_errors(histogram, np.array([value]))[0]), 1e-30 * power))
 
 

@@ -28,16 +28,21 @@ class Engine:
         manifest = read_manifest(folder)
         spec = manifest["spec"]
         try:
-            self.folder, self.model, given, self.labels = folder, spec["model"], spec["task"], list(spec["labels"])
-            self.height, self.width = spec["input"]["size"]
-            self.smallest, _, self.batch = spec["input"]["batch"]
-            self.prepare = preparation(spec["input"])
+            given = spec["task"]
+            self.take_spec(folder, spec)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"'{folder}' has a damaged manifest ({error!r}): build the engine again") from error
         if given != task:
             hint = f": use deploy.{WANTED[given]}" if given in WANTED else ""
             raise UserError(f"'{folder}' is an engine for {given} ({self.model}), expected one for {task}{hint}")
         self.backend = load_backend(folder, manifest)
+
+    def take_spec(self, folder: Union[str, Path], spec: Dict[str, Any]) -> None:
+        """Set all that the spec says; `folder` names the engine in errors. KeyError and the like if it is damaged."""
+        self.folder, self.model, self.labels = folder, spec["model"], list(spec["labels"])
+        self.height, self.width = spec["input"]["size"]
+        self.smallest, _, self.batch = spec["input"]["batch"]
+        self.prepare = preparation(spec["input"])
 
     def run(self, images: Iterable[Picture]) -> Iterator[Tuple[Prepared, Dict[str, np.ndarray]]]:
         """For each image in turn: what was made of it for the input, and its row of every output.

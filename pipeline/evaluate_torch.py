@@ -15,7 +15,6 @@ from deploy.classifier import Classifier
 from deploy.detector import Detector
 from deploy.engine import Engine
 from deploy.nms import nms
-from deploy.preprocess import preparation
 from pipeline.evaluate import MAX_DETECTIONS, THRESHOLD, evaluate
 
 OUTPUTS = {"detection": ("boxes", "scores", "classes"), "classification": ("logits",)}
@@ -52,10 +51,7 @@ class TorchEngine(Engine):
     """deploy's Engine around a backend that is here already, instead of an engine folder's."""
 
     def __init__(self, backend: Backend, spec: dict[str, Any]) -> None:
-        self.folder, self.model, self.labels = "the PyTorch model", spec["model"], list(spec["labels"])
-        self.height, self.width = spec["input"]["size"]
-        self.smallest, _, self.batch = spec["input"]["batch"]
-        self.prepare = preparation(spec["input"])
+        self.take_spec("the PyTorch model", spec)
         self.backend = backend
 
 

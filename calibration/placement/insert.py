@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.tape import Tape
 
 from calibration.placement.layers import Layer
 from calibration.thresholds import INT8_MAX
@@ -49,7 +50,7 @@ class InsertQDQPass(ir.passes.InPlacePass):
         self.layers = layers
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        zero_point = _initializer(model.graph, "int8_zero_point", np.array(0, np.int8))
+        zero_point = Tape(model.graph).initializer(ir.tensor(np.array(0, np.int8), name="int8_zero_point"))
         dequantized: dict[ir.Value, ir.Value] = {}
         for node, index in self.reads:
             value = node.inputs[index]
@@ -74,7 +75,9 @@ class InsertQDQPass(ir.passes.InPlacePass):
     def _quantize_activation(self, graph: ir.Graph, value: ir.Value, zero_point: ir.Value) -> ir.Value:
         name = value.name
         assert name is not None
-        scale = _initializer(graph, f"{name}_scale", np.array(self.thresholds[name] / INT8_MAX, np.float32))
+        scale = Tape(graph).initializer(
+            ir.tensor(np.array(self.thresholds[name] / INT8_MAX, np.float32), name=f"{name}_scale")
+        )
         quantized = ir.Value(name=f"{name}_q", type=ir.TensorType(ir.DataType.INT8), shape=value.shape)
         output = ir.Value(name=f"{name}_dq", type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
         pair = [
@@ -92,14 +95,7 @@ class InsertQDQPass(ir.passes.InPlacePass):
         weight, scale = quantize_weight(layer.weight_array, layer.axis)  # type: ignore[arg-type]  # a rule saw to it
         name = layer.weight.name
         return (
-            _initializer(graph, f"{name}_int8_{layer.axis}", weight),
-            _initializer(graph, f"{name}_scale_{layer.axis}", scale),
-            _initializer(graph, f"{name}_zero_point_{layer.axis}", np.zeros(scale.shape, np.int8)),
+            Tape(graph).initializer(ir.tensor(weight, name=f"{name}_int8_{layer.axis}")),
+            Tape(graph).initializer(ir.tensor(scale, name=f"{name}_scale_{layer.axis}")),
+            Tape(graph).initializer(ir.tensor(np.zeros(scale.shape, np.int8), name=f"{name}_zero_point_{layer.axis}")),
         )
-
-
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
-    graph.register_initializer(value)
-    return value

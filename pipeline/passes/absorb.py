@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.tape import Tape
 
 
 def constant(value: ir.Value | None) -> np.ndarray:
@@ -28,13 +29,12 @@ def absorb_affine(model: ir.Model, node: ir.Node, scale: np.ndarray, shift: np.n
     scale, shift = np.broadcast_to(scale, len(kernel)), np.broadcast_to(shift, len(kernel))
     old = node.outputs[0]
     arrays = {"weight": kernel * scale.reshape(-1, *[1] * (kernel.ndim - 1)), "bias": bias * scale + shift}
-    inputs = [conv.inputs[0]]
-    for role, array in arrays.items():
-        tensor = ir.tensor(array.astype(np.float32), name=f"{old.name}.{role}")
-        value = ir.Value(name=tensor.name, const_value=tensor, shape=ir.Shape(array.shape))
-        value.dtype = ir.DataType.FLOAT
-        model.graph.register_initializer(value)
-        inputs.append(value)
+    tape = Tape(model.graph)
+    initializers = [
+        tape.initializer(ir.tensor(array.astype(np.float32), name=f"{old.name}.{role}"))
+        for role, array in arrays.items()
+    ]
+    inputs = [conv.inputs[0], *initializers]
     fused = ir.Node("", "Conv", inputs, attributes=conv.attributes.values(), name=conv.name, num_outputs=1)
     new = fused.outputs[0]
     new.shape, new.dtype, new.name = old.shape, ir.DataType.FLOAT, old.name

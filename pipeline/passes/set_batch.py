@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.tape import Tape
 
 
 def set_batch(model: ir.Model, batch: int | str) -> None:
@@ -31,7 +32,7 @@ def set_batch(model: ir.Model, batch: int | str) -> None:
         if shape[0] not in (0, 1):
             raise ValueError(f"{node.name} reshapes to {shape.tolist()}, which merges the batch")
         kept = np.concatenate([[0], shape[1:]]).astype(np.int64)
-        node.replace_input_with(1, _constant(model, f"{node.outputs[0].name}.shape", kept))
+        node.replace_input_with(1, Tape(model.graph).initializer(ir.tensor(kept, name=f"{node.outputs[0].name}.shape")))
         node.attributes.pop("allowzero", None)  # with it, 0 would mean an empty dimension
     edges = [*model.graph.inputs, *model.graph.outputs]
     for node in model.graph:
@@ -55,17 +56,10 @@ def _scales_for_sizes(model: ir.Model, resize: ir.Node) -> None:
     # A reader takes floor(size * scale), and float32's 5/3 would make 4 of 3.
     scales = np.where(before * scales.astype(np.float64) < after, np.nextafter(scales, np.float32(np.inf)), scales)
     scales[0] = 1.0
-    resize.replace_input_with(2, _constant(model, f"{resize.outputs[0].name}.scales", scales))
+    resize.replace_input_with(
+        2, Tape(model.graph).initializer(ir.tensor(scales, name=f"{resize.outputs[0].name}.scales"))
+    )
     resize.resize_inputs(3)
-
-
-def _constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
-    """A new initializer of the graph."""
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape))
-    value.dtype = tensor.dtype
-    model.graph.register_initializer(value)
-    return value
 
 
 def _expands_by_ones(node: ir.Node) -> bool:
