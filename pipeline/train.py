@@ -196,7 +196,7 @@ def main() -> None:
     options = read_options(given)
     check_out(given.out)
     data = training_data(options.model, options.data, given.images, options.size, options.seed, options.flips,
-                         given.quiet)  # fmt: skip
+                         given.quiet, options.jitter)  # fmt: skip
     look, metadata = look_of(options)
     val, validation = given.val or (DIGITS if options.data == DIGITS else None), None
     if val is not None:

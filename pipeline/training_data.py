@@ -59,6 +59,7 @@ def training_data(
     seed: int,
     flips: bool,
     quiet: bool = False,
+    jitter: tuple[float, float] = JITTER,
 ) -> TrainingData:
     """Read and check what a model is to learn from.
 
@@ -67,6 +68,7 @@ def training_data(
         images: the folder of its pictures, where that is not the usual place.
         size: side of the input in pixels.
         flips: whether a mirrored picture means the same. Drawn digits are never mirrored.
+        jitter: least and greatest scale of a detector's pictures, 1 being the letterbox's. Drawn digits have their own.
 
     Raises:
         UserError: no such data, data of another task, no objects, a picture that is none, a box outside its picture.
@@ -80,7 +82,7 @@ def training_data(
         look, records = preprocessing(model, ""), found.records
         labels = found.labels if any(found.labels) else numbered_labels(len(found.labels))
         crops = record_crops(records, size, seed, flips, look)
-        pictures = record_pictures(records, size, seed, JITTER, flips, look.fill)
+        pictures = record_pictures(records, size, seed, jitter, flips, look.fill)
         count, digest = len(records), digest_of(found)
     if not is_detector(model):
         return TrainingData(labels, crops, collate_classification, count, digest)

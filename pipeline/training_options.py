@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 from deploy.cli import Parser, UserError
+from pipeline.augment import JITTER
 from pipeline.efficientnet import DROP_CONNECT
 from pipeline.training_data import DIGITS
 from pipeline.zoo import input_size
@@ -29,6 +30,7 @@ class Options:
     seed: int
     init: str | None
     flips: bool = True
+    jitter: tuple[float, float] = JITTER
 
     def check(self) -> None:
         """UserError for a number that makes no run."""
@@ -40,6 +42,8 @@ class Options:
             raise UserError(f"--rate {self.rate}: expected a number above 0, such as 1e-3")
         if self.drop_connect >= 1:
             raise UserError(f"--drop-connect {self.drop_connect}: expected less than 1, the share of samples dropped")
+        if not 0 < self.jitter[0] <= self.jitter[1] < math.inf:
+            raise UserError(f"--jitter {self.jitter[0]} {self.jitter[1]}: expected 0 < LEAST <= GREATEST")
 
 
 def make_parser(description: str) -> Parser:
@@ -59,6 +63,10 @@ def make_parser(description: str) -> Parser:
     parser.add_argument("--drop-connect", type=float, default=DROP_CONNECT, help="stochastic depth at the last block")
     flips = "never mirror pictures: where left and right differ, as in text"
     parser.add_argument("--no-flips", dest="flips", action="store_false", help=flips)
+    jitter = "scales of a detector's pictures, 1 being the letterbox's; narrow for objects of one size (default: 0.1 2)"
+    parser.add_argument(
+        "--jitter", nargs=2, type=float, default=list(JITTER), metavar=("LEAST", "GREATEST"), help=jitter
+    )
     parser.add_argument("--seed", type=int, default=0)
     init = "a checkpoint to start from, of this model or its backbone: a path, or MODEL:WEIGHTS, such as b0:imagenet"
     parser.add_argument("--init", help=init)
@@ -70,7 +78,8 @@ def make_parser(description: str) -> Parser:
 def read_options(given: argparse.Namespace) -> Options:
     """What makes the run out of all that was given; UserError for an unknown model or a number that makes no run."""
     fields = {field.name: getattr(given, field.name) for field in dataclasses.fields(Options)}
-    options = Options(**(fields | {"size": input_size(given.model, given.size)}))
+    least, greatest = given.jitter
+    options = Options(**(fields | {"size": input_size(given.model, given.size), "jitter": (least, greatest)}))
     options.check()
     if given.validate_every is not None and given.validate_every < 1:
         raise UserError(f"--validate-every {given.validate_every}: expected 1 or more steps")
