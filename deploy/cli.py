@@ -5,11 +5,15 @@ user can cause, a `UserError` and Ctrl-C, into that line. Anything else is a def
 """
 
 import argparse
+import contextlib
 import difflib
+import signal
 import sys
-from typing import Callable, Iterable, NoReturn
+import threading
+from typing import Any, Callable, Iterable, Iterator, List, NoReturn
 
 EXIT_USER_ERROR = 2
+INTERRUPTED = "interrupted: nothing half-written was kept; run the same command to go on"
 
 
 class UserError(Exception):
@@ -42,14 +46,48 @@ def choose(kind: str, given: str, known: Iterable[str]) -> str:
     raise UserError(f"unknown {kind} '{given}': did you mean '{nearest}'? expected one of {', '.join(names)}")
 
 
-def run(main: Callable[[], None]) -> NoReturn:
-    """Run a script's `main`; exit 0, or 2 with one line on stderr for a UserError or Ctrl-C."""
+@contextlib.contextmanager
+def noted_interrupts() -> Iterator[List[int]]:
+    """Within the block Ctrl-C raises KeyboardInterrupt, as ever, and its number is put into the list that is yielded.
+
+    Does nothing off the main thread, which alone receives signals, and where Ctrl-C is ignored, as in a job in the
+    background.
+    """
+    noted: List[int] = []
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield noted
+        return
+
+    def handler(number: int, _frame: Any) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handler)
     try:
-        main()
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        print("interrupted: nothing half-written was kept; run the same command to go on", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Run a script's `main`; exit 0, or 2 with one line on stderr for a UserError or Ctrl-C.
+
+    A library that is being imported may catch the KeyboardInterrupt and fail with an error of its own: after a Ctrl-C
+    that is the interrupt too.
+    """
+    with noted_interrupts() as noted:
+        try:
+            main()
+        except UserError as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(EXIT_USER_ERROR)
+        except KeyboardInterrupt:
+            print(INTERRUPTED, file=sys.stderr)
+            sys.exit(EXIT_USER_ERROR)
+        except Exception:
+            if not noted:
+                raise
+            print(INTERRUPTED, file=sys.stderr)
+            sys.exit(EXIT_USER_ERROR)
     sys.exit(0)
