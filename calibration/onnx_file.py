@@ -16,16 +16,29 @@ import onnxruntime
 from google.protobuf.message import DecodeError, EncodeError
 from onnx_ir.passes import common
 
+from calibration.raise_opset import raise_opset
 from deploy.cli import UserError
 
-OLDEST_OPSET = 13  # the first whose QuantizeLinear and DequantizeLinear have an axis (a scale per channel)
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger",
+             "QLinearMatMul", "MatMulInteger")  # fmt: skip
 
 
 def load(path: str | Path) -> ir.Model:
-    """Read an ONNX file.
+    """Read an ONNX file for a pass over its whole graph.
 
     Raises:
-        UserError: the file is missing, cut short, empty, older than opset 13, or lacks its external weights.
+        UserError: as `read`; a graph within a node (If, Loop, Scan), which no pass looks into.
+    """
+    model = read(path)
+    check_flat(model, path)
+    return prepare(model)
+
+
+def read(path: str | Path) -> ir.Model:
+    """An ONNX file as it is, with its weights in memory, at opset 13 or later.
+
+    Raises:
+        UserError: the file is missing, cut short, empty, older than opset 11, or lacks its external weights.
     """
     path = Path(path)
     if not path.is_file():
@@ -36,11 +49,8 @@ def load(path: str | Path) -> ir.Model:
         raise UserError(f"'{path}' is no whole ONNX file ({error}): export it again") from error
     if len(model.graph) == 0:
         raise UserError(f"'{path}' holds no nodes, so it is no whole ONNX file: export it again")
-    opset = model.opset_imports.get("", 0)
-    if opset < OLDEST_OPSET:
-        raise UserError(f"'{path}' is of opset {opset}, expected {OLDEST_OPSET} or later: export it again with that")
     _check_external_data(model, path)
-    return prepare(ir.external_data.load_to_model(model))
+    return raise_opset(ir.external_data.load_to_model(model), path)
 
 
 def prepare(model: ir.Model) -> ir.Model:
@@ -79,10 +89,23 @@ def _check_external_data(model: ir.Model, path: Path) -> None:
         raise UserError(f"'{path}' keeps its weights in '{tensor.path}', which {problem}: put it beside the ONNX file")
 
 
+def check_flat(model: ir.Model, path: str | Path) -> None:
+    """Raise a UserError if a node holds a graph of its own."""
+    for node in (*model.graph, *(node for function in model.functions.values() for node in function)):
+        if any(
+            attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+            for attribute in node.attributes.values()
+        ):
+            raise UserError(
+                f"'{path}' has a graph within a graph ({node.op_type} '{node.name or node.outputs[0].name}'), which "
+                "cannot be calibrated: export the model without control flow that its input decides"
+            )
+
+
 def check_float(model: ir.Model, path: str | Path) -> None:
     """Raise a UserError if the model is already quantized."""
     for node in model.graph:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "QLinearMatMul"):
+        if node.op_type in QUANTIZED:
             raise UserError(f"'{path}' is already quantized ({node.op_type} '{node.name}'): give the float model")
 
 

@@ -84,7 +84,7 @@ def test_fp16_stage_with_and_without_ranges(
 
 
 def bad_model(kind: str, tmp_path: Path, pictures: Path) -> Path:
-    """A file that is no float ONNX, whole, of opset 13 or later."""
+    """A file that is no float ONNX, whole, of opset 11 or later."""
     path = tmp_path / "bad.onnx"
     if kind == "truncated":
         whole = networks.classifier().save(tmp_path / "whole.onnx").read_bytes()
@@ -96,7 +96,7 @@ def bad_model(kind: str, tmp_path: Path, pictures: Path) -> Path:
     elif kind == "old":
         net = networks.Network()
         net.output(net.conv(net.input("x", [1, 1, 2, 2]), "conv", 1, 1), [1, 1, 2, 2])
-        net.save(path, opset=11)
+        net.save(path, opset=10)
     elif kind in ("external", "short external"):
         onnx.save(networks.classifier().proto(), path, save_as_external_data=True, location="w.bin", size_threshold=0)
         data = tmp_path / "w.bin"
@@ -114,7 +114,7 @@ def bad_model(kind: str, tmp_path: Path, pictures: Path) -> Path:
         ("truncated", "no whole ONNX file"),
         ("empty", "no whole ONNX file"),
         ("text", "no whole ONNX file"),
-        ("old", "opset 11, expected 13 or later"),
+        ("old", "opset 10, expected 11 or later"),
         ("external", "w.bin', which is missing"),
         ("short external", "w.bin', which is cut short"),
         ("quantized", "already quantized"),
