@@ -5,7 +5,8 @@
 >>> for detections in detector(["a.jpg", "b.png"]):  # doctest: +SKIP
 ...     print(detections.boxes, detections.scores, detections.names)
 
-The two classes are imported on first use, so that a script's --help does not wait for NumPy.
+Runner is for engines of anybody's ONNX: arrays in, arrays out. The classes are imported on first use, so that a
+script's --help does not wait for NumPy.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deploy.classifier import Classifier
     from deploy.detector import Detector
+    from deploy.runner import Runner
 
-__all__ = ["Classifier", "Detector"]
+__all__ = ["Classifier", "Detector", "Runner"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,4 +28,8 @@ def __getattr__(name: str) -> Any:
         from deploy.classifier import Classifier
 
         return Classifier
+    if name == "Runner":
+        from deploy.runner import Runner
+
+        return Runner
     raise AttributeError(f"module 'deploy' has no attribute '{name}'")

@@ -8,8 +8,8 @@ import numpy as np
 
 from deploy.cli import UserError, choose
 
-# A backend takes uint8 [N,H,W,3] and returns the engine's outputs by name, arrays that the caller may keep.
-Backend = Callable[[np.ndarray], Dict[str, np.ndarray]]
+# A backend takes the engine's inputs by name and returns its outputs by name, arrays that the caller may keep.
+Backend = Callable[[Dict[str, np.ndarray]], Dict[str, np.ndarray]]
 
 # The manifest's backend name: its module here, and what pip calls the packages that the module needs.
 BACKENDS = {

@@ -14,6 +14,7 @@ from deploy.preprocess import Prepared, preparation
 
 Picture = Union[str, Path, np.ndarray]  # a file, or RGB uint8 [H,W,3]
 WANTED = {"detection": "Detector", "classification": "Classifier"}
+INPUT = "image"
 
 
 class Engine:
@@ -27,6 +28,11 @@ class Engine:
         """Load the engine in `folder`; UserError if it is damaged, cannot run here, or is not for `task`."""
         manifest = read_manifest(folder)
         spec = manifest["spec"]
+        if not spec:
+            raise UserError(
+                f"'{folder}' is an engine of an ONNX that does not say how it wants pictures or what its outputs mean: "
+                "use deploy.Runner, which takes and gives arrays"
+            )
         try:
             given = spec["task"]
             self.take_spec(folder, spec)
@@ -58,7 +64,7 @@ class Engine:
             batch = np.zeros((max(len(prepared), self.smallest), self.height, self.width, 3), np.uint8)
             for row, item in enumerate(prepared):
                 batch[row] = item.pixels
-            outputs = self.backend(batch)
+            outputs = self.backend({INPUT: batch})
             for row, item in enumerate(prepared):
                 yield item, {name: output[row] for name, output in outputs.items()}
 

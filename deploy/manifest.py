@@ -1,7 +1,8 @@
 """An engine folder's manifest.json, read and checked: what is run is what was built.
 
-engines/ writes it. What the runtime relies on: `format`; `spec` (the model's task, labels and input); `backend`
-(its name, version and settings); `engine` (the file to load); `files` (the SHA-256 of every file).
+engines/ writes it. What the runtime relies on: `format`; `spec` (the model's task, labels and input; empty for an ONNX
+that somebody else made); `backend` (its name, version and settings); `engine` (the file to load); `files` (the SHA-256
+of every file); and for Runner, `inputs` and `outputs` (name, dtype and shape of each).
 """
 
 import json

@@ -27,8 +27,8 @@ def load(path: Path, manifest: Dict[str, Any]) -> Backend:
     request = compiled.create_infer_request()
     names = [(name, index) for index, output in enumerate(compiled.outputs) for name in output.get_names()]
 
-    def infer(images: np.ndarray) -> Dict[str, np.ndarray]:
-        results = request.infer({"image": images}, share_inputs=True)  # not shared: the outputs, which may be kept
+    def infer(feeds: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
+        results = request.infer(feeds, share_inputs=True)  # not shared: the outputs, which may be kept
         return {name: results[index] for name, index in names}
 
     return infer

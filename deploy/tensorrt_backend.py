@@ -6,7 +6,7 @@ It needs TensorRT 8.5 or later: the first with tensors addressed by name and wit
 import contextlib
 import importlib
 from pathlib import Path
-from typing import Any, Dict, Iterator
+from typing import Any, Dict, Iterator, Tuple
 
 import numpy as np
 import pycuda.driver as cuda
@@ -14,7 +14,11 @@ import pycuda.driver as cuda
 from deploy.backends import Backend
 from deploy.cli import UserError
 
-INPUT = "image"
+# By TensorRT's name of a type: trt.nptype would do, but fails beside NumPy 1.24 or later in TensorRT 8.
+TYPES = {
+    "FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "UINT8": np.uint8, "INT32": np.int32, "INT64": np.int64,
+    "BOOL": np.bool_,
+}  # fmt: skip
 
 
 def load(path: Path, manifest: Dict[str, Any]) -> Backend:
@@ -31,7 +35,7 @@ def load(path: Path, manifest: Dict[str, Any]) -> Backend:
 
 
 class TensorRTEngine:
-    """A plan with its buffers: pinned on the host and on the device, for the largest batch; one CUDA stream.
+    """A plan with its buffers: pinned on the host and on the device, for the largest inputs; one CUDA stream.
 
     Not for several threads at once: they would share the buffers.
     """
@@ -53,17 +57,33 @@ class TensorRTEngine:
             if self.context is None:
                 raise UserError(f"no memory left on {device.name()} to run '{path}': build it for a smaller batch")
             self.stream = cuda.Stream()
-            self.host: Dict[str, np.ndarray] = {}
+            self.host: Dict[str, np.ndarray] = {}  # flat
             self.device: Dict[str, Any] = {}
-            batch = manifest["spec"]["input"]["batch"][2]
-            # trt.nptype would do, but fails beside NumPy 1.24 or later in TensorRT 8.
-            types = {trt.uint8: np.uint8, trt.float32: np.float32, trt.int32: np.int32}
-            for index in range(self.engine.num_io_tensors):
-                name = self.engine.get_tensor_name(index)
-                shape = (batch, *tuple(self.engine.get_tensor_shape(name))[1:])
-                self.host[name] = cuda.pagelocked_empty(shape, types[self.engine.get_tensor_dtype(name)])
-                self.device[name] = cuda.mem_alloc(self.host[name].nbytes)
-                self.context.set_tensor_address(name, int(self.device[name]))
+            names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
+            is_input = {name: self.engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names}
+            self.inputs = [name for name in names if is_input[name]]
+            self.outputs = [name for name in names if not is_input[name]]
+            for name in self.inputs:
+                self.context.set_input_shape(name, self.largest_shape(name))
+            for name in names:
+                self.allocate(name, path)
+
+    def largest_shape(self, name: str) -> Tuple[int, ...]:
+        """The largest that an input may be: its own shape, or the optimization profile's where that is dynamic."""
+        shape = tuple(self.engine.get_tensor_shape(name))
+        return tuple(self.engine.get_tensor_profile_shape(name, 0)[2]) if -1 in shape else shape
+
+    def allocate(self, name: str, path: Path) -> None:
+        """Buffers for a tensor at the largest inputs. UserError for a type or a size that NumPy or we cannot hold."""
+        dtype, shape = self.engine.get_tensor_dtype(name).name, tuple(self.context.get_tensor_shape(name))
+        if dtype not in TYPES or -1 in shape:
+            raise UserError(
+                f"tensor '{name}' of '{path}' is {dtype} {list(shape)}: expected a type that NumPy has, and a size "
+                "that follows from the inputs' sizes; export the model without it"
+            )
+        self.host[name] = cuda.pagelocked_empty(max(1, int(np.prod(shape))), TYPES[dtype])
+        self.device[name] = cuda.mem_alloc(self.host[name].nbytes)
+        self.context.set_tensor_address(name, int(self.device[name]))
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
@@ -74,17 +94,20 @@ class TensorRTEngine:
         finally:
             self.cuda_context.pop()
 
-    def __call__(self, images: np.ndarray) -> Dict[str, np.ndarray]:
-        """Run uint8 [N,H,W,3]; N as built. Returns the outputs by name."""
-        count = len(images)
+    def __call__(self, feeds: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
+        """Run arrays by input name, a batch as built. Returns the outputs by name."""
         with self.current():
-            self.host[INPUT][:count] = images
-            self.context.set_input_shape(INPUT, images.shape)
-            cuda.memcpy_htod_async(self.device[INPUT], self.host[INPUT][:count], self.stream)
+            for name in self.inputs:
+                part = self.host[name][: feeds[name].size]
+                part[:] = feeds[name].ravel()
+                self.context.set_input_shape(name, feeds[name].shape)
+                cuda.memcpy_htod_async(self.device[name], part, self.stream)
             if not self.context.execute_async_v3(self.stream.handle):
                 raise RuntimeError("TensorRT could not enqueue the engine; its log on stderr says why")
-            outputs = {name: buffer[:count] for name, buffer in self.host.items() if name != INPUT}
-            for name, buffer in outputs.items():
-                cuda.memcpy_dtoh_async(buffer, self.device[name], self.stream)
+            outputs = {}
+            for name in self.outputs:
+                shape = tuple(self.context.get_tensor_shape(name))
+                outputs[name] = self.host[name][: int(np.prod(shape))].reshape(shape)
+                cuda.memcpy_dtoh_async(outputs[name], self.device[name], self.stream)
             self.stream.synchronize()
         return {name: buffer.copy() for name, buffer in outputs.items()}

@@ -120,7 +120,7 @@ def build_engine(
     write_manifest(
         folder,
         built,
-        spec=header.spec,
+        header=header,
         asked=precision,
         target=target.name,
         not_built=not_built,
@@ -134,39 +134,42 @@ def build_engine(
 
 def check_prepared(header: Header, onnx: Path, precision: str, target: Target) -> None:
     """Raise UserError unless the file holds what `precision` needs on `target`, and nothing that contradicts it."""
-    quantized, half = header.quantized, header.half
+    quantized, half = header.quantized_layers, header.half_layers
     quantize = "python -m calibration.quantize writes such a file"
     if precision == "int8" and not target.fast_int8:
         raise UserError(f"{target.name} ({target.device}) has no fast INT8: build PRECISION=fp16 for it")
     if precision == "int8" and not quantized:
         pairs = any(node.op == "QuantizeLinear" for node in header.nodes)
-        found = "Q/DQ pairs, but none at both inputs of a convolution" if pairs else "no QuantizeLinear"
+        found = "Q/DQ pairs, but none at both inputs of a layer" if pairs else "no QuantizeLinear"
         raise UserError(f"int8 was asked for, but '{onnx}' has {found}: calibrate it first ({quantize})")
     if precision != "int8" and quantized:
         raise UserError(
-            f"{precision} was asked for, but '{onnx}' is quantized to INT8 ({len(quantized)} convolutions): "
+            f"{precision} was asked for, but '{onnx}' is quantized to INT8 ({len(quantized)} layers): "
             "give the ONNX from before calibration"
         )
     if precision == "fp16" and target.precision_by == TYPED and not half:
         raise UserError(
-            f"fp16 was asked for, but '{onnx}' has no FP16 convolution, and {target.name} takes the ONNX's own types: "
+            f"fp16 was asked for, but '{onnx}' has no FP16 weights, and {target.name} takes the ONNX's own types: "
             "convert it first (the calibration stage for fp16 writes such a file)"
         )
     if half and (precision == "fp32" or target.precision_by != TYPED and precision == "int8"):
-        raise UserError(f"{precision} was asked for, but '{onnx}' has {len(half)} FP16 convolutions: give the FP32 one")
+        raise UserError(f"{precision} was asked for, but '{onnx}' has {len(half)} FP16 layers: give the FP32 one")
 
 
 def check_built(header: Header, built: Built, precision: str, target: Target) -> List[str]:
     """Names of the convolutions that were asked for in `precision` and built in another.
 
-    Raises UserError if no convolution is in `precision`, or, for fp32, if any layer is in a lower one.
+    Raises UserError if no convolution is in `precision`, or, where no convolution was asked for, no other layer; for
+    fp32, if any layer is in a lower one.
     """
     if built.source == "unknown":
         return []
     asked = header.quantized if precision == "int8" else header.half or header.convolutions
     actual = {layer.name: layer.precision for layer in built.layers if layer.is_convolution}
     missed = [node.name for node in asked if actual.get(node.name) not in ASKED[precision]]
-    none_built = bool(actual) and not set(ASKED[precision]).intersection(actual.values())
+    none_built = bool(asked and actual) and not set(ASKED[precision]).intersection(actual.values())
+    if precision == "int8" and not asked and built.source == "executed":  # matrix products only
+        none_built = all(layer.precision != "int8" for layer in built.layers)
     if precision == "fp32":
         lower = [layer.name for layer in built.layers if layer.precision in LOWER]
         none_built = bool(lower)

@@ -7,9 +7,10 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from deploy.files import sha256
+from engines.onnx_header import DTYPES, Dims, Header
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -58,18 +59,26 @@ def write_manifest(
     folder: Path,
     built: Built,
     *,
-    spec: Mapping[str, Any],
+    header: Header,
     asked: str,
     target: str,
     not_built: Sequence[str],
     versions: Mapping[str, str],
     sources: Mapping[str, Path],
 ) -> None:
-    """Write manifest.json over the files that lie in `folder`. `not_built`: layers asked for in INT8 that are not."""
+    """Write manifest.json over the files that lie in `folder`.
+
+    Args:
+        header: of the ONNX that was built.
+        not_built: layers asked for in INT8 that are not.
+    """
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != NAME)
     manifest = {
         "format": FORMAT,
-        "spec": dict(spec),
+        "spec": header.spec,
+        "inputs": describe(header.inputs),
+        "outputs": describe(header.outputs),
+        "batch": header.batch,
         "precision": {
             "asked": asked,
             "built": dict(Counter(layer.precision for layer in built.layers)),
@@ -87,3 +96,11 @@ def write_manifest(
         "warnings": built.warnings,
     }
     (folder / NAME).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def describe(tensors: Mapping[str, Tuple[int, Dims]]) -> List[Dict[str, Any]]:
+    """Name, dtype and shape of each; a dynamic dimension is its name, an unknown shape None."""
+    return [
+        {"name": name, "dtype": DTYPES.get(element, f"ONNX type {element}"), "shape": dims}
+        for name, (element, dims) in tensors.items()
+    ]

@@ -1,4 +1,4 @@
-"""What a builder must know of an ONNX file before it builds: spec, opset, and where Q/DQ and FP16 tensors are.
+"""What a builder must know of an ONNX file before it builds: spec, opset, inputs, and where Q/DQ and FP16 tensors are.
 
 Read straight from the protobuf wire format (protobuf.dev/programming-guides/encoding, field numbers of onnx.proto3),
 because an engine for a Jetson is built on the Jetson, where there is no onnx package. Weights are skipped, not read:
@@ -9,14 +9,21 @@ import json
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
 from deploy.cli import UserError
 
 METADATA_KEY = "effedge"
+BATCH_KEY = "effedge_batch"  # of a model without our spec: its dynamic batch, as JSON [min, opt, max]
+WITH_WEIGHTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # TensorProto.DataType
 UINT8, INT32, FLOAT16 = 2, 6, 10
+DTYPES = {
+    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string", 9: "bool",
+    10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16",
+}  # fmt: skip
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
+Dims = Optional[Tuple[Union[int, str], ...]]  # a dynamic dimension is its name; None: of any rank
 
 
 @dataclass(frozen=True)
@@ -32,15 +39,18 @@ class Header:
     """The graph without its weights.
 
     Attributes:
-        spec: our description of the model (labels, input size, ...), from the file's metadata.
-        inputs: name -> (element type, dims); a dynamic dimension is its name.
+        spec: our description of the model (labels, input size, ...), from the file's metadata; empty where it has none.
+        batch: (min, opt, max) of a dynamic batch, or of a model with a spec; None where the file does not say.
+        inputs, outputs: name -> (element type, dims).
         initializers: name -> element type.
     """
 
     opset: int
     spec: Dict[str, Any]
+    batch: Optional[Tuple[int, int, int]]
     nodes: List[Node]
-    inputs: Dict[str, Tuple[int, Tuple[Union[int, str], ...]]]
+    inputs: Dict[str, Tuple[int, Dims]]
+    outputs: Dict[str, Tuple[int, Dims]]
     initializers: Dict[str, int]
 
     @property
@@ -50,13 +60,25 @@ class Header:
     @property
     def quantized(self) -> List[Node]:
         """Convolutions whose data and weights both come out of a DequantizeLinear: those asked for in INT8."""
+        return [node for node in self.quantized_layers if node.op == "Conv"]
+
+    @property
+    def quantized_layers(self) -> List[Node]:
+        """The same of all layers with weights: matrix products and transposed convolutions too."""
         dequantized = {name for node in self.nodes if node.op == "DequantizeLinear" for name in node.outputs}
-        return [node for node in self.convolutions if dequantized.issuperset(node.inputs[:2])]
+        return [node for node in self.nodes if node.op in WITH_WEIGHTS and dequantized.issuperset(node.inputs[:2])]
 
     @property
     def half(self) -> List[Node]:
         """Convolutions with FP16 weights."""
-        return [node for node in self.convolutions if self.initializers.get(node.inputs[1]) == FLOAT16]
+        return [node for node in self.half_layers if node.op == "Conv"]
+
+    @property
+    def half_layers(self) -> List[Node]:
+        """The same of all layers with weights."""
+        return [
+            node for node in self.nodes if node.op in WITH_WEIGHTS and self.initializers.get(node.inputs[1]) == FLOAT16
+        ]
 
     @property
     def int32_biases(self) -> List[Node]:
@@ -70,10 +92,10 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read `path`. Raises UserError if it is missing, no ONNX model, or not one that this project prepared."""
+    """Read `path`. Raises UserError if it is missing or no whole ONNX model."""
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _model(data, path)
+            return _model(data)
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror or error}; give the path of an ONNX model") from error
     except (ValueError, IndexError) as error:  # an empty file, or one that ends within a field
@@ -122,7 +144,7 @@ def _text(data: mmap.mmap, span: Span) -> str:
     return data[span[0] : span[1]].decode()
 
 
-def _model(data: mmap.mmap, path: Path) -> Header:
+def _model(data: mmap.mmap) -> Header:
     opset, graph, metadata = 0, (0, 0), {}
     for number, value in _fields(data, (0, len(data))):
         if number == 7:
@@ -136,22 +158,25 @@ def _model(data: mmap.mmap, path: Path) -> Header:
             metadata[_text(data, entry[1])] = _text(data, entry[2]) if 2 in entry else ""
     if graph == (0, 0):
         raise ValueError("it has no graph")
-    if METADATA_KEY not in metadata:
-        raise UserError(
-            f"'{path}' has no '{METADATA_KEY}' metadata (labels, input size): give an ONNX model that "
-            "python -m pipeline.export, or a later stage, wrote"
-        )
-    nodes, inputs, initializers = [], {}, {}
+    nodes: List[Node] = []
+    inputs: Dict[str, Tuple[int, Dims]] = {}
+    outputs: Dict[str, Tuple[int, Dims]] = {}
+    initializers: Dict[str, int] = {}
     for number, value in _fields(data, graph):
         if number == 1:
             nodes.append(_node(data, value))
         elif number == 5:  # TensorProto: 2 data_type, 8 name; dict() keeps the last of repeated fields, here unused
             tensor = dict(_fields(data, value))
             initializers[_text(data, tensor[8])] = tensor.get(2, 0)
-        elif number == 11:
+        elif number in (11, 12):
             name, element, dims = _value_info(data, value)
-            inputs[name] = (element, dims)
-    return Header(opset, json.loads(metadata[METADATA_KEY]), nodes, inputs, initializers)
+            (inputs if number == 11 else outputs)[name] = (element, dims)
+    if not nodes:
+        raise ValueError("it has no nodes")
+    spec = json.loads(metadata.get(METADATA_KEY, "{}"))
+    batch = spec["input"]["batch"] if spec else json.loads(metadata.get(BATCH_KEY, "null"))
+    inputs = {name: kind for name, kind in inputs.items() if name not in initializers}  # as before ONNX's IR 4
+    return Header(opset, spec, tuple(batch) if batch else None, nodes, inputs, outputs, initializers)
 
 
 def _node(data: mmap.mmap, span: Span) -> Node:
@@ -163,12 +188,17 @@ def _node(data: mmap.mmap, span: Span) -> Node:
     return Node(texts[4][-1], texts[3][-1], tuple(texts[1]), tuple(texts[2]))
 
 
-def _value_info(data: mmap.mmap, span: Span) -> Tuple[str, int, Tuple[Union[int, str], ...]]:
-    """ValueInfoProto: 1 name, 2 type > 1 tensor_type > (1 elem_type, 2 shape > 1 dim > (1 value | 2 name))."""
+def _value_info(data: mmap.mmap, span: Span) -> Tuple[str, int, Dims]:
+    """ValueInfoProto: 1 name, 2 type > 1 tensor_type > (1 elem_type, 2 shape > 1 dim > (1 value | 2 name)).
+
+    Where no shape is given, or the type is no tensor's, the element type is 0 or the dims are None.
+    """
     info = dict(_fields(data, span))
-    tensor = dict(_fields(data, dict(_fields(data, info[2]))[1]))
+    tensor = dict(_fields(data, dict(_fields(data, info.get(2, (0, 0)))).get(1, (0, 0))))
+    if 2 not in tensor:
+        return _text(data, info[1]), tensor.get(1, 0), None
     dims: List[Union[int, str]] = []
-    for _, dim in _fields(data, tensor.get(2, (0, 0))):
+    for _, dim in _fields(data, tensor[2]):
         entry = dict(_fields(data, dim))
         dims.append(entry[1] if 1 in entry else _text(data, entry.get(2, (0, 0))))
     return _text(data, info[1]), tensor.get(1, 0), tuple(dims)

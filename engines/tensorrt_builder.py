@@ -63,8 +63,8 @@ def build(
     config = builder.create_builder_config()
     configure(trt, config, precision, target, workspace_mib)
     set_compute_capabilities(trt, config, compute_capabilities, target)
-    if any(isinstance(dims[0], str) for _, dims in header.inputs.values()):
-        config.add_optimization_profile(batch_profile(builder, header))
+    if any(isinstance(size, str) for _, dims in header.inputs.values() for size in dims or ["of any rank"]):
+        config.add_optimization_profile(batch_profile(builder, header, onnx))
     plan = build_plan(trt, builder, network, config, target, disable_progress)
     if plan is None:
         raise UserError(f"{target.backend} cannot build '{onnx}' for {target.name}: {explain(log.errors)}")
@@ -135,11 +135,24 @@ def set_compute_capabilities(trt: Any, config: Any, wanted: Sequence[str], targe
         config.set_compute_capability(known[one], index)
 
 
-def batch_profile(builder: Any, header: Header) -> Any:
-    """The optimization profile for a dynamic batch: the spec's [min, opt, max], the other dimensions as they are."""
+def batch_profile(builder: Any, header: Header, onnx: Path) -> Any:
+    """The optimization profile for a dynamic batch: the header's [min, opt, max], the other dimensions as they are.
+
+    Raises UserError where another dimension is dynamic, or the file does not say between which batches.
+    """
     profile = builder.create_optimization_profile()
     for name, (_, dims) in header.inputs.items():
-        profile.set_shape(name, *[(batch, *dims[1:]) for batch in header.spec["input"]["batch"]])
+        if dims is None or any(isinstance(size, str) for size in dims[1:]):
+            raise UserError(f"input '{name}' of '{onnx}' has dimensions {dims}: only the first may be dynamic")
+        batches: Sequence[Any] = header.batch or ()
+        if dims and not isinstance(dims[0], str):
+            batches = [dims[0]] * 3
+        elif not batches:
+            raise UserError(
+                f"'{onnx}' has a dynamic batch and does not say which: python -m pipeline.chain --onnx sets it, "
+                "with --batch"
+            )
+        profile.set_shape(name, *[(batch, *dims[1:]) if dims else () for batch in batches])
     return profile
 
 

@@ -2,7 +2,8 @@
 
 The detector finds colours: candidate 0 is the box around the pixels whose red is above 127, with score 0.9 and class
 0; green is 1 (score 0.8), blue is 2 (0.7). A colour that is nowhere scores 0. The classifier's logits are the mean
-red, green and blue of its input, of seven classes; the other four are 0.25, 0.5, 0.75 and 1.
+red, green and blue of its input, of seven classes; the other four are 0.25, 0.5, 0.75 and 1. The engine without a spec
+adds an int32 [N,1] to a float32 [N,3].
 """
 
 import hashlib
@@ -39,7 +40,7 @@ def colour_finder(batch: int, height: int, width: int) -> Any:
     present = ops.reduce_max(mask, ops.constant(np.int64([1, 2])), False)  # [N,3]
     scores = ops.multiply(present, f32([0.9, 0.8, 0.7]))
     classes = ops.convert(ops.add(ops.multiply(present, f32(0)), f32([0, 1, 2])), np.int32)
-    return model(image, {"boxes": boxes, "scores": scores, "classes": classes})
+    return model([image], {"boxes": boxes, "scores": scores, "classes": classes})
 
 
 def colour_mean(batch: int, height: int, width: int) -> Any:
@@ -51,15 +52,34 @@ def colour_mean(batch: int, height: int, width: int) -> Any:
     )  # [N,3], from 0 to 255
     rest = ops.add(ops.multiply(mean, f32(np.zeros((3,)))), f32(0))
     four = ops.add(ops.reduce_max(rest, ops.constant(np.int64([1])), True), f32([0.25, 0.5, 0.75, 1.0]))
-    return model(image, {"logits": ops.concat([mean, four], 1)})
+    return model([image], {"logits": ops.concat([mean, four], 1)})
 
 
-def model(image: Any, outputs: Dict[str, Any]) -> Any:
+def addition() -> Any:
+    """The engine without a spec: "sum" is x + y, "twice" is 2 y; the batch is dynamic."""
+    x, y = ops.parameter([-1, 3], np.float32, name="x"), ops.parameter([-1, 1], np.int32, name="y")
+    for parameter in (x, y):
+        parameter.output(0).get_tensor().set_names({parameter.get_friendly_name()})
+    total = ops.add(x, ops.convert(y, np.float32))
+    return model([x, y], {"sum": total, "twice": ops.add(y, y)})
+
+
+def model(inputs: List[Any], outputs: Dict[str, Any]) -> Any:
     results = []
     for name, node in outputs.items():
         node.output(0).get_tensor().set_names({name})
         results.append(ops.result(node))
-    return ov.Model(results, [image], "tiny")
+    return ov.Model(results, inputs, "tiny")
+
+
+def write_engine(folder: Path, network: Any, spec: Dict[str, Any], **fields: Any) -> None:
+    """An engine folder with the manifest that engines/ would write, as far as the runtime reads it."""
+    folder.mkdir()
+    ov.save_model(network, str(folder / "engine.xml"), compress_to_fp16=False)
+    files = {path.name: sha(path) for path in sorted(folder.iterdir())}
+    backend = {"name": "openvino", "version": ov.__version__, "config": {"INFERENCE_PRECISION_HINT": "f32"}}
+    manifest = {"format": 1, "spec": spec, "target": "cpu", "backend": backend, "engine": "engine.xml", **fields}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "files": files}))
 
 
 def sha(path: Path) -> str:
@@ -78,10 +98,8 @@ def build(tmp_path: Path) -> Build:
         name: str = "engine",
     ) -> Path:
         folder = tmp_path / name
-        folder.mkdir()
         count = batch[0] if batch[0] == batch[2] else -1
         network = (colour_finder if task == "detection" else colour_mean)(count, *size)
-        ov.save_model(network, str(folder / "engine.xml"), compress_to_fp16=False)
         spec: Dict[str, Any] = {"model": "tiny", "task": task, "weights": "none"}
         spec["labels"] = labels or (["red", "green", "blue"] if task == "detection" else list("abcdefg"))
         spec["input"] = {"size": list(size), "batch": list(batch), "interpolation": "bilinear"}
@@ -90,13 +108,26 @@ def build(tmp_path: Path) -> Build:
             spec["candidates"] = 3
         else:
             spec["input"].update(resize="center-crop", crop=1.0)
-        files = {path.name: sha(path) for path in sorted(folder.iterdir())}
-        backend = {"name": "openvino", "version": ov.__version__, "config": {"INFERENCE_PRECISION_HINT": "f32"}}
-        manifest = {"format": 1, "spec": spec, "target": "cpu", "backend": backend, "engine": "engine.xml"}
-        (folder / "manifest.json").write_text(json.dumps({**manifest, "files": files}))
+        image = {"name": "image", "dtype": "uint8", "shape": ["N" if count == -1 else count, *size, 3]}
+        outputs = [{"name": one.get_any_name(), "dtype": "any", "shape": None} for one in network.outputs]
+        write_engine(folder, network, spec, inputs=[image], outputs=outputs, batch=list(batch))
         return folder
 
     return make
+
+
+@pytest.fixture
+def adder(tmp_path: Path) -> Path:
+    """The folder of the engine without a spec."""
+    shapes = {
+        "x": ("float32", ["N", 3]),
+        "y": ("int32", ["N", 1]),
+        "sum": ("float32", ["N", 3]),
+        "twice": ("int32", None),
+    }
+    rows = [{"name": name, "dtype": dtype, "shape": shape} for name, (dtype, shape) in shapes.items()]
+    write_engine(tmp_path / "adder", addition(), {}, inputs=rows[:2], outputs=rows[2:], batch=[1, 2, 4])
+    return tmp_path / "adder"
 
 
 @pytest.fixture

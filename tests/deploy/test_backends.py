@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_openvino_runs_and_names_its_outputs(build):
     folder = build()
-    outputs = load_backend(folder, read_manifest(folder))(np.full((1, 64, 64, 3), 255, np.uint8))
+    outputs = load_backend(folder, read_manifest(folder))({"image": np.full((1, 64, 64, 3), 255, np.uint8)})
     assert {name: (array.shape, array.dtype.name) for name, array in outputs.items()} == {
         "boxes": ((1, 3, 4), "float32"),
         "scores": ((1, 3), "float32"),
@@ -31,8 +31,8 @@ def test_openvino_runs_and_names_its_outputs(build):
 def test_openvinos_outputs_may_be_kept(build):
     folder = build()
     infer = load_backend(folder, read_manifest(folder))
-    first = infer(np.full((1, 64, 64, 3), 255, np.uint8))
-    infer(np.zeros((1, 64, 64, 3), np.uint8))
+    first = infer({"image": np.full((1, 64, 64, 3), 255, np.uint8)})
+    infer({"image": np.zeros((1, 64, 64, 3), np.uint8)})
     np.testing.assert_allclose(first["scores"], [[0.9, 0.8, 0.7]])
 
 
@@ -102,6 +102,9 @@ class FakeContext:
         self.shape = tuple(shape)
         return True
 
+    def get_tensor_shape(self, name):
+        return self.shape if name == "image" else (self.shape[0], 2)
+
     def execute_async_v3(self, stream):
         images = np.frombuffer(self.addresses["image"].content, np.uint8).reshape(self.shape)
         sums = images.astype(np.float32).sum((1, 2, 3))
@@ -113,7 +116,7 @@ DEVICE = {}
 PUSHED = []
 
 
-def fake_modules(works=True, loads=True, batch=-1):
+def fake_modules(works=True, loads=True, batch=-1, kind="FLOAT"):
     """Stand-ins for tensorrt and pycuda.driver with the part of their interfaces that the backend uses."""
     DEVICE.clear()
     engine = types.SimpleNamespace(
@@ -121,7 +124,9 @@ def fake_modules(works=True, loads=True, batch=-1):
         num_io_tensors=2,
         get_tensor_name=["image", "sums"].__getitem__,
         get_tensor_shape={"image": (batch, 2, 2, 3), "sums": (batch, 2)}.__getitem__,
-        get_tensor_dtype={"image": "u8", "sums": "f32"}.__getitem__,
+        get_tensor_dtype=lambda name: types.SimpleNamespace(name=kind if name == "sums" else "UINT8"),
+        get_tensor_mode={"image": "in", "sums": "out"}.__getitem__,
+        get_tensor_profile_shape=lambda name, profile: [(least, 2, 2, 3) for least in (1, 2, 4)],
     )
     engine.create_execution_context = lambda: FakeContext(engine)
     trt = types.ModuleType("tensorrt")
@@ -130,9 +135,7 @@ def fake_modules(works=True, loads=True, batch=-1):
         Logger=type("Logger", (), {"ERROR": 1, "__init__": lambda self, level: None}),
         Runtime=lambda log: types.SimpleNamespace(deserialize_cuda_engine=lambda plan: engine if loads else None),
         IExecutionContext=FakeContext,
-        uint8="u8",
-        float32="f32",
-        int32="i32",
+        TensorIOMode=types.SimpleNamespace(INPUT="in"),
     )
 
     def mem_alloc(size):
@@ -172,8 +175,7 @@ def pretend(monkeypatch, tmp_path):
             monkeypatch.setitem(sys.modules, name, module)
         monkeypatch.delitem(sys.modules, "deploy.tensorrt_backend", raising=False)
         (tmp_path / "engine.plan").write_bytes(b"plan")
-        spec = {"input": {"size": [2, 2], "batch": [1, 2, 4]}}
-        manifest = {"spec": spec, "engine": "engine.plan", "backend": {"name": "tensorrt", "version": "10.7"}}
+        manifest = {"engine": "engine.plan", "backend": {"name": "tensorrt", "version": "10.7"}}
         return load_backend(tmp_path, manifest)
 
     yield make
@@ -183,17 +185,22 @@ def pretend(monkeypatch, tmp_path):
 
 def test_tensorrt_runs_each_batch_size_and_keeps_earlier_results(pretend):
     infer = pretend()
-    first = infer(np.full((4, 2, 2, 3), 1, np.uint8))
-    second = infer(np.full((1, 2, 2, 3), 5, np.uint8))
+    first = infer({"image": np.full((4, 2, 2, 3), 1, np.uint8)})
+    second = infer({"image": np.full((1, 2, 2, 3), 5, np.uint8)})
     assert first["sums"].tolist() == [[12, 12]] * 4
     assert second["sums"].tolist() == [[60, 60]]
+
+
+def test_tensorrt_refuses_an_output_that_numpy_cannot_hold(pretend):
+    with pytest.raises(UserError, match=r"tensor 'sums' of .* is FP8 \[4, 2\]"):
+        pretend(kind="FP8")
 
 
 def test_tensorrt_errors_are_lines(pretend):
     with pytest.raises(UserError, match=r"10\.3\.0 on Pretended cannot load .*built by 10\.7.*on this machine"):
         pretend(loads=False)
     with pytest.raises(RuntimeError, match="enqueue"):
-        pretend(works=False)(np.zeros((1, 2, 2, 3), np.uint8))
+        pretend(works=False)({"image": np.zeros((1, 2, 2, 3), np.uint8)})
 
 
 def test_every_name_used_of_tensorrt_exists_in_its_python_interface():

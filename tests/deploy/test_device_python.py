@@ -143,6 +143,6 @@ def test_the_names_are_lazy_but_there():
     assert spec is not None
     import deploy
 
-    assert {"Detector", "Classifier"} == set(deploy.__all__)
+    assert {"Detector", "Classifier", "Runner"} == set(deploy.__all__)
     with pytest.raises(AttributeError, match="Detektor"):
         deploy.Detektor  # noqa: B018

@@ -62,7 +62,7 @@ class Graph:
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
         if metadata is not None:
-            helper.set_model_props(model, {"effedge": json.dumps(metadata)})
+            helper.set_model_props(model, {name: json.dumps(value) for name, value in metadata.items()})
         onnx.checker.check_model(model)
         onnx.save(model, path)
         return path
@@ -78,7 +78,7 @@ def network(
     data_only: bool = False,
     batch: Sequence[int] = (1, 1, 1),
     opset: int = 18,
-    metadata: bool = True,
+    metadata: Optional[Dict[str, Any]] = None,
     seed: int = 0,
 ) -> Path:
     """Save the graph. `quantized`: every convolution but the first; `data_only`: its weights are left float."""
@@ -126,7 +126,7 @@ def network(
         path,
         [("image", TensorProto.UINT8, [count, SIZE, SIZE, 3])],
         [("logits", TensorProto.FLOAT, [count, CHANNELS])],
-        spec(batch) if metadata else None,
+        {"effedge": spec(batch)} if metadata is None else metadata,
         opset,
     )
 
@@ -137,7 +137,7 @@ def non_maximum_suppression(path: Path) -> Path:
     limits = [graph.constant("k", np.int64([10])), graph.constant("iou", np.float32([0.5]))]
     graph.add("NonMaxSuppression", ["boxes", "scores", *limits, graph.constant("least", np.float32([0.1]))], "nms")
     inputs = [("boxes", TensorProto.FLOAT, [1, 100, 4]), ("scores", TensorProto.FLOAT, [1, 3, 100])]
-    return graph.save(path, inputs, [("nms_out", TensorProto.INT64, ["n", 3])], spec())
+    return graph.save(path, inputs, [("nms_out", TensorProto.INT64, ["n", 3])], {"effedge": spec()})
 
 
 def unknown_operator(path: Path) -> Path:
@@ -145,7 +145,7 @@ def unknown_operator(path: Path) -> Path:
     graph = Graph()
     graph.add("Det", ["x"], "determinant")
     return graph.save(
-        path, [("x", TensorProto.FLOAT, [1, 4, 4])], [("determinant_out", TensorProto.FLOAT, [1])], spec()
+        path, [("x", TensorProto.FLOAT, [1, 4, 4])], [("determinant_out", TensorProto.FLOAT, [1])], {"effedge": spec()}
     )
 
 
@@ -163,5 +163,8 @@ def detection_tail(path: Path, anchors: int = 5000, classes: int = 7, keep: int 
     graph.nodes.append(helper.make_node("TopK", [flat, "k"], ["scores", "pairs"], name="pairs_topk"))
     shape = [("logits", TensorProto.FLOAT, [1, anchors, classes])]
     return graph.save(
-        path, shape, [("scores", TensorProto.FLOAT, [1, keep]), ("pairs", TensorProto.INT64, [1, keep])], spec()
+        path,
+        shape,
+        [("scores", TensorProto.FLOAT, [1, keep]), ("pairs", TensorProto.INT64, [1, keep])],
+        {"effedge": spec()},
     )

@@ -21,11 +21,11 @@ CPU = TARGETS["cpu"]
     [
         ("f32", "int8", "cpu", "no QuantizeLinear: calibrate it first"),
         ("f32", "int8", "rtx", "no QuantizeLinear: calibrate it first"),
-        ("data-only", "int8", "cpu", "none at both inputs of a convolution"),
-        ("int8", "fp32", "cpu", "quantized to INT8 \\(3 convolutions\\)"),
+        ("data-only", "int8", "cpu", "none at both inputs of a layer"),
+        ("int8", "fp32", "cpu", "quantized to INT8 \\(3 layers\\)"),
         ("int8", "fp16", "cpu", "quantized to INT8"),
-        ("f16", "fp32", "cpu", "4 FP16 convolutions"),
-        ("f32", "fp16", "rtx", "no FP16 convolution"),
+        ("f16", "fp32", "cpu", "4 FP16 layers"),
+        ("f32", "fp16", "rtx", "no FP16 weights"),
         ("int8", "int8", "jetson-nano", "no fast INT8"),
     ],
 )
@@ -64,6 +64,9 @@ def test_the_manifest_says_what_the_engine_is(prepared, tmp_path):
     manifest = read_manifest(out)
     assert manifest["format"] == 1
     assert manifest["spec"] == graphs.spec()
+    assert manifest["inputs"] == [{"name": "image", "dtype": "uint8", "shape": [1, 32, 32, 3]}]
+    assert manifest["outputs"] == [{"name": "logits", "dtype": "float32", "shape": [1, 32]}]
+    assert manifest["batch"] == [1, 1, 1]
     assert manifest["target"] == "cpu"
     assert manifest["engine"] == "engine.xml"
     assert manifest["files"] == {name: sha256(out / name) for name in ("engine.bin", "engine.xml")}
@@ -108,7 +111,7 @@ def test_another_option_makes_another_engine(prepared, tmp_path, monkeypatch):
         write_manifest(
             folder,
             Built("engine.plan", {"name": "x"}, [], "network"),
-            spec={},
+            header=read_header(prepared("f32")),
             asked="fp32",
             target="rtx",
             not_built=[],

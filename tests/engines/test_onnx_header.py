@@ -3,6 +3,7 @@
 import onnx
 import pytest
 from graphs import spec
+from onnx import TensorProto, helper
 
 from deploy.cli import UserError
 from engines.onnx_header import read_header
@@ -16,9 +17,11 @@ def test_it_reads_what_onnx_reads(prepared, name):
         (n.op_type, n.name, list(n.input), list(n.output)) for n in model.graph.node
     ]
     assert header.initializers == {one.name: one.data_type for one in model.graph.initializer}
-    for one in model.graph.input:
-        dims = tuple(d.dim_param or d.dim_value for d in one.type.tensor_type.shape.dim)
-        assert header.inputs[one.name] == (one.type.tensor_type.elem_type, dims)
+    for ours, theirs in ((header.inputs, model.graph.input), (header.outputs, model.graph.output)):
+        assert list(ours) == [one.name for one in theirs]
+        for one in theirs:
+            dims = tuple(d.dim_param or d.dim_value for d in one.type.tensor_type.shape.dim)
+            assert ours[one.name] == (one.type.tensor_type.elem_type, dims)
 
 
 def test_it_finds_the_convolutions_of_each_kind(prepared):
@@ -38,6 +41,26 @@ def test_a_file_cut_short_anywhere_is_refused(prepared, tmp_path):
             read_header(cut)
 
 
-def test_an_onnx_without_our_metadata_is_refused(prepared):
-    with pytest.raises(UserError, match="no 'effedge' metadata"):
-        read_header(prepared("no-metadata"))
+def test_an_onnx_without_our_metadata_has_no_spec(prepared):
+    header = read_header(prepared("no-metadata"))
+    assert (header.spec, header.batch) == ({}, None)
+    assert (read_header(prepared("f32")).batch, read_header(prepared("int8-dynamic")).batch) == ((1, 1, 1), (1, 2, 4))
+
+
+def test_what_is_not_said_of_a_tensor_is_unknown(tmp_path):
+    unshaped = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    sequence = helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, None)
+    scalar = helper.make_tensor_value_info("x", TensorProto.FLOAT, [])
+    nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("SequenceConstruct", ["y"], ["s"])]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [scalar], [unshaped, sequence])), tmp_path / "g.onnx")
+    header = read_header(tmp_path / "g.onnx")
+    assert header.inputs == {"x": (TensorProto.FLOAT, ())}
+    assert header.outputs == {"y": (TensorProto.FLOAT, None), "s": (0, None)}
+
+
+def test_weights_that_are_also_listed_as_inputs_are_none(tmp_path):
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xwy"]
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [2], [1.0, 2.0])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", values[:2], values[2:], [weight])
+    onnx.save(helper.make_model(graph), tmp_path / "g.onnx")
+    assert list(read_header(tmp_path / "g.onnx").inputs) == ["x"]

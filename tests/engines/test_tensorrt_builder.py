@@ -26,6 +26,12 @@ def test_int8_with_a_dynamic_batch_builds_and_the_plan_says_int8(prepared, tmp_p
     assert b"out of bounds [1, 4]" in plan  # the profile's batch range, as the plan checks it
 
 
+def test_a_model_without_a_spec_builds_with_the_batch_that_it_says(prepared, tmp_path):
+    build_engine(prepared("own-batch"), tmp_path, precision="fp32", target=RTX, quiet=True)
+    assert json.loads((tmp_path / "manifest.json").read_text())["batch"] == [1, 3, 5]
+    assert b"out of bounds [1, 5]" in (tmp_path / "engine.plan").read_bytes()
+
+
 @pytest.mark.parametrize(("name", "precision", "kind"), [("f32", "fp32", "f32"), ("f16", "fp16", "f16")])
 def test_a_typed_network_is_built_in_its_own_types(prepared, tmp_path, name, precision, kind):
     build_engine(prepared(name), tmp_path, precision=precision, target=RTX, quiet=True)
@@ -57,7 +63,8 @@ def test_a_plan_is_for_the_compute_capabilities_that_were_asked_for(prepared, tm
         ("unknown-operator", "fp32", {}, "Det 'determinant': unsupported node"),
         ("int32-bias", "int8", {}, "3 convolutions with INT32 biases .*first: conv1.*float biases"),
         ("f32", "fp32", {"compute_capabilities": ["9.0"]}, "unknown compute capability '9.0': .*7.5, 8.0, .*12.1"),
-        ("f32", "fp16", {}, "no FP16 convolution"),
+        ("f32", "fp16", {}, "no FP16 weights"),
+        ("any-batch", "fp32", {}, "has a dynamic batch and does not say which: .*--onnx sets it, with --batch"),
     ],
 )
 def test_what_cannot_be_built_is_one_line(prepared, tmp_path, name, precision, options, message):
