@@ -75,6 +75,11 @@ predict: $(INSTALLED) ## what ENGINE (a folder) finds in SOURCE (an image or a f
 evaluate: $(INSTALLED) ## COCO AP or top-1/top-5 of ENGINE on DATA (default: the digits)
 	$(BIN)/python -m pipeline.evaluate '$(ENGINE)' --data '$(or $(DATA),digits)'
 
+.PHONY: accuracy
+accuracy: $(INSTALLED) $(if $(EFFEDGE_DATA),$(VENV)/.installed-lite0) ## fp32, fp16 and int8 in one table; PEERS (a Python), BCCD (weights), EFFEDGE_DATA
+	$(BIN)/python -m pipeline.accuracy --out '$(OUT)' --json '$(OUT)/accuracy.json' \
+	  $(if $(PEERS),--peers '$(PEERS)') $(if $(BCCD),--bccd-weights '$(BCCD)')
+
 TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0)
 .PHONY: test test-slow lint
 test: $(TEST_EXTRAS) ## the tests, within ten minutes on two cores

@@ -1,0 +1,47 @@
+"""The accuracy of a backend that is here already, in no engine's folder, through the device's own code before and
+behind it: for what an engine is held against (PyTorch, ONNX Runtime, another tool's model)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from deploy.backends import Backend
+from deploy.classifier import Classifier
+from deploy.detector import Detector
+from deploy.engine import Engine
+from deploy.nms import nms
+from pipeline.evaluate import MAX_DETECTIONS, THRESHOLD, evaluate
+
+
+def evaluate_backend(
+    backend: Backend, name: str, spec: dict[str, Any], data: str, *, images: Path | None = None,
+    limit: int | None = None, quiet: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Evaluate a backend as `pipeline.evaluate.evaluate_engine` does an engine.
+
+    Args:
+        backend: {"image": uint8 [N,H,W,3]} -> the engine's outputs: boxes, scores and classes, or logits.
+        name: what errors call it.
+        spec: of the engine that it stands for.
+    """
+    kind = BackendDetector if spec["task"] == "detection" else BackendClassifier
+    return evaluate(kind(BackendEngine(backend, name, spec)), spec, data, images=images, limit=limit, quiet=quiet)
+
+
+class BackendEngine(Engine):
+    def __init__(self, backend: Backend, name: str, spec: dict[str, Any]) -> None:
+        self.take_spec(name, spec)
+        self.backend = backend
+
+
+class BackendDetector(Detector):
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.suppress = partial(nms, threshold=THRESHOLD, iou=0.5, max_detections=MAX_DETECTIONS)
+
+
+class BackendClassifier(Classifier):
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
