@@ -11,6 +11,7 @@ from typing import Any, List
 from tqdm import tqdm
 
 from deploy.cli import UserError
+from engines.fold_dequantize import fold_dequantize
 from engines.manifest import Built, Layer
 from engines.onnx_header import Header
 
@@ -37,6 +38,7 @@ def build(ov: Any, onnx: Path, folder: Path, header: Header, *, precision: str, 
         try:
             bar.set_postfix_str(STEPS[0])
             model = core.read_model(onnx)
+            fold_dequantize(ov, model)
             bar.update()
             bar.set_postfix_str(STEPS[1])
             ov.save_model(model, folder / ENGINE, compress_to_fp16=precision == "fp16")

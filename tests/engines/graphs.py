@@ -49,6 +49,13 @@ class Graph:
             "DequantizeLinear", [self.add("QuantizeLinear", [value, *pair], f"{name}_q"), *pair], f"{name}_dq"
         )
 
+    def quantized_weight(self, shape: Sequence[int], rng: np.random.Generator, name: str) -> str:
+        """INT8 weights behind DequantizeLinear, a scale per output channel."""
+        integers = rng.integers(-127, 128, shape).astype(np.int8)
+        values = {"int8": integers, "scale": np.full(shape[0], 0.01, np.float32), "zero": np.zeros(shape[0], np.int8)}
+        names = [self.constant(f"{name}_{part}", value) for part, value in values.items()]
+        return self.add("DequantizeLinear", names, f"{name}_dq", axis=0)
+
     def save(
         self, path: Path, inputs: Sequence[Tuple[str, int, Any]], outputs: Sequence[Tuple[str, int, Any]],
         metadata: Optional[Dict[str, Any]], opset: int = 18,
@@ -168,3 +175,21 @@ def detection_tail(path: Path, anchors: int = 5000, classes: int = 7, keep: int 
         [("scores", TensorProto.FLOAT, [1, keep]), ("pairs", TensorProto.INT64, [1, keep])],
         {"effedge": spec()},
     )
+
+
+def quantized_concat(path: Path, *, zero: int = 0) -> Path:
+    """A Focus stem: four strided slices, Concat, Q/DQ, and an INT8 convolution; data of both signs."""
+    graph, rng = Graph(), np.random.default_rng(0)
+    axes, steps, ends = (
+        graph.constant(n, np.int64(v)) for n, v in (("axes", [2, 3]), ("by", [2, 2]), ("to", [64, 64]))
+    )
+    parts = []
+    for row, column in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        start = graph.constant(f"from{row}{column}", np.int64([row, column]))
+        parts.append(graph.add("Slice", ["x", start, ends, axes, steps], f"slice{row}{column}"))
+    joined = graph.add("Concat", parts, "concat", axis=1)
+    pair = [graph.constant("scale", np.float32(4 / 127)), graph.constant("zero", np.int8(zero))]
+    data = graph.add("DequantizeLinear", [graph.add("QuantizeLinear", [joined, *pair], "q"), *pair], "dq")
+    graph.add("Conv", [data, graph.quantized_weight([16, 12, 3, 3], rng, "w")], "conv", pads=[1] * 4)
+    inputs, outputs = [("x", TensorProto.FLOAT, [1, 3, 64, 64])], [("conv_out", TensorProto.FLOAT, [1, 16, 32, 32])]
+    return graph.save(path, inputs, outputs, {})

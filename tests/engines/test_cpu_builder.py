@@ -2,10 +2,12 @@
 
 import json
 
+import graphs
 import numpy as np
 import onnxruntime
 import pytest
 
+from deploy import Runner
 from deploy.cli import UserError
 from engines.build import build_engine
 from engines.cpu_builder import precision_hint
@@ -62,3 +64,18 @@ def test_the_hint_is_what_the_cpu_has():
     assert precision_hint(["FP32", "BF16"], "int8") == precision_hint(["BF16"], "fp32") == "f32"
     with pytest.raises(UserError, match="neither FP16 nor bfloat16"):
         precision_hint(["FP32", "INT8"], "fp16")
+
+
+@pytest.mark.parametrize("zero", [0, 9])
+def test_int8_behind_a_concat_is_right_and_int8(tmp_path, zero):
+    """As the ONNX reader makes it, OpenVINO 2026.4 computes this 10 dB beside ONNX Runtime."""
+    path = graphs.quantized_concat(tmp_path / "concat.onnx", zero=zero)
+    (tmp_path / "engine").mkdir()
+    build_engine(path, tmp_path / "engine", precision="int8", target=TARGETS["cpu"], quiet=True)
+    assert json.loads((tmp_path / "engine" / "manifest.json").read_text())["precision"]["convolutions"] == {"int8": 1}
+    feeds = {"x": np.random.default_rng(1).normal(size=(1, 3, 64, 64)).astype(np.float32)}
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    reference, actual = session.run(None, feeds)[0], Runner(tmp_path / "engine")(feeds)["conv_out"]
+    assert np.square(actual - reference).sum() < 1e-6 * np.square(reference).sum()
