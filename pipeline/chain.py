@@ -1,6 +1,7 @@
-"""The whole way from a checkpoint to an engine: what `make engine` runs.
+"""The whole way from a checkpoint, or from anybody's ONNX, to an engine: what `make engine` runs.
 
     python -m pipeline.chain d0 --precision int8 --target cpu
+    python -m pipeline.chain --onnx net.onnx --calibration arrays.npz --precision int8 --target cpu
 
 Load and export, simplify, calibrate or convert, build: each stage is skipped while its record says that it is up to
 date, so a second precision re-uses the export, and a second call does nothing. The engine's folder is printed last.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
@@ -19,17 +21,20 @@ from calibration.samples import ARRAY_SUFFIXES, list_images
 from calibration.thresholds import METHODS
 from deploy.cli import Parser, UserError, choose, run
 from engines.build import make_engine
+from engines.onnx_header import read_header
 from engines.targets import PRECISIONS, TARGETS, TYPED, Target, check_buildable_here, resolve_target
 from pipeline.digits_cache import digits_folder
 from pipeline.export import Batch, export_stage, parse_batch
 from pipeline.locate import locate_weights
 from pipeline.published import KINDS
 from pipeline.simplify import simplify_stage
+from pipeline.simplify_any import check_inputs, simplify_any_stage
 from pipeline.zoo import MODELS, input_size, is_detector
 
 CALIBRATION_IMAGES = 128
 FP16_IMAGES = 16  # only overflow matters there
 STAGES = ("export", "simplify", "calibrate", "engine")
+MODELS_SHORT = "b0 to d7x, --help lists them"
 
 
 def artefact_name(model: str, weights: str, size: int | None, batch: Batch) -> str:
@@ -38,13 +43,21 @@ def artefact_name(model: str, weights: str, size: int | None, batch: Batch) -> s
     >>> artefact_name("d0", "runs/mine.pth", 640, (1, 1, 1))
     'd0-mine-640'
     """
-    word = weights if weights in (*KINDS, "digits", "random") else re.sub(r"[^\w.]+", "_", Path(weights).stem)
+    word = weights if weights in (*KINDS, "digits", "random") else file_word(Path(weights))
     parts = [model, word]
     if size is not None:
         parts.append(str(size))
     if batch != (1, 1, 1):
-        parts.append("b" + "-".join(map(str, batch if len(set(batch)) > 1 else batch[:1])))
+        parts.append(batch_word(batch))
     return "-".join(parts)
+
+
+def file_word(path: Path) -> str:
+    return re.sub(r"[^\w.]+", "_", path.stem)
+
+
+def batch_word(batch: Batch) -> str:
+    return "b" + "-".join(map(str, batch if len(set(batch)) > 1 else batch[:1]))
 
 
 def calibration_data(model: str, weights: str, given: Path | None, quiet: bool, needed: bool) -> Path | None:
@@ -102,11 +115,10 @@ def build_chain(
     folder = out / artefact_name(model, weights, size, batch)
     check_buildable_here(target)
     locate_weights(model, weights, quiet=quiet)
-    exported, simplified, prepared = (folder / name for name in ("model.onnx", "simplified.onnx", f"{precision}.onnx"))
-    int8, half = precision == "int8", precision == "fp16" and target.precision_by == TYPED
-    if (int8 or half) and STAGES.index(until) >= STAGES.index("calibrate"):
+    exported, simplified = folder / "model.onnx", folder / "simplified.onnx"
+    if reads_data(precision, target, until):
         # Whatever is wrong with it shall be known before the export, not after.
-        calibration = calibration_data(model, weights, calibration, quiet, needed=int8)
+        calibration = calibration_data(model, weights, calibration, quiet, needed=precision == "int8")
         if calibration is not None and calibration.suffix not in ARRAY_SUFFIXES:
             list_images(calibration)
 
@@ -116,18 +128,95 @@ def build_chain(
     if until == "export":
         return exported
     simplify_stage(exported, simplified)
+    return from_simplified(simplified, precision, target, calibration, method, until, compute_capabilities, quiet)
+
+
+def build_onnx_chain(
+    onnx: Path,
+    precision: str,
+    target: Target,
+    *,
+    out: Path,
+    batch: Batch | None = None,
+    calibration: Path | None = None,
+    method: str = "percentile",
+    until: str = "engine",
+    compute_capabilities: tuple[str, ...] = (),
+    quiet: bool = False,
+) -> Path:
+    """The same from an ONNX file on, whoever made it; its artefacts go to a folder with the file's name.
+
+    Args:
+        batch: of a model whose own is dynamic; by default 1.
+        calibration: an .npz with an array per input, or an .npy for the only one; for a model that carries effedge's
+            spec also a folder of images or a COCO json. INT8 needs it.
+
+    Raises:
+        UserError: as build_chain; a model that is no float ONNX with inputs of known sizes.
+    """
+    choose("precision", precision, PRECISIONS)
+    if until == "export":
+        raise UserError(f"'{onnx}' is exported already: leave --until out, or give one of {', '.join(STAGES[1:])}")
+    check_buildable_here(target)
+    header = read_header(onnx)
+    quantized = next((node for node in header.nodes if node.op in ("QuantizeLinear", "DequantizeLinear")), None)
+    if quantized is not None:
+        raise UserError(f"'{onnx}' is already quantized ({quantized.op} '{quantized.name}'): give the float model")
+    check_inputs(header, onnx, batch)
+    if calibration is None and precision == "int8" and reads_data(precision, target, until):
+        raise UserError(
+            f"INT8 of '{onnx}' needs data like what it will see: give an .npz with an array for each of its inputs "
+            f"({', '.join(header.inputs)}) with CALIBRATION (--calibration), or build PRECISION=fp16"
+        )
+    arrays = None
+    if calibration is not None:
+        if calibration.suffix in ARRAY_SUFFIXES and calibration.is_file():
+            arrays = calibration
+        elif not header.spec and calibration.exists():
+            raise UserError(
+                f"'{calibration}' holds images, but '{onnx}' does not say how it wants them: give an .npz with an "
+                f"array for each of its inputs ({', '.join(header.inputs)})"
+            )
+        else:
+            list_images(calibration)
+    simplified = out / "-".join([file_word(onnx), *([batch_word(batch)] if batch else [])]) / "simplified.onnx"
+    if header.spec:
+        simplify_stage(onnx, simplified)
+    else:
+        simplify_any_stage(onnx, simplified, batch=batch or (1, 1, 1), data=arrays)
+    return from_simplified(simplified, precision, target, calibration, method, until, compute_capabilities, quiet)
+
+
+def reads_data(precision: str, target: Target, until: str) -> bool:
+    """True if a stage up to `until` takes ranges from pictures or arrays."""
+    wanted = precision == "int8" or precision == "fp16" and target.precision_by == TYPED
+    return wanted and STAGES.index(until) >= STAGES.index("calibrate")
+
+
+def from_simplified(
+    simplified: Path,
+    precision: str,
+    target: Target,
+    calibration: Path | None,
+    method: str,
+    until: str,
+    compute_capabilities: tuple[str, ...],
+    quiet: bool,
+) -> Path:
+    """The stages behind the simplified ONNX, beside it; returns the path of the last artefact."""
     if until == "simplify":
         return simplified
-    if int8:
+    prepared = simplified
+    if precision == "int8":
         assert calibration is not None
+        prepared = simplified.with_name("int8.onnx")
         calibrate(simplified, calibration, prepared, method=method, images=CALIBRATION_IMAGES, quiet=quiet)
-    elif half:
+    elif precision == "fp16" and target.precision_by == TYPED:
+        prepared = simplified.with_name("fp16.onnx")
         convert(simplified, prepared, data=calibration, images=FP16_IMAGES, quiet=quiet)
-    else:
-        prepared = simplified
     if until == "calibrate":
         return prepared
-    engine = folder / f"{precision}-{target.name}"
+    engine = simplified.with_name(f"{precision}-{target.name}")
     make_engine(
         prepared, engine, precision=precision, target=target, compute_capabilities=compute_capabilities, quiet=quiet
     )
@@ -136,39 +225,57 @@ def build_chain(
 
 def main() -> None:
     parser = Parser(prog="pipeline.chain", description=__doc__)
-    parser.add_argument("model", help=", ".join(MODELS))
+    parser.add_argument("model", nargs="?", help=", ".join(MODELS))
+    parser.add_argument("--onnx", type=Path, metavar="FILE", help="instead of a model: an ONNX file, whoever made it")
     parser.add_argument("--precision", default="int8", help="fp32, fp16 or int8 (default: %(default)s)")
     parser.add_argument("--target", default="auto", help=f"auto, {', '.join(TARGETS)} (default: %(default)s)")
-    parser.add_argument("--weights", default="digits", help="digits, random, imagenet, coco, ... or a checkpoint")
+    parser.add_argument("--weights", help="digits (the default), random, imagenet, coco, ... or a checkpoint")
     parser.add_argument("--size", type=int, help="side of the input in pixels (default: the weights' own)")
-    parser.add_argument("--batch", default="1", help="N, or MIN:OPT:MAX for a dynamic batch")
+    parser.add_argument("--batch", help="N, or MIN:OPT:MAX for a dynamic batch (default: 1, or the ONNX file's own)")
     parser.add_argument("--classes", type=int, help="number of classes that the checkpoint must have")
     parser.add_argument("--labels", type=Path, help="a text file with a class name a line")
-    parser.add_argument("--calibration", type=Path, help="pictures for INT8: a folder, a COCO json or an .npz")
+    parser.add_argument("--calibration", type=Path, help="for INT8: a folder of pictures, a COCO json or an .npz")
     parser.add_argument("--method", default="percentile", help=f"ranges by {' or '.join(METHODS)}")
     parser.add_argument("--compute-capability", nargs="+", default=[], metavar="X.Y", help="of rtx; portable if absent")
     parser.add_argument("--out", type=Path, default=Path("build"), help="folder of all artefacts (%(default)s)")
     parser.add_argument("--until", default="engine", help=f"stop after {', '.join(STAGES)}")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
     given = parser.parse_args()
-    choose("model", given.model, MODELS)
+    if (given.model is None) == (given.onnx is None):
+        found = "neither was given" if given.onnx is None else f"'{given.model}' and '{given.onnx}' were given"
+        parser.error(f"expected either a model ({MODELS_SHORT}) or --onnx FILE, {found}")
     choose("precision", given.precision, PRECISIONS)
-    last = build_chain(
-        given.model,
-        given.weights,
-        given.precision,
-        resolve_target(given.target),
-        out=given.out,
-        size=given.size,
-        batch=parse_batch(given.batch),
-        classes=given.classes,
-        labels=given.labels,
-        calibration=given.calibration,
-        method=choose("method", given.method, METHODS),
-        until=choose("stage", given.until, STAGES),
-        compute_capabilities=tuple(given.compute_capability),
-        quiet=given.quiet,
-    )
+    if given.onnx is None:
+        choose("model", given.model, MODELS)
+    else:
+        for option in ("weights", "size", "classes", "labels"):
+            if getattr(given, option) is not None:
+                parser.error(
+                    f"--{option} is for the models of effedge, and --onnx '{given.onnx}' was given: leave it out"
+                )
+    common: dict[str, Any] = {
+        "out": given.out,
+        "calibration": given.calibration,
+        "method": choose("method", given.method, METHODS),
+        "until": choose("stage", given.until, STAGES),
+        "compute_capabilities": tuple(given.compute_capability),
+        "quiet": given.quiet,
+    }
+    target, batch = resolve_target(given.target), None if given.batch is None else parse_batch(given.batch)
+    if given.onnx is not None:
+        last = build_onnx_chain(given.onnx, given.precision, target, batch=batch, **common)
+    else:
+        last = build_chain(
+            given.model,
+            given.weights or "digits",
+            given.precision,
+            target,
+            size=given.size,
+            batch=batch or (1, 1, 1),
+            classes=given.classes,
+            labels=given.labels,
+            **common,
+        )
     print(last)
 
 

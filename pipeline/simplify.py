@@ -4,7 +4,7 @@
 
 onnx-simplifier folds constants; our passes move pads into convolutions and fold the BatchNorms that share a kernel; the
 opset is lowered to what the oldest target reads. Then both graphs run on a real photograph: other outputs, and the
-stage fails.
+stage fails. `pipeline.simplify_any` does the same for an ONNX that somebody else made.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TOLERANCE = 1e-4  # of the output's range
 
 
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The simplified graph at OPSET, with the spec still in its metadata.
+    """The simplified graph, with the spec still in its metadata; at OPSET, unless an operator does not exist there.
 
     Raises:
         UserError: onnx-simplifier refused the graph.
@@ -42,7 +42,7 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     from pipeline.passes.fold_batch_norm import fold_batch_norm
     from pipeline.passes.fold_scale import fold_scale
     from pipeline.passes.fuse_pad import fuse_pad
-    from pipeline.passes.lower_opset import lower_opset
+    from pipeline.passes.lower_opset import lower_opset, obstacle
 
     simplified, checked = onnxsim.simplify(model)
     if not checked:
@@ -51,11 +51,12 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     fuse_pad(graph)
     fold_batch_norm(graph)
     fold_scale(graph)
-    lower_opset(graph, OPSET)
+    if obstacle(graph, OPSET) is None:
+        lower_opset(graph, OPSET)
+        graph.ir_version = IR_VERSION
     common.IdentityEliminationPass()(graph)
     common.RemoveUnusedNodesPass()(graph)
     common.RemoveUnusedOpsetsPass()(graph)
-    graph.ir_version = IR_VERSION
     graph.metadata_props.clear()
     graph.metadata_props.update({entry.key: entry.value for entry in model.metadata_props})
     return onnx.shape_inference.infer_shapes(ir.to_proto(graph))

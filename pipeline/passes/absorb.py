@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
@@ -11,6 +13,12 @@ def constant(value: ir.Value | None) -> np.ndarray:
     """The array of an input that is known to be constant."""
     assert value is not None and value.const_value is not None
     return value.const_value.numpy()
+
+
+def free_name(graph: ir.Graph, name: str) -> str:
+    """`name`, or `name` and a number, that no initializer of the graph has."""
+    names = (name if index == 0 else f"{name}_{index}" for index in itertools.count())
+    return next(name for name in names if name not in graph.initializers)
 
 
 def absorb_affine(model: ir.Model, node: ir.Node, scale: np.ndarray, shift: np.ndarray) -> None:
@@ -31,7 +39,7 @@ def absorb_affine(model: ir.Model, node: ir.Node, scale: np.ndarray, shift: np.n
     arrays = {"weight": kernel * scale.reshape(-1, *[1] * (kernel.ndim - 1)), "bias": bias * scale + shift}
     tape = Tape(model.graph)
     initializers = [
-        tape.initializer(ir.tensor(array.astype(np.float32), name=f"{old.name}.{role}"))
+        tape.initializer(ir.tensor(array.astype(np.float32), name=free_name(model.graph, f"{old.name}.{role}")))
         for role, array in arrays.items()
     ]
     inputs = [conv.inputs[0], *initializers]

@@ -20,6 +20,9 @@ def why_not(norm: ir.Node) -> str | None:
     conv = source.producer() if source is not None else None
     if source is None or conv is None or conv.op_type != "Conv":
         return "no convolution in front of it"
+    kernel = conv.inputs[1]
+    if kernel is None or kernel.dtype != ir.DataType.FLOAT:
+        return "its weights are not float32"
     if len(source.uses()) != 1 or source.is_graph_output():
         return "another node reads the convolution"
     constants = [*conv.inputs[1:], *norm.inputs[1:]]

@@ -23,6 +23,9 @@ def why_not(product: ir.Node) -> str | None:
     conv = source.producer() if source is not None else None
     if source is None or conv is None or conv.op_type != "Conv":
         return "no convolution in front of it"
+    kernel = conv.inputs[1]
+    if kernel is None or kernel.dtype != ir.DataType.FLOAT:
+        return "its weights are not float32"
     if len(source.uses()) != 1 or source.is_graph_output():
         return "another node reads the convolution"
     if any(value is None or value.const_value is None for value in conv.inputs[1:]):

@@ -24,6 +24,8 @@ def why_not(pad: ir.Node, reader: ir.Node) -> str | None:
         return "another node reads the padded tensor"
     if pad.attributes.get_string("mode", "constant") != "constant":
         return "the padding is no constant"
+    if len(pad.inputs) > 3 and pad.inputs[3] is not None:
+        return "it names the axes that it pads"
     pads, value = pad.inputs[1], pad.inputs[2] if len(pad.inputs) > 2 else None
     if pads is None or pads.const_value is None or (value is not None and value.const_value is None):
         return "pads or value are computed"

@@ -5,7 +5,7 @@ onnx's own version converter has no way down for Add or Sub, whose later version
 1. An operator that is the same in both opsets stays.
 2. One whose later version only admits more types or options (WIDENED) stays, if each option that the older one lacks
    has its default.
-3. ReduceMean and ReduceMax take their axes from an input since opset 18: the constant becomes an attribute.
+3. ReduceMean, ReduceMax and their like take their axes from an input since opset 18: the constant becomes an attribute.
 
 Anything else is refused by name.
 """
@@ -15,8 +15,9 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
-AXES_AS_INPUT = {"ReduceMean", "ReduceMax"}
-WIDENED = {"Add", "Sub", "Mul", "Div", "Relu", "PRelu", "Reshape", "Resize", "Split", "BatchNormalization"}
+AXES_AS_INPUT = {"ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
+WIDENED = {"Add", "Sub", "Mul", "Div", "Pow", "Relu", "LeakyRelu", "PRelu", "Where", "Cast", "Identity", "Reshape",
+           "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Resize", "Split", "BatchNormalization"}  # fmt: skip
 
 
 def newer_options(node: ir.Node, opset: int, current: int) -> list[str]:
@@ -29,6 +30,8 @@ def why_not(node: ir.Node, opset: int, current: int) -> str | None:
     """The reason why `node` cannot be written in `opset`, or None if it can."""
     if node.domain not in ("", "ai.onnx"):
         return f"{node.domain} is no ONNX domain"
+    if current != opset and any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
+        return "it holds a graph of its own"
     try:
         older, newer = (onnx.defs.get_schema(node.op_type, version) for version in (opset, current))
     except onnx.defs.SchemaError:
@@ -48,7 +51,9 @@ def why_not(node: ir.Node, opset: int, current: int) -> str | None:
             shape = node.inputs[1].const_value if node.inputs[1] is not None else None
             if shape is not None and 0 not in shape.numpy():
                 continue
-        if name == "num_outputs" and not sizes_differ(node):
+        if name == "num_outputs":
+            if sizes_differ(node):
+                return f"{node.op_type} of opset {opset} has no {name}"
             continue  # without sizes, the older Split too cuts into equal parts, as many as it has outputs
         default = onnx.helper.get_attribute_value(newer.attributes[name].default_value)
         default = default.decode() if isinstance(default, bytes) else default
@@ -65,17 +70,25 @@ def sizes_differ(split: ir.Node) -> bool:
     return not isinstance(size, int) or size % len(split.outputs) != 0
 
 
+def obstacle(model: ir.Model, opset: int) -> str | None:
+    """The first node that cannot be written in `opset`, and why; None if all can."""
+    current = model.opset_imports.get("", opset)
+    for node in model.graph:
+        if reason := why_not(node, opset, current):
+            return f"'{node.name}' cannot be written in opset {opset}: {reason}"
+    return None
+
+
 def lower_opset(model: ir.Model, opset: int) -> None:
     """Rewrite `model` in place.
 
     Raises:
         ValueError: an operator has no counterpart in `opset`; names it and the reason.
     """
-    current = model.opset_imports[""]
+    if reason := obstacle(model, opset):
+        raise ValueError(reason)
+    current = model.opset_imports.get("", opset)
     for node in list(model.graph):
-        reason = why_not(node, opset, current)
-        if reason:
-            raise ValueError(f"'{node.name}' cannot be written in opset {opset}: {reason}")
         if node.op_type in AXES_AS_INPUT and len(node.inputs) > 1:
             axes = node.inputs[1]
             if axes is not None and axes.const_value is not None:

@@ -58,6 +58,15 @@ def test_what_is_not_said_of_a_tensor_is_unknown(tmp_path):
     assert header.outputs == {"y": (TensorProto.FLOAT, None), "s": (0, None)}
 
 
+def test_it_names_the_files_that_hold_weights(prepared, tmp_path):
+    assert read_header(prepared("f32")).external == ()
+    model = onnx.load(prepared("f32"))
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    header = read_header(tmp_path / "m.onnx")
+    assert header.external == ("w.bin",)
+    assert header.initializers == read_header(prepared("f32")).initializers
+
+
 def test_weights_that_are_also_listed_as_inputs_are_none(tmp_path):
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xwy"]
     weight = helper.make_tensor("w", TensorProto.FLOAT, [2], [1.0, 2.0])

@@ -209,7 +209,7 @@ def refused(done, message):
         (["b0", "--weights", "random", "--until", "engin"], "unknown stage 'engin': did you mean 'engine'?"),
         (["b0", "--weights", "random", "--precision", "fp32", "--labels", "no.txt"], "no labels file 'no.txt'"),
         (["b0", "--precison", "int8"], "--precison"),
-        ([], "the following arguments are required: model"),
+        ([], "expected either a model (b0 to d7x, --help lists them) or --onnx FILE, neither was given"),
         (["b0", "--weights", "random", "--calibration", "/nowhere"], "no calibration data at '/nowhere'"),
         (["b0", "--weights", "random", "--classes", "0", "--precision", "fp32"], "classes 0 makes no model"),
     ],

@@ -1,0 +1,273 @@
+"""The chain from an ONNX file that somebody else made: engines that compute the same, and one line for bad input."""
+
+import sys
+from collections import namedtuple
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from deploy import Runner
+from deploy.cli import run
+from deploy.manifest import read_manifest
+from engines.onnx_header import read_header
+from pipeline import chain
+
+pytest.importorskip("openvino")
+Done = namedtuple("Done", "status out err")
+FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """call(*arguments): the command, whose artefacts go to tmp_path/build."""
+
+    def inner(*arguments, target="cpu"):
+        command = ["pipeline.chain", *map(str, arguments), "--target", target, "--out", str(tmp_path / "build"), "-q"]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as caught:
+            run(chain.main)
+        return Done(caught.value.code, *capsys.readouterr())
+
+    return inner
+
+
+def save(path, nodes, inputs, outputs, constants=None, opset=17):
+    """An ONNX of nodes (operator, inputs, outputs, attributes) and values {name: (type, shape)}."""
+    graph = helper.make_graph(
+        [helper.make_node(op, ins, outs, **attributes) for op, ins, outs, attributes in nodes],
+        "somebody's",
+        [helper.make_tensor_value_info(name, *kind) for name, kind in inputs.items()],
+        [helper.make_tensor_value_info(name, *kind) for name, kind in outputs.items()],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+def save_decision(path):
+    """A graph with two graphs within: Relu or Neg, as the sum of x decides."""
+    branches = {}
+    for name, op in (("then_branch", "Relu"), ("else_branch", "Neg")):
+        output = helper.make_tensor_value_info(op, FLOAT, [1, 3])
+        branches[name] = helper.make_graph([helper.make_node(op, ["x"], [op])], op, [], [output])
+    nodes = [
+        ("ReduceSum", ["x"], ["sum"], {"keepdims": 0}),
+        ("Cast", ["sum"], ["yes"], {"to": BOOL}),
+        ("If", ["yes"], ["y"], branches),
+    ]
+    return save(path, nodes, {"x": (FLOAT, [1, 3])}, {"y": (FLOAT, [1, 3])})
+
+
+@pytest.fixture
+def two_inputs(tmp_path):
+    """A picture and an offset in, features and a class out; the batch is dynamic, and a Reshape works it out."""
+    random = np.random.default_rng(0)
+    nodes = [
+        ("Conv", ["picture", "kernel", "bias"], ["conv"], {"pads": [1] * 4}),
+        ("BatchNormalization", ["conv", "gamma", "beta", "mean", "var"], ["norm"], {}),
+        ("Relu", ["norm"], ["relu"], {}),
+        ("Conv", ["relu", "kernel2"], ["features"], {"strides": [2, 2]}),
+        ("Shape", ["features"], ["shape"], {}),
+        ("Gather", ["shape", "first"], ["batch"], {"axis": 0}),
+        ("Concat", ["batch", "rest"], ["rows"], {"axis": 0}),
+        ("GlobalAveragePool", ["features"], ["pool"], {}),
+        ("Reshape", ["pool", "rows"], ["flat"], {}),
+        ("Add", ["flat", "offset"], ["moved"], {}),
+        ("ArgMax", ["moved"], ["class"], {"axis": 1, "keepdims": 0}),
+    ]
+    constants = {
+        "kernel": random.normal(0, 0.3, (8, 3, 3, 3)).astype(np.float32),
+        "bias": random.normal(size=8).astype(np.float32),
+        **{name: random.uniform(0.5, 2, 8).astype(np.float32) for name in ("gamma", "beta", "mean", "var")},
+        "kernel2": random.normal(0, 0.3, (8, 8, 3, 3)).astype(np.float32),
+        "first": np.int64([0]),
+        "rest": np.int64([8]),
+    }
+    inputs = {"picture": (FLOAT, ["n", 3, 16, 16]), "offset": (FLOAT, ["n", 8])}
+    outputs = {"features": (FLOAT, ["n", 8, 7, 7]), "class": (INT64, ["n"])}
+    return save(tmp_path / "my net.v2.onnx", nodes, inputs, outputs, constants)
+
+
+@pytest.fixture
+def arrays(tmp_path):
+    random = np.random.default_rng(1)
+    path = tmp_path / "arrays.npz"
+    picture = random.normal(size=(12, 3, 16, 16)).astype(np.float32)
+    np.savez(path, picture=picture, offset=random.normal(size=(12, 8)).astype(np.float32))
+    return path
+
+
+def feeds(count, seed=5):
+    random = np.random.default_rng(seed)
+    return {
+        "picture": random.normal(size=(count, 3, 16, 16)).astype(np.float32),
+        "offset": random.normal(size=(count, 8)).astype(np.float32),
+    }
+
+
+def noise_in_db(path, given, outputs):
+    """Signal to noise of the engine's features against ONNX Runtime on the file as it came."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    [reference] = session.run(["features"], given)
+    return 10 * np.log10(np.square(reference).sum() / np.square(reference - outputs["features"]).sum())
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 100), ("int8", 25)])
+def test_the_engine_computes_what_the_file_does(call, two_inputs, arrays, tmp_path, precision, least):
+    done = call("--onnx", two_inputs, "--precision", precision, "--calibration", arrays)
+    assert (done.status, done.err) == (0, "")
+    folder = tmp_path / "build" / "my_net.v2" / f"{precision}-cpu"
+    assert done.out.splitlines()[-1] == str(folder)
+    manifest = read_manifest(folder)
+    assert manifest["spec"] == {}
+    assert manifest["inputs"] == [
+        {"name": "picture", "dtype": "float32", "shape": [1, 3, 16, 16]},
+        {"name": "offset", "dtype": "float32", "shape": [1, 8]},
+    ]
+    assert manifest["outputs"] == [
+        {"name": "features", "dtype": "float32", "shape": [1, 8, 7, 7]},
+        {"name": "class", "dtype": "int64", "shape": [1]},
+    ]
+    given = feeds(1)
+    outputs = Runner(folder)(given)
+    assert (outputs["class"].shape, outputs["class"].dtype) == ((1,), np.int64)
+    assert noise_in_db(two_inputs, given, outputs) > least
+
+
+def test_fp16_needs_no_data(call, two_inputs, tmp_path):
+    assert call("--onnx", two_inputs, "--precision", "fp16", "--until", "calibrate").status == 0
+    assert (tmp_path / "build" / "my_net.v2" / "simplified.onnx").is_file()
+
+
+def test_the_second_time_does_nothing_and_changed_arrays_are_seen(call, two_inputs, arrays):
+    command = ("--onnx", two_inputs, "--precision", "int8", "--calibration", arrays)
+    assert call(*command).status == 0
+    again = call(*command)
+    assert [line.split(",")[0] for line in again.out.splitlines()[:-1]] == [
+        f"{stage}: up to date" for stage in ("simplify", "calibrate", "engine")
+    ]
+    np.savez(arrays, **feeds(9))
+    assert "calibrate: making" in call(*command).out
+
+
+def test_a_fixed_batch_has_its_own_folder(call, two_inputs, tmp_path):
+    assert call("--onnx", two_inputs, "--precision", "fp32", "--batch", "4").status == 0
+    runner = Runner(tmp_path / "build" / "my_net.v2-b4" / "fp32-cpu")
+    assert [tensor.shape for tensor in runner.inputs] == [(4, 3, 16, 16), (4, 8)]
+    given = feeds(4)
+    assert noise_in_db(two_inputs, given, runner(given)) > 100
+
+
+def test_a_dynamic_batch_stays_within_its_bounds(call, two_inputs, arrays, tmp_path):
+    done = call("--onnx", two_inputs, "--precision", "int8", "--calibration", arrays, "--batch", "1:2:4")
+    assert (done.status, done.err) == (0, "")
+    runner = Runner(tmp_path / "build" / "my_net.v2-b1-2-4" / "int8-cpu")
+    assert runner.batch == (1, 4) and runner.inputs[0].shape == (None, 3, 16, 16)
+    for count in (1, 3, 4):
+        assert noise_in_db(two_inputs, feeds(count), runner(feeds(count))) > 25
+
+
+def test_the_graph_is_simplified_and_lowered(call, two_inputs, tmp_path):
+    done = call("--onnx", two_inputs, "--precision", "fp32", "--until", "simplify")
+    assert "outputs on random numbers within" in done.out
+    header = read_header(tmp_path / "build" / "my_net.v2" / "simplified.onnx")
+    assert header.opset == 13
+    assert not {"BatchNormalization", "Shape", "Gather", "Concat"} & {node.op for node in header.nodes}
+
+
+def test_an_operator_that_opset_13_lacks_keeps_its_opset(call, tmp_path):
+    path = save(
+        tmp_path / "new.onnx", [("HardSwish", ["x"], ["y"], {})], {"x": (FLOAT, [1, 4])}, {"y": (FLOAT, [1, 4])}
+    )
+    assert call("--onnx", path, "--precision", "fp32").status == 0
+    assert read_header(tmp_path / "build" / "new" / "simplified.onnx").opset == 17
+    x = np.float32([[-4, -1, 1, 4]])
+    np.testing.assert_allclose(Runner(tmp_path / "build" / "new" / "fp32-cpu")({"x": x})["y"], [[0, -1 / 3, 2 / 3, 4]])
+
+
+def test_opset_11_and_weights_beside_the_file_build(call, tmp_path):
+    nodes = [("Unsqueeze", ["x"], ["row"], {"axes": [0]}), ("MatMul", ["row", "w"], ["y"], {})]
+    weight = np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32)
+    path = save(tmp_path / "old.onnx", nodes, {"x": (FLOAT, [64])}, {"y": (FLOAT, [1, 32])}, {"w": weight}, opset=11)
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    assert call("--onnx", path, "--precision", "fp32").status == 0
+    x = np.float32(np.arange(64))
+    outputs = Runner(tmp_path / "build" / "old" / "fp32-cpu")({"x": x})
+    np.testing.assert_allclose(outputs["y"], [x @ weight], rtol=1e-4)
+    (tmp_path / "w.bin").write_bytes((2 * weight).tobytes())
+    assert "engine: making" in call("--onnx", path, "--precision", "fp32").out
+    outputs = Runner(tmp_path / "build" / "old" / "fp32-cpu")({"x": x})
+    np.testing.assert_allclose(outputs["y"], [2 * x @ weight], rtol=1e-4)
+    (tmp_path / "w.bin").unlink()
+    refused(call("--onnx", path, "--precision", "fp32", "--until", "simplify"), "w.bin', which is missing")
+
+
+def test_rtx_builds_it_too(call, two_inputs, arrays, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    command = ("--onnx", two_inputs, "--calibration", arrays, "--batch", "1:2:4")
+    for precision in ("fp16", "int8"):
+        assert call(*command, "--precision", precision, target="rtx").status == 0
+        manifest = read_manifest(tmp_path / "build" / "my_net.v2-b1-2-4" / f"{precision}-rtx")
+        assert manifest["batch"] == [1, 2, 4]
+
+
+def refused(done, message):
+    """One line, exit status 2."""
+    assert done.status == 2
+    assert done.err.endswith("\n") and done.err.count("\n") == 1, done.err
+    assert message in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["d0", "--onnx", "{net}"], "expected either a model (b0 to d7x, --help lists them) or --onnx FILE, 'd0' and"),
+        (["--onnx", "no.onnx"], "cannot read 'no.onnx'"),
+        (["--onnx", "{net}"], "needs data like what it will see: give an .npz with an array for each of its inputs"),
+        (["--onnx", "{net}", "--weights", "coco"], "--weights is for the models of effedge"),
+        (["--onnx", "{net}", "--size", "64"], "--size is for the models of effedge"),
+        (["--onnx", "{net}", "--until", "export"], "is exported already"),
+        (["--onnx", "{net}", "--precision", "fp32", "--batch", "0"], "batch '0' cannot be built"),
+        (["--onnx", "{net}", "--calibration", "no.npz"], "no calibration data at 'no.npz'"),
+        (["--onnx", "{net}", "--calibration", "{folder}"], "holds images, but"),
+        (["--onnx", "{net}", "--calibration", "{float64}"], "array 'picture' of"),
+        (["--onnx", "{net}", "--calibration", "{one}"], "but the model also needs ['offset']"),
+        (["--onnx", "{text}", "--precision", "fp32"], "no whole ONNX model"),
+        (["--onnx", "{quantized}", "--precision", "int8"], "is already quantized (QuantizeLinear"),
+        (["--onnx", "{any_size}", "--precision", "fp32"], "has shape [1, 3, 'h', '?'], of which only the first may be"),
+        (["--onnx", "{fixed}", "--precision", "fp32", "--batch", "2"], "has a fixed batch of 1: leave BATCH"),
+        (["--onnx", "{old}", "--precision", "fp32"], "is of opset 9, expected 11 or later"),
+        (["--onnx", "{unknown}", "--precision", "fp32"], "ONNX Runtime cannot run"),
+        (["--onnx", "{control}", "--calibration", "{flags}"], "has a graph within a graph (If "),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, call, two_inputs, tmp_path):
+    files = {"net": two_inputs, "folder": tmp_path / "folder"}
+    files["folder"].mkdir()
+    for name, data in (("float64", {"picture": np.zeros((1, 3, 16, 16)), "offset": np.zeros((1, 8))}),
+                       ("one", {"picture": np.zeros((1, 3, 16, 16), np.float32)}),
+                       ("flags", {"x": np.ones((2, 3), np.float32)})):  # fmt: skip
+        files[name] = tmp_path / f"{name}.npz"
+        np.savez(files[name], **data)
+    files["text"] = tmp_path / "text.onnx"
+    files["text"].write_text("no model")
+    one, row = ["x"], {"x": (FLOAT, [1, 3])}
+    y = {"y": (FLOAT, [1, 3])}
+    pair = [("QuantizeLinear", ["x", "s"], ["q"], {}), ("DequantizeLinear", ["q", "s"], ["y"], {})]
+    files["quantized"] = save(tmp_path / "q.onnx", pair, row, y, {"s": np.float32(1)})
+    wide = {"x": (FLOAT, [1, 3, "h", None])}
+    files["any_size"] = save(tmp_path / "a.onnx", [("Relu", one, ["y"], {})], wide, {"y": (FLOAT, None)})
+    files["fixed"] = save(tmp_path / "f.onnx", [("Relu", one, ["y"], {})], row, y)
+    files["old"] = save(tmp_path / "o.onnx", [("Relu", one, ["y"], {})], row, y, opset=9)
+    files["unknown"] = save(tmp_path / "u.onnx", [("NoSuchOperator", one, ["y"], {})], row, y)
+    files["control"] = save_decision(tmp_path / "c.onnx")
+    refused(call(*(argument.format(**files) for argument in arguments)), message)
+
+
+def test_control_flow_may_stay_where_nothing_is_calibrated(call, tmp_path):
+    assert call("--onnx", save_decision(tmp_path / "if.onnx"), "--precision", "fp32").status == 0
+    assert Runner(tmp_path / "build" / "if" / "fp32-cpu")({"x": np.float32([[1, -2, 3]])})["y"].tolist() == [[1, 0, 3]]
