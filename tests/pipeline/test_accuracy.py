@@ -1,8 +1,12 @@
 """The accuracy table: which rows there are, how their pictures are parted, what the peers leave alone, the figures."""
 
 import json
+import multiprocessing
 import os
+import signal
 import sys
+import threading
+import time
 
 import numpy as np
 import onnx
@@ -147,6 +151,14 @@ def test_a_call_in_a_process_of_its_own_returns_and_raises_as_here():
     assert in_own_process(np.add, 1, 2) == 3
     with pytest.raises(UserError, match="what is wrong"):
         in_own_process(fail)
+
+
+def test_ctrl_c_ends_the_process_too():
+    threading.Timer(1.0, os.kill, [os.getpid(), signal.SIGINT]).start()
+    started = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        in_own_process(time.sleep, 60)
+    assert time.perf_counter() - started < 15 and not multiprocessing.active_children()
 
 
 def test_the_script_prints_only_the_table_to_stdout_and_writes_all_figures(tmp_path, monkeypatch, capsys):
