@@ -163,6 +163,8 @@ def build_onnx_chain(
     if quantized is not None:
         raise UserError(f"'{onnx}' is already quantized ({quantized.op} '{quantized.name}'): give the float model")
     check_inputs(header, onnx, batch)
+    if header.spec and batch:
+        raise UserError(f"'{onnx}' has its batch, {header.batch}, from its export: leave BATCH (--batch) out")
     if calibration is None and precision == "int8" and reads_data(precision, target, until):
         raise UserError(
             f"INT8 of '{onnx}' needs data like what it will see: give an .npz with an array for each of its inputs "

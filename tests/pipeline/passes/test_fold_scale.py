@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 from tiny_graphs import assert_same, kinds, make, node_of, noise, run
 
 from pipeline.passes.fold_scale import fold_scale, why_not
@@ -34,6 +35,21 @@ def test_a_bifpn_nodes_weighted_sum_loses_its_multiplications():
     before = run(model, x=X)
     assert fold_scale(model) == 2 and sorted(kinds(model)) == ["Add", "Conv", "Conv"]
     assert_same(before, run(model, x=X))
+
+
+def test_names_that_are_taken_are_left_alone():
+    """The folded weights would be "y.weight", which another convolution has already."""
+    nodes = [CONV, TIMES, ("Conv", ["x", "y.weight"], ["z"], {})]
+    model = make(nodes, {"x": X.shape}, OUT | {"z": [1, 6, 5, 5]}, WEIGHTS | S | {"y.weight": noise(6, 4, 1, 1)})
+    before = run(model, x=X)
+    assert fold_scale(model) == 1
+    assert_same(before, run(model, x=X))
+
+
+def test_weights_that_are_not_float32_stay():
+    x, weights = X.astype(np.float64), {name: array.astype(np.float64) for name, array in (WEIGHTS | S).items()}
+    model = make([CONV, TIMES], {"x": x.shape}, OUT, weights, types={"x": TensorProto.DOUBLE, "y": TensorProto.DOUBLE})
+    assert why_not(node_of(model, "Mul")) == "its weights are not float32"
 
 
 @pytest.mark.parametrize(

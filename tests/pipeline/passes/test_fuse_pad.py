@@ -86,6 +86,13 @@ def test_a_pad_that_cannot_move_stays_with_its_reason(model, reason):
     assert_same(before, run(model, x=X))
 
 
+def test_a_pad_that_names_its_axes_stays():
+    nodes = [("Pad", ["x", "pads", "", "axes"], ["p"], {}), ("Conv", ["p", "w"], ["y"], {})]
+    constants = {"pads": np.array([1, 1, 1, 1], np.int64), "axes": np.array([2, 3], np.int64), "w": noise(4, 2, 3, 3)}
+    model = make(nodes, {"x": X.shape}, {"y": [None] * 4}, constants)
+    assert why_not(node_of(model, "Pad"), node_of(model, "Conv")) == "it names the axes that it pads"
+
+
 def test_computed_pads_stay():
     nodes = [("Pad", ["x", "pads"], ["p"], {}), ("Conv", ["p", "w"], ["y"], {})]
     ends = {"x": X.shape, "pads": [8]}

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from tiny_graphs import assert_same, kinds, make, node_of, noise, run
 
 from pipeline.passes.lower_opset import lower_opset, why_not
@@ -42,6 +42,10 @@ NORM = {name: np.abs(noise(4)) + 0.1 for name in ("gamma", "beta", "mean", "var"
         one("ReduceMean", ["x", "axes"], AXES, keepdims=1),
         one("ReduceMax", ["x", "axes"], AXES, keepdims=0),
         one("ReduceMean"),  # without axes: over all
+        one("ReduceL2", ["x", "axes"], AXES, keepdims=0),
+        one("LeakyRelu", alpha=0.2),
+        one("Cast", to=TensorProto.FLOAT),
+        one("Transpose", perm=[0, 2, 3, 1]),
     ],
     ids=lambda model: "-".join([*kinds(model), *node_of(model, kinds(model)[0]).attributes]),
 )  # fmt: skip
@@ -79,6 +83,13 @@ def test_what_has_no_counterpart_is_refused_by_name(model, reason):
     assert why_not(node_of(model, kinds(model)[0]), 13, 18) == reason
     with pytest.raises(ValueError, match=f"'y' cannot be written in opset 13: {reason}"):
         lower_opset(model, 13)
+
+
+def test_a_graph_within_a_node_is_refused():
+    branch = helper.make_graph([helper.make_node("Relu", ["x"], ["z"])], "branch", [], [
+        helper.make_tensor_value_info("z", TensorProto.FLOAT, X.shape)])  # fmt: skip
+    model = one("If", ["yes"], {"yes": np.bool_(True)}, then_branch=branch, else_branch=branch)
+    assert why_not(node_of(model, "If"), 13, 18) == "it holds a graph of its own"
 
 
 def test_computed_axes_are_refused():
