@@ -1,0 +1,33 @@
+"""Trials: a candidate model is run on a few samples and its damage (damage.py) against the float model measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from calibration.damage import damage_of
+from calibration.onnx_file import session
+from calibration.samples import Samples
+
+
+class Trials:
+    """The float model's outputs on some samples, to hold candidates against.
+
+    What is kept is one set of model inputs and outputs per sample, so `samples` should be few.
+    """
+
+    def __init__(self, reference: ir.Model, samples: Samples) -> None:
+        self.measure = damage_of(reference)
+        running = session(reference)
+        self.feeds = [feeds for _, feeds in samples]
+        self.expected = [running.run(None, feeds) for feeds in self.feeds]
+
+    def __call__(self, candidate: ir.Model) -> float:
+        """The mean damage of the candidate over the samples."""
+        return float(np.mean(self.each(session(candidate).run)))
+
+    def each(self, run: Callable[..., list[np.ndarray]]) -> list[float]:
+        pairs = zip(self.feeds, self.expected, strict=True)
+        return [self.measure(expected, run(None, feeds)) for feeds, expected in pairs]
