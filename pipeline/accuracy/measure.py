@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from calibration.quantize import METADATA
 from calibration.samples import digest, list_images
+from calibration.source import METADATA
 from deploy.cli import UserError
 from deploy.images import open_image
 from deploy.manifest import parse_manifest

@@ -25,8 +25,7 @@ def load() -> Callable[[networks.Network], ir.Model]:
 @pytest.fixture
 def samples() -> Samples:
     """Twelve random pictures for classifier() and detector()."""
-    runs = networks.feeds(12)
-    return Samples([f"picture {index}" for index in range(len(runs))], runs.__getitem__)
+    return networks.as_samples(networks.feeds(12))
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from calibration.samples import Samples
+
 
 class Network:
     """Collects nodes and weights; each method returns the name of the tensor that it makes."""
@@ -138,6 +140,17 @@ def detector() -> Network:
     net.output(net.node("Sigmoid", ["top"], "scores_out"), [1, 10])
     net.output(net.node("Mul", [picked, net.constant("stride", np.float32([[[1500.5]]]))], "boxes_out"), [1, 10, 4])
     return net
+
+
+def as_samples(runs: list[dict[str, np.ndarray]]) -> Samples:
+    """The runs as calibration data."""
+    return Samples([f"run {index}" for index in range(len(runs))], runs.__getitem__)
+
+
+def normal_runs(count: int, shape: tuple[int, ...], seed: int = 0, name: str = "x") -> list[dict[str, np.ndarray]]:
+    """Normal data for one float input."""
+    random = np.random.default_rng(seed)
+    return [{name: random.normal(size=shape).astype(np.float32)} for _ in range(count)]
 
 
 def feeds(count: int, seed: int = 0, batch: int = 1) -> list[dict[str, np.ndarray]]:

@@ -105,14 +105,14 @@ def test_pooling_that_is_joined_to_the_map_or_is_an_output_as_well_is_no_squeeze
     assert reads(make_plan(load(net))) == {("conv", 0), ("joined_conv", 0), ("embedding", 0)}
 
 
-def test_depthwise_stays_in_float_and_grouped_does_not(load: Load) -> None:
+def test_depthwise_and_grouped_convolutions_read_int8_as_any_other(load: Load) -> None:
     net = Network()
     x = net.conv(net.input("x", [1, 8, 8, 8]), "deep", 8, 8, kernel=3, group=8)
     x = net.conv(x, "multiplied", 8, 16, kernel=3, group=8)  # depthwise with a channel multiplier of 2
     net.output(net.conv(x, "grouped", 16, 8, group=4), [1, 8, 8, 8])
     plan = make_plan(load(net))
-    assert reads(plan) == {("grouped", 0)}
-    assert plan.kept == {"deep": "it is depthwise", "multiplied": "it is depthwise"}
+    assert reads(plan) == {("deep", 0), ("multiplied", 0), ("grouped", 0)}
+    assert plan.kept == {}
 
 
 def test_nothing_stands_inside_x_times_sigmoid_of_x_even_if_x_is_read_as_int8_elsewhere(load: Load) -> None:
@@ -160,6 +160,19 @@ def test_layers_without_constant_finite_matrix_weights_stay_in_float(load: Load)
     assert set(plan.kept) == {"attention", "batched", "broken"}
 
 
+def test_transposed_convolutions_and_data_stay_in_float(load: Load) -> None:
+    net = Network()
+    square = net.constant("w", np.ones((4, 4), np.float32))
+    x, rows = net.input("x", [1, 4, 4, 4]), net.input("rows", [4, 4])
+    kernel = net.constant("k", np.ones((4, 4, 1, 1), np.float32))
+    net.output(net.node("ConvTranspose", [x, kernel], "up"), [1, 4, 4, 4])
+    net.output(net.node("Gemm", [rows, square], "columns", transA=1), [4, 4])
+    net.output(net.node("Gemm", [rows, square], "plain", transB=1), [4, 4])
+    plan = make_plan(load(net))
+    assert reads(plan) == {("plain", 0)}
+    assert plan.kept == {"up": "it is a transposed convolution", "columns": "it transposes its data"}
+
+
 def test_a_tensor_that_was_always_zero_keeps_its_layers_in_float(load: Load) -> None:
     plan = make_plan(load(residual("y", "x")), unusable={"x": "a reason"})
     assert reads(plan) == {("conv2", 0)}
@@ -171,13 +184,15 @@ def test_efficientnet_as_a_whole(load: Load) -> None:
     assert reads(plan) == {
         ("stem", 0),
         ("block1_expand", 0),
+        ("block1_depthwise", 0),
         ("block1_project", 0),
         ("block1_add", 1),
         ("block2_expand", 0),
+        ("block2_depthwise", 0),
         ("block2_project", 0),
         ("head", 0),
         ("logits", 0),
     }
     assert sorted(plan.kept) == sorted(
-        f"block{block}_{layer}" for block in (1, 2) for layer in ("depthwise", "se_reduce", "se_expand")
+        f"block{block}_{layer}" for block in (1, 2) for layer in ("se_reduce", "se_expand")
     )

@@ -10,21 +10,28 @@ import pytest
 from networks import Network
 
 from calibration.macs import macs
-from calibration.quantize import METADATA, describe, quantize
+from calibration.onnx_file import session
 from calibration.samples import Samples
+from calibration.settings import Settings
+from calibration.source import METADATA
 from calibration.sqnr import last_layers, sqnr
+from calibration.study import Study, describe, quantize
+from calibration.trial import Trials
 from deploy.cli import UserError
 
 Load = Callable[[Network], ir.Model]
 Run = Callable[..., list[np.ndarray]]
 
 
-@pytest.mark.parametrize("method", ["minmax", "percentile"])
+@pytest.mark.parametrize(
+    ("method", "correction"),
+    [("minmax", False), ("percentile", True), ("entropy", False), ("mse", True), ("auto", True)],
+)
 def test_int8_is_near_float_on_every_backend(
-    load: Load, samples: Samples, run_ort: Run, run_openvino: Run, method: str
+    load: Load, samples: Samples, run_ort: Run, run_openvino: Run, method: str, correction: bool
 ) -> None:
     model = load(networks.classifier())
-    changed, _ = quantize(model, samples, method, quiet=True)
+    changed, _ = quantize(model, samples, Settings(method, correction), quiet=True)
     for feed in networks.feeds(4, seed=9):
         expected = run_ort(model, feed)[0]
         spread = np.abs(expected).max()
@@ -68,14 +75,14 @@ def test_a_group_has_the_threshold_of_all_its_members_together(load: Load) -> No
     for index, (x, channels) in enumerate([(a, 2), (joined, 4)]):
         net.output(net.conv(x, f"conv{index}", channels, 2), [1, 2, 4, 4])
     one = Samples(["one"], lambda index: {"x": np.full((1, 2, 4, 4), 2, np.float32)})
-    changed, _ = quantize(load(net), one, "minmax", quiet=True)
+    changed, _ = quantize(load(net), one, Settings("minmax", float_share=0), quiet=True)
     scales = {name: value.const_value.numpy() for name, value in changed.graph.initializers.items() if "scale" in name}
     assert scales["a_scale"] == scales["joined_scale"] == np.float32(10 / 127)
 
 
 def test_the_report_is_right_and_in_the_metadata(load: Load, samples: Samples) -> None:
     model = load(networks.classifier())
-    changed, report = quantize(model, samples, "minmax", quiet=True)
+    changed, report = quantize(model, samples, Settings("minmax", correction=False), quiet=True)
     assert json.loads(changed.metadata_props[METADATA]) == report
     assert (report["method"], report["images"]) == ("minmax", 12)
     work = macs(model)
@@ -83,6 +90,14 @@ def test_the_report_is_right_and_in_the_metadata(load: Load, samples: Samples) -
     assert report["int8_macs"] == pytest.approx(1 - in_float / sum(work.values()), abs=1e-4)
     assert report["int8_layers"] + len(report["float_layers"]) == len(work)
     assert list(report["sqnr_db"]) == ["logits"] and report["sqnr_db"]["logits"] > 20
+    assert report["correction"] is False
+    scales = {
+        node.inputs[0].name: node.inputs[1].const_value.numpy()
+        for node in changed.graph
+        if node.op_type == "QuantizeLinear"
+    }
+    assert report["thresholds"] == {name: pytest.approx(127 * float(scale), rel=1e-6) for name, scale in scales.items()}
+    assert report["damage"] == pytest.approx(Trials(model, samples)(changed), rel=1e-2, abs=1e-6)
     assert "\n" not in describe(report) and f"{100 * report['int8_macs']:.1f}%" in describe(report)
 
 
@@ -115,10 +130,103 @@ def test_all_black_images_leave_the_stem_in_float(load: Load) -> None:
 
 def test_a_model_without_anything_to_quantize_says_why(load: Load) -> None:
     net = Network()
-    net.output(net.conv(net.input("x", [1, 4, 4, 4]), "deep", 4, 4, group=4), [1, 4, 4, 4])
+    weight = net.constant("w", np.ones((4, 4, 1, 1), np.float32))
+    net.output(net.node("ConvTranspose", [net.input("x", [1, 4, 4, 4]), weight], "up"), [1, 4, 4, 4])
     one = Samples(["one"], lambda index: {"x": np.ones((1, 4, 4, 4), np.float32)})
-    with pytest.raises(UserError, match="nothing in the model can be INT8 .*depthwise"):
+    with pytest.raises(UserError, match="nothing in the model can be INT8 .*transposed convolution"):
         quantize(load(net), one, quiet=True)
+
+
+def test_a_depthwise_convolution_alone_is_quantized(load: Load) -> None:
+    net = Network()
+    net.output(net.conv(net.input("x", [1, 4, 8, 8]), "deep", 4, 4, kernel=3, group=4), [1, 4, 8, 8])
+    samples = networks.as_samples(networks.normal_runs(4, (1, 4, 8, 8)))
+    _, report = quantize(load(net), samples, Settings(float_share=0), quiet=True)
+    assert (report["int8_layers"], report["float_layers"], report["int8_macs"]) == (1, {}, 1)
+
+
+def spread_channels() -> Network:
+    """A depthwise convolution with a hundredth of the work, whose input's channels differ ten thousandfold, though each
+    counts the same at the output. Nothing evens them out: the input is no convolution's."""
+    net = Network(2)
+    gains = np.float32([1, 1e-4, 1, 1e-4, 1, 1e-4, 1, 1e-4]).reshape(1, 8, 1, 1)
+    uneven = net.node("Mul", [net.input("x", [1, 8, 8, 8]), net.constant("gains", gains)], "uneven")
+    weight = net.constant("w", net.random.normal(0, 0.3, (8, 1, 3, 3)).astype(np.float32))
+    deep = net.node("Conv", [uneven, weight], "deep", group=8, pads=[1, 1, 1, 1])
+    even = net.node("Mul", [deep, net.constant("back", 1 / gains)], "even")
+    wide = net.conv(net.silu(even, "act"), "wide", 8, 64, kernel=3)
+    net.output(net.conv(net.silu(wide, "wide_act"), "last", 64, 4), [1, 4, 8, 8])
+    return net
+
+
+def test_the_layer_that_does_most_damage_for_least_work_stays_in_float(load: Load) -> None:
+    model = load(spread_channels())
+    samples = networks.as_samples(networks.normal_runs(8, (1, 8, 8, 8)))
+    work = macs(model)
+    share = work["deep"] / sum(work.values())
+    _, report = quantize(model, samples, Settings(float_share=1.5 * share), quiet=True)
+    assert list(report["float_layers"]) == ["deep"] and "of damage" in report["float_layers"]["deep"]
+    assert report["int8_macs"] == pytest.approx(1 - share, abs=1e-4)
+    first = report["sensitivity"][0]
+    assert first["layers"] == ["deep"] and first["macs"] == pytest.approx(share, abs=1e-5)
+    assert [row["gain"] for row in report["sensitivity"]] == sorted(
+        (row["gain"] for row in report["sensitivity"]), reverse=True
+    )
+    assert sum(row["macs"] for row in report["sensitivity"]) == pytest.approx(1, abs=1e-4)
+    _, without_room = quantize(model, samples, Settings(float_share=0.5 * share), quiet=True)
+    assert without_room["float_layers"] == {}
+    assert without_room["damage"] > 5 * report["damage"]
+
+
+def test_a_study_builds_a_model_with_any_of_its_groups_in_float(load: Load, samples: Samples) -> None:
+    study = Study(load(networks.classifier()), samples, Settings(correction=False), quiet=True)
+    assert sum(study.cost) <= 1 + 1e-9
+    for kept in ([], [0], [1, 4]):
+        changed, report = study.build(kept)
+        names = {name for index in kept for name in study.plan.groups[index]}
+        data = {node.name: node.inputs[0].name for node in study.equal.graph}
+        by_rule = [name for name, why in report["float_layers"].items() if "squeeze" in why]
+        wanted = {layer.name for layer in study.plan.layers if data[layer.name] in names}
+        assert set(report["float_layers"]) - set(by_rule) == wanted
+        quantized = {node.inputs[0].name for node in changed.graph if node.op_type == "QuantizeLinear"}
+        assert not quantized & names and quantized == set(report["thresholds"])
+
+
+def test_auto_does_less_damage_than_a_percentile_where_a_clip_behind_makes_outliers_small(load: Load) -> None:
+    net = Network(3)
+    y = net.conv(net.input("x", [1, 4, 16, 16]), "conv", 4, 6)
+    y = net.node("Clip", [y, net.constant("low", np.float32(-2)), net.constant("high", np.float32(2))], "clip")
+    net.output(net.conv(y, "last", 6, 3), [1, 3, 16, 16])
+    runs = networks.normal_runs(8, (1, 4, 16, 16))
+    for index, feeds in enumerate(runs):
+        feeds["x"][0, index % 4, 3, index] = 400
+    model, samples = load(net), networks.as_samples(runs)
+    damage = {
+        method: quantize(model, samples, Settings(method, False, 0), quiet=True)[1]["damage"]
+        for method in ("auto", "minmax", "percentile")
+    }
+    assert damage["auto"] < 0.1 * min(damage["minmax"], damage["percentile"])
+
+
+def test_a_correction_that_does_harm_is_not_taken(
+    load: Load, samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(networks.classifier())
+    rounded, _ = quantize(model, samples, Settings("minmax", correction=False), quiet=True)
+    _, report = quantize(model, samples, Settings("minmax"), quiet=True)
+    assert report["correction"] is True and report["damage"] < Trials(model, samples)(rounded)
+
+    def harm(reference: ir.Model, changed: ir.Model, *arguments: object, **options: object) -> None:
+        name = "logits_weight_dq"
+        next(node for node in changed.graph if node.name == name).replace_input_with(
+            1, ir.tape.Tape(changed.graph).initializer(ir.tensor(np.ones(networks.CLASSES, np.float32), name="harm"))
+        )
+
+    monkeypatch.setattr("calibration.study.correct", harm)
+    changed, report = quantize(model, samples, Settings("minmax"), quiet=True)
+    assert report["correction"] is False
+    feed = networks.feeds(1, seed=9)[0]
+    np.testing.assert_array_equal(session(changed).run(None, feed)[0], session(rounded).run(None, feed)[0])
 
 
 def test_a_symbolic_batch_stays_symbolic(load: Load, samples: Samples, run_ort: Run) -> None:

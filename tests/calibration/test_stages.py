@@ -1,5 +1,6 @@
 """The two command lines: artefacts, records, and one line for each mistake."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 
 from calibration import fp16, onnx_file
 from calibration.quantize import calibrate
+from calibration.settings import Settings
 from deploy.cli import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,18 +38,31 @@ def pictures(tmp_path: Path) -> Path:
 def test_quantize_from_a_folder_then_nothing_to_do_then_other_images(
     model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "out" / "int8.onnx"
-    assert calibrate(model, pictures, out, images=4, quiet=True)
+    out, all_int8 = tmp_path / "out" / "int8.onnx", Settings(float_share=0)
+    assert calibrate(model, pictures, out, settings=all_int8, images=4, quiet=True)
     assert "SQNR" in capsys.readouterr().out
     proto = onnx.load(out)
     assert {"effedge", "effedge_calibration"} <= {prop.key for prop in proto.metadata_props}
     assert [node.op_type for node in proto.graph.node].count(
         "QuantizeLinear"
-    ) == 7  # the shortcut's is the next block's
-    assert not calibrate(model, pictures, out, images=4, quiet=True)
-    assert calibrate(model, pictures, out, images=4, method="minmax", quiet=True)
+    ) == 9  # the shortcut's is the next block's
+    assert not calibrate(model, pictures, out, settings=all_int8, images=4, quiet=True)
+    changes = [Settings(float_share=0, correction=False), Settings(float_share=0.5), Settings("minmax", float_share=0)]
+    for settings in changes:
+        assert calibrate(model, pictures, out, settings=settings, images=4, quiet=True), settings
+        assert not calibrate(model, pictures, out, settings=settings, images=4, quiet=True), settings
     Image.new("RGB", (40, 48), (9, 9, 9)).save(pictures / "0.png")
-    assert calibrate(model, pictures, out, images=4, method="minmax", quiet=True)
+    assert calibrate(model, pictures, out, settings=changes[-1], images=4, quiet=True)
+
+
+def test_the_command_takes_its_settings_from_the_options(model: Path, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "int8.onnx"
+    options = ["--method", "entropy", "--no-correction", "--float-share", "0", "--images", "3", "--quiet"]
+    command = [sys.executable, "-m", "calibration.quantize", str(model), "--calibration", str(pictures)]
+    subprocess.run([*command, "--out", str(out), *options], cwd=ROOT, check=True, capture_output=True)
+    report = json.loads({prop.key: prop.value for prop in onnx.load(out).metadata_props}["effedge_calibration"])
+    assert (report["method"], report["correction"], report["images"]) == ("entropy", False, 3)
+    assert set(report["float_layers"].values()) == {"it is part of squeeze-and-excite"}
 
 
 def test_an_up_to_date_stage_imports_neither_onnx_nor_onnx_runtime(model: Path, pictures: Path, tmp_path: Path) -> None:
@@ -147,6 +162,7 @@ def test_external_weights_that_are_there_end_up_inside(tmp_path: Path) -> None:
         (["{model}", "--calibration", "{empty}", "--out", "{out}"], "empty"),
         (["{model}", "--calibration", "{pictures}", "--out", "{out}", "--method", "minmix"], "did you mean 'minmax'"),
         (["{model}", "--calibration", "{pictures}", "--out", "{out}", "--images", "0"], "--images 0"),
+        (["{model}", "--calibration", "{pictures}", "--out", "{out}", "--float-share", "1.5"], "--float-share 1.5"),
         (["{model}", "--out", "{out}"], "--calibration"),
     ],
 )

@@ -1,0 +1,110 @@
+"""INT8 within a budget: the fewest groups in 16 bit with which the model loses no more accuracy than allowed.
+
+The groups leave INT8 in the order of `keep.ranking`, so what is looked for is one number. It is found by bisection,
+which takes it that one more group in 16 bit does not make the model worse. Every attempt is a whole INT8 model with its
+correction. The settings' share of arithmetic is only where the search begins: the budget decides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import onnx_ir as ir
+from tqdm import tqdm
+
+from calibration.gates import Gates
+from calibration.keep import ranking
+from calibration.source import METADATA
+from calibration.study import Study
+from deploy.cli import UserError
+from engines.stage import progress_disabled
+
+ROUNDING = 1e-9  # of two figures' difference
+
+
+def meet(
+    study: Study, accuracy: Callable[[ir.Model], float], max_drop: float, unit: str = "points"
+) -> tuple[ir.Model, dict[str, Any]]:
+    """The INT8 model with the fewest groups in 16 bit that is at most `max_drop` below the float model.
+
+    Args:
+        accuracy: of the float model or an INT8 one; more is better.
+        max_drop: in the unit of `accuracy`, which `unit` names.
+
+    Returns:
+        The model and its report, as Study.build, with "budget": {"max_drop", "unit", "float", "int8" (the accuracy of
+        both), "attempts": [{"groups" in 16 bit, "int8_macs", "accuracy"}]} in it.
+
+    Raises:
+        UserError: the budget cannot be met.
+    """
+    reference = accuracy(study.model)
+    attempts: list[dict[str, Any]] = []
+    order = list(range(len(study.plan.groups)))
+    met: list[tuple[ir.Model, dict[str, Any], float]] = []  # the last that meets the budget has the fewest groups
+
+    def meets(count: int) -> bool:
+        model, report = study.build(order[:count])
+        reached = accuracy(model)
+        attempts.append({"groups": count, "int8_macs": report["int8_macs"], "accuracy": round(reached, 6)})
+        print(f"budget: {count} groups in 16 bit: {in_words(attempts[-1], reference, unit)}", flush=True)
+        if reference - reached > max_drop + ROUNDING:
+            return False
+        met[:] = [(model, report, reached)]
+        return True
+
+    if not meets(0):
+        study.gain = gains(study)
+        order = ranking(study.gain, study.cost)
+        most = most_groups(study, order)
+        low, high = 0, min(max(1, len(study.kept())), most)
+        while low < high and not meets(high):
+            low, high = high, min(2 * high, most)
+        if low == high:
+            raise_unreachable(attempts, reference, max_drop, unit)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if meets(middle) else (middle, high)
+    [(model, report, reached)] = met
+    report["budget"] = {
+        "max_drop": max_drop,
+        "unit": unit,
+        "float": round(reference, 6),
+        "int8": round(reached, 6),
+        "attempts": attempts,
+    }
+    model.metadata_props[METADATA] = json.dumps(report)
+    return model, report
+
+
+def gains(study: Study) -> list[float]:
+    """The study's gains. Where it left them out, as all of INT8 together does little damage, they are measured."""
+    if any(study.gain):
+        return study.gain
+    gates = Gates(study.equal, study.plan, study.trials)
+    usable = {index: value for index, value in enumerate(study.thresholds) if value > 0}
+    bar = tqdm(range(len(study.thresholds)), desc="gains", unit="group", disable=progress_disabled(study.quiet))
+    return [study.damage - gates.damage({i: each for i, each in usable.items() if i != left_out}) for left_out in bar]
+
+
+def most_groups(study: Study, order: list[int]) -> int:
+    """How many groups, in this order, can be in 16 bit while a layer is left in INT8."""
+    read = [position for position, i in enumerate(order) if study.cost[i] > 0 and study.thresholds[i] > 0]
+    return max(read, default=0)
+
+
+def in_words(attempt: dict[str, Any], reference: float, unit: str) -> str:
+    """Like 'loses 0.2 points (97.1 of 97.3) with 95.2% of multiply-accumulates in INT8'."""
+    figures = f" ({attempt['accuracy']:.6g} of {reference:.6g})" if reference else ""
+    lost = f"loses {reference - attempt['accuracy']:.3g} {unit}{figures}"
+    return f"{lost} with {100 * attempt['int8_macs']:.1f}% of multiply-accumulates in INT8"
+
+
+def raise_unreachable(attempts: list[dict[str, Any]], reference: float, max_drop: float, unit: str) -> NoReturn:
+    best = max(attempts, key=lambda attempt: attempt["accuracy"])
+    raise UserError(
+        f"INT8 loses more than {max_drop:g} {unit}, whatever stays in 16 bit: the best, with {best['groups']} groups "
+        f"there, {in_words(best, reference, unit)}; allow more, or build PRECISION=fp16"
+    )
