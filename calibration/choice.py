@@ -65,9 +65,12 @@ def choose_thresholds(
         trials: how many may be made. Where they do not suffice to take out every group, its gain is judged by the
             noise on its histogram.
     """
+    made = 0
     with tqdm(desc="thresholds", unit="trial", disable=progress_disabled(quiet)) as bar:
 
         def damage(thresholds: Sequence[float], without: int = -1) -> float:
+            nonlocal made
+            made += 1  # the bar counts only where it is shown
             bar.update()
             return gates.damage({i: each for i, each in enumerate(thresholds) if each > 0 and i != without})
 
@@ -82,7 +85,7 @@ def choose_thresholds(
         total = damage(fixed)
         if total <= BEARABLE:
             gain = [0.0] * len(fixed)
-        elif bar.n + len(fixed) <= trials + TRIALS // 10:
+        elif made + len(fixed) <= trials + TRIALS // 10:
             gain = [total - damage(fixed, without=i) for i in range(len(fixed))]
         else:
             noise = [noise_share(histogram, value) for histogram, value in zip(histograms, fixed, strict=True)]
@@ -100,8 +103,9 @@ def descend(loss: Loss, groups: int, rungs: int, trials: int) -> list[int]:
     uniform = [loss([rung] * groups) for rung in range(rungs)]
     left = trials - rungs
     position, least = [int(np.argmin(uniform))] * groups, min(uniform)
-    parts = 2
-    while parts <= min(FINEST, groups):
+    parts, finest = 1, min(FINEST, groups)
+    while parts < finest:
+        parts = min(2 * parts, finest)
         edges = [round(part * groups / parts) for part in range(parts + 1)]
         for start, end in zip(edges, edges[1:], strict=False):
             for step in (-1, 1):
@@ -116,5 +120,4 @@ def descend(loss: Loss, groups: int, rungs: int, trials: int) -> list[int]:
                     if there > least * (1 - WORTH):
                         break
                     position, least = moved, there
-        parts *= 2
     return position

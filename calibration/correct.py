@@ -47,6 +47,8 @@ class Moments:
     float_mean: np.ndarray  # x
     weight: float = 0.0
     rows: int = 0
+    offset: np.ndarray | None = None  # of x', [G, 1, K]: the sums are about it, as float32 does not centre afterwards
+    float_offset: np.ndarray | None = None
 
     @classmethod
     def empty(cls, groups: int, size: int) -> Moments:
@@ -56,6 +58,11 @@ class Moments:
     def add(self, quantized: np.ndarray, float_: np.ndarray) -> None:
         power = np.square(float_, dtype=np.float64).mean(axis=(0, 2))
         weights = power.mean() / (power + power.mean()) if power.any() else np.ones_like(power)
+        if self.offset is None or self.float_offset is None:
+            self.offset, self.float_offset = (
+                rows.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32) for rows in (quantized, float_)
+            )
+        quantized, float_ = quantized - self.offset, float_ - self.float_offset
         weighted = quantized * weights[:, None].astype(np.float32)
         self.own += weighted.transpose(0, 2, 1) @ quantized
         self.cross += float_.transpose(0, 2, 1) @ weighted
@@ -69,7 +76,8 @@ class Moments:
         mean, float_mean = self.mean / self.weight, self.float_mean / self.weight
         own = self.own / self.weight - mean[:, :, None] * mean[:, None, :]
         cross = self.cross / self.weight - float_mean[:, :, None] * mean[:, None, :]
-        return own, cross, mean, float_mean
+        assert self.offset is not None and self.float_offset is not None
+        return own, cross, mean + self.offset[:, 0], float_mean + self.float_offset[:, 0]
 
 
 def affordable(macs: int) -> int:
@@ -140,7 +148,7 @@ def correct_layer(model: ir.Model, node: ir.Node, layer: Layer, moments: Moments
         return
     own, cross, mean, float_mean = moments.centred()
     weights = kernel_matrix(layer).astype(np.float64)
-    has_bias = node.op_type in ("Conv", "Gemm")
+    has_bias = can_add_to_bias(node)
     if not has_bias:  # no bias to take up the mean: it is part of what the weights are fitted to
         own, cross = own + mean[:, :, None] * mean[:, None, :], cross + float_mean[:, :, None] * mean[:, None, :]
     fitted = refit(weights, own, cross, moments.rows)
@@ -161,6 +169,14 @@ def correct_layer(model: ir.Model, node: ir.Node, layer: Layer, moments: Moments
         now = rounded * scales[..., None]
         shift = factor * (np.einsum("grk,gk->gr", weights, float_mean) - np.einsum("grk,gk->gr", now, mean)).reshape(-1)
         add_to_bias(model, node, name, shift)
+
+
+def can_add_to_bias(node: ir.Node) -> bool:
+    """A constant bias, or room for one."""
+    beta = node.attributes.get("beta")
+    if node.op_type not in ("Conv", "Gemm") or (node.op_type == "Gemm" and beta is not None and beta.as_float() == 0):
+        return False
+    return len(node.inputs) < 3 or node.inputs[2] is None or constant(node.inputs[2]) is not None
 
 
 def add_to_bias(model: ir.Model, node: ir.Node, name: str, shift: np.ndarray) -> None:
