@@ -1,0 +1,97 @@
+"""The INT8 thresholds as TensorRT's calibration cache, for a toolchain that quantizes by itself (TensorRT 7 to 10).
+
+    python -m calibration.tensorrt_cache INT8.onnx --out int8.cache --onnx-out float.onnx [--tensorrt 8.6.1]
+    trtexec --onnx=float.onnx --int8 --fp16 --calib=int8.cache
+
+The cache goes with the ONNX written beside it (float_twin.py), and with no other: its weights are those that the ranges
+belong to. A tensor without a line stays out of INT8. From TensorRT 8 on, which reads Q/DQ, the INT8 ONNX itself is the
+better way, and the one that effedge builds by: there TensorRT neither chooses the layers nor rounds the weights anew.
+
+Format: a line `TRT-<version>-EntropyCalibration2`, then `<tensor>: <hex>` for each tensor, where the hex digits are the
+float32 scale, threshold / 127, big-endian. As NVIDIA reads and writes it: nvdla/sw,
+umd/utils/calibdata/calib_txt_to_json.py, and the TAO exporters (_calibration_cache_from_dict). The version is
+NV_TENSORRT_VERSION of NvInferRuntime.h: 8.6.1 is 8601, and since TensorRT 10 10.9.0 is 100900.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+from calibration.report import read_report
+from calibration.thresholds import INT8_MAX
+from deploy.cli import Parser, UserError, run
+from deploy.files import whole_file
+
+HEADER = "TRT-{}-EntropyCalibration2"
+
+
+def cache_text(thresholds: Mapping[str, float], version: int) -> str:
+    """The cache of these tensors' thresholds.
+
+    >>> print(cache_text({"image": 127.0}, 8601), end="")
+    TRT-8601-EntropyCalibration2
+    image: 3f800000
+    """
+    lines = [f"{name}: {struct.pack('>f', value / INT8_MAX).hex()}" for name, value in thresholds.items()]
+    return "\n".join([HEADER.format(version), *lines]) + "\n"
+
+
+def version_number(text: str) -> int:
+    """NV_TENSORRT_VERSION of a version.
+
+    >>> version_number("8.6.1"), version_number("10.9.0"), version_number("8601")
+    (8601, 100900, 8601)
+
+    Raises:
+        UserError: no version, or one whose TensorRT reads no such cache.
+    """
+    parts = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)(?:\.\d+)?", text)
+    if parts:
+        major, minor, patch = (int(part) for part in parts.groups())
+        number = major * (10000 if major >= 10 else 1000) + minor * 100 + patch
+    elif re.fullmatch(r"\d{4}|\d{6}", text):
+        number = int(text)
+        major = number // (10000 if len(text) == 6 else 1000)
+    else:
+        raise UserError(f"--tensorrt '{text}' is no version: expected one like 8.6.1, or 8601")
+    if not 7 <= major <= 10:
+        raise UserError(f"--tensorrt {text}: a calibration cache is for TensorRT 7 to 10, others read the INT8 ONNX")
+    return number
+
+
+def command(onnx: Path, cache: Path, in_float: Mapping[str, str]) -> str:
+    """trtexec's, with the layers that are not to be INT8 in FP16, whichever ranges their tensors have."""
+    kept = ",".join(f"{name}:fp16" for name in in_float)
+    constraints = f" --precisionConstraints=obey --layerPrecisions={kept}" if kept else ""
+    return f"trtexec --onnx={onnx} --int8 --fp16 --calib={cache}{constraints}"
+
+
+def main() -> None:
+    parser = Parser(prog="python -m calibration.tensorrt_cache", description=__doc__)
+    parser.add_argument("model", type=Path, metavar="INT8.onnx", help="such as build/d0-digits/int8.onnx")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the cache")
+    parser.add_argument("--onnx-out", type=Path, metavar="FILE.onnx", help="the float ONNX (default: OUT.onnx)")
+    parser.add_argument("--tensorrt", default="8.6.1", metavar="VERSION", help="that will read it (%(default)s)")
+    given = parser.parse_args()
+    version = version_number(given.tensorrt)
+    onnx = given.onnx_out or given.out.with_name(given.out.name + ".onnx")
+    if len({path.resolve() for path in (given.model, given.out, onnx)}) < 3:
+        raise UserError(f"'{given.model}', '{given.out}' and '{onnx}' must be three files: choose other names")
+
+    from calibration import onnx_file
+    from calibration.float_twin import float_twin
+
+    model, report = read_report(given.model)
+    twin = float_twin(model)
+    with whole_file(onnx) as temporary:
+        onnx_file.save(twin, temporary)
+    with whole_file(given.out) as temporary:
+        temporary.write_text(cache_text(report["thresholds"], version))
+    print(command(onnx, given.out, report["float_layers"]))
+
+
+if __name__ == "__main__":
+    run(main)

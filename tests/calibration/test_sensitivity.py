@@ -1,0 +1,118 @@
+"""The table, the JSON and the plot of a report whose numbers are known."""
+
+import json
+import sys
+
+import networks
+import onnx
+import pytest
+
+from calibration.sensitivity import main, shortened
+from calibration.source import METADATA
+from deploy.cli import run
+
+REPORT = {
+    "damage": 0.05,
+    "thresholds": {"a": 1.0},
+    "float_layers": {"conv_b": "in INT8 it does 0.03 of damage", "gate": "it is part of squeeze-and-excite"},
+    "sensitivity": [
+        {"layers": ["conv_b"], "tensors": ["b"], "gain": 0.03, "macs": 0.125},
+        {"layers": ["conv_a", "conv_c"], "tensors": ["a"], "gain": 0.01, "macs": 0.5},
+        {"layers": ["add"], "tensors": ["d"], "gain": -0.001, "macs": 0.0},
+    ],
+}
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    def inner(*arguments):
+        monkeypatch.setattr(sys, "argv", ["calibration.sensitivity", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            run(main)
+        return caught.value.code, *capsys.readouterr()
+
+    return inner
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """saved(report): an ONNX file that carries it."""
+
+    def inner(report):
+        proto = networks.classifier().proto()
+        if report is not None:
+            onnx.helper.set_model_props(proto, {METADATA: report if isinstance(report, str) else json.dumps(report)})
+        onnx.save(proto, tmp_path / "int8.onnx")
+        return tmp_path / "int8.onnx"
+
+    return inner
+
+
+def test_the_worst_come_first_with_what_became_of_them(call, saved):
+    status, out, _ = call(saved(REPORT), "--worst", 2)
+    head, first, second, more, by_rule = out.splitlines()
+    assert status == 0 and head.split() == ["rank", "gain", "MACs", "layers", "kept", "in"]
+    assert first.split(maxsplit=4) == ["1", "0.03", "12.50%", "conv_b", "16 bit: in INT8 it does 0.03 of damage"]
+    assert second.split() == ["2", "0.01", "50.00%", "conv_a,", "conv_c", "INT8"]
+    assert more.startswith("1 more")
+    assert by_rule == "1 layers in 16 bit by rule: it is part of squeeze-and-excite"
+
+
+def test_the_json_has_every_row(call, saved, tmp_path):
+    assert call(saved(REPORT), "--worst", 1, "--json", tmp_path / "new" / "s.json")[0] == 0
+    written = json.loads((tmp_path / "new" / "s.json").read_text())
+    assert written["damage"] == 0.05
+    assert [row["rank"] for row in written["rows"]] == [1, 2, 3]
+    assert [row["kept"] for row in written["rows"]] == [
+        "16 bit: in INT8 it does 0.03 of damage", "INT8", "16 bit: so are the layers beside it",
+    ]  # fmt: skip
+
+
+def test_the_plot_is_a_picture(call, saved, tmp_path):
+    pytest.importorskip("matplotlib")
+    from PIL import Image
+
+    assert call(saved(REPORT), "--plot", tmp_path / "s.png")[0] == 0
+    with Image.open(tmp_path / "s.png") as image:
+        assert image.width > 500
+
+
+def test_gains_of_zero_are_explained_in_one_line(call, saved, tmp_path):
+    zero = {**REPORT, "damage": 0.0007, "sensitivity": [{**row, "gain": 0.0} for row in REPORT["sensitivity"]]}
+    status, out, _ = call(saved(zero))
+    assert status == 0 and out.splitlines()[0].startswith("all 3 groups of layers together do 0.0007 of damage")
+    status, _, error = call(saved(zero), "--plot", tmp_path / "s.png")
+    assert status == 2 and error.count("\n") == 1 and "nothing to draw" in error
+
+
+def test_a_missing_matplotlib_is_one_line(call, saved, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    status, _, error = call(saved(REPORT), "--plot", tmp_path / "s.png")
+    assert status == 2 and error.count("\n") == 1 and "pip install" in error and not (tmp_path / "s.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [(None, "has no report"), ("{", "damaged"), ({"float_layers": {}}, "has no report")],
+)
+def test_a_model_without_a_report_is_one_line(call, saved, report, message):
+    status, _, error = call(saved(report))
+    assert status == 2 and error.count("\n") == 1 and message in error
+
+
+def test_bad_arguments_are_one_line(call, saved, tmp_path):
+    (tmp_path / "file").write_text("")
+    for arguments in (
+        (tmp_path / "gone.onnx",),
+        (saved(REPORT), "--worst", 0),
+        (saved(REPORT), "--json", tmp_path / "file" / "s.json"),
+    ):
+        status, _, error = call(*arguments)
+        assert status == 2 and error.count("\n") == 1
+
+
+def test_long_lists_of_layers_are_cut():
+    assert shortened(["a", "b"]) == "a, b"
+    cut = shortened([f"a_long_name_of_a_layer_{index}" for index in range(9)])
+    assert cut == "a_long_name_of_a_layer_0 and 8 more"
+    assert len(shortened(["x" * 200])) == 60
