@@ -1,7 +1,7 @@
 """Q/DQ pairs and INT8 weights into the graph, as a plan says (`calibration.placement`).
 
 Activations: QuantizeLinear + DequantizeLinear, INT8, one scale per tensor, zero point 0. One pair serves all quantized
-readers of a tensor; its other readers (a swish's product, a depthwise convolution, a graph output) go on reading the
+readers of a tensor; its other readers (a swish's product, a layer in 16 bit, a graph output) go on reading the
 float tensor. Weights: an INT8 initializer and DequantizeLinear with a scale per output channel. Biases stay float:
 TensorRT's parser refuses an INT32 bias behind DequantizeLinear, and computes the INT32 one itself.
 """

@@ -27,8 +27,8 @@ def shortcuts(graph: ir.Graph, quantized: Collection[ir.Node]) -> list[tuple[ir.
     1. one input is the output of a quantized convolution and goes nowhere else (no activation between, so they fuse),
        and the other is an activation of the same shape;
     2. its sum is read as INT8: by a quantized layer or another such Add, maybe through a ReLU or an operator that
-       passes values on. BiFPN's fusion (a weighted sum before a swish and a depthwise convolution, which are float) is
-       none: INT8 there would save no kernel and round each feature level three times a layer.
+       passes values on. BiFPN's fusion (a weighted sum before a swish, which is float) is none: INT8 there
+       would save no kernel and round each feature level three times a layer.
 
     Args:
         quantized: the layers that will be INT8.
