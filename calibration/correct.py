@@ -180,16 +180,12 @@ def can_add_to_bias(node: ir.Node) -> bool:
 
 
 def add_to_bias(model: ir.Model, node: ir.Node, name: str, shift: np.ndarray) -> None:
-    """Add `shift` [channels out] to the node's bias; a node without one gets it."""
+    """Add `shift` [channels out] to the bias of a node that `can_add_to_bias`; one without gets it."""
     old = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    if len(node.inputs) > 2 and node.inputs[2] is not None and old is None:
-        return  # computed in the graph
     beta = node.attributes.get("beta")
     shift = shift / (1.0 if beta is None or node.op_type != "Gemm" else beta.as_float())
     bias = (shift if old is None else old.astype(np.float64) + shift).astype(np.float32)
     value = Tape(model.graph).initializer(ir.tensor(bias, name=f"{name}_bias"))
-    if len(node.inputs) > 2:
-        node.replace_input_with(2, value)
-    else:
+    if len(node.inputs) < 3:
         node.resize_inputs(3)
-        node.replace_input_with(2, value)
+    node.replace_input_with(2, value)

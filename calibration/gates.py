@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from calibration.onnx_file import session
+from calibration.onnx_file import insert_behind, session
 from calibration.placement import Plan
 from calibration.thresholds import INT8_MAX
 from calibration.trial import Trials
@@ -75,9 +75,5 @@ def _gate(graph: ir.Graph, value: ir.Value, scale: ir.Value, gate: ir.Value, zer
         ),
     }
     choice = ir.node("If", [gate], branches, outputs=[output], name=f"{value.name}.gate")
-    producer = value.producer()
-    if producer is None:
-        graph.insert_before(graph[0], choice)
-    else:
-        graph.insert_after(producer, choice)
+    insert_behind(graph, value, choice)
     return output

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
-from calibration.onnx_file import constant
+from calibration.onnx_file import constant, insert_behind
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 # Inputs that are float32 whatever the data is: Resize's region and scales.
@@ -79,10 +79,6 @@ class HalfPrecisionPass(ir.passes.InPlacePass):
         else:
             result = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape)
             cast = ir.node("Cast", [value], {"to": int(dtype)}, outputs=[result], name=name)
-            producer = value.producer()
-            if producer is None:
-                graph.insert_before(graph[0], cast)
-            else:
-                graph.insert_after(producer, cast)
+            insert_behind(graph, value, cast)
         converted[value, dtype] = result
         return result

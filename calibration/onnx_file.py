@@ -131,12 +131,24 @@ def session(model: ir.Model, outputs: Sequence[str] = (), *, threads: int = 0) -
             if value.type is None:
                 value.type = ir.TensorType(ir.DataType.FLOAT)
         common.RemoveUnusedNodesPass()(model)
+    return session_of(ir.to_proto(model).SerializeToString(), threads=threads)
+
+
+def session_of(data: bytes, *, threads: int = 0) -> onnxruntime.InferenceSession:
+    """ONNX Runtime (CPU) on the bytes of an ONNX file, which need never lie on the disk."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Bytes rather than a file: the model that runs need never lie on the disk.
-    data = ir.to_proto(model).SerializeToString()
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def insert_behind(graph: ir.Graph, value: ir.Value, nodes: ir.Node | Sequence[ir.Node]) -> None:
+    """Put nodes just behind the one that writes `value`, or first of all where it is an input of the graph."""
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], nodes)
+    else:
+        graph.insert_after(producer, nodes)
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:

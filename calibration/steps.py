@@ -11,8 +11,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 
+from calibration.onnx_file import session_of
 from calibration.samples import Samples
 
 Arrays = dict[str, np.ndarray]
@@ -39,7 +39,6 @@ class Steps:
         self.model = model
         self.depth = depths(model.graph, layers)
         self.held: list[Arrays] = [dict(feeds) for _, feeds in samples]
-        self.inputs = {value.name: value for value in model.graph.inputs}
 
     def advance(self, level: int) -> None:
         """Compute all that nodes of `level` and beyond read, and forget what they do not.
@@ -62,7 +61,7 @@ class Steps:
             and not _constant(maker)
         ]
         if wanted:
-            running = onnxruntime.InferenceSession(self._part(wanted), _options(), providers=["CPUExecutionProvider"])
+            running = session_of(self._part(wanted))
             names = [value.name or "" for value in wanted]
             given = [each.name for each in running.get_inputs()]
             for held in self.held:
@@ -119,9 +118,3 @@ def _tensor(name: str, value: ir.Value) -> onnx.TensorProto:
     tensor = ir.serde.serialize_tensor(value.const_value)
     tensor.name = name
     return tensor
-
-
-def _options() -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return options

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
+from calibration.onnx_file import insert_behind
 from calibration.placement.layers import Layer
 from calibration.thresholds import INT8_MAX
 
@@ -84,11 +85,7 @@ class InsertQDQPass(ir.passes.InPlacePass):
             ir.node("QuantizeLinear", [value, scale, zero_point], outputs=[quantized], name=f"{name}_q"),
             ir.node("DequantizeLinear", [quantized, scale, zero_point], outputs=[output], name=f"{name}_dq"),
         ]
-        producer = value.producer()
-        if producer is None:
-            graph.insert_before(graph[0], pair)
-        else:
-            graph.insert_after(producer, pair)
+        insert_behind(graph, value, pair)
         return output
 
     def _quantize_weight(self, graph: ir.Graph, layer: Layer) -> tuple[ir.Value, ir.Value, ir.Value]:
