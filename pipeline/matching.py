@@ -23,12 +23,13 @@ class Matches(NamedTuple):
 
 def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union of every pair: a [n,4] and b [m,4], xyxy -> [n,m]."""
-    left_top = np.maximum(a[:, None, :2], b[None, :, :2])
-    right_bottom = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    overlap = np.clip(right_bottom - left_top, 0, None).prod(axis=2)
-    area_a = (a[:, 2:] - a[:, :2]).prod(axis=1)
-    area_b = (b[:, 2:] - b[:, :2]).prod(axis=1)
-    return overlap / np.maximum(area_a[:, None] + area_b[None] - overlap, 1e-9)
+    # Coordinate by coordinate: an axis of four or two in the innermost loop is five times as slow.
+    (left_a, top_a, right_a, bottom_a), (left_b, top_b, right_b, bottom_b) = a.T[..., None], np.ascontiguousarray(b.T)
+    width = np.minimum(right_a, right_b) - np.maximum(left_a, left_b)
+    height = np.minimum(bottom_a, bottom_b) - np.maximum(top_a, top_b)
+    overlap = np.maximum(width, 0) * np.maximum(height, 0)
+    area_a, area_b = (right_a - left_a) * (bottom_a - top_a), (right_b - left_b) * (bottom_b - top_b)
+    return overlap / np.maximum(area_a + area_b - overlap, 1e-9)
 
 
 def match(boxes: np.ndarray, class_ids: np.ndarray, anchors: np.ndarray) -> Matches:

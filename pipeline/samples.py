@@ -21,12 +21,14 @@ from deploy.preprocess import FILTERS
 from pipeline.anchors import make_anchors
 from pipeline.augment import FLIP_CHANCE, flip, random_crop, scale_jitter
 from pipeline.data.records import Record
-from pipeline.digits import Picture, draw_crop, draw_picture
+from pipeline.digits import SHAPES, Picture, draw_crop, draw_picture
 from pipeline.matching import Matches, match
 from pipeline.published import Preprocessing
 
 # What a generator is for, so that no two draw the same numbers from one seed.
 ORDER, AUGMENTATION = 0, 1
+
+DIGIT_JITTER = (0.7, 1.0)  # never larger: a digit cut by the edge may be another's likeness
 
 
 class DetectionBatch(NamedTuple):
@@ -69,9 +71,18 @@ def or_error(collate: Callable[[Sequence[Any]], Any]) -> Callable[[Sequence[Any]
     return first_error_or_batch
 
 
-def digit_pictures(size: int, seed: int) -> Callable[[int], Picture]:
-    """Drawn pictures of the digits' training split, [size,size]."""
-    return lambda index: draw_picture("train", index, size, size, seed)
+def digit_pictures(size: int, seed: int, fill: Sequence[int]) -> Callable[[int], Picture]:
+    """Drawn pictures of the digits' training split, of the written data set's shapes in turn, letterboxed as those will
+    be, or smaller (scale 0.7 to 1): [size,size]."""
+
+    def draw(index: int) -> Picture:
+        height, width = (round(side * size / max(SHAPES[0])) for side in SHAPES[index % len(SHAPES)])
+        image, boxes, class_ids = draw_picture("train", index, height, width, seed)
+        random = np.random.default_rng([seed, AUGMENTATION, index])
+        pixels, boxes, kept = scale_jitter(random, image, boxes, size, DIGIT_JITTER, fill)
+        return Picture(pixels, boxes, class_ids[kept])
+
+    return draw
 
 
 def digit_crops(size: int, seed: int) -> Callable[[int], tuple[np.ndarray, int]]:

@@ -96,6 +96,17 @@ def train_step(state: TrainingState, batch: Any, normalize: Callable[[Tensor], T
     return parts
 
 
+def freeze_norm(model: nn.Module) -> None:
+    """Let BatchNorm use its running statistics in training too, and leave them; its scales and biases still learn.
+
+    With a few pictures in a batch, one unlike the others is divided by its own large variance, which hides from the
+    loss what the running statistics will make of it: D0 so trained found hundreds of digits in a picture of fur.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
 def start_state(options: Options, classes: int, resume: Path, run_key: dict[str, Any], quiet: bool) -> TrainingState:
     """The state before the first step, or the one that `resume` keeps if it is there."""
     torch.manual_seed(options.seed)
@@ -105,7 +116,10 @@ def start_state(options: Options, classes: int, resume: Path, run_key: dict[str,
         if isinstance(module, MBConv1 | MBConv6):
             module.drop_rate *= options.drop_connect / DROP_CONNECT
     said = initialize(model, options.model, options.init, quiet) if options.init and not resume.exists() else ""
-    state = TrainingState(model.train(), Ema(model, EMA_DECAY), make_optimizer(model, options.decay))
+    model.train()
+    if options.freeze_norm:
+        freeze_norm(model)
+    state = TrainingState(model, Ema(model, EMA_DECAY), make_optimizer(model, options.decay))
     if resume.exists():
         load_resume(resume, run_key, state)
         said = f"going on from step {state.step} of {options.steps}"

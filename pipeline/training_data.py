@@ -75,7 +75,7 @@ def training_data(
     """
     if data == DIGITS:
         labels: list[str | None] = list(digits.LABELS)
-        crops, pictures = digit_crops(size, seed), digit_pictures(size, seed)
+        crops, pictures = digit_crops(size, seed), digit_pictures(size, seed, preprocessing(model, "").fill)
         count, digest = None, DIGITS
     else:
         found = read_for(model, data, images, quiet)

@@ -30,6 +30,7 @@ class Options:
     seed: int
     init: str | None
     flips: bool = True
+    freeze_norm: bool = False
     jitter: tuple[float, float] = JITTER
 
     def check(self) -> None:
@@ -40,6 +41,8 @@ class Options:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected {least} or more{why}")
         if not 0 < self.rate < math.inf:
             raise UserError(f"--rate {self.rate}: expected a number above 0, such as 1e-3")
+        if self.freeze_norm and self.init is None:
+            raise UserError("--freeze-norm keeps the statistics of a trained model: give it with --init")
         if self.drop_connect >= 1:
             raise UserError(f"--drop-connect {self.drop_connect}: expected less than 1, the share of samples dropped")
         if not 0 < self.jitter[0] <= self.jitter[1] < math.inf:
@@ -67,6 +70,11 @@ def make_parser(description: str) -> Parser:
     parser.add_argument(
         "--jitter", nargs=2, type=float, default=list(JITTER), metavar=("LEAST", "GREATEST"), help=jitter
     )
+    freeze = (
+        "normalize by the statistics of --init, as the engine will, not by each batch's own: for a detector's last steps, "
+        "where a batch is too small to stand for the pictures to come"
+    )
+    parser.add_argument("--freeze-norm", action="store_true", help=freeze)
     parser.add_argument("--seed", type=int, default=0)
     init = "a checkpoint to start from, of this model or its backbone: a path, or MODEL:WEIGHTS, such as b0:imagenet"
     parser.add_argument("--init", help=init)

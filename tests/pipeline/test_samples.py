@@ -1,5 +1,7 @@
 """Training samples follow from their index alone."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from PIL import Image
 from deploy.cli import UserError
 from pipeline.anchors import decode, make_anchors
 from pipeline.data.records import Record, classified
-from pipeline.digits import Picture
+from pipeline.digits import SHAPES, Picture, draw_picture
 from pipeline.published import preprocessing
 from pipeline.samples import (
     Samples,
@@ -121,7 +123,22 @@ def test_targets_in_a_batch_decode_to_the_boxes_of_their_pictures():
 
 
 def test_digits_follow_from_seed_and_index():
-    for make in (digit_pictures, digit_crops):
+    for make in (partial(digit_pictures, fill=FILL), digit_crops):
         first, again, other = make(64, 0)(5), make(64, 0)(5), make(64, 1)(5)
         np.testing.assert_array_equal(first[0], again[0])
         assert not np.array_equal(first[0], other[0])
+
+
+def test_drawn_pictures_are_letterboxed_as_the_written_ones_and_no_digit_is_cut():
+    """Validation's pictures are of several shapes, so training's must have the fill beside them too."""
+    draw = digit_pictures(128, 0, FILL)
+    for index, (height, width) in enumerate(SHAPES):
+        picture = draw(index)
+        original = draw_picture("train", index, height // 4, width // 4, 0)
+        assert picture.image.shape == (128, 128, 3) and len(picture.boxes) == len(original.boxes)
+        scale = (picture.boxes[:, 2:] - picture.boxes[:, :2]) / (original.boxes[:, 2:] - original.boxes[:, :2])
+        most = min(128 / (height // 4), 128 / (width // 4))
+        assert np.all((scale >= 0.68 * most) & (scale <= 1.01 * most))
+        rest = picture.image[round(height / 4 * most) + 1 :], picture.image[:, round(width / 4 * most) + 1 :]
+        assert all((part == FILL).all() for part in rest)
+        np.testing.assert_array_equal(picture.class_ids, original.class_ids)

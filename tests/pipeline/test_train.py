@@ -326,6 +326,28 @@ def test_going_on_does_not_need_the_initial_weights_again(monkeypatch, tmp_path,
     train(options, data_of(options, folders), out, None, None, True)
 
 
+def test_frozen_statistics_stay_and_are_what_the_loss_sees(tmp_path, coco):
+    """Scales and biases learn; mean and variance are those of --init, in training as in the engine."""
+    init = tmp_path / "init.safetensors"
+    start = create_model("d0", 3, 128)
+    for name, value in start.state_dict().items():
+        if name.endswith(("running_mean", "running_var")):
+            value.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(3))
+    save_weights(start.state_dict(), init, {})
+    load_matching(start, init)  # as rounded to 16 bit
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    options = dataclasses.replace(D0, init=str(init), freeze_norm=True, drop_connect=0.0, steps=2)
+    data = data_of(options, coco, tmp_path / "pictures")
+    batch, normalize = data.collate([data.draw(0), data.draw(1)]), train_module.make_normalize("d0")
+    training = train_module.start_state(options, 3, tmp_path / "none", {}, True).model
+    losses = [train_module.batch_loss(model, normalize(batch.images), batch, 3) for model in (training, start.eval())]
+    assert losses[0]["class"].item() == pytest.approx(losses[1]["class"].item(), rel=1e-5)
+
+    after, _ = train(options, data, tmp_path / "d0.safetensors", None, None, True)
+    assert_equal(*({name: state[name] for name in state if "running_" in name} for state in (before, after)))
+    assert not torch.equal(before["backbone.bn1.weight"], after["backbone.bn1.weight"])
+
+
 # The schedule.
 
 
@@ -410,6 +432,7 @@ def test_an_init_that_fits_nowhere_is_refused(monkeypatch, tmp_path, folders):
         (["b0", "--batch", 1], "--batch 1: expected 2 or more"),
         (["b0", "--steps", 0], "--steps 0: expected 1 or more"),
         (["b0", "--rate", "nan"], "--rate nan"),
+        (["b0", "--freeze-norm"], "give it with --init"),
         (["b0", "--drop-connect", 1], "--drop-connect 1.0"),
         (["b0", "--data", "nowhere"], "data 'nowhere' does not exist"),
         (["b0", "--data", "{coco}"], "is for detection, b0 is for classification"),
