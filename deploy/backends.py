@@ -2,14 +2,24 @@
 
 import importlib
 from pathlib import Path
-from typing import Any, Callable, Dict, Union
+from typing import Any, Callable, Dict, Protocol, Union
 
 import numpy as np
 
 from deploy.cli import UserError, choose
 
-# A backend takes the engine's inputs by name and returns its outputs by name, arrays that the caller may keep.
-Backend = Callable[[Dict[str, np.ndarray]], Dict[str, np.ndarray]]
+# From the engine's inputs by name to its outputs by name, arrays that the caller may keep.
+Infer = Callable[[Dict[str, np.ndarray]], Dict[str, np.ndarray]]
+
+
+class Backend(Protocol):
+    """An engine that is loaded; `parallel` is how many threads may, and for throughput should, call it at once."""
+
+    parallel: int
+
+    def __call__(self, feeds: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
+        """As Infer."""
+
 
 # The manifest's backend name: its module here, and what pip calls the packages that the module needs.
 BACKENDS = {
@@ -19,8 +29,9 @@ BACKENDS = {
 }
 
 
-def load_backend(folder: Union[str, Path], manifest: Dict[str, Any]) -> Backend:
-    """Load the engine of `folder` with the backend that its manifest names.
+def load_backend(folder: Union[str, Path], manifest: Dict[str, Any], throughput: bool = False) -> Backend:
+    """Load the engine of `folder` with the backend that its manifest names, for the shortest time of one run, or for
+    the most runs a second.
 
     Raises UserError if the backend is unknown or not installed, or cannot load the engine on this machine.
     """
@@ -28,7 +39,7 @@ def load_backend(folder: Union[str, Path], manifest: Dict[str, Any]) -> Backend:
     module, packages = BACKENDS[choose("backend", str(backend.get("name")), BACKENDS)]
     try:
         load = importlib.import_module(module).load
-        return load(Path(folder) / manifest["engine"], manifest)
+        return load(Path(folder) / manifest["engine"], manifest, throughput)
     except ImportError as error:  # not installed, or installed without a library it needs: the reason says which
         raise UserError(
             f"'{folder}' runs on {backend['name']} {backend.get('version', '')}, which cannot be imported here "

@@ -43,7 +43,12 @@ class Detector:
     """
 
     def __init__(
-        self, folder: Union[str, Path], threshold: float = 0.05, iou: float = 0.5, max_detections: int = 100
+        self,
+        folder: Union[str, Path],
+        threshold: float = 0.05,
+        iou: float = 0.5,
+        max_detections: int = 100,
+        throughput: bool = False,
     ) -> None:
         """Load the engine in `folder`. Raises UserError if it is damaged, cannot run here, or is no detector's.
 
@@ -51,8 +56,9 @@ class Detector:
             threshold: the lowest score that is reported.
             iou: of two boxes of one class that overlap by more than this, the better stays.
             max_detections: at most so many a picture.
+            throughput: more pictures a second, each of them later: the steps of several go on side by side.
         """
-        self.engine = Engine(folder, "detection")
+        self.engine = Engine(folder, "detection", throughput)
         self.suppress = partial(nms, threshold=threshold, iou=iou, max_detections=max_detections)
 
     @property
@@ -64,7 +70,7 @@ class Detector:
         """Yield the Detections of each image, in order. Images are paths or RGB uint8 [H,W,3], of any sizes, and are
         read when they are needed. Raises UserError for one that cannot be read."""
         check_several(images)
-        return (self.detections(prepared, outputs) for prepared, outputs in self.engine.run(images))
+        return self.engine.run(images, self.detections)
 
     def detections(self, prepared: Prepared, outputs: Dict[str, np.ndarray]) -> Detections:
         """The engine's candidates for one picture -> what is reported."""

@@ -1,18 +1,22 @@
 """An engine folder made ready to run: its manifest checked, its backend loaded, pictures fed in batches."""
 
 import itertools
+from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, TypeVar, Union
 
 import numpy as np
 
-from deploy.backends import load_backend
+from deploy.backends import Infer, load_backend
 from deploy.cli import UserError
 from deploy.images import open_image
 from deploy.manifest import read_manifest
+from deploy.parallel import ordered_map
 from deploy.preprocess import Prepared, preparation
 
 Picture = Union[str, Path, np.ndarray]  # a file, or RGB uint8 [H,W,3]
+Outputs = Dict[str, np.ndarray]
+Result = TypeVar("Result")
 WANTED = {"detection": "Detector", "classification": "Classifier"}
 INPUT = "image"
 
@@ -24,8 +28,12 @@ class Engine:
     pictures that one run takes; `prepare`, from a picture to the input.
     """
 
-    def __init__(self, folder: Union[str, Path], task: str) -> None:
-        """Load the engine in `folder`; UserError if it is damaged, cannot run here, or is not for `task`."""
+    def __init__(self, folder: Union[str, Path], task: str, throughput: bool = False) -> None:
+        """Load the engine in `folder`; UserError if it is damaged, cannot run here, or is not for `task`.
+
+        With `throughput` the steps of several pictures go on side by side, in threads: more pictures a second, each
+        later.
+        """
         manifest = read_manifest(folder)
         spec = manifest["spec"]
         if not spec:
@@ -41,7 +49,8 @@ class Engine:
         if given != task:
             hint = f": use deploy.{WANTED[given]}" if given in WANTED else ""
             raise UserError(f"'{folder}' is an engine for {given} ({self.model}), expected one for {task}{hint}")
-        self.backend = load_backend(folder, manifest)
+        backend = load_backend(folder, manifest, throughput)
+        self.take_backend(backend, backend.parallel if throughput else 1)
 
     def take_spec(self, folder: Union[str, Path], spec: Dict[str, Any]) -> None:
         """Set all that the spec says; `folder` names the engine in errors. KeyError and the like if it is damaged."""
@@ -50,23 +59,34 @@ class Engine:
         self.smallest, _, self.batch = spec["input"]["batch"]
         self.prepare = preparation(spec["input"])
 
-    def run(self, images: Iterable[Picture]) -> Iterator[Tuple[Prepared, Dict[str, np.ndarray]]]:
-        """For each image in turn: what was made of it for the input, and its row of every output.
+    def take_backend(self, backend: Infer, parallel: int) -> None:
+        """Set what runs the engine, and how many threads may call it at once."""
+        self.backend, self.parallel = backend, parallel
 
-        Images are read when they are needed, a batch at a time; a batch smaller than the engine's smallest is filled
-        up with black ones.
-        """
+    def run(self, images: Iterable[Picture], finish: Callable[[Prepared, Outputs], Result]) -> Iterator[Result]:
+        """What `finish` makes of each image in turn, from what was made of it for the input and its row of every
+        output. Images are read when they are needed, a batch at a time (a few batches, in throughput mode)."""
         remaining = iter(images)
-        while True:
-            prepared = [self.prepare(as_array(image)) for image in itertools.islice(remaining, self.batch)]
-            if not prepared:
-                return
-            batch = np.zeros((max(len(prepared), self.smallest), self.height, self.width, 3), np.uint8)
-            for row, item in enumerate(prepared):
-                batch[row] = item.pixels
-            outputs = self.backend({INPUT: batch})
-            for row, item in enumerate(prepared):
-                yield item, {name: output[row] for name, output in outputs.items()}
+        batches = iter(lambda: list(itertools.islice(remaining, self.batch)), [])
+        for results in ordered_map(partial(self.run_batch, finish=finish), batches, self.parallel):
+            yield from results
+
+    def run_batch(self, images: List[Picture], finish: Callable[[Prepared, Outputs], Result]) -> List[Result]:
+        """All steps of one batch."""
+        prepared = [self.prepare(as_array(image)) for image in images]
+        outputs = self.backend({INPUT: self.stack(prepared)})
+        return [
+            finish(item, {name: output[row] for name, output in outputs.items()}) for row, item in enumerate(prepared)
+        ]
+
+    def stack(self, prepared: List[Prepared]) -> np.ndarray:
+        """The engine's input; fewer pictures than its smallest batch are filled up with black ones."""
+        if len(prepared) == 1 >= self.smallest:
+            return prepared[0].pixels[None]
+        batch = np.zeros((max(len(prepared), self.smallest), self.height, self.width, 3), np.uint8)
+        for row, item in enumerate(prepared):
+            batch[row] = item.pixels
+        return batch
 
     def name(self, class_id: int) -> str:
         """The label of a class; its number where the label is a gap (as in COCO's 90) or missing."""

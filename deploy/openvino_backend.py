@@ -1,5 +1,6 @@
 """Engines for the CPU, run by OpenVINO."""
 
+import threading
 from pathlib import Path
 from typing import Any, Dict
 
@@ -10,12 +11,14 @@ from deploy.backends import Backend
 from deploy.cli import UserError
 
 
-def load(path: Path, manifest: Dict[str, Any]) -> Backend:
+def load(path: Path, manifest: Dict[str, Any], throughput: bool = False) -> Backend:
     """Compile the OpenVINO model at `path` for this CPU, with the settings of the manifest's `backend.config`.
 
-    Raises UserError if OpenVINO refuses the model.
+    For latency all cores compute one run; for throughput OpenVINO has several runs side by side, on a core or a few
+    each. Raises UserError if OpenVINO refuses the model.
     """
-    config = {"PERFORMANCE_HINT": "LATENCY", **manifest["backend"].get("config", {})}
+    hint = "THROUGHPUT" if throughput else "LATENCY"
+    config = {"PERFORMANCE_HINT": hint, **manifest["backend"].get("config", {})}
     try:
         compiled = ov.Core().compile_model(str(path), "CPU", config)
     except RuntimeError as error:
@@ -24,11 +27,21 @@ def load(path: Path, manifest: Dict[str, Any]) -> Backend:
         raise UserError(
             f"OpenVINO {ov.__version__} cannot load '{path}', built by {built} ({reason}): build the engine again here"
         ) from error
-    request = compiled.create_infer_request()
-    names = [(name, index) for index, output in enumerate(compiled.outputs) for name in output.get_names()]
+    return OpenVinoEngine(compiled)
 
-    def infer(feeds: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
-        results = request.infer(feeds, share_inputs=True)  # not shared: the outputs, which may be kept
-        return {name: results[index] for name, index in names}
 
-    return infer
+class OpenVinoEngine:
+    """A compiled model; each thread that calls it has an infer request of its own, so that none waits for another."""
+
+    def __init__(self, compiled: Any) -> None:
+        self.compiled = compiled
+        self.parallel = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        self.names = [(name, index) for index, output in enumerate(compiled.outputs) for name in output.get_names()]
+        self.of_thread = threading.local()
+
+    def __call__(self, feeds: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
+        """Run arrays by input name. Returns the outputs by name."""
+        if not hasattr(self.of_thread, "request"):
+            self.of_thread.request = self.compiled.create_infer_request()
+        results = self.of_thread.request.infer(feeds, share_inputs=True)  # not shared: the outputs, which may be kept
+        return {name: results[index] for name, index in self.names}

@@ -21,8 +21,11 @@ TYPES = {
 }  # fmt: skip
 
 
-def load(path: Path, manifest: Dict[str, Any]) -> Backend:
-    """Load the plan at `path` on GPU 0. Raises UserError without a GPU, or if the plan was not built for this one."""
+def load(path: Path, manifest: Dict[str, Any], throughput: bool = False) -> Backend:
+    """Load the plan at `path` on GPU 0; for throughput nothing is different yet.
+
+    Raises UserError without a GPU, or if the plan was not built for this one.
+    """
     trt = importlib.import_module(manifest["backend"]["name"])
     if not hasattr(trt.IExecutionContext, "execute_async_v3"):
         raise UserError(f"TensorRT {trt.__version__} is too old for '{path}': expected 8.5 or later")
@@ -39,6 +42,8 @@ class TensorRTEngine:
 
     Not for several threads at once: they would share the buffers.
     """
+
+    parallel = 1
 
     def __init__(self, trt: Any, device: Any, path: Path, manifest: Dict[str, Any]) -> None:
         # The device's primary context, which other CUDA libraries in the process use too.

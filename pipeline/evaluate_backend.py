@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deploy.backends import Backend
+from deploy.backends import Infer
 from deploy.classifier import Classifier
 from deploy.detector import Detector
 from deploy.engine import Engine
@@ -16,7 +16,7 @@ from pipeline.evaluate import MAX_DETECTIONS, THRESHOLD, evaluate
 
 
 def evaluate_backend(
-    backend: Backend, name: str, spec: dict[str, Any], data: str, *, images: Path | None = None,
+    backend: Infer, name: str, spec: dict[str, Any], data: str, *, images: Path | None = None,
     limit: int | None = None, quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate a backend as `pipeline.evaluate.evaluate_engine` does an engine.
@@ -31,9 +31,9 @@ def evaluate_backend(
 
 
 class BackendEngine(Engine):
-    def __init__(self, backend: Backend, name: str, spec: dict[str, Any]) -> None:
+    def __init__(self, backend: Infer, name: str, spec: dict[str, Any]) -> None:
         self.take_spec(name, spec)
-        self.backend = backend
+        self.take_backend(backend, 1)
 
 
 class BackendDetector(Detector):

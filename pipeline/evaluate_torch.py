@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deploy.backends import Backend
+from deploy.backends import Infer
 from pipeline.evaluate_backend import evaluate_backend
 
 OUTPUTS = {"detection": ("boxes", "scores", "classes"), "classification": ("logits",)}
@@ -29,7 +29,7 @@ def evaluate_torch(
     return evaluate_backend(backend, "the PyTorch model", spec, data, images=images, limit=limit, quiet=quiet)
 
 
-def torch_backend(module: nn.Module, task: str) -> Backend:
+def torch_backend(module: nn.Module, task: str) -> Infer:
     """A module as a backend of deploy."""
     module.eval()
 

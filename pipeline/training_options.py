@@ -71,8 +71,8 @@ def make_parser(description: str) -> Parser:
         "--jitter", nargs=2, type=float, default=list(JITTER), metavar=("LEAST", "GREATEST"), help=jitter
     )
     freeze = (
-        "normalize by the statistics of --init, as the engine will, not by each batch's own: for a detector's last steps, "
-        "where a batch is too small to stand for the pictures to come"
+        "normalize by the statistics of --init, as the engine will, not by each batch's own: for a detector's last "
+        "steps, where a batch is too small to stand for the pictures to come"
     )
     parser.add_argument("--freeze-norm", action="store_true", help=freeze)
     parser.add_argument("--seed", type=int, default=0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.backends import Backend
+from deploy.backends import Infer
 
 
 def evaluate_file(path: Path, manifest: dict[str, Any], data: str, *, limit: int | None, quiet: bool) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def evaluate_file(path: Path, manifest: dict[str, Any], data: str, *, limit: int
     return evaluate_backend(backend, str(path), manifest["spec"], data, limit=limit, quiet=quiet)
 
 
-def onnx_runtime(path: Path) -> Backend:
+def onnx_runtime(path: Path) -> Infer:
     """The model on ONNX Runtime's CPU provider."""
     import onnxruntime
 
