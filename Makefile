@@ -93,6 +93,13 @@ accuracy: $(INSTALLED) $(if $(EFFEDGE_DATA),$(VENV)/.installed-lite0) ## fp32, f
 	$(BIN)/python -m pipeline.accuracy --out '$(OUT)' --json '$(OUT)/accuracy.json' \
 	  $(if $(PEERS),--peers '$(PEERS)') $(if $(BCCD),--bccd-weights '$(BCCD)')
 
+.PHONY: latency latency-test
+latency: $(INSTALLED) $(VENV)/.installed-plot ## ENGINE's p50, p90, p99 and throughput, step by step, on SOURCE; latency.json and .png in it
+	$(BIN)/python -m deploy.latency '$(ENGINE)' $(if $(SOURCE),'$(SOURCE)') --json '$(or $(JSON),$(OUT)/latency.json)' --plot '$(or $(PLOT),$(OUT)/latency.png)'
+latency-test: $(INSTALLED) ## fail if ENGINE is slower than BASELINE by more than TOLERANCE per cent; RECORD=1 writes BASELINE
+	$(BIN)/python -m deploy.latency_test '$(ENGINE)' --baseline '$(BASELINE)' $(if $(RECORD),--record) \
+	  $(if $(TOLERANCE),--tolerance '$(TOLERANCE)')
+
 TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0 plot)
 .PHONY: test test-slow lint
 test: $(TEST_EXTRAS) ## the tests, within ten minutes on two cores

@@ -15,6 +15,7 @@ from typing import Any
 from calibration.report import read_report
 from deploy.cli import Parser, UserError, run
 from deploy.files import whole_file
+from deploy.plot import figure_at
 
 WORST = 20
 INT8 = "INT8"
@@ -98,32 +99,16 @@ def shortened(names: list[str]) -> str:
 
 
 def plot(found: list[dict[str, Any]], path: Path) -> None:
-    """Draw the gains as bars into a picture; its suffix says of which format.
-
-    Raises:
-        UserError: matplotlib is missing or does not know the format.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("--plot needs matplotlib: pip install -c constraints.txt -e '.[plot]'") from error
-    figure = Figure(figsize=(10, 1.2 + 0.28 * len(found)), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    suffix = path.suffix[1:].lower()
-    if suffix not in canvas.get_supported_filetypes():
-        known = ", ".join(sorted(canvas.get_supported_filetypes()))
-        raise UserError(f"--plot '{path}' is of no kind that can be drawn: expected a name that ends in one of {known}")
-    axes = figure.subplots()
-    for label, colour in ((INT8, "tab:blue"), ("16 bit", "tab:orange")):
-        mine = [row for row in found if row["kept"].startswith(label)]
-        axes.barh([row["rank"] for row in mine], [row["gain"] for row in mine], color=colour, label=label)
-    axes.set_yticks([row["rank"] for row in found], [shortened(row["layers"]) for row in found], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel("damage that goes when the group alone is in float")
-    axes.legend(loc="lower right")
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    """Draw the gains as bars into a picture; UserError as `deploy.plot.figure_at`."""
+    with figure_at(path, 10, 1.2 + 0.28 * len(found)) as figure:
+        axes = figure.subplots()
+        for label, colour in ((INT8, "tab:blue"), ("16 bit", "tab:orange")):
+            mine = [row for row in found if row["kept"].startswith(label)]
+            axes.barh([row["rank"] for row in mine], [row["gain"] for row in mine], color=colour, label=label)
+        axes.set_yticks([row["rank"] for row in found], [shortened(row["layers"]) for row in found], fontsize=8)
+        axes.invert_yaxis()
+        axes.set_xlabel("damage that goes when the group alone is in float")
+        axes.legend(loc="lower right")
 
 
 if __name__ == "__main__":

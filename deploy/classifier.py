@@ -5,7 +5,8 @@ from typing import Iterable, Iterator, List, NamedTuple, Union
 
 import numpy as np
 
-from deploy.engine import Engine, Picture, check_several
+from deploy.engine import Engine, Outputs, Picture, check_several
+from deploy.preprocess import Prepared
 
 BEST = 5
 
@@ -42,10 +43,11 @@ class Classifier:
         """Yield the five best classes of each image, best first (all, where the model has fewer). Images are paths or
         RGB uint8 [H,W,3], and are read when they are needed. Raises UserError for one that cannot be read."""
         check_several(images)
-        return self.engine.run(images, lambda _, outputs: self.best(outputs["logits"]))
+        return self.engine.run(images, self.finish)
 
-    def best(self, logits: np.ndarray) -> List[ClassScore]:
-        """float32 [C] -> the five best classes, ties by class id."""
+    def finish(self, _: Prepared, outputs: Outputs) -> List[ClassScore]:
+        """The engine's logits for one picture, float32 [C] -> the five best classes, ties by class id."""
+        logits = outputs["logits"]
         self.engine.check_finite(logits)
         scores = softmax(logits)
         best = np.argsort(-logits, kind="stable")[:BEST].tolist()

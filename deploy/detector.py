@@ -70,9 +70,9 @@ class Detector:
         """Yield the Detections of each image, in order. Images are paths or RGB uint8 [H,W,3], of any sizes, and are
         read when they are needed. Raises UserError for one that cannot be read."""
         check_several(images)
-        return self.engine.run(images, self.detections)
+        return self.engine.run(images, self.finish)
 
-    def detections(self, prepared: Prepared, outputs: Dict[str, np.ndarray]) -> Detections:
+    def finish(self, prepared: Prepared, outputs: Dict[str, np.ndarray]) -> Detections:
         """The engine's candidates for one picture -> what is reported."""
         boxes, scores, class_ids = outputs["boxes"], outputs["scores"], outputs["classes"].astype(np.int64)
         self.engine.check_finite(boxes, scores)

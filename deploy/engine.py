@@ -24,8 +24,9 @@ INPUT = "image"
 class Engine:
     """What Detector and Classifier have in common.
 
-    Attributes: `model`, its name ("d0"); `labels`, by class id; `height` and `width` of the input; `batch`, the most
-    pictures that one run takes; `prepare`, from a picture to the input.
+    Attributes: `model`, its name ("d0"); `labels`, by class id; `height` and `width` of the input; `smallest`, `usual`
+    and `batch`, the fewest pictures that one run takes, those that it was built for, and the most; `prepare`, from a
+    picture to the input.
     """
 
     def __init__(self, folder: Union[str, Path], task: str, throughput: bool = False) -> None:
@@ -56,7 +57,7 @@ class Engine:
         """Set all that the spec says; `folder` names the engine in errors. KeyError and the like if it is damaged."""
         self.folder, self.model, self.labels = folder, spec["model"], list(spec["labels"])
         self.height, self.width = spec["input"]["size"]
-        self.smallest, _, self.batch = spec["input"]["batch"]
+        self.smallest, self.usual, self.batch = spec["input"]["batch"]
         self.prepare = preparation(spec["input"])
 
     def take_backend(self, backend: Infer, parallel: int) -> None:

@@ -1,0 +1,229 @@
+"""How long an engine takes, step by step: python -m deploy.latency ENGINE [PICTURES]
+
+Each run takes a batch through all steps: decode (from the disk), prepare (letterbox or crop), engine, select (NMS, or
+the best classes). The end-to-end time is their sum. Without PICTURES (a picture or a folder) a made-up picture is used;
+then the selection has little to do. Runs begin once the machine has warmed up. Throughput mode does the steps of
+several pictures side by side.
+
+--raw prints one latency in ms a line, of the engine alone, to be compared with other tools' by scripts; with
+--end-to-end, from a decoded picture to what was found in it.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
+
+from deploy.cli import Parser, UserError, run
+from deploy.files import whole_file
+from deploy.manifest import parse_manifest
+
+if TYPE_CHECKING:
+    from deploy.workload import Times, Workload
+
+SECONDS = 10.0
+LEAST_RUNS, MOST_RUNS = 20, 1000
+LEAST_PICTURES = 16  # of a throughput measurement
+PACKAGES = ("numpy", "pillow", "openvino", "tensorrt", "tensorrt-rtx-cu13", "pycuda")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = Parser(prog="python -m deploy.latency", description=__doc__)
+    parser.add_argument("engine", metavar="ENGINE", help="an engine's folder, such as build/d0-digits/int8-cpu")
+    parser.add_argument("pictures", metavar="PICTURES", nargs="?", help="a picture, or a folder of pictures")
+    count = f"runs to time (default: {SECONDS:g} seconds of them)"
+    parser.add_argument("--iterations", metavar="N", type=int, help=count)
+    parser.add_argument("--batch", metavar="N", type=int, help="pictures a run (default: what the engine is built for)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write figures, machine, versions and every latency")
+    parser.add_argument("--plot", metavar="FILE.png", type=Path, help="draw a histogram (needs matplotlib)")
+    parser.add_argument("--raw", action="store_true", help="one latency in ms a line, of the engine alone")
+    parser.add_argument(
+        "--end-to-end", action="store_true", help="with --raw: from a decoded picture to what was found"
+    )
+    args = parser.parse_args()
+    if args.iterations is not None and args.iterations < 1:
+        parser.error(f"--iterations {args.iterations}: expected 1 or more")
+    if args.end_to_end and not args.raw:
+        parser.error("--end-to-end goes with --raw: without it every step is reported anyway")
+    if args.raw and (args.json or args.plot):
+        parser.error("--raw prints latencies only: leave --json and --plot out")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    pictures = find_pictures(args.pictures)
+    for path in (args.json, args.plot):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise UserError(f"cannot write '{path}': expected a file in a folder that exists")
+    if args.raw:
+        print_raw(args, pictures)
+        return
+    report = measure(args.engine, pictures, args.iterations, args.batch)
+    print(table(report))
+    if args.json is not None:
+        with whole_file(args.json) as temporary:
+            temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        print(f"json: {args.json}")
+    if args.plot is not None:
+        from deploy.latency_plot import plot_histogram
+
+        plot_histogram(report, args.plot)
+        print(f"plot: {args.plot}")
+
+
+def find_pictures(source: Optional[str]) -> List[Path]:
+    """The pictures that PICTURES stands for; none, if it was not given."""
+    from deploy.images import list_images
+
+    if source is None:
+        return []
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"no such picture or folder: '{source}'")
+    return list_images(path) if path.is_dir() else [path]
+
+
+def print_raw(args: argparse.Namespace, pictures: Sequence[Path]) -> None:
+    """Latencies, a line each, as soon as they are known."""
+    from deploy.percentiles import warm_up
+    from deploy.workload import make_workload
+
+    work = make_workload(args.engine, pictures, args.batch, decode=False)
+    once = (lambda: sum(work.run().values())) if args.end_to_end else work.time_engine
+    warm_up(once)
+    for _ in counted(args.iterations):
+        print(f"{once():.3f}", flush=True)
+
+
+def measure(
+    folder: str, pictures: Sequence[Path], iterations: Optional[int] = None, batch: Optional[int] = None
+) -> Dict[str, Any]:
+    """The report that --json writes. Raises UserError as `deploy.workload.make_workload`."""
+    from deploy.machine import machine, versions
+    from deploy.percentiles import per_second, summarize, warm_up
+    from deploy.workload import END_TO_END, make_workload
+
+    manifest = parse_manifest(folder)
+    started = time.perf_counter()
+    work = make_workload(folder, pictures, batch)
+    load_ms = 1000 * (time.perf_counter() - started)
+    warming = warm_up(lambda: sum(work.run().values()))
+    times = collect(work, iterations)
+    if len(work.steps) > 1:
+        times[END_TO_END] = [sum(row) for row in zip(*times.values())]
+    steps = {name: {**summarize(row), "per_second": per_second(row, work.batch or 1)} for name, row in times.items()}
+    many = None if work.batch is None else throughput(folder, pictures, steps[END_TO_END]["p50"], work.batch)
+    return {
+        "format": 1,
+        "engine": identity(folder, manifest),
+        "machine": machine(),
+        "versions": versions(PACKAGES),
+        "pictures": len(pictures),
+        "batch": work.batch,
+        "load_ms": round(load_ms, 1),
+        "warm_up_runs": warming,
+        "runs": len(next(iter(times.values()))),
+        "steps": steps,
+        "throughput": many,
+        "samples_ms": {name: [round(value, 4) for value in row] for name, row in times.items()},
+    }
+
+
+def identity(folder: str, manifest: Dict[str, Any]) -> Dict[str, Any]:
+    """Which engine it is: its folder, model, precision, target, backend, and the hashes of its files."""
+    return {
+        "folder": str(folder),
+        "model": manifest["spec"].get("model"),
+        "precision": manifest.get("precision", {}).get("asked"),
+        **{name: manifest.get(name) for name in ("target", "backend", "files")},
+    }
+
+
+def counted(iterations: Optional[int]) -> Iterator[int]:
+    """As many numbers as asked for; else for ten seconds, but at least 20 and at most 1,000."""
+    if iterations is not None:
+        yield from range(iterations)
+        return
+    end = time.perf_counter() + SECONDS
+    for index in range(MOST_RUNS):
+        if index >= LEAST_RUNS and time.perf_counter() > end:
+            return
+        yield index
+
+
+def collect(work: "Workload", iterations: Optional[int]) -> Dict[str, List[float]]:
+    """Run again and again: milliseconds by step. A line on a terminal tells how far it is."""
+    times: Dict[str, List[float]] = {name: [] for name in work.steps}
+    shown = time.perf_counter()
+    for index in counted(iterations):
+        row: Times = work.run()
+        for name in work.steps:
+            times[name].append(row[name])
+        if sys.stderr.isatty() and time.perf_counter() - shown > 0.5:
+            shown = time.perf_counter()
+            print(f"\rmeasuring: run {index + 1}", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    return times
+
+
+def throughput(folder: str, pictures: Sequence[Path], latency_ms: float, batch: int) -> Dict[str, Any]:
+    """{"pictures", "side_by_side", "per_second", "gain"}: pictures a second in throughput mode, and over one after the
+    other. The pictures are repeated until there is work for some seconds."""
+    from deploy.workload import load_model, made_up_picture
+
+    model = load_model(folder, parse_manifest(folder)["spec"]["task"], throughput=True)
+    count = max(LEAST_PICTURES, min(MOST_RUNS, int(1000 * SECONDS / 2 / latency_ms)) * batch)
+    with tempfile.TemporaryDirectory() as scratch:
+        if not pictures:
+            from PIL import Image
+
+            made_up = Path(scratch) / "made-up.jpg"
+            Image.fromarray(made_up_picture()).save(str(made_up), quality=90)
+            pictures = [made_up]
+        for _ in model(itertools.islice(itertools.cycle(pictures), LEAST_PICTURES)):
+            pass  # to warm up
+        started = time.perf_counter()
+        for _ in model(itertools.islice(itertools.cycle(pictures), count)):
+            pass
+        seconds = time.perf_counter() - started
+    rate = count / seconds
+    gain = rate * latency_ms / (1000 * batch)
+    return {
+        "pictures": count,
+        "side_by_side": model.engine.parallel,
+        "per_second": round(rate, 2),
+        "gain": round(gain, 3),
+    }
+
+
+def table(report: Dict[str, Any]) -> str:
+    """The report for a reader."""
+    engine, machine = report["engine"], report["machine"]
+    batch = "" if report["batch"] is None else f", batch {report['batch']}"
+    backend = f"{engine['backend']['name']} {engine['backend'].get('version', '')}".strip()
+    lines = [
+        f"{engine['folder']}: {engine['precision']}{batch}, {backend}",
+        f"{machine['cpu']}, {machine['cores']} cores; {report['runs']} runs after {report['warm_up_runs']} to warm up; "
+        f"loaded in {report['load_ms']:.0f} ms",
+        f"{'ms':<12}" + "".join(f"{name:>9}" for name in ("p50", "p90", "p99", "min", "a second")),
+    ]
+    for name, row in report["steps"].items():
+        figures = [row[key] for key in ("p50", "p90", "p99", "min")]
+        lines.append(f"{name:<12}" + "".join(f"{value:9.2f}" for value in figures) + f"{row['per_second']:9.1f}")
+    many = report["throughput"]
+    if many is not None:
+        lines.append(
+            f"throughput mode, {many['side_by_side']} side by side: {many['per_second']:.1f} pictures a second, "
+            f"{many['gain']:.2f} times one after the other"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,191 @@
+"""Is the engine as fast as it was? python -m deploy.latency_test ENGINE --baseline FILE [--record]
+
+--record measures the engine and writes the baseline, a small JSON file for your own repository. Without it the engine
+is held against the baseline, and the exit status is 1 if it became slower by more than the tolerance. Runs take turns
+with a fixed reference workload, disturbed ones do not count, and what looks slower is measured again before it fails,
+so that a busy machine is not taken for a slow engine (deploy/regression.py). The machine must be the one that recorded,
+or one like it. Exit status 3: the machine was too busy to tell.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional, Tuple
+
+from deploy.cli import Parser, UserError, run
+from deploy.files import whole_file
+from deploy.manifest import parse_manifest
+from deploy.regression import Comparison, compare
+
+FORMAT = 1
+RUNS = 120
+FITTING = 5  # runs whose quickest says how long the reference should take
+ATTEMPTS = 3
+TOLERANCE = 5.0  # per cent
+SLOWER, CANNOT_TELL = 1, 3
+ENGINE, END_TO_END = "engine", "end to end"
+MACHINE = ("cpu", "cores")  # what must be the same for latencies to be comparable
+FIELDS = {"format": int, "engine": dict, "machine": dict, "reference": dict, "reference_ms": list, "ms": dict}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = Parser(prog="python -m deploy.latency_test", description=__doc__)
+    parser.add_argument("engine", metavar="ENGINE", help="an engine's folder, such as build/d0-digits/int8-cpu")
+    parser.add_argument("--baseline", metavar="FILE", type=Path, required=True, help="the baseline, a .json file")
+    parser.add_argument("--record", action="store_true", help="write the baseline")
+    help = f"how much slower is no regression, in per cent (default: {TOLERANCE:g})"
+    parser.add_argument("--tolerance", metavar="PERCENT", type=float, default=TOLERANCE, help=help)
+    args = parser.parse_args()
+    if not args.tolerance >= 0:
+        parser.error(f"--tolerance {args.tolerance}: expected 0 or more per cent")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    if args.record:
+        baseline = record(args.engine, args.baseline)
+        print(f"recorded {len(baseline['reference_ms']) - 1} runs: {args.baseline}")
+        return
+    comparisons = check(args.engine, read_baseline(args.baseline), args.tolerance / 100)
+    for step, found in comparisons.items():
+        print(sentence(step, found, args.tolerance))
+    status = exit_status(comparisons)
+    if status:
+        sys.exit(status)
+
+
+def record(folder: str, path: Path) -> Dict[str, Any]:
+    """Measure an engine and write the baseline. UserError if the machine was too busy for one."""
+    from deploy.latency import PACKAGES, identity
+    from deploy.machine import machine, versions
+
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"cannot write '{path}': expected a file in a folder that exists")
+    measured = measure(folder)
+    found = compare(measured, measured, ENGINE, 0)
+    if found.slower is None:
+        raise UserError(
+            f"only {found.quiet} of {found.runs} runs were undisturbed: the machine is too busy to record a baseline"
+        )
+    whole = {"format": FORMAT, "engine": identity(folder, parse_manifest(folder))}
+    whole.update(machine=machine(), versions=versions(PACKAGES), **measured)
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(whole) + "\n", encoding="utf-8")
+    return whole
+
+
+def read_baseline(path: Path) -> Dict[str, Any]:
+    """UserError if there is none, or if it is damaged or of another format."""
+    if not path.is_file():
+        raise UserError(f"no baseline '{path}': record one first, with --record")
+    try:
+        baseline = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"'{path}' is damaged ({error}): record it again") from error
+    fits = isinstance(baseline, dict) and all(isinstance(baseline.get(name), kind) for name, kind in FIELDS.items())
+    if (
+        not fits
+        or not baseline["ms"]
+        or any(len(row) + 1 != len(baseline["reference_ms"]) for row in baseline["ms"].values())
+    ):
+        raise UserError(f"'{path}' is no latency baseline: record it again, with --record")
+    if baseline["format"] != FORMAT:
+        raise UserError(f"'{path}' is of format {baseline['format']}, this effedge reads {FORMAT}: record it again")
+    return baseline
+
+
+def check(folder: str, baseline: Dict[str, Any], tolerance: float) -> Dict[str, Comparison]:
+    """Measure, and measure again before calling it slower: the comparison by step.
+
+    Raises UserError if the baseline is of another machine or of another kind of engine.
+    """
+    from deploy.machine import machine
+
+    here = machine()
+    for name in MACHINE:
+        if here[name] != baseline["machine"].get(name):
+            raise UserError(
+                f"the baseline was recorded on {name} {baseline['machine'].get(name)}, this is {here[name]}: "
+                "record one for this machine"
+            )
+    found: Dict[str, Comparison] = {}
+    for _ in range(ATTEMPTS):
+        now = measure(folder, baseline["reference"])
+        if set(now["ms"]) != set(baseline["ms"]):
+            raise UserError(f"the baseline times {', '.join(baseline['ms'])}, '{folder}' has {', '.join(now['ms'])}")
+        found = {step: compare(baseline, now, step, tolerance) for step in baseline["ms"]}
+        if all(comparison.slower is False for comparison in found.values()):
+            break
+    return found
+
+
+def measure(folder: str, reference: Optional[Dict[str, int]] = None, runs: int = RUNS) -> Dict[str, Any]:
+    """Take turns: {"reference": {"threads", "rounds"}, "reference_ms": [runs + 1], "ms": {step: [runs]}}.
+
+    The steps are the engine alone, and for pictures end to end, from decoded picture to result.
+
+    Args:
+        reference: the baseline's, to be used again; made to fit the engine's latency if None.
+    """
+    from deploy.machine import cores
+    from deploy.percentiles import warm_up
+    from deploy.reference import Reference, fitted_reference
+    from deploy.workload import make_workload
+
+    work = make_workload(folder, [], decode=False)
+    once = timed_run(work.run)
+    warm_up(lambda: once()[0])
+    if reference is None:
+        made = fitted_reference(cores(), min(once()[0] for _ in range(FITTING)) / 2)
+    else:
+        made = Reference(**reference)
+    warm_up(made.time)
+    steps = [ENGINE] if len(work.steps) == 1 else [ENGINE, END_TO_END]
+    references, times = [made.time()], {step: [] for step in steps}  # type: Tuple[List[float], Dict[str, List[float]]]
+    for _ in range(runs):
+        for step, value in zip(steps, once()):
+            times[step].append(round(value, 4))
+        references.append(made.time())
+    made.close()
+    return {
+        "reference": {"threads": made.threads, "rounds": made.rounds},
+        "reference_ms": [round(value, 4) for value in references],
+        "ms": times,
+    }
+
+
+def timed_run(run_once: Callable[[], Dict[str, float]]) -> Callable[[], Tuple[float, float]]:
+    """A run's milliseconds: (of the engine, of all steps)."""
+
+    def once() -> Tuple[float, float]:
+        row = run_once()
+        return row[ENGINE], sum(row.values())
+
+    return once
+
+
+def sentence(step: str, found: Comparison, tolerance: float) -> str:
+    """A comparison in a line."""
+    if found.slower is None:
+        return f"{step}: cannot tell, only {found.quiet} of {found.runs} runs were undisturbed: run it again"
+    verdict = "SLOWER" if found.slower else "ok"
+    interval = f"{found.low:.3f} to {found.high:.3f}"
+    return (
+        f"{step}: {verdict}, {found.ratio:.3f} times the baseline ({interval}; more than {1 + tolerance / 100:.3f} is "
+        f"slower; {found.quiet} of {found.runs} runs undisturbed)"
+    )
+
+
+def exit_status(comparisons: Dict[str, Comparison]) -> int:
+    """1 if a step is slower, else 3 if one could not be told, else 0."""
+    if any(found.slower for found in comparisons.values()):
+        return SLOWER
+    return CANNOT_TELL if any(found.slower is None for found in comparisons.values()) else 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,38 @@
+"""Latencies in numbers: percentiles, and when a machine has warmed up."""
+
+from typing import Callable, Dict, List, Sequence
+
+import numpy as np
+
+WINDOW = 5  # runs
+STABLE = 0.03  # two windows' medians this near to each other: warm
+MOST_WINDOWS = 40
+
+
+def summarize(milliseconds: Sequence[float]) -> Dict[str, float]:
+    """p50, p90, p99, min and mean of latencies in ms, rounded to a microsecond.
+
+    >>> summarize([1.0, 2.0, 3.0])["p50"]
+    2.0
+    """
+    p50, p90, p99 = np.percentile(milliseconds, [50, 90, 99])
+    found = {"p50": p50, "p90": p90, "p99": p99, "min": min(milliseconds), "mean": np.mean(milliseconds)}
+    return {name: round(float(value), 3) for name, value in found.items()}
+
+
+def warm_up(run: Callable[[], float]) -> int:
+    """Run (each call returns its ms) until the median of five agrees with that of the five before; returns how many
+    runs it took. After 200 the machine is taken as it is."""
+    before = float("nan")  # agrees with nothing
+    for window in range(1, MOST_WINDOWS + 1):
+        median = float(np.median([run() for _ in range(WINDOW)]))
+        if abs(median - before) <= STABLE * before:
+            return window * WINDOW
+        before = median
+    return MOST_WINDOWS * WINDOW
+
+
+def per_second(milliseconds: Sequence[float], count: int) -> float:
+    """Pictures a second, if each of these latencies is of a run of `count` and they follow one another."""
+    total: List[float] = list(milliseconds)
+    return round(1000 * count * len(total) / sum(total), 2)

@@ -1,0 +1,69 @@
+"""Whether an engine became slower than its baseline, on a machine that other work disturbs.
+
+Each run of the engine stands between two runs of a reference (deploy/reference.py); its latency is told in units of
+their mean. A run whose two references differ, or are far above the quick ones, was disturbed and does not count. What
+is compared is the median ratio of the rest, now against the baseline's, with a bootstrap interval (Efron 1979): slower
+means that even the interval's lower end is above the tolerance.
+"""
+
+from typing import Any, Dict, NamedTuple, Sequence
+
+import numpy as np
+
+QUICK = 25  # percentile of the references that stands for the undisturbed machine
+DISTURBED = 1.15  # times that: a disturbed reference
+LEAST_QUIET = 12  # runs without which nothing is said
+RESAMPLES = 2000
+CONFIDENCE = 0.99  # of the interval, two-sided
+
+
+class Comparison(NamedTuple):
+    """`ratio`, now over the baseline, and its interval; `quiet`, the undisturbed runs now, of `runs`.
+
+    `slower` is None where too few runs were undisturbed to tell.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    quiet: int
+    runs: int
+    slower: "bool | None"  # a string, for Python 3.8
+
+
+def quiet_ratios(references: Sequence[float], latencies: Sequence[float]) -> np.ndarray:
+    """The undisturbed runs' latencies in units of the reference.
+
+    Args:
+        references: n + 1 milliseconds, before, between and after
+        latencies: the n milliseconds of the engine.
+    """
+    around = np.asarray(references, float)
+    before, after, engine = around[:-1], around[1:], np.asarray(latencies, float)
+    limit = DISTURBED * np.percentile(around, QUICK)
+    quiet = np.maximum(before, after) <= limit
+    return engine[quiet] / ((before + after) / 2)[quiet]
+
+
+def medians(ratios: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Medians of RESAMPLES resamples."""
+    return np.median(ratios[random.integers(len(ratios), size=(RESAMPLES, len(ratios)))], axis=1)
+
+
+def compare(baseline: Dict[str, Any], now: Dict[str, Any], step: str, tolerance: float) -> Comparison:
+    """Hold one step of a measurement against the baseline's.
+
+    Args:
+        baseline, now: {"reference_ms": [n + 1], "ms": {step: [n]}}, as `deploy.latency_test` measures.
+        tolerance: how much slower is no regression, 0.05 for 5%.
+    """
+    old = quiet_ratios(baseline["reference_ms"], baseline["ms"][step])
+    new = quiet_ratios(now["reference_ms"], now["ms"][step])
+    runs = len(now["ms"][step])
+    if min(len(old), len(new)) < LEAST_QUIET:
+        return Comparison(float("nan"), float("nan"), float("nan"), len(new), runs, None)
+    random = np.random.default_rng(0)  # the same measurements always give the same answer
+    spread = medians(new, random) / medians(old, random)
+    low, high = np.percentile(spread, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
+    ratio = float(np.median(new) / np.median(old))
+    return Comparison(ratio, float(low), float(high), len(new), runs, bool(low > 1 + tolerance))

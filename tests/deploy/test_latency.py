@@ -1,0 +1,133 @@
+"""python -m deploy.latency on small engines: what it measures, prints and writes, and what it refuses."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deploy import latency
+from deploy.cli import UserError
+from deploy.machine import field, machine, versions
+from deploy.percentiles import WINDOW, per_second, summarize, warm_up
+from deploy.workload import made_up_picture, make_workload
+
+STEPS = ["decode", "prepare", "engine", "select"]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(3):
+        Image.new("RGB", (60 + index, 40), (255, 0, 0)).save(folder / f"{index}.jpg")
+    return folder
+
+
+def run_main(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["latency", *map(str, words)])
+    latency.main()
+
+
+def test_the_json_holds_every_latency_and_figures_that_follow_from_them(monkeypatch, capsys, build, pictures, tmp_path):
+    out = tmp_path / "latency.json"
+    run_main(monkeypatch, build(), pictures, "--iterations", 30, "--json", out)
+    report = json.loads(out.read_text())
+    samples = report["samples_ms"]
+    assert list(samples) == [*STEPS, "end to end"] and {len(row) for row in samples.values()} == {30}
+    sums = np.sum([samples[name] for name in STEPS], axis=0)
+    np.testing.assert_allclose(samples["end to end"], sums, atol=1e-3)
+    for name, row in report["steps"].items():
+        assert row["p90"] == pytest.approx(np.quantile(samples[name], 0.9), abs=2e-3)
+        assert row["min"] <= row["p50"] <= row["p90"] <= row["p99"]
+        assert row["per_second"] == pytest.approx(1000 / np.mean(samples[name]), rel=0.01)
+    assert report["batch"] == 1 and report["pictures"] == 3 and report["runs"] == 30
+    assert report["throughput"]["per_second"] > 0 and report["throughput"]["side_by_side"] >= 1
+    assert {"numpy", "openvino", "python"} <= set(report["versions"]) and report["machine"]["cores"] >= 1
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in samples) and "a second" in printed and str(out) in printed
+
+
+def test_raw_is_one_number_a_line(monkeypatch, capsys, build):
+    engine = build()
+    for more in ([], ["--end-to-end"]):
+        run_main(monkeypatch, engine, "--raw", "--iterations", 7, *more)
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 7 and all(float(line) > 0 for line in lines)
+
+
+def test_a_batch_is_timed_as_a_whole(build):
+    work = make_workload(build(batch=(1, 2, 4)), [])
+    assert work.batch == 2 and list(work.run()) == STEPS[1:]
+    assert make_workload(build(batch=(1, 2, 4), name="more"), [], 3).batch == 3
+    with pytest.raises(UserError, match=r"batch 5 was asked for, '.*' takes 1 to 4"):
+        make_workload(build(batch=(1, 2, 4), name="too-many"), [], 5)
+
+
+def test_an_engine_of_arrays_has_the_engine_step_alone(monkeypatch, capsys, adder, pictures):
+    run_main(monkeypatch, adder, "--iterations", 5)
+    printed = capsys.readouterr().out
+    assert "engine " in printed and "end to end" not in printed and "throughput" not in printed
+    with pytest.raises(UserError, match="takes arrays, not pictures"):
+        run_main(monkeypatch, adder, pictures)
+
+
+def test_the_made_up_picture_is_always_the_same_and_no_flat_one():
+    assert np.array_equal(made_up_picture(), made_up_picture()) and made_up_picture().std() > 30
+
+
+def test_the_histogram_is_a_picture(monkeypatch, build, tmp_path):
+    pytest.importorskip("matplotlib")
+    run_main(monkeypatch, build("classification"), "--iterations", 5, "--plot", tmp_path / "latency.png")
+    with Image.open(tmp_path / "latency.png") as image:
+        assert image.width > 500
+    with pytest.raises(UserError, match="of no kind that can be drawn"):
+        run_main(monkeypatch, build(name="again"), "--iterations", 2, "--plot", tmp_path / "latency.docx")
+    assert not list(tmp_path.glob("*.docx*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["nowhere"], "'nowhere' does not exist"),
+        (["{engine}", "nowhere.jpg"], "no such picture or folder: 'nowhere.jpg'"),
+        (["{engine}", "{empty}"], "empty"),
+        (["{engine}", "--json", "{empty}"], "cannot write"),
+        (["{engine}", "--json", "{empty}/none/a.json"], "in a folder that exists"),
+        (["{engine}", "--batch", "2"], "takes 1"),
+    ],
+)
+def test_bad_input_is_one_line(monkeypatch, build, tmp_path, words, expected):
+    (tmp_path / "empty").mkdir()
+    places = {"engine": build(), "empty": tmp_path / "empty"}
+    with pytest.raises(UserError, match=expected):
+        run_main(monkeypatch, *(word.format(**places) for word in words))
+
+
+@pytest.mark.parametrize(
+    "words", [["--iterations", "0"], ["--end-to-end"], ["--raw", "--json", "a.json"], ["--iterations", "x"]]
+)
+def test_options_that_make_no_sense_are_refused_at_once(monkeypatch, capsys, words):
+    with pytest.raises(SystemExit) as stopped:
+        run_main(monkeypatch, "engine", *words)
+    assert stopped.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_percentiles():
+    assert summarize(list(range(101))) == {"p50": 50, "p90": 90, "p99": 99, "min": 0, "mean": 50}
+    assert per_second([10, 30], 4) == 200
+
+
+def test_warm_is_when_two_windows_agree():
+    falling = iter([100.0] * 5 + [50.0] * 5 + [20.0] * 5 + [20.1] * 5 + [1.0] * 5)
+    assert warm_up(lambda: next(falling)) == 4 * WINDOW
+    alternating = iter([value for _ in range(500) for value in [10.0] * 5 + [20.0] * 5])
+    assert warm_up(lambda: next(alternating)) == 200
+
+
+def test_the_machine_is_described(tmp_path):
+    assert machine()["cpu"] and machine()["memory_mib"] > 100
+    assert field("a\t: 1\nmodel name\t: Chip: fast\nmodel name: other", "model name") == "Chip: fast"
+    assert field("", "model name") == ""
+    assert set(versions(["numpy", "no-such-package-here"])) == {"python", "numpy"}

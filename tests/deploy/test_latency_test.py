@@ -1,0 +1,175 @@
+"""python -m deploy.latency_test and its pytest plugin: recording, verdicts, exit status, refusals."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy import latency_test, regression
+from deploy.cli import UserError
+from deploy.latency_test import check, exit_status, measure, read_baseline, record
+from deploy.reference import Reference, fitted_reference
+from deploy.regression import Comparison
+
+ROOT = Path(latency_test.__file__).parent.parent
+RUNS = 20
+
+
+@pytest.fixture(autouse=True)
+def few_runs(monkeypatch):
+    """And all of them count: the machine that runs the tests may be busy, and tests/deploy/test_regression.py has what
+    is then done. The engines below are made many times as fast or slow, so that no noise hides it."""
+    monkeypatch.setattr(latency_test.measure, "__defaults__", (None, RUNS))
+    monkeypatch.setattr(regression, "DISTURBED", 1e9)
+
+
+@pytest.fixture
+def baseline(build, tmp_path):
+    """A small engine's folder and its recorded baseline."""
+    folder = build(size=(256, 256))
+    record(str(folder), tmp_path / "baseline.json")
+    return folder, tmp_path / "baseline.json"
+
+
+def scaled(path, factor):
+    """The baseline as an engine `factor` times as slow would have left it."""
+    content = json.loads(path.read_text())
+    content["ms"] = {step: [factor * value for value in row] for step, row in content["ms"].items()}
+    path.write_text(json.dumps(content))
+
+
+def run_main(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["latency_test", *map(str, words)])
+    latency_test.main()
+
+
+def test_a_measurement_takes_turns_with_the_reference(build):
+    measured = measure(str(build()), {"threads": 2, "rounds": 5})
+    assert measured["reference"] == {"threads": 2, "rounds": 5}
+    assert len(measured["reference_ms"]) == RUNS + 1
+    assert {step: len(row) for step, row in measured["ms"].items()} == {"engine": RUNS, "end to end": RUNS}
+    assert all(whole > engine for engine, whole in zip(measured["ms"]["engine"], measured["ms"]["end to end"]))
+
+
+def test_an_engine_of_arrays_is_measured_too(adder):
+    assert list(measure(str(adder))["ms"]) == ["engine"]
+
+
+def test_against_its_own_baseline_it_is_not_slower_and_against_a_much_quicker_one_it_is(baseline):
+    folder, path = baseline
+    scaled(path, 10.0)
+    assert not any(found.slower for found in check(str(folder), read_baseline(path), 0.05).values())
+    scaled(path, 1 / 100)
+    found = check(str(folder), read_baseline(path), 0.05)
+    assert exit_status(found) == 1 and all(comparison.ratio > 1.5 for comparison in found.values())
+
+
+def test_what_looks_slower_once_is_measured_again(monkeypatch, baseline):
+    folder, path = baseline
+    recorded = read_baseline(path)
+    slow = {**recorded, "ms": {step: [2 * value for value in row] for step, row in recorded["ms"].items()}}
+    answers = [slow, slow, recorded]
+    monkeypatch.setattr(latency_test, "measure", lambda *_: answers.pop(0))
+    assert exit_status(check(str(folder), recorded, 0.05)) == 0 and not answers
+    answers += [slow] * 3
+    assert exit_status(check(str(folder), recorded, 0.05)) == 1 and not answers
+
+
+def test_the_command_records_and_tells_by_its_exit_status(monkeypatch, capsys, build, tmp_path):
+    folder, path = build(size=(256, 256)), tmp_path / "d0.json"
+    run_main(monkeypatch, folder, "--baseline", path, "--record")
+    assert "recorded 20 runs" in capsys.readouterr().out
+    scaled(path, 10.0)
+    run_main(monkeypatch, folder, "--baseline", path)
+    assert capsys.readouterr().out.count("ok, 0.") == 2
+    scaled(path, 1 / 100)
+    with pytest.raises(SystemExit) as stopped:
+        run_main(monkeypatch, folder, "--baseline", path)
+    assert stopped.value.code == 1 and capsys.readouterr().out.count("SLOWER") == 2
+
+
+def test_slower_counts_before_cannot_tell():
+    slow, unknown, ok = (Comparison(1, 1, 1, 20, 20, slower) for slower in (True, None, False))
+    assert exit_status({"a": ok, "b": unknown, "c": slow}) == 1
+    assert exit_status({"a": ok, "b": unknown}) == 3
+    assert exit_status({"a": ok}) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda it: it["machine"].update(cpu="Other chip"), "recorded on cpu Other chip, this is .*: record one"),
+        (lambda it: it["machine"].update(cores=999), "recorded on cores 999"),
+        (lambda it: it.update(format=9), "of format 9, this effedge reads 1"),
+        (lambda it: it.update(ms={}), "is no latency baseline"),
+        (lambda it: it["ms"].update(engine=[1.0]), "is no latency baseline"),
+        (lambda it: it.pop("reference"), "is no latency baseline"),
+        (lambda it: it["ms"].pop("end to end"), "the baseline times engine, '.*' has engine, end to end"),
+    ],
+)
+def test_a_baseline_of_something_else_is_one_line(baseline, change, expected):
+    folder, path = baseline
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=expected):
+        check(str(folder), read_baseline(path), 0.05)
+
+
+def test_no_baseline_or_a_damaged_one_or_no_place_for_one_is_one_line(tmp_path, build):
+    with pytest.raises(UserError, match="record one first, with --record"):
+        read_baseline(tmp_path / "none.json")
+    (tmp_path / "cut.json").write_text('{"format": 1, "eng')
+    with pytest.raises(UserError, match="is damaged"):
+        read_baseline(tmp_path / "cut.json")
+    with pytest.raises(UserError, match="in a folder that exists"):
+        record(str(build()), tmp_path / "none" / "a.json")
+
+
+def test_a_machine_too_busy_records_nothing(monkeypatch, build, tmp_path):
+    times = itertools.cycle([1.0, 10.0, 100.0])
+    monkeypatch.setattr(regression, "DISTURBED", 1.15)
+    monkeypatch.setattr(Reference, "time", lambda self: next(times))
+    monkeypatch.setattr("deploy.reference.fitted_reference", lambda *_: Reference(1, 4))
+    with pytest.raises(UserError, match="too busy to record"):
+        record(str(build()), tmp_path / "a.json")
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_the_reference_takes_as_long_as_asked():
+    made = fitted_reference(1, 10.0)
+    assert 5 < sorted(made.time() for _ in range(15))[3] < 25
+    made.close()
+
+
+def plugin(folder, path, *words):
+    """pytest with the plugin on a file of one test that uses the fixture: (exit status, output)."""
+    (path.parent / "test_mine.py").write_text(
+        "from deploy import regression\nregression.DISTURBED = 1e9\n"
+        f"def test_mine(check_latency):\n    check_latency({str(folder)!r}, {str(path)!r}, tolerance=5)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--rootdir", path.parent, *words]
+    command += ["-p", "deploy.pytest_latency"]  # by itself, it would come with the installed package
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(
+        [str(word) for word in [*command, path.parent / "test_mine.py"]],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+def test_the_pytest_plugin_adds_a_test_and_a_fixture(baseline):
+    folder, path = baseline
+    scaled(path, 10.0)
+    status, output = plugin(folder, path, f"--latency-baseline={path}")
+    assert status == 0 and "2 passed" in output, output
+    scaled(path, 1 / 100)
+    status, output = plugin(folder, path, f"--latency-baseline={path}", f"--latency-engine={folder}")
+    assert status == 1 and "2 failed" in output and "SLOWER" in output, output
+    assert f"latency[{path}]" in output
+    status, output = plugin(folder, path, "--latency-baseline=none.json", "--deselect", "test_mine.py")
+    assert status == 1 and "no baseline 'none.json': record one first" in output, output
