@@ -3,7 +3,11 @@
 It stays outside the engine: no TensorRT from 8 to 11 and TensorRT-RTX has one NMS in common.
 """
 
+from typing import List
+
 import numpy as np
+
+BLOCK = 64  # candidates decided at once: with more there are fewer calls of NumPy, but more boxes compared for nothing
 
 
 def nms(
@@ -35,19 +39,37 @@ def nms(
     class_ids = class_ids[candidates]
     low, high = corners[:2], corners[2:]  # (x0, y0) and (x1, y1), [2,n]
     areas = np.prod(high - low, axis=0)
-    gone = np.zeros(len(candidates), bool)
-    kept = []
-    for index in range(len(candidates)):
-        if gone[index]:
-            continue
-        kept.append(index)
-        if len(kept) == max_detections:
-            break
-        rest = slice(index + 1, None)  # the better ones are decided already
-        here = slice(index, index + 1)
-        sides = np.minimum(high[:, rest], high[:, here]) - np.maximum(low[:, rest], low[:, here])
+
+    def suppresses(better: np.ndarray, worse: np.ndarray) -> np.ndarray:
+        """bool [better,worse]: whether each of the one would do away with each of the other."""
+        sides = np.minimum(high[:, better, None], high[:, None, worse])
+        sides -= np.maximum(low[:, better, None], low[:, None, worse])
         np.maximum(sides, 0, out=sides)
         intersections = sides[0] * sides[1]
-        unions = areas[rest] + areas[index] - intersections
-        gone[rest] |= (intersections > iou * unions) & (class_ids[rest] == class_ids[index])
-    return candidates[kept]
+        unions = areas[better, None] + areas[None, worse] - intersections
+        return (intersections > iou * unions) & (class_ids[better, None] == class_ids[None, worse])
+
+    kept: List[int] = []
+    for start in range(0, len(candidates), BLOCK):
+        block = np.arange(start, min(start + BLOCK, len(candidates)))
+        if kept:
+            block = block[~suppresses(np.array(kept), block).any(axis=0)]
+        kept += block[best_of_block(suppresses(block, block))].tolist()
+        if len(kept) >= max_detections:
+            break
+    return candidates[kept[:max_detections]]
+
+
+def best_of_block(suppresses: np.ndarray) -> List[int]:
+    """Which of n boxes, best first, stay: bool [n,n], whether each does away with each of the worse ones -> indices.
+
+    Each row becomes one integer, so that a box's whole effect is a single operation of Python's.
+    """
+    rows = np.packbits(suppresses, axis=1, bitorder="little")
+    masks = [int.from_bytes(row.tobytes(), "little") for row in rows]
+    stays, left = [], (1 << len(masks)) - 1
+    while left:
+        best = (left & -left).bit_length() - 1
+        stays.append(best)
+        left &= ~(masks[best] | 1 << best)
+    return stays
