@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from deploy.cli import Parser, UserError, run
 from deploy.files import whole_file
@@ -145,7 +145,8 @@ def measure(folder: str, reference: Optional[Dict[str, int]] = None, runs: int =
         made = Reference(**reference)
     warm_up(made.time)
     steps = [ENGINE] if len(work.steps) == 1 else [ENGINE, END_TO_END]
-    references, times = [made.time()], {step: [] for step in steps}  # type: Tuple[List[float], Dict[str, List[float]]]
+    references = [made.time()]
+    times: Dict[str, List[float]] = {step: [] for step in steps}
     for _ in range(runs):
         for step, value in zip(steps, once()):
             times[step].append(round(value, 4))

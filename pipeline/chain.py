@@ -9,9 +9,9 @@ date, so a second precision re-uses the export, and a second call does nothing. 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
-from typing import Any
 
 from safetensors import safe_open
 
@@ -86,96 +86,100 @@ def calibration_data(model: str, weights: str, given: Path | None, quiet: bool, 
     return digits_folder("classification", "calibration", size=size, count=CALIBRATION_IMAGES, quiet=quiet)
 
 
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is wanted of a model, wherever that comes from.
+
+    Attributes:
+        out: the folder under which each model has its own.
+        calibration: a folder of images, a COCO json, or an .npz with an array per input; for fp16 it may be left out.
+        max_drop: the points of AP or top-1 that INT8 may lose on `validation`, which takes the place of the settings'
+            share of arithmetic in 16 bit.
+        validation: labelled pictures; for weights `digits` by default the drawn calibration pictures.
+        until: the last stage to run.
+    """
+
+    precision: str
+    target: Target
+    out: Path
+    calibration: Path | None = None
+    settings: Settings = DEFAULT
+    max_drop: float | None = None
+    validation: str | None = None
+    until: str = "engine"
+    compute_capabilities: tuple[str, ...] = ()
+    quiet: bool = False
+
+    def check(self) -> None:
+        """UserError for what cannot be, whatever the model."""
+        choose("precision", self.precision, PRECISIONS)
+        choose("stage", self.until, STAGES)
+        check_drop(self.max_drop, self.validation, self.precision)
+        check_buildable_here(self.target)
+
+    @property
+    def reads_data(self) -> bool:
+        """True if a stage up to `until` takes ranges from pictures or arrays."""
+        wanted = self.precision == "int8" or self.precision == "fp16" and self.target.precision_by == TYPED
+        return wanted and STAGES.index(self.until) >= STAGES.index("calibrate")
+
+
 def build_chain(
     model: str,
     weights: str,
-    precision: str,
-    target: Target,
+    request: Request,
     *,
-    out: Path,
     size: int | None = None,
     batch: Batch = (1, 1, 1),
     classes: int | None = None,
     labels: Path | None = None,
-    calibration: Path | None = None,
-    settings: Settings = DEFAULT,
-    max_drop: float | None = None,
-    validation: str | None = None,
-    until: str = "engine",
-    compute_capabilities: tuple[str, ...] = (),
-    quiet: bool = False,
 ) -> Path:
-    """Run the stages up to `until`; returns the path of the last artefact.
-
-    Args:
-        out: the folder under which each model has its own.
-        calibration: a folder of images, a COCO json or an .npz; for fp16 it may be left out.
-        max_drop: the points of AP or top-1 that INT8 may lose on `validation`, which takes the place of the settings'
-            share of arithmetic in 16 bit.
-        validation: labelled pictures; for weights `digits` by default the drawn calibration pictures.
+    """Run the stages; returns the path of the last artefact.
 
     Raises:
         UserError: whatever is wrong with an argument, before the first long stage where that can be known.
     """
     choose("model", model, MODELS)
-    choose("precision", precision, PRECISIONS)
-    folder = out / artefact_name(model, weights, size, batch)
-    check_drop(max_drop, validation, precision)
-    check_buildable_here(target)
+    request.check()
+    quiet = request.quiet
+    folder = request.out / artefact_name(model, weights, size, batch)
     locate_weights(model, weights, quiet=quiet)
     exported, simplified = folder / "model.onnx", folder / "simplified.onnx"
-    labelled = None
-    if reads_data(precision, target, until):
+    calibration, labelled = request.calibration, None
+    if request.reads_data:
         # Whatever is wrong with it shall be known before the export, not after.
-        calibration = calibration_data(model, weights, calibration, quiet, needed=precision == "int8")
+        calibration = calibration_data(model, weights, calibration, quiet, needed=request.precision == "int8")
         if calibration is not None and calibration.suffix not in ARRAY_SUFFIXES:
             list_images(calibration)
-        if max_drop is not None:
+        if request.max_drop is not None:
             known = calibration_data(model, weights, None, quiet, needed=False) if weights == "digits" else None
-            labelled = read_labelled(validation, known, "detection" if is_detector(model) else "classification")
+            task = "detection" if is_detector(model) else "classification"
+            labelled = read_labelled(request.validation, known, task)
 
     export_stage(
         exported, model, weights, size=size, batch=batch, classes=classes, labels=labels, quiet=quiet
     )  # fmt: skip
-    if until == "export":
+    if request.until == "export":
         return exported
     simplify_stage(exported, simplified)
-    return from_simplified(
-        simplified, precision, target, calibration, settings, max_drop, labelled, until, compute_capabilities, quiet
-    )  # fmt: skip
+    return from_simplified(simplified, request, calibration, labelled)
 
 
-def build_onnx_chain(
-    onnx: Path,
-    precision: str,
-    target: Target,
-    *,
-    out: Path,
-    batch: Batch | None = None,
-    calibration: Path | None = None,
-    settings: Settings = DEFAULT,
-    max_drop: float | None = None,
-    validation: str | None = None,
-    until: str = "engine",
-    compute_capabilities: tuple[str, ...] = (),
-    quiet: bool = False,
-) -> Path:
+def build_onnx_chain(onnx: Path, request: Request, *, batch: Batch | None = None) -> Path:
     """The same from an ONNX file on, whoever made it; its artefacts go to a folder with the file's name.
+
+    Calibration by images, and a limit to the drop, are for a model that carries effedge's spec. INT8 needs calibration.
 
     Args:
         batch: of a model whose own is dynamic; by default 1.
-        calibration: an .npz with an array per input, or an .npy for the only one; for a model that carries effedge's
-            spec also a folder of images or a COCO json. INT8 needs it.
-        max_drop, validation: as build_chain, for a model that carries effedge's spec.
 
     Raises:
         UserError: as build_chain; a model that is no float ONNX with inputs of known sizes.
     """
-    choose("precision", precision, PRECISIONS)
-    if until == "export":
+    if request.until == "export":
         raise UserError(f"'{onnx}' is exported already: leave --until out, or give one of {', '.join(STAGES[1:])}")
-    check_drop(max_drop, validation, precision)
-    check_buildable_here(target)
+    request.check()
+    calibration = request.calibration
     header = read_header(onnx)
     quantized = next((node for node in header.nodes if node.op in ("QuantizeLinear", "DequantizeLinear")), None)
     if quantized is not None:
@@ -183,7 +187,7 @@ def build_onnx_chain(
     check_inputs(header, onnx, batch)
     if header.spec and batch:
         raise UserError(f"'{onnx}' has its batch, {header.batch}, from its export: leave BATCH (--batch) out")
-    if calibration is None and precision == "int8" and reads_data(precision, target, until):
+    if calibration is None and request.precision == "int8" and request.reads_data:
         raise UserError(
             f"INT8 of '{onnx}' needs data like what it will see: give an .npz with an array for each of its inputs "
             f"({', '.join(header.inputs)}) with CALIBRATION (--calibration), or build PRECISION=fp16"
@@ -200,62 +204,54 @@ def build_onnx_chain(
         else:
             list_images(calibration)
     labelled = None
-    if max_drop is not None and reads_data(precision, target, until):
+    if request.max_drop is not None and request.reads_data:
         if not header.spec:
             raise UserError(
                 f"MAX_DROP (--max-drop) needs accuracy, and '{onnx}' does not say what its outputs mean: "
                 "python -m calibration.quantize --max-damage needs no labels"
             )
-        labelled = read_labelled(validation, None, header.spec["task"])
-    simplified = out / "-".join([file_word(onnx), *([batch_word(batch)] if batch else [])]) / "simplified.onnx"
+        labelled = read_labelled(request.validation, None, header.spec["task"])
+    simplified = request.out / "-".join([file_word(onnx), *([batch_word(batch)] if batch else [])]) / "simplified.onnx"
     if header.spec:
         simplify_stage(onnx, simplified)
     else:
         simplify_any_stage(onnx, simplified, batch=batch or (1, 1, 1), data=arrays)
-    return from_simplified(
-        simplified, precision, target, calibration, settings, max_drop, labelled, until, compute_capabilities, quiet
-    )  # fmt: skip
+    return from_simplified(simplified, request, calibration, labelled)
 
 
-def reads_data(precision: str, target: Target, until: str) -> bool:
-    """True if a stage up to `until` takes ranges from pictures or arrays."""
-    wanted = precision == "int8" or precision == "fp16" and target.precision_by == TYPED
-    return wanted and STAGES.index(until) >= STAGES.index("calibrate")
-
-
-def from_simplified(
-    simplified: Path,
-    precision: str,
-    target: Target,
-    calibration: Path | None,
-    settings: Settings,
-    max_drop: float | None,
-    labelled: DataSet | None,
-    until: str,
-    compute_capabilities: tuple[str, ...],
-    quiet: bool,
-) -> Path:
+def from_simplified(simplified: Path, request: Request, calibration: Path | None, labelled: DataSet | None) -> Path:
     """The stages behind the simplified ONNX, beside it; returns the path of the last artefact."""
-    if until == "simplify":
+    if request.until == "simplify":
         return simplified
-    prepared = simplified
+    prepared, precision, target, quiet = simplified, request.precision, request.target, request.quiet
     if precision == "int8":
         assert calibration is not None
         prepared = simplified.with_name("int8.onnx")
         budget = None
-        if max_drop is not None and labelled is not None:
-            budget = drop_budget(max_drop, labelled, read_header(simplified).spec, quiet=quiet)
+        if request.max_drop is not None and labelled is not None:
+            budget = drop_budget(request.max_drop, labelled, read_header(simplified).spec, quiet=quiet)
         calibrate(
-            simplified, calibration, prepared, settings=settings, budget=budget, images=CALIBRATION_IMAGES, quiet=quiet
-        )  # fmt: skip
+            simplified,
+            calibration,
+            prepared,
+            settings=request.settings,
+            budget=budget,
+            images=CALIBRATION_IMAGES,
+            quiet=quiet,
+        )
     elif precision == "fp16" and target.precision_by == TYPED:
         prepared = simplified.with_name("fp16.onnx")
         convert(simplified, prepared, data=calibration, images=FP16_IMAGES, quiet=quiet)
-    if until == "calibrate":
+    if request.until == "calibrate":
         return prepared
     engine = simplified.with_name(f"{precision}-{target.name}")
     make_engine(
-        prepared, engine, precision=precision, target=target, compute_capabilities=compute_capabilities, quiet=quiet
+        prepared,
+        engine,
+        precision=precision,
+        target=target,
+        compute_capabilities=request.compute_capabilities,
+        quiet=quiet,
     )
     return engine
 
@@ -292,30 +288,31 @@ def main() -> None:
                 parser.error(
                     f"--{option} is for the models of effedge, and --onnx '{given.onnx}' was given: leave it out"
                 )
-    common: dict[str, Any] = {
-        "out": given.out,
-        "calibration": given.calibration,
-        "settings": read_settings(given),
-        "max_drop": given.max_drop,
-        "validation": given.validation,
-        "until": choose("stage", given.until, STAGES),
-        "compute_capabilities": tuple(given.compute_capability),
-        "quiet": given.quiet,
-    }
-    target, batch = resolve_target(given.target), None if given.batch is None else parse_batch(given.batch)
+    choose("stage", given.until, STAGES)
+    request = Request(
+        precision=given.precision,
+        target=resolve_target(given.target),
+        out=given.out,
+        calibration=given.calibration,
+        settings=read_settings(given),
+        max_drop=given.max_drop,
+        validation=given.validation,
+        until=given.until,
+        compute_capabilities=tuple(given.compute_capability),
+        quiet=given.quiet,
+    )
+    batch = None if given.batch is None else parse_batch(given.batch)
     if given.onnx is not None:
-        last = build_onnx_chain(given.onnx, given.precision, target, batch=batch, **common)
+        last = build_onnx_chain(given.onnx, request, batch=batch)
     else:
         last = build_chain(
             given.model,
             given.weights or "digits",
-            given.precision,
-            target,
+            request,
             size=given.size,
             batch=batch or (1, 1, 1),
             classes=given.classes,
             labels=given.labels,
-            **common,
         )
     print(last)
 

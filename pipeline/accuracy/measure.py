@@ -22,7 +22,7 @@ from engines.targets import PRECISIONS, TARGETS
 from pipeline.accuracy.cases import Case, Found
 from pipeline.accuracy.other_runtimes import evaluate_file
 from pipeline.accuracy.own_process import in_own_process
-from pipeline.chain import CALIBRATION_IMAGES, build_chain, calibration_data
+from pipeline.chain import CALIBRATION_IMAGES, Request, build_chain, calibration_data
 from pipeline.evaluate import evaluate_engine
 
 PEERS = {"nncf": "model.xml", "onnxruntime": "model.onnx"}  # the file that each writes
@@ -46,9 +46,9 @@ def measure(
         versions}}, results {what: as pipeline.evaluate.evaluate_engine}. What: each precision, int8_onnxruntime (our
         INT8 ONNX on ONNX Runtime) and each peer.
     """
-    build = partial(build_chain, case.model, found.weights, target=TARGETS["cpu"], out=out, quiet=quiet)
+    wanted = partial(Request, target=TARGETS["cpu"], out=out, calibration=found.calibration, quiet=quiet)
     engines = {
-        precision: in_own_process(build, precision=precision, calibration=found.calibration) for precision in PRECISIONS
+        precision: in_own_process(build_chain, case.model, found.weights, wanted(precision)) for precision in PRECISIONS
     }
     folder = engines["int8"].parent
     manifest = parse_manifest(engines["int8"])
