@@ -111,7 +111,8 @@ def most_groups(study: Study, order: list[int]) -> int:
 def in_words(attempt: dict[str, Any], reference: float, unit: str) -> str:
     """Like 'loses 0.2 points (97.1 of 97.3) with 95.2% of multiply-accumulates in INT8'."""
     figures = f" ({attempt['accuracy']:.6g} of {reference:.6g})" if reference else ""
-    lost = f"loses {reference - attempt['accuracy']:.3g} {unit}{figures}"
+    drop = reference - attempt["accuracy"]
+    lost = f"{'loses' if drop >= 0 else 'gains'} {abs(drop):.3g} {unit}{figures}"
     return f"{lost} with {100 * attempt['int8_macs']:.1f}% of multiply-accumulates in INT8"
 
 

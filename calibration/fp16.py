@@ -26,6 +26,7 @@ from calibration.quantize import DEFAULT_IMAGES
 from calibration.samples import Samples
 from calibration.source import METADATA, load_samples, source
 from deploy.cli import Parser, UserError, run
+from engines.onnx_header import onnx_files
 from engines.stage import run_stage
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def convert(
     return run_stage(
         "fp16",
         out,
-        inputs={"onnx": model, **inputs},
+        inputs={**onnx_files(model), **inputs},
         options=options,
         tools=["numpy", "onnx", "onnx-ir", "onnxruntime", "pillow"],
         code=["calibration", "deploy"],

@@ -21,6 +21,7 @@ from pathlib import Path
 from calibration.settings import DEFAULT, Budget, Settings, add_settings, read_settings
 from calibration.source import load_samples, source
 from deploy.cli import Parser, UserError, run
+from engines.onnx_header import onnx_files
 from engines.stage import run_stage
 
 DEFAULT_IMAGES = 128
@@ -72,7 +73,7 @@ def calibrate(
     return run_stage(
         "calibrate",
         out,
-        inputs={"onnx": model, **inputs},
+        inputs={**onnx_files(model), **inputs},
         options={**asdict(settings), **options, **(budget.options() if budget else {})},
         tools=["numpy", "onnx", "onnx-ir", "onnxruntime", "pillow"],
         code=["calibration", "deploy"],

@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from deploy.cli import Parser, UserError, choose, run
 from engines.manifest import Built, write_manifest
-from engines.onnx_header import Header, read_header
+from engines.onnx_header import Header, onnx_files, read_header
 from engines.stage import progress_disabled, run_stage
 from engines.targets import (
     PRECISIONS,
@@ -61,7 +61,7 @@ def make_engine(
     return run_stage(
         "engine",
         out,
-        inputs={"onnx": onnx},
+        inputs=onnx_files(onnx),
         options={
             "precision": precision,
             "target": target.name,

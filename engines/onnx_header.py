@@ -93,6 +93,21 @@ class Header:
         return [node for node in self.convolutions if integer.intersection(node.inputs[2:])]
 
 
+def onnx_files(path: Path) -> Dict[str, Path]:
+    """All files that an ONNX model is made of, as a stage's inputs: itself as "onnx", those of its weights by name.
+
+    Raises UserError as `read_header`, and if one is missing.
+    """
+    files = {"onnx": path}
+    for name in read_header(path).external:
+        files[name] = path.parent / name
+        if not files[name].is_file():
+            raise UserError(
+                f"'{path}' keeps its weights in '{files[name]}', which is missing: put it beside the ONNX file"
+            )
+    return files
+
+
 def read_header(path: Path) -> Header:
     """Read `path`. Raises UserError if it is missing or no whole ONNX model."""
     try:

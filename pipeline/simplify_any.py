@@ -15,7 +15,7 @@ import numpy as np
 
 from calibration.samples import Input, array_samples
 from deploy.cli import UserError
-from engines.onnx_header import BATCH_KEY, DTYPES, Header, read_header
+from engines.onnx_header import BATCH_KEY, DTYPES, Header, onnx_files
 from engines.stage import run_stage
 from pipeline.export import Batch
 from pipeline.simplify import OPSET, TOLERANCE, TOOLS, open_session, simplify
@@ -170,17 +170,10 @@ def simplify_any_file(source: Path, out: Path, batch: Batch, data: Path | None) 
 
 def simplify_any_stage(source: Path, artefact: Path, *, batch: Batch, data: Path | None) -> bool:
     """`simplify_any_file` as a stage, which also sees a change of the files that hold weights beside the ONNX."""
-    inputs = {"onnx": source, **({} if data is None else {"calibration": data})}
-    for name in read_header(source).external:
-        inputs[name] = source.parent / name
-        if not inputs[name].is_file():
-            raise UserError(
-                f"'{source}' keeps its weights in '{inputs[name]}', which is missing: put it beside the ONNX file"
-            )
     return run_stage(
         "simplify",
         artefact,
-        inputs=inputs,
+        inputs={**onnx_files(source), **({} if data is None else {"calibration": data})},
         options={"opset": OPSET, "tolerance": TOLERANCE, "batch": batch},
         tools=(*TOOLS, "numpy"),
         code=("pipeline", "calibration", "deploy"),

@@ -126,9 +126,9 @@ def bad_model(kind: str, tmp_path: Path, pictures: Path) -> Path:
     ("kind", "message"),
     [
         ("missing", "no ONNX file at"),
-        ("truncated", "no whole ONNX file"),
-        ("empty", "no whole ONNX file"),
-        ("text", "no whole ONNX file"),
+        ("truncated", "no whole ONNX model"),
+        ("empty", "no whole ONNX model"),
+        ("text", "no whole ONNX model"),
         ("old", "opset 10, expected 11 or later"),
         ("external", "w.bin', which is missing"),
         ("short external", "w.bin', which is cut short"),
@@ -154,6 +154,12 @@ def test_external_weights_that_are_there_end_up_inside(tmp_path: Path) -> None:
     fp16.convert(source, out, quiet=True)
     assert sorted(path.name for path in out.parent.iterdir()) == ["fp16.onnx", "fp16.onnx.json"]
     assert onnx_file.load(out).graph.outputs[0].name == "logits"
+
+    assert not fp16.convert(source, out, quiet=True)
+    weights = np.fromfile(source.parent / "w.bin", np.uint8)
+    weights[-4:] ^= 1  # the last float32's smallest bits
+    weights.tofile(source.parent / "w.bin")
+    assert fp16.convert(source, out, quiet=True), "the weights beside the ONNX file changed"
 
 
 @pytest.mark.parametrize(
