@@ -100,6 +100,11 @@ latency-test: $(INSTALLED) ## fail if ENGINE is slower than BASELINE by more tha
 	$(BIN)/python -m deploy.latency_test '$(ENGINE)' --baseline '$(BASELINE)' $(if $(RECORD),--record) \
 	  $(if $(TOLERANCE),--tolerance '$(TOLERANCE)')
 
+.PHONY: benchmark
+benchmark: $(INSTALLED) $(VENV)/.installed-plot ## MODEL's engines against PyTorch, ONNX Runtime and OpenVINO: a race, a table, a .png
+	$(BIN)/python -m pipeline.benchmark '$(MODEL)' --weights '$(WEIGHTS)' --out '$(OUT)' --json '$(OUT)/benchmark.json' \
+	  --plot '$(OUT)/benchmark.png' $(if $(CALIBRATION),--calibration '$(CALIBRATION)')
+
 TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0 plot)
 .PHONY: test test-slow lint
 test: $(TEST_EXTRAS) ## the tests, within ten minutes on two cores

@@ -1,0 +1,76 @@
+"""Our engines of a model against the usual ways to run it here: python -m pipeline.benchmark d0 [--rounds 5]
+
+The contenders are effedge's engines at each precision, PyTorch (eager and torch.compile), and ONNX Runtime and OpenVINO
+on a plain torch.onnx.export of the same weights. Each is timed in a process of its own, batch 1, in turns, so that what
+disturbs the machine disturbs all. effedge's engines take the uint8 picture and end with decoded candidates; the others
+take a normalized float picture and end with the heads' outputs, which is less work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+from deploy.cli import Parser, UserError, choose, run
+from deploy.files import whole_file
+from deploy.machine import machine, versions
+from engines.targets import PRECISIONS, TARGETS
+from pipeline.benchmark.contenders import PACKAGES, Contender, rivals
+from pipeline.benchmark.race import Row, race, table
+from pipeline.chain import Request, build_chain
+from pipeline.zoo import MODELS
+
+
+def main() -> None:
+    parser = Parser(prog="python -m pipeline.benchmark", description=__doc__)
+    parser.add_argument("model", help=", ".join(MODELS))
+    parser.add_argument("--weights", default="digits", help="as of the chain (default: %(default)s)")
+    parser.add_argument("--calibration", type=Path, help="pictures for INT8, where the weights bring none")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=30, help="runs in a turn (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("build"), help="folder of all artefacts (%(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all latencies to this file")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw medians and spread (needs matplotlib)")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
+    given = parser.parse_args()
+    for name in ("rounds", "runs"):
+        if getattr(given, name) < 1:
+            raise UserError(f"--{name} {getattr(given, name)}: expected 1 or more")
+    choose("model", given.model, MODELS)
+    contenders = []
+    with contextlib.redirect_stdout(sys.stderr):  # the builders' lines are progress here
+        for precision in PRECISIONS:
+            wanted = Request(precision, TARGETS["cpu"], given.out, calibration=given.calibration, quiet=given.quiet)
+            engine = build_chain(given.model, given.weights, wanted)
+            contenders.append(Contender(f"effedge {precision}", "engine", (str(engine),)))
+        contenders += rivals(given.model, given.weights, engine.parent / "plain.onnx", given.quiet)
+    rows = race(contenders, rounds=given.rounds, runs=given.runs, quiet=given.quiet)
+    print(table(rows))
+    if given.json is not None:
+        write_json(rows, given.model, given.json)
+        print(f"json: {given.json}")
+    if given.plot is not None:
+        from pipeline.benchmark.plot import plot
+
+        plot(rows, f"{given.model}, batch 1, {machine()['cpu']}, {machine()['cores']} cores", given.plot)
+        print(f"plot: {given.plot}")
+
+
+def write_json(rows: list[Row], model: str, path: Path) -> None:
+    """All latencies, with what they were measured on."""
+    report = {
+        "model": model,
+        "machine": machine(),
+        "versions": versions(PACKAGES),
+        "contenders": {
+            row.name: {"median_ms": row.median, "best_ms": row.best, "rounds_ms": row.rounds} for row in rows
+        },
+    }
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)
