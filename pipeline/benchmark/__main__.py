@@ -60,14 +60,8 @@ def main() -> None:
 
 def write_json(rows: list[Row], model: str, path: Path) -> None:
     """All latencies, with what they were measured on."""
-    report = {
-        "model": model,
-        "machine": machine(),
-        "versions": versions(PACKAGES),
-        "contenders": {
-            row.name: {"median_ms": row.median, "best_ms": row.best, "rounds_ms": row.rounds} for row in rows
-        },
-    }
+    figures = {row.name: {"median_ms": row.median, "best_ms": row.best, "rounds_ms": row.rounds} for row in rows}
+    report = {"model": model, "machine": machine(), "versions": versions(PACKAGES), "contenders": figures}
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -81,8 +81,7 @@ def turn(contender: Contender, process: subprocess.Popen[str], runs: int) -> lis
         process.stdin.flush()
     line = process.stdout.readline()
     if not line:
-        command = " ".join(process.args) if isinstance(process.args, list) else process.args
-        raise RuntimeError(f"{contender.name} ended with status {process.wait()}: {command}")
+        raise RuntimeError(f"{contender.name} ended with status {process.wait()}: {process.args!r}")
     answer = json.loads(line)
     if isinstance(answer, dict):
         raise UserError(f"{contender.name} cannot run: {answer['error']}")
@@ -94,9 +93,7 @@ def table(rows: Sequence[Row]) -> str:
     fastest = min(rows, key=lambda row: row.median)
     lines = ["| | median ms | best ms | times the fastest |", "|---|---|---|---|"]
     for row in rows:
-        ratio = statistics.median(
-            statistics.median(mine) / statistics.median(its)
-            for mine, its in zip(row.rounds, fastest.rounds, strict=True)
-        )
+        pairs = zip(row.rounds, fastest.rounds, strict=True)
+        ratio = statistics.median(statistics.median(mine) / statistics.median(its) for mine, its in pairs)
         lines.append(f"| {row.name} | {row.median:.1f} | {row.best:.1f} | {ratio:.2f} |")
     return "\n".join(lines)
