@@ -105,6 +105,11 @@ benchmark: $(INSTALLED) $(VENV)/.installed-plot ## MODEL's engines against PyTor
 	$(BIN)/python -m pipeline.benchmark '$(MODEL)' --weights '$(WEIGHTS)' --out '$(OUT)' --json '$(OUT)/benchmark.json' \
 	  --plot '$(OUT)/benchmark.png' $(if $(CALIBRATION),--calibration '$(CALIBRATION)')
 
+.PHONY: growth
+growth: $(INSTALLED) $(VENV)/.installed-plot ## how time and memory grow from D0 to D4 and from batch 1 to 8, drawn
+	$(BIN)/python -m pipeline.benchmark.growth --precision '$(if $(filter file,$(origin PRECISION)),fp32,$(PRECISION))' --out '$(OUT)' \
+	  --json '$(OUT)/growth.json' --plot '$(OUT)/growth.png'
+
 TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0 plot)
 .PHONY: test test-slow lint
 test: $(TEST_EXTRAS) ## the tests, within ten minutes on two cores

@@ -2,12 +2,15 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from deploy.cli import UserError
 from pipeline.benchmark import __main__ as benchmark
+from pipeline.benchmark import growth
 from pipeline.benchmark.contenders import Contender, rivals
 from pipeline.benchmark.race import Row, race, table
 
@@ -50,6 +53,27 @@ def test_bad_input_is_one_line(monkeypatch, tmp_path, words):
     monkeypatch.setattr(sys, "argv", ["benchmark", *words, "--out", str(tmp_path)])
     with pytest.raises(UserError, match=r"did you mean 'b|--rounds 0|nowhere\.pth"):
         benchmark.main()
+
+
+def test_growth_is_measured_for_each_model_and_batch(monkeypatch, capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    engines = []
+
+    def build(model, weights, request, *, batch):
+        engines.append((model, batch))
+        return Path(f"{model}-{batch[0]}")
+
+    monkeypatch.setattr(growth, "build_chain", build)
+    monkeypatch.setattr(growth, "in_own_process", lambda function, engine, runs: (10.0 * int(engine.name[-1]), 100.0))
+    words = ["--models", "d0", "b0", "--batches", 1, 4, "--plot", tmp_path / "a.png", "--json", tmp_path / "a.json"]
+    monkeypatch.setattr(sys, "argv", ["growth", *map(str, words)])
+    growth.main()
+    assert engines == [("d0", (1, 1, 1)), ("d0", (4, 4, 4)), ("b0", (1, 1, 1)), ("b0", (4, 4, 4))]
+    assert "b0 batch 4: 40.0 ms a run, 10.0 ms a picture, 100 MiB" in capsys.readouterr().out
+    costs = json.loads((tmp_path / "a.json").read_text())["costs"]
+    assert costs[1] == {"model": "d0", "batch": 4, "milliseconds": 40.0, "memory_mib": 100.0}
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.width > 800
 
 
 @pytest.mark.slow
