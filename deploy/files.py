@@ -34,9 +34,12 @@ REFUSALS = (
 
 
 def sha256_of_folder(folder: Union[str, Path]) -> str:
-    """One SHA-256 over the names and contents of all files in a folder, whatever their order on the disk."""
+    """One SHA-256 over the names and contents of all files in a folder, whatever their order on the disk. What has a
+    name that begins with a dot is left out: it may come and go."""
     digest = hashlib.sha256()
     for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
         digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256(path)}\n".encode())
     return digest.hexdigest()
 

@@ -21,6 +21,13 @@ def machine() -> Dict[str, Any]:
     }
 
 
+def cpu() -> Dict[str, Any]:
+    """What decides which code a compiler makes for this CPU: its model, its abilities, and the cores at hand."""
+    text = read(CPU_INFO)
+    abilities = field(text, "flags") or field(text, "Features")  # as x86 and Arm call them
+    return {"model": field(text, "model name") or platform.machine(), "abilities": abilities, "cores": cores()}
+
+
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,5 +1,6 @@
 """Engines for the CPU, run by OpenVINO."""
 
+import io
 import threading
 from pathlib import Path
 from typing import Any, Dict
@@ -9,6 +10,8 @@ import openvino as ov
 
 from deploy.backends import Backend
 from deploy.cli import UserError
+from deploy.compiled_cache import cache_path, keep_compiled, read_compiled
+from deploy.machine import cpu
 
 
 def load(path: Path, manifest: Dict[str, Any], throughput: bool = False) -> Backend:
@@ -20,7 +23,7 @@ def load(path: Path, manifest: Dict[str, Any], throughput: bool = False) -> Back
     hint = "THROUGHPUT" if throughput else "LATENCY"
     config = {"PERFORMANCE_HINT": hint, **manifest["backend"].get("config", {})}
     try:
-        compiled = ov.Core().compile_model(str(path), "CPU", config)
+        compiled = load_compiled(path, manifest, config)
     except RuntimeError as error:
         built = manifest["backend"].get("version")
         reason = str(error).strip().splitlines()[-1]
@@ -28,6 +31,24 @@ def load(path: Path, manifest: Dict[str, Any], throughput: bool = False) -> Back
             f"OpenVINO {ov.__version__} cannot load '{path}', built by {built} ({reason}): build the engine again here"
         ) from error
     return OpenVinoEngine(compiled)
+
+
+def load_compiled(path: Path, manifest: Dict[str, Any], config: Dict[str, str]) -> Any:
+    """The compiled model, from the folder's cache if it was compiled here before. A model that is in no engine's folder
+    (`manifest` lists no files) has no cache."""
+    core = ov.Core()
+    if not manifest.get("files"):
+        return core.compile_model(str(path), "CPU", config)
+    depends_on = {"config": config, "openvino": ov.__version__, "files": manifest["files"], "cpu": cpu()}
+    kept = cache_path(path, config["PERFORMANCE_HINT"].lower(), depends_on)
+    blob = read_compiled(kept)
+    if blob is not None:
+        return core.import_model(io.BytesIO(blob), "CPU", config)
+    compiled = core.compile_model(str(path), "CPU", config)
+    exported = io.BytesIO()
+    compiled.export_model(exported)
+    keep_compiled(kept, exported.getvalue())
+    return compiled
 
 
 class OpenVinoEngine:

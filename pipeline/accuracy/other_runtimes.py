@@ -20,7 +20,9 @@ def evaluate_file(path: Path, manifest: dict[str, Any], data: str, *, limit: int
     from deploy import openvino_backend
     from pipeline.evaluate_backend import evaluate_backend
 
-    backend = openvino_backend.load(path, manifest) if path.suffix == ".xml" else onnx_runtime(path)
+    backend = (
+        openvino_backend.load(path, {"backend": manifest["backend"]}) if path.suffix == ".xml" else onnx_runtime(path)
+    )
     return evaluate_backend(backend, str(path), manifest["spec"], data, limit=limit, quiet=quiet)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from deploy.backends import load_backend
 from deploy.cli import UserError
+from deploy.files import sha256_of_folder
 from deploy.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -216,3 +217,45 @@ def test_every_name_used_of_tensorrt_exists_in_its_python_interface():
         assert [name for name in names if not hasattr(owner, name)] == []
     assert hasattr(trt.Runtime, "deserialize_cuda_engine")
     assert importlib.util.find_spec("pycuda") is None or hasattr(importlib.import_module("pycuda.driver"), "mem_alloc")
+
+
+def test_the_compiled_model_is_kept_and_used_again(build, monkeypatch):
+    folder = build()
+    image = {"image": np.full((1, 64, 64, 3), 255, np.uint8)}
+    expected = load_backend(folder, read_manifest(folder))(image)
+    [kept] = (folder / ".compiled").iterdir()
+    monkeypatch.setattr("openvino.Core.compile_model", None)  # must not be needed
+    for name, value in load_backend(folder, read_manifest(folder))(image).items():
+        np.testing.assert_array_equal(value, expected[name])
+
+
+def test_a_cache_that_is_damaged_or_of_another_cpu_or_engine_is_made_anew(build, monkeypatch):
+    folder = build()
+    load_backend(folder, read_manifest(folder))
+    [kept] = (folder / ".compiled").iterdir()
+    whole = kept.read_bytes()
+    for damaged in (b"", whole[:-1], whole[:100] + b"x" + whole[101:]):
+        kept.write_bytes(damaged)
+        load_backend(folder, read_manifest(folder))
+        assert kept.read_bytes()[32:] != damaged[32:] and len(kept.read_bytes()) > 100
+    monkeypatch.setattr("deploy.openvino_backend.cpu", lambda: {"model": "Other"})
+    load_backend(folder, read_manifest(folder))
+    [other] = (folder / ".compiled").iterdir()
+    assert other != kept
+    load_backend(folder, read_manifest(folder), throughput=True)
+    assert sorted(path.name.partition("-")[0] for path in (folder / ".compiled").iterdir()) == ["latency", "throughput"]
+
+
+def test_a_folder_that_cannot_be_written_needs_no_cache(build, monkeypatch):
+    folder = build()
+    (folder / ".compiled").write_text("a file where the cache's folder would be")
+    assert load_backend(folder, read_manifest(folder))({"image": np.zeros((1, 64, 64, 3), np.uint8)})
+
+
+def test_the_cache_is_no_part_of_the_engine(build):
+    folder = build()
+    before = sha256_of_folder(folder)
+    load_backend(folder, read_manifest(folder))
+    assert sha256_of_folder(folder) == before
+    (folder / "engine.bin").write_bytes(b"changed")
+    assert sha256_of_folder(folder) != before
