@@ -41,3 +41,38 @@ def prepared():
     """prepared(name, size, batch): that model, exported (10 to 20 s) once a session."""
     yield prepare
     prepare.cache_clear()
+
+
+@pytest.fixture
+def one_thread():
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two pictures of each colour, noisy enough that a crop tells which."""
+    import numpy as np
+    from PIL import Image
+    from small_training import COLOURS
+
+    random = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        for index in range(2):
+            noise = random.integers(-20, 20, (50, 60, 3))
+            Image.fromarray(np.clip(noise + colour, 0, 255).astype(np.uint8)).save(
+                tmp_path / "classes" / name / f"{index}.png"
+            )
+    return tmp_path / "classes"
+
+
+@pytest.fixture
+def coco(tmp_path):
+    from small_training import write_coco
+
+    return write_coco(tmp_path, 6)

@@ -1,0 +1,143 @@
+"""Going on after Ctrl-C, a signal or a kill: to the very weights of a run that was not stopped."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from small_training import B0, D0, ROOT, assert_equal, data_of, error_of, write_coco
+
+from deploy.cli import UserError
+from pipeline import train as train_module
+from pipeline.checkpoint import save_weights
+from pipeline.ema import Ema
+from pipeline.interrupt import Interrupts
+from pipeline.resume import resume_path
+from pipeline.train import train
+from pipeline.zoo import create_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Killed(Exception):
+    """Stands for SIGKILL: nothing of ours runs afterwards but the next process."""
+
+
+def stop_in_step(monkeypatch, step, how):
+    """Have a signal, or the end of the world, arrive in the middle of a step (counted from 0)."""
+    update = Ema.update
+
+    def stopping(self, model, now):
+        if now == step:
+            if how is Killed:
+                raise Killed
+            os.kill(os.getpid(), how)
+        update(self, model, now)
+
+    monkeypatch.setattr(Ema, "update", stopping)
+
+
+@pytest.mark.parametrize(
+    ("options", "how"), [(B0, signal.SIGINT), (B0, signal.SIGTERM), (B0, Killed), (D0, signal.SIGINT)]
+)
+def test_a_run_that_was_stopped_ends_with_the_very_weights_of_one_that_was_not(
+    monkeypatch, tmp_path, folders, options, how
+):
+    data = data_of(options, folders if options is B0 else write_coco(tmp_path, 5), tmp_path / "pictures")
+    whole, _ = train(options, data, tmp_path / "whole.safetensors", None, None, True)
+
+    out = tmp_path / "parts.safetensors"
+    with monkeypatch.context() as patched:
+        stop_in_step(patched, 2, how)
+        if how is Killed:
+            patched.setattr(train_module, "CHECKPOINT_SECONDS", -1.0)  # after every step
+        with pytest.raises(Killed if how is Killed else UserError) as stopped:
+            train(options, data, out, None, None, True)
+    done = 2 if how is Killed else 3  # a polite signal lets the step end
+    assert torch.load(resume_path(out))["step"] == done
+    if how is not Killed:
+        assert "the same command goes on" in str(stopped.value) and "after step 3 of" in str(stopped.value)
+    torch.rand(7)  # another process has another generator state
+    parts, _ = train(options, data, out, None, None, True)
+    assert_equal(parts, whole)
+
+
+def test_an_interrupt_outside_of_a_block_is_at_once_and_inside_at_its_end():
+    with Interrupts() as interrupts:
+        reached = []
+        with pytest.raises(KeyboardInterrupt):
+            with interrupts.deferred():
+                os.kill(os.getpid(), signal.SIGINT)
+                reached.append("end of block")
+            reached.append("after it")
+        assert reached == ["end of block"]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_the_whole_process_group_is_one_line_and_the_same_command_goes_on(tmp_path, folders, how):
+    """A terminal's Ctrl-C reaches the worker too, and so does a service manager's SIGTERM."""
+    command = [sys.executable, "-m", "pipeline.train", "b0", "--data", folders, "--size", "32", "--batch", "2",
+               "--steps", "40", "--out", tmp_path / "b0.safetensors"]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, env=environment, text=True, start_new_session=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "training b0 at 32: 3 classes, 40 steps of 2, 13.3 epochs of 6 pictures\n"
+    while not Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text():
+        time.sleep(0.01)  # until the training has its worker
+    time.sleep(0.3)  # and the worker, a fork, its own handlers: a SIGTERM before that is a known race
+    os.killpg(process.pid, how)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert len(errors.splitlines()) == 1 and errors.startswith("error: interrupted after step")
+    assert sorted(path.name for path in tmp_path.glob("*b0*")) == ["b0.safetensors.resume.pt"]
+    again = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, text=True, capture_output=True)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[1].startswith("going on from step")
+    assert again.stdout.splitlines()[-1] == str(tmp_path / "b0.safetensors")
+    assert sorted(path.name for path in tmp_path.glob("*b0*")) == ["b0.safetensors"]
+
+
+def test_going_on_does_not_need_the_initial_weights_again(monkeypatch, tmp_path, folders):
+    init, out = tmp_path / "init.safetensors", tmp_path / "b0.safetensors"
+    save_weights(create_model("b0", 3).state_dict(), init, {})
+    options = dataclasses.replace(B0, init=str(init))
+    with monkeypatch.context() as patched:
+        stop_in_step(patched, 1, signal.SIGINT)
+        with pytest.raises(UserError, match="interrupted after step 2"):
+            train(options, data_of(options, folders), out, None, None, True)
+    init.unlink()
+    train(options, data_of(options, folders), out, None, None, True)
+
+
+def test_a_resume_file_of_other_options_or_annotations_is_named(monkeypatch, tmp_path, folders):
+    out = tmp_path / "b0.safetensors"
+    with monkeypatch.context() as patched:
+        stop_in_step(patched, 0, signal.SIGINT)
+        with pytest.raises(UserError):
+            train(B0, data_of(B0, folders), out, None, None, True)
+    with pytest.raises(UserError, match=r"other options \(rate 0.001 instead of 0.002\)"):
+        train(dataclasses.replace(B0, rate=2e-3), data_of(B0, folders), out, None, None, True)
+    (folders / "red" / "1.png").rename(folders / "blue" / "2.png")
+    with pytest.raises(UserError, match="other options .annotations"):
+        train(B0, data_of(B0, folders), out, None, None, True)
+
+
+@pytest.mark.parametrize("cut", [0, 100, 0.5, 0.999])
+def test_a_damaged_resume_file_is_one_line(monkeypatch, tmp_path, folders, cut):
+    out = tmp_path / "b0.safetensors"
+    content = {"run": {}, "step": 3, "model": {"x": torch.zeros(1000)}}
+    torch.save(content, resume_path(out))
+    whole = resume_path(out).read_bytes()
+    resume_path(out).write_bytes(whole[: int(cut if cut > 1 else cut * len(whole))])
+    message = error_of(monkeypatch, "b0", "--data", folders, "--size", 32, "--steps", 1, "--out", out)
+    assert "is damaged" in message and "remove it" in message
