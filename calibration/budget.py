@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import onnx_ir as ir
 from tqdm import tqdm
 
+from calibration.choice import shares
 from calibration.gates import Gates
 from calibration.keep import ranking
 from calibration.source import METADATA
@@ -99,7 +100,7 @@ def gains(study: Study) -> list[float]:
     gates = Gates(study.equal, study.plan, study.trials)
     usable = {index: value for index, value in enumerate(study.thresholds) if value > 0}
     bar = tqdm(range(len(study.thresholds)), desc="gains", unit="group", disable=progress_disabled(study.quiet))
-    return [study.damage - gates.damage({i: each for i, each in usable.items() if i != left_out}) for left_out in bar]
+    return shares([gates.damage({i: usable[i]} if i in usable else {}) for i in bar], study.damage)
 
 
 def most_groups(study: Study, order: list[int]) -> int:

@@ -3,15 +3,18 @@
 How much of a tensor's range INT8 should cover cannot be seen on the tensor: its largest values may be the objects, or
 cells that nothing looks at. So it is tried, on a ladder of percentiles, with all tensors in INT8 at once, as what one
 of them may clip depends on the noise of the others: first one percentile for all, then halves of the network, quarters
-and so on each move up or down the ladder as long as the damage (damage.py) falls.
+move up or down the ladder as long as the damage (damage.py) falls. Then each group of tensors is tried by itself, all
+others in float, and those that do most move on the ladder as far as that helps; this is kept if all of INT8 together
+does no more damage with it.
 
-Where the damage that is left is not yet bearable, each group of tensors is then taken out of INT8 by itself, to see
-what that is worth: `keep.py` decides on that which layers stay in 16 bit.
+What a group does by itself is also its share of the damage, squared, as independent errors add up in squares: on that
+`keep.py` decides which layers stay in 16 bit. (Taking one group out of INT8 where all the others are in it says little:
+the difference is smaller than the luck of the few samples of a trial.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,8 +26,9 @@ from calibration.thresholds import at_percentile, signal_to_noise
 from engines.stage import progress_disabled
 
 LADDER = (100.0, 99.999, 99.99, 99.95, 99.9, 99.7, 99.5, 99.0, 98.0)
-FINEST = 32  # parts of the network that move by themselves
+FINEST = 8  # parts of the network that move by themselves
 WORTH = 0.005  # of the damage: a move that gains less may be luck
+WORTH_ALONE = 0.1  # the same of a single group's
 BEARABLE = 0.002  # damage at which no layer needs to stay in 16 bit
 RUNS = (8, 64)  # samples of a trial, at least and at most
 WORK = 6e12  # multiply-accumulates that all trials may take: two minutes or so on two cores
@@ -35,7 +39,7 @@ Loss = Callable[[Sequence[int]], float]
 
 
 class Choice(NamedTuple):
-    """thresholds: of each group. damage: of all INT8 together. gain: how much less it is with a group in float."""
+    """thresholds: of each group. damage: of all INT8 together. gain: how much of it each group makes."""
 
     thresholds: list[float]
     damage: float
@@ -62,35 +66,76 @@ def choose_thresholds(
     Args:
         histograms: of each group, merged.
         fixed: thresholds of each group that are given; then only the gains are measured.
-        trials: how many may be made. Where they do not suffice to take out every group, its gain is judged by the
+        trials: how many may be made. Where they do not suffice to try every group by itself, its gain is judged by the
             noise on its histogram.
     """
     made = 0
     with tqdm(desc="thresholds", unit="trial", disable=progress_disabled(quiet)) as bar:
 
-        def damage(thresholds: Sequence[float], without: int = -1) -> float:
+        def damage(thresholds: Mapping[int, float]) -> float:
             nonlocal made
             made += 1  # the bar counts only where it is shown
             bar.update()
-            return gates.damage({i: each for i, each in enumerate(thresholds) if each > 0 and i != without})
+            return gates.damage({i: each for i, each in thresholds.items() if each > 0})
 
+        ladders = [[at_percentile(histogram, percent) for percent in LADDER] for histogram in histograms]
+
+        def at(rungs: Sequence[int]) -> list[float]:
+            return [ladder[rung] for ladder, rung in zip(ladders, rungs, strict=True)]
+
+        def alone(group: int, rung: int) -> float:
+            return damage({group: ladders[group][rung]})
+
+        rungs: list[int] = []
         if fixed is None:
-            ladders = [[at_percentile(histogram, percent) for percent in LADDER] for histogram in histograms]
-
-            def loss(rungs: Sequence[int]) -> float:
-                return damage([ladder[rung] for ladder, rung in zip(ladders, rungs, strict=True)])
-
-            rungs = descend(loss, len(ladders), len(LADDER), trials)
-            fixed = [ladder[rung] for ladder, rung in zip(ladders, rungs, strict=True)]
-        total = damage(fixed)
+            rungs = descend(lambda rungs: damage(dict(enumerate(at(rungs)))), len(ladders), len(LADDER), trials)
+        chosen = at(rungs) if fixed is None else list(fixed)
+        total = damage(dict(enumerate(chosen)))
         if total <= BEARABLE:
-            gain = [0.0] * len(fixed)
-        elif made + len(fixed) <= trials + TRIALS // 10:
-            gain = [total - damage(fixed, without=i) for i in range(len(fixed))]
-        else:
-            noise = [noise_share(histogram, value) for histogram, value in zip(histograms, fixed, strict=True)]
-            gain = [total * share / max(sum(noise), total) for share in noise]
-        return Choice(list(fixed), total, gain)
+            return Choice(chosen, total, [0.0] * len(chosen))
+        if made + len(chosen) > trials + TRIALS // 10:
+            noise = [noise_share(histogram, value) for histogram, value in zip(histograms, chosen, strict=True)]
+            return Choice(chosen, total, [total * share / max(sum(noise), total) for share in noise])
+        does = [damage({group: value}) for group, value in enumerate(chosen)]
+        if fixed is None:
+            moved, less = climb(alone, rungs, does, len(LADDER), trials + TRIALS // 10 - made)
+            together = damage(dict(enumerate(at(moved))))
+            if together <= total:
+                chosen, does, total = at(moved), less, together
+        return Choice(chosen, total, shares(does, total))
+
+
+def shares(does: Sequence[float], total: float) -> list[float]:
+    """How much of the damage `total` each group makes, by what it `does` by itself: errors add up in squares.
+
+    >>> shares([0.3, 0.1, 0.0], 1.0)
+    [0.9, 0.1, 0.0]
+    """
+    squares = [each * each for each in does]
+    return [round(total * square / max(sum(squares), 1e-30), 9) for square in squares]
+
+
+def climb(
+    alone: Callable[[int, int], float], rungs: Sequence[int], does: Sequence[float], top: int, trials: int
+) -> tuple[list[int], list[float]]:
+    """Move each group on the ladder as long as what it does by itself falls, those that do most first.
+
+    Args:
+        alone: what a group does at a rung. `does`: at the `rungs` where they are.
+        top: the number of rungs.
+
+    Returns:
+        The rungs, and what each group does there.
+    """
+    rungs, does = list(rungs), list(does)
+    for group in np.argsort(-np.array(does), kind="stable").tolist():
+        for step in (-1, 1):
+            while trials > 0 and 0 <= rungs[group] + step < top and does[group] > 0:
+                there, trials = alone(group, rungs[group] + step), trials - 1
+                if there > does[group] * (1 - WORTH_ALONE):
+                    break
+                rungs[group], does[group] = rungs[group] + step, there
+    return rungs, does
 
 
 def noise_share(histogram: Histogram, value: float) -> float:

@@ -31,7 +31,7 @@ from engines.stage import progress_disabled
 
 POSITIONS = 512  # of one tensor and run
 RUNS = (16, 128)  # samples, at least and at most
-WORK = 5e10  # multiply-accumulates of the float model's runs: what lies around them takes far longer
+WORK = 1.6e11  # multiply-accumulates of the float model's runs: what lies around them takes far longer
 BYTES = 3 << 29  # 1.5 GiB
 FEWEST = 4
 LARGEST_KERNEL = 8192  # rows of weights beyond it are left as they are: their H would take gigabytes

@@ -1,9 +1,9 @@
 """Which layers stay in 16 bit: those that are worth most for the least arithmetic.
 
-Every group of tensors that share a scale has a gain, the damage that goes when it alone is left in float (choice.py),
-and a cost, the share of the multiply-accumulates that read it. The groups go to 16 bit by gain for cost, until what is
-left of the damage is bearable, or the share of the arithmetic that may stay out of INT8 is spent. No layer is named
-anywhere: depthwise convolutions on spread-out channels, a detector's last layers and the like come out first.
+Every group of tensors that share a scale has a gain, its share of the damage (choice.py), and a cost, the share of the
+multiply-accumulates that read it. The groups go to 16 bit by gain for cost, until what is left of the damage is
+bearable, or the share of the arithmetic that may stay out of INT8 is spent. No layer is named anywhere: depthwise
+convolutions on spread-out channels, a detector's last layers and the like come out first.
 """
 
 from __future__ import annotations

@@ -54,6 +54,14 @@ class Samples:
         chosen = spread(range(len(self)), count)
         return Samples([self.names[i] for i in chosen], lambda index: self.load(chosen[index]))
 
+    def beside(self, count: int) -> Samples:
+        """The samples that `spread(count)` leaves out; all, where it leaves less than half."""
+        taken = set(spread(range(len(self)), count))
+        rest = [index for index in range(len(self)) if index not in taken]
+        if 2 * len(rest) < len(self):
+            return self
+        return Samples([self.names[i] for i in rest], lambda index: self.load(rest[index]))
+
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:
     """At most `count` of the items, evenly spread and in their order.

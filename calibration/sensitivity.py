@@ -1,8 +1,8 @@
 """What each layer costs in INT8, worst first: python -m calibration.sensitivity INT8.onnx [--json FILE] [--plot FILE]
 
 It is read from the report that calibration left in the INT8 ONNX. A row is a group of layers whose inputs share one
-scale. Its gain is how much smaller the damage to the outputs (calibration/damage.py) is with that group alone in float;
-below 0 is noise. Layers that a placement rule keeps in 16 bit, such as squeeze-and-excite, were never tried.
+scale. Its gain is its share of the damage to the outputs (calibration/damage.py), by what the group does in INT8 alone.
+Layers that a placement rule keeps in 16 bit, such as squeeze-and-excite, were never tried.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
             axes.barh([row["rank"] for row in mine], [row["gain"] for row in mine], color=colour, label=label)
         axes.set_yticks([row["rank"] for row in found], [shortened(row["layers"]) for row in found], fontsize=8)
         axes.invert_yaxis()
-        axes.set_xlabel("damage that goes when the group alone is in float")
+        axes.set_xlabel("share of the damage to the outputs")
         axes.legend(loc="lower right")
 
 

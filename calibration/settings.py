@@ -13,7 +13,7 @@ from deploy.cli import UserError, choose
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-SHARE = 0.04
+SHARE = 0.048
 
 
 @dataclass(frozen=True)

@@ -111,9 +111,11 @@ class Study:
             better = changed.clone()
             layers = [layer for layer in self.plan.layers if layer.name not in plan.kept]
             runs = affordable_corrections(sum(self.macs.values()))
-            correct(self.equal, better, layers, self.samples.spread(runs), quiet=self.quiet)
+            # Judged on samples that it was not fitted to: with few or odd ones it may do harm.
+            unseen = self.samples.beside(len(self.trials.feeds)).spread(runs)
+            correct(self.equal, better, layers, unseen, quiet=self.quiet)
             after = self.trials(better)
-            if after <= damage:  # with few or odd samples it may do harm
+            if after <= damage:
                 changed, damage, corrected = better, after, True
         common.RemoveUnusedNodesPass()(changed)
         ratios = sqnr(self.model, changed, self.samples.spread(SQNR_RUNS), last_layers(self.model), quiet=self.quiet)
