@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from calibration import choice
-from calibration.choice import BEARABLE, LADDER, affordable, choose_thresholds, descend
+from calibration.choice import BEARABLE, LADDER, affordable, choose_thresholds, climb, descend
 from calibration.gates import Gates
 from calibration.histogram import Histogram
 from calibration.placement import make_plan
@@ -39,7 +39,10 @@ def bowl(target: Sequence[int]) -> Counted:
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 4, 6, 8, 13, 16])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_descent_finds_the_best_rung_of_every_group_of_a_separable_loss(groups: int, seed: int) -> None:
+def test_the_descent_finds_the_best_rung_of_every_group_of_a_separable_loss(
+    groups: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "FINEST", 16)  # it goes to single groups
     target = [int(rung) for rung in np.random.default_rng(seed).integers(0, 7, groups)]
     assert descend(bowl(target), groups, 7, 10_000) == target
 
@@ -86,12 +89,51 @@ def draws(count: int) -> list[Histogram]:
     return [histogram_of(np.append(random.normal(size=5000), 5.0 * (index + 1))) for index in range(count)]
 
 
-def test_a_gain_is_what_goes_when_a_group_alone_is_left_in_float() -> None:
+def test_a_gain_is_the_groups_share_of_the_damage_by_the_square_of_what_it_does_alone() -> None:
     gates = Landscape([0.1, 0.4, 0.0, 0.2])
     fixed = [1.0, 2.0, 3.0, 4.0]
     thresholds, damage, gain = choose_thresholds(gates, draws(4), fixed, quiet=True)  # type: ignore[arg-type]
     assert thresholds == fixed and gates.seen[0] == dict(enumerate(fixed))
-    assert damage == pytest.approx(0.7) and gain == pytest.approx([0.1, 0.4, 0.0, 0.2])
+    assert gates.seen[1:] == [{index: value} for index, value in enumerate(fixed)], "each was tried by itself"
+    assert damage == pytest.approx(0.7) and gain == pytest.approx([0.7 * square / 21 for square in (1, 16, 0, 4)])
+
+
+def test_a_group_climbs_as_far_as_it_does_less_by_itself() -> None:
+    best, calls = [3, 0, 5, 2], list[tuple[int, int]]()
+
+    def alone(group: int, rung: int) -> float:
+        calls.append((group, rung))
+        return 1.0 + group + 0.5 * abs(rung - best[group])
+
+    start = [0, 0, 7, 2]
+    does = [alone(group, rung) for group, rung in enumerate(start)]
+    calls.clear()
+    rungs, less = climb(alone, start, does, 8, 100)
+    assert rungs == best and less == [1, 2, 3, 4] and start == [0, 0, 7, 2]
+    assert calls[0][0] == int(np.argmax(does)), "those that do most move first"
+    calls.clear()
+    assert climb(alone, start, does, 8, 1)[0] != best and len(calls) == 1, "no more trials than there are"
+
+
+def test_an_improvement_of_a_group_that_may_be_luck_moves_nothing() -> None:
+    assert climb(lambda group, rung: 1 - 0.05 * rung, [0], [1.0], 8, 100) == ([0], [1.0])
+
+
+class Together(Landscape):
+    """By itself a group is best at its largest threshold; together they are best at the smallest."""
+
+    def damage(self, thresholds: Mapping[int, float]) -> float:
+        self.seen.append(dict(thresholds))
+        total = sum(thresholds.values())
+        return 1 / total if len(thresholds) == 1 else total
+
+
+def test_what_helps_each_group_alone_is_not_taken_if_together_it_does_harm() -> None:
+    gates, histograms = Together([]), draws(3)
+    thresholds, damage, _ = choose_thresholds(gates, histograms, quiet=True)  # type: ignore[arg-type]
+    least = min(sum(on.values()) for on in gates.seen if len(on) == 3)
+    assert damage == pytest.approx(sum(thresholds)) == pytest.approx(least)
+    assert any(len(on) == 1 and sum(on.values()) > max(thresholds) for on in gates.seen), "the climb was tried"
 
 
 def test_a_group_that_was_always_zero_is_never_on() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calibration.samples import Input, array_samples, digest, image_samples, list_images, spread
+from calibration.samples import Input, Samples, array_samples, digest, image_samples, list_images, spread
 from deploy.cli import UserError
 
 X = Input("x", np.dtype(np.float32), (1, 3, 4, 4))
@@ -32,6 +32,14 @@ def test_arrays_are_fed_one_by_one_under_their_names(tmp_path: Path) -> None:
         assert f"sample {index} of" in name and sorted(feeds) == ["x", "y"]
         np.testing.assert_array_equal(feeds["x"], x[index : index + 1])
         np.testing.assert_array_equal(feeds["y"], y[index : index + 1])
+
+
+def test_the_samples_beside_are_those_that_spread_leaves_out() -> None:
+    samples = Samples([str(index) for index in range(10)], lambda index: {"x": np.array(index)})
+    taken, rest = samples.spread(3), samples.beside(3)
+    assert sorted([*taken.names, *rest.names]) == sorted(samples.names) and len(rest) == 7
+    assert [int(feeds["x"]) for _, feeds in rest] == [int(name) for name in rest.names]
+    assert len(samples.beside(6)) == 10, "too few would be left: all are used"
 
 
 def test_an_npy_serves_a_model_with_one_input_and_a_short_batch_is_filled_up(tmp_path: Path) -> None:
