@@ -1,7 +1,25 @@
 """What holds for all tests."""
 
+import ctypes
 import signal
+import sys
+
+import pytest
 
 # A job in the background of a shell starts with Ctrl-C ignored, and its children inherit that; the tests of Ctrl-C need
 # it as it is in a terminal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+SS_DISABLE = 2  # of sigaltstack(2)
+
+
+class Stack(ctypes.Structure):
+    _fields_ = [("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+@pytest.fixture(autouse=True)
+def no_signal_stack():
+    """Handle signals on the usual stack. faulthandler (pytest's, or a library's) sets up another, too small for the
+    registers of a process that OpenVINO computes in: there a Ctrl-C that a test sends ends in a segmentation fault."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).sigaltstack(ctypes.byref(Stack(None, SS_DISABLE, 0)), None)
