@@ -13,7 +13,7 @@ wrong after their own correction. Both models run once, in steps from level to l
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,7 +98,8 @@ def correct(
     layers = [layer for layer in layers if kernel_matrix(layer).shape[-1] <= LARGEST_KERNEL]
     names = [layer.name for layer in layers]
     portions = levels(reference.graph, layers)
-    largest = max((bytes_between(reference.graph, names, level) for level in portions), default=0)
+    depth = depths(reference.graph, names)
+    largest = max((bytes_between(depth, level) for level in portions), default=0)
     samples = samples.spread(max(FEWEST, min(len(samples), BYTES // max(1, 2 * largest))))
     nodes = {node.name: node for node in quantized.graph}
     expected, got = (Steps(model, names, samples) for model in (reference, quantized))
@@ -119,11 +120,10 @@ def levels(graph: ir.Graph, layers: Sequence[Layer]) -> dict[int, list[Layer]]:
     return result
 
 
-def bytes_between(graph: ir.Graph, layers: Sequence[str], level: int) -> int:
+def bytes_between(depth: Mapping[ir.Node, int], level: int) -> int:
     """What one sample holds of float32 tensors in front of a level, as far as shapes are known."""
-    depth = depths(graph, layers)
     total = 0
-    for node in graph:
+    for node in depth:
         for value in node.outputs:
             if depth[node] < level and any(depth[reader] >= level for reader in value.consumers()):
                 shape = value.shape

@@ -141,7 +141,7 @@ class Study:
             yield from [value] * len(group)
 
     def sensitivity(self) -> list[dict[str, Any]]:
-        """The groups by falling gain: its tensors, the layers that read them, the gain in float, the share of MACs."""
+        """The groups by falling gain: its tensors, the layers that read them, the gain, the share of MACs."""
         readers: dict[str, list[str]] = {}
         for node, index in self.plan.reads:
             readers.setdefault(node.inputs[index].name or "", []).append(node.name or "")  # type: ignore[union-attr]

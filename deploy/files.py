@@ -7,11 +7,12 @@ a file for a whole one.
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Iterator, Union
+from typing import Any, Iterator, Union
 
 from deploy.cli import UserError
 
@@ -25,6 +26,22 @@ def sha256(path: Union[str, Path]) -> str:
         for chunk in iter(lambda: file.read(CHUNK_BYTES), b""):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def read_json(path: Union[str, Path], remedy: str) -> Any:
+    """A JSON file's content. UserError if it cannot be read, or is damaged: then with the `remedy`."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror}") from error
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise UserError(f"'{path}' is damaged ({error}): {remedy}") from error
+
+
+def check_place(path: Path) -> None:
+    """UserError if `path` is a folder, or lies in one that does not exist: better now than after the work."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"cannot write '{path}': expected a file in a folder that exists")
 
 
 # What a disk says when it cannot be written; any other OSError has another cause, and is not explained away.

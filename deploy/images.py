@@ -96,6 +96,14 @@ def orientation(image: Image.Image) -> Any:
         return None
 
 
+def find_images(source: Union[str, Path]) -> List[Path]:
+    """The pictures that a path stands for: itself, or those of the folder. UserError if there is nothing."""
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"no such picture or folder: '{source}'")
+    return list_images(path) if path.is_dir() else [path]
+
+
 def list_images(folder: Union[str, Path]) -> List[Path]:
     """The pictures in `folder` by name and suffix, sorted; not those of its sub-folders, where a run's own drawings
     may be. Hidden files are left out. Raises UserError if the folder is missing or has none."""

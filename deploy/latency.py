@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
 
-from deploy.cli import Parser, UserError, run
-from deploy.files import whole_file
+from deploy.cli import Parser, run
+from deploy.files import check_place, whole_file
 from deploy.manifest import parse_manifest
 
 if TYPE_CHECKING:
@@ -56,10 +56,12 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    pictures = find_pictures(args.pictures)
+    from deploy.images import find_images
+
+    pictures = [] if args.pictures is None else find_images(args.pictures)
     for path in (args.json, args.plot):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise UserError(f"cannot write '{path}': expected a file in a folder that exists")
+        if path is not None:
+            check_place(path)
     if args.raw:
         print_raw(args, pictures)
         return
@@ -74,18 +76,6 @@ def main() -> None:
 
         plot_histogram(report, args.plot)
         print(f"plot: {args.plot}")
-
-
-def find_pictures(source: Optional[str]) -> List[Path]:
-    """The pictures that PICTURES stands for; none, if it was not given."""
-    from deploy.images import list_images
-
-    if source is None:
-        return []
-    path = Path(source)
-    if not path.exists():
-        raise UserError(f"no such picture or folder: '{source}'")
-    return list_images(path) if path.is_dir() else [path]
 
 
 def print_raw(args: argparse.Namespace, pictures: Sequence[Path]) -> None:
@@ -117,7 +107,9 @@ def measure(
     if len(work.steps) > 1:
         times[END_TO_END] = [sum(row) for row in zip(*times.values())]
     steps = {name: {**summarize(row), "per_second": per_second(row, work.batch or 1)} for name, row in times.items()}
-    many = None if work.batch is None else throughput(folder, pictures, steps[END_TO_END]["p50"], work.batch)
+    many = None
+    if work.batch is not None:
+        many = throughput(folder, manifest["spec"]["task"], pictures, steps[END_TO_END]["p50"], work.batch)
     return {
         "format": 1,
         "engine": identity(folder, manifest),
@@ -172,12 +164,12 @@ def collect(work: "Workload", iterations: Optional[int]) -> Dict[str, List[float
     return times
 
 
-def throughput(folder: str, pictures: Sequence[Path], latency_ms: float, batch: int) -> Dict[str, Any]:
+def throughput(folder: str, task: str, pictures: Sequence[Path], latency_ms: float, batch: int) -> Dict[str, Any]:
     """{"pictures", "side_by_side", "per_second", "gain"}: pictures a second in throughput mode, and over one after the
     other. The pictures are repeated until there is work for some seconds."""
     from deploy.workload import load_model, made_up_picture
 
-    model = load_model(folder, parse_manifest(folder)["spec"]["task"], throughput=True)
+    model = load_model(folder, task, throughput=True)
     count = max(LEAST_PICTURES, min(MOST_RUNS, int(1000 * SECONDS / 2 / latency_ms)) * batch)
     with tempfile.TemporaryDirectory() as scratch:
         if not pictures:

@@ -11,12 +11,15 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from deploy.cli import Parser, UserError, run
-from deploy.files import whole_file
+from deploy.files import check_place, read_json, whole_file
+from deploy.latency import PACKAGES, identity
 from deploy.manifest import parse_manifest
-from deploy.regression import Comparison, compare
+
+if TYPE_CHECKING:
+    from deploy.regression import Comparison
 
 FORMAT = 1
 RUNS = 120
@@ -24,7 +27,6 @@ FITTING = 5  # runs whose quickest says how long the reference should take
 ATTEMPTS = 3
 TOLERANCE = 5.0  # per cent
 SLOWER, CANNOT_TELL = 1, 3
-ENGINE, END_TO_END = "engine", "end to end"
 MACHINE = ("cpu", "cores")  # what must be the same for latencies to be comparable
 FIELDS = {"format": int, "engine": dict, "machine": dict, "reference": dict, "reference_ms": list, "ms": dict}
 
@@ -58,11 +60,11 @@ def main() -> None:
 
 def record(folder: str, path: Path) -> Dict[str, Any]:
     """Measure an engine and write the baseline. UserError if the machine was too busy for one."""
-    from deploy.latency import PACKAGES, identity
     from deploy.machine import machine, versions
+    from deploy.regression import compare
+    from deploy.workload import ENGINE
 
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"cannot write '{path}': expected a file in a folder that exists")
+    check_place(path)
     measured = measure(folder)
     found = compare(measured, measured, ENGINE, 0)
     if found.slower is None:
@@ -80,12 +82,7 @@ def read_baseline(path: Path) -> Dict[str, Any]:
     """UserError if there is none, or if it is damaged or of another format."""
     if not path.is_file():
         raise UserError(f"no baseline '{path}': record one first, with --record")
-    try:
-        baseline = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read '{path}': {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"'{path}' is damaged ({error}): record it again") from error
+    baseline = read_json(path, "record it again")
     fits = isinstance(baseline, dict) and all(isinstance(baseline.get(name), kind) for name, kind in FIELDS.items())
     if (
         not fits
@@ -98,12 +95,13 @@ def read_baseline(path: Path) -> Dict[str, Any]:
     return baseline
 
 
-def check(folder: str, baseline: Dict[str, Any], tolerance: float) -> Dict[str, Comparison]:
+def check(folder: str, baseline: Dict[str, Any], tolerance: float) -> Dict[str, "Comparison"]:
     """Measure, and measure again before calling it slower: the comparison by step.
 
     Raises UserError if the baseline is of another machine or of another kind of engine.
     """
     from deploy.machine import machine
+    from deploy.regression import compare
 
     here = machine()
     for name in MACHINE:
@@ -134,10 +132,15 @@ def measure(folder: str, reference: Optional[Dict[str, int]] = None, runs: int =
     from deploy.machine import cores
     from deploy.percentiles import warm_up
     from deploy.reference import Reference, fitted_reference
-    from deploy.workload import make_workload
+    from deploy.workload import END_TO_END, ENGINE, make_workload
 
     work = make_workload(folder, [], decode=False)
-    once = timed_run(work.run)
+
+    def once() -> Tuple[float, float]:
+        """A run's milliseconds: (of the engine, of all steps)."""
+        row = work.run()
+        return row[ENGINE], sum(row.values())
+
     warm_up(lambda: once()[0])
     if reference is None:
         made = fitted_reference(cores(), min(once()[0] for _ in range(FITTING)) / 2)
@@ -159,17 +162,7 @@ def measure(folder: str, reference: Optional[Dict[str, int]] = None, runs: int =
     }
 
 
-def timed_run(run_once: Callable[[], Dict[str, float]]) -> Callable[[], Tuple[float, float]]:
-    """A run's milliseconds: (of the engine, of all steps)."""
-
-    def once() -> Tuple[float, float]:
-        row = run_once()
-        return row[ENGINE], sum(row.values())
-
-    return once
-
-
-def sentence(step: str, found: Comparison, tolerance: float) -> str:
+def sentence(step: str, found: "Comparison", tolerance: float) -> str:
     """A comparison in a line."""
     if found.slower is None:
         return f"{step}: cannot tell, only {found.quiet} of {found.runs} runs were undisturbed: run it again"
@@ -181,7 +174,7 @@ def sentence(step: str, found: Comparison, tolerance: float) -> str:
     )
 
 
-def exit_status(comparisons: Dict[str, Comparison]) -> int:
+def exit_status(comparisons: Dict[str, "Comparison"]) -> int:
     """1 if a step is slower, else 3 if one could not be told, else 0."""
     if any(found.slower for found in comparisons.values()):
         return SLOWER

@@ -14,18 +14,22 @@ def machine() -> Dict[str, Any]:
     """{"name", "cpu", "cores" (that this process may use), "memory_mib", "system"}; what is unknown is None."""
     return {
         "name": read(BOARD).strip("\0\n ") or platform.node(),
-        "cpu": field(read(CPU_INFO), "model name") or platform.processor() or platform.machine(),
+        "cpu": cpu_name(),
         "cores": cores(),
         "memory_mib": int((field(read(MEMORY_INFO), "MemTotal") or "0 kB").split()[0]) // 1024 or None,
         "system": platform.platform(),
     }
 
 
+def cpu_name() -> str:
+    return field(read(CPU_INFO), "model name") or platform.processor() or platform.machine()
+
+
 def cpu() -> Dict[str, Any]:
     """What decides which code a compiler makes for this CPU: its model, its abilities, and the cores at hand."""
     text = read(CPU_INFO)
     abilities = field(text, "flags") or field(text, "Features")  # as x86 and Arm call them
-    return {"model": field(text, "model name") or platform.machine(), "abilities": abilities, "cores": cores()}
+    return {"model": cpu_name(), "abilities": abilities, "cores": cores()}
 
 
 def cores() -> int:

@@ -5,12 +5,11 @@ that somebody else made); `backend` (its name, version and settings); `engine` (
 of every file); and for Runner, `inputs` and `outputs` (name, dtype and shape of each).
 """
 
-import json
 from pathlib import Path
 from typing import Any, Dict, Union
 
 from deploy.cli import UserError
-from deploy.files import sha256
+from deploy.files import read_json, sha256
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -44,12 +43,7 @@ def parse_manifest(folder: Union[str, Path]) -> Dict[str, Any]:
     path = folder / NAME
     if not path.is_file():
         raise UserError(f"'{folder}' has no {NAME}: expected an engine's folder, as made by `make engine`")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read '{path}': {error.strerror}") from error
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise UserError(f"'{path}' is damaged ({error}): build the engine again") from error
+    manifest = read_json(path, "build the engine again")
     if not isinstance(manifest, dict):
         raise UserError(f"'{path}' is damaged (expected a JSON object): build the engine again")
     if manifest.get("format") != FORMAT:

@@ -1,6 +1,6 @@
 """Latencies in numbers: percentiles, and when a machine has warmed up."""
 
-from typing import Callable, Dict, List, Sequence
+from typing import Callable, Dict, Sequence
 
 import numpy as np
 
@@ -34,5 +34,4 @@ def warm_up(run: Callable[[], float]) -> int:
 
 def per_second(milliseconds: Sequence[float], count: int) -> float:
     """Pictures a second, if each of these latencies is of a run of `count` and they follow one another."""
-    total: List[float] = list(milliseconds)
-    return round(1000 * count * len(total) / sum(total), 2)
+    return round(1000 * count * len(milliseconds) / sum(milliseconds), 2)

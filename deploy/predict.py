@@ -67,7 +67,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # file names may hold bytes that are no UTF-8
             stream.reconfigure(errors="backslashreplace")
-    sources = find_sources(args.source)
+    from deploy.images import find_images
+
+    sources = find_images(args.source)
     drawings = name_drawings(sources, args.out) if args.out is not None else []
     check_json(args.json, sources + drawings)
     model = load(args.engine, args.threshold, drawing=args.out is not None)
@@ -81,16 +83,6 @@ def main() -> None:
     for kind, path in (("drawings", args.out), ("json", args.json)):
         if path is not None:
             print(f"{kind}: {path}")
-
-
-def find_sources(source: str) -> List[Path]:
-    """The pictures that SOURCE stands for."""
-    from deploy.images import list_images
-
-    path = Path(source)
-    if not path.exists():
-        raise UserError(f"no such picture or folder: '{source}'")
-    return list_images(path) if path.is_dir() else [path]
 
 
 def name_drawings(sources: List[Path], out: str) -> List[Path]:

@@ -12,12 +12,12 @@ A machine too busy to tell skips the test, with the reason.
 """
 
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional, Tuple, Union
+from typing import Any, Callable, List, Optional, Tuple, Union
 
 import pytest
 
 from deploy.cli import UserError
-from deploy.latency_test import TOLERANCE, check, read_baseline, sentence
+from deploy.latency_test import CANNOT_TELL, SLOWER, TOLERANCE, check, exit_status, read_baseline, sentence
 
 Check = Callable[..., None]
 
@@ -67,13 +67,14 @@ def hold(engine: Union[str, Path, None], baseline: Union[str, Path], tolerance: 
     recorded = read_baseline(Path(baseline))
     found = check(str(engine or recorded["engine"]["folder"]), recorded, tolerance / 100)
     lines = "\n".join(sentence(step, comparison, tolerance) for step, comparison in found.items())
-    if any(comparison.slower for comparison in found.values()):
+    status = exit_status(found)
+    if status == SLOWER:
         raise SlowerError(lines)
-    if any(comparison.slower is None for comparison in found.values()):
+    if status == CANNOT_TELL:
         pytest.skip(lines)
 
 
 @pytest.fixture
-def check_latency() -> Iterator[Check]:
+def check_latency() -> Check:
     """check_latency(engine, baseline, tolerance=5): fail if the engine is slower than its baseline by more per cent."""
-    yield hold
+    return hold

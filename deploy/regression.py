@@ -6,7 +6,7 @@ is compared is the median ratio of the rest, now against the baseline's, with a 
 means that even the interval's lower end is above the tolerance.
 """
 
-from typing import Any, Dict, NamedTuple, Sequence
+from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Comparison(NamedTuple):
     high: float
     quiet: int
     runs: int
-    slower: "bool | None"  # a string, for Python 3.8
+    slower: Optional[bool]
 
 
 def quiet_ratios(references: Sequence[float], latencies: Sequence[float]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The search for the fewest groups in 16 bit, against studies whose accuracy is known, and as a command."""
 
 import json
-import sys
+from functools import partial
 from types import SimpleNamespace
 
 import networks
@@ -14,7 +14,7 @@ from calibration.quantize import main
 from calibration.settings import Settings
 from calibration.source import METADATA
 from calibration.study import Study
-from deploy.cli import UserError, run
+from deploy.cli import UserError
 
 
 class KnownStudy:
@@ -84,14 +84,8 @@ def test_gains_that_the_study_left_out_are_measured(load, samples):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    def inner(*arguments):
-        monkeypatch.setattr(sys, "argv", ["calibration.quantize", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            run(main)
-        return caught.value.code, *capsys.readouterr()
-
-    return inner
+def call(call_main):
+    return partial(call_main, main)
 
 
 def test_max_damage_as_a_command(call, tmp_path, load, samples):

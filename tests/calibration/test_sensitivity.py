@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 
 import networks
 import onnx
@@ -9,7 +10,6 @@ import pytest
 
 from calibration.sensitivity import main, shortened
 from calibration.source import METADATA
-from deploy.cli import run
 
 REPORT = {
     "damage": 0.05,
@@ -24,14 +24,8 @@ REPORT = {
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    def inner(*arguments):
-        monkeypatch.setattr(sys, "argv", ["calibration.sensitivity", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            run(main)
-        return caught.value.code, *capsys.readouterr()
-
-    return inner
+def call(call_main):
+    return partial(call_main, main)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import json
 import re
 import struct
-import sys
+from functools import partial
 
 import networks
 import numpy as np
@@ -17,7 +17,7 @@ from calibration.settings import Settings
 from calibration.source import METADATA
 from calibration.study import quantize
 from calibration.tensorrt_cache import cache_text, main, version_number
-from deploy.cli import UserError, run
+from deploy.cli import UserError
 
 
 def read_cache(text):
@@ -27,14 +27,8 @@ def read_cache(text):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    def inner(*arguments):
-        monkeypatch.setattr(sys, "argv", ["calibration.tensorrt_cache", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            run(main)
-        return caught.value.code, *capsys.readouterr()
-
-    return inner
+def call(call_main):
+    return partial(call_main, main)
 
 
 @pytest.fixture
