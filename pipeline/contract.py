@@ -84,16 +84,16 @@ class DetectorGraph(Normalized):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         class_levels, box_levels = self.model(self.normalized(image))
         logits, codes = flatten_levels(class_levels, self.classes), flatten_levels(box_levels, 4)
-        _, near = logits.amax(2, keepdim=True).topk(self.candidates, dim=1)  # [N,K,1], anchors
-        kept = logits.gather(1, near.repeat(1, 1, self.classes))
+        # Along the last axis: OpenVINO 2026.4 takes 0.35 ms for this TopK, but 7.7 ms on [N,A,1] along the second.
+        _, near = logits.amax(2).topk(self.candidates)  # [N,K], anchors
+        kept = logits.gather(1, near.unsqueeze(2).repeat(1, 1, self.classes))
         scores, pairs = kept.flatten(1).topk(self.candidates)  # [N,K], pairs within K x C
         # An integer division would be exported as five nodes. This product is exact instead: a multiple of C comes out
         # just above its quotient, and K * 2^-22 is far below 1 / C, so nothing else reaches the next one.
         which = (pairs.to(torch.float32) * ((1 + 2.0**-22) / self.classes)).to(torch.int64)
         classes = pairs - which * self.classes
-        chosen = near.gather(1, which.unsqueeze(2))  # [N,K,1]
-        shift, stretch = codes.gather(1, chosen.repeat(1, 1, 4)).split(2, dim=2)  # x before y, [N,K,2] each
-        anchor = chosen.flatten(1)
+        anchor = near.gather(1, which)  # [N,K]
+        shift, stretch = codes.gather(1, anchor.unsqueeze(2).repeat(1, 1, 4)).split(2, dim=2)  # x before y, [N,K,2] each
         halves = F.embedding(anchor, self.halves)
         centre = shift * halves + F.embedding(anchor, self.centres)
         half = stretch.clamp(max=STRETCH_LIMIT).exp() * halves
