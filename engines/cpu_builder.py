@@ -17,6 +17,7 @@ from engines.onnx_header import Header
 
 ENGINE = "engine.xml"
 HINT = "INFERENCE_PRECISION_HINT"
+FULL = "f32"
 # OpenVINO's name of a capability -> the hint. FP16 first: a CPU that has both was asked for FP16.
 SIXTEEN_BITS = {"FP16": "f16", "BF16": "bf16"}
 # INT8 arithmetic reports its data's type; layers that only move bytes, as of the uint8 image, keep the type's name.
@@ -53,12 +54,17 @@ def build(ov: Any, onnx: Path, folder: Path, header: Header, *, precision: str, 
 
 
 def precision_hint(capabilities: List[str], precision: str) -> str:
-    """The hint for what is not INT8: fp16 is FP16 or bfloat16, as this CPU has it; everything else float32."""
-    if precision != "fp16":
-        return "f32"
+    """The hint for what is not INT8: FP16 or bfloat16, as this CPU has it, for fp16 and for int8's other layers.
+
+    OpenVINO keeps what follows the last convolutions, the decoding of boxes, in float32 under either hint.
+    """
+    if precision == "fp32":
+        return FULL
     for capability, hint in SIXTEEN_BITS.items():
         if capability in capabilities:
             return hint
+    if precision == "int8":
+        return FULL
     raise UserError(
         f"this CPU computes in neither FP16 nor bfloat16 (OpenVINO finds {', '.join(capabilities)}): "
         "build PRECISION=fp32 or int8 for it, or fp16 on the CPU that will run it"

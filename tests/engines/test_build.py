@@ -8,11 +8,12 @@ from deploy.files import sha256
 from deploy.manifest import read_manifest
 from engines import build
 from engines.build import check_built, check_prepared, make_engine
+from engines.cpu_builder import precision_hint
 from engines.manifest import Built, Layer, write_manifest
 from engines.onnx_header import read_header
 from engines.targets import TARGETS
 
-pytest.importorskip("openvino")
+ov = pytest.importorskip("openvino")
 CPU = TARGETS["cpu"]
 
 
@@ -72,12 +73,13 @@ def test_the_manifest_says_what_the_engine_is(prepared, tmp_path):
     assert manifest["files"] == {name: sha256(out / name) for name in ("engine.bin", "engine.xml")}
     assert manifest["sources"] == {"onnx": sha256(prepared("int8"))}
     assert manifest["backend"]["name"] == "openvino"
-    assert manifest["backend"]["config"] == {"INFERENCE_PRECISION_HINT": "f32"}
+    rest = precision_hint(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"), "int8")
+    assert manifest["backend"]["config"] == {"INFERENCE_PRECISION_HINT": rest}
     precision = manifest["precision"]
     assert precision["asked"] == "int8"
     assert sum(precision["built"].values()) == len(precision["layers"])
     kinds = {layer["name"]: layer["precision"] for layer in precision["layers"]}
-    assert [kinds[f"conv{index}"] for index in range(4)] == ["f32", "int8", "int8", "int8"]
+    assert [kinds[f"conv{index}"] for index in range(4)] == [rest, "int8", "int8", "int8"]
 
 
 def test_the_stage_runs_again_only_for_a_reason(prepared, tmp_path):
