@@ -2,7 +2,8 @@
 
 Each layer sees two inputs for the same sample: x in the float model and x' in the INT8 model, whose layers before it
 are corrected already. Its weights are refitted and rounded (rounding.py) so that W'x' comes near W x, and its bias
-takes up what is left of the mean (Nagel et al. 2019, section 4.2, bias correction). Rows are centred first, so that
+takes up what is left of the mean (Nagel et al. 2019, section 4.2, bias correction). Without the refit W' is W, rounded:
+the refit is worth most for a classifier, and may do a detector more harm than good, so study.py tries both. Rows are centred first, so that
 the mean is the bias's business alone, and large ones are weighed down: the few cells with a hundred times the usual
 magnitude are objects, found with any weights, or cells that nothing looks at, and would be all that is fitted.
 
@@ -86,7 +87,13 @@ def affordable(macs: int) -> int:
 
 
 def correct(
-    reference: ir.Model, quantized: ir.Model, layers: Sequence[Layer], samples: Samples, *, quiet: bool = False
+    reference: ir.Model,
+    quantized: ir.Model,
+    layers: Sequence[Layer],
+    samples: Samples,
+    *,
+    refitted: bool = True,
+    quiet: bool = False,
 ) -> None:
     """Correct `quantized` in place.
 
@@ -94,6 +101,7 @@ def correct(
         reference: the float model that it was made of: the same nodes by name, without Q/DQ.
         layers: of `reference`, those that are INT8 in `quantized`, in the graph's order.
         samples: what lies between two levels is held in memory for all of them, or for as many as BYTES take.
+        refitted: weights make up for what earlier layers lost; False: they are the float ones, rounded with care.
     """
     layers = [layer for layer in layers if kernel_matrix(layer).shape[-1] <= LARGEST_KERNEL]
     names = [layer.name for layer in layers]
@@ -108,7 +116,7 @@ def correct(
         got.advance(level)
         for layer in portion:
             node = nodes[layer.node.name]
-            correct_layer(quantized, node, layer, moments_of(layer, node, expected, got))
+            correct_layer(quantized, node, layer, moments_of(layer, node, expected, got), refitted)
 
 
 def levels(graph: ir.Graph, layers: Sequence[Layer]) -> dict[int, list[Layer]]:
@@ -142,8 +150,8 @@ def moments_of(layer: Layer, node: ir.Node, expected: Steps, got: Steps) -> Mome
     return moments
 
 
-def correct_layer(model: ir.Model, node: ir.Node, layer: Layer, moments: Moments) -> None:
-    """Give the INT8 node weights, scales and a bias by the moments of its inputs."""
+def correct_layer(model: ir.Model, node: ir.Node, layer: Layer, moments: Moments, refitted: bool = True) -> None:
+    """Give the INT8 node weights, scales and a bias by the moments of its inputs; `refitted` as of `correct`."""
     if moments.weight == 0:
         return
     own, cross, mean, float_mean = moments.centred()
@@ -151,7 +159,7 @@ def correct_layer(model: ir.Model, node: ir.Node, layer: Layer, moments: Moments
     has_bias = can_add_to_bias(node)
     if not has_bias:  # no bias to take up the mean: it is part of what the weights are fitted to
         own, cross = own + mean[:, :, None] * mean[:, None, :], cross + float_mean[:, :, None] * mean[:, None, :]
-    fitted = refit(weights, own, cross, moments.rows)
+    fitted = refit(weights, own, cross, moments.rows) if refitted else weights
     certain = regularized(own, moments.rows)
     scales = search_scales(fitted, np.einsum("gkk->gk", certain)).astype(np.float32)
     rounded = compensated(fitted, scales.astype(np.float64), certain)

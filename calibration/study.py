@@ -36,6 +36,8 @@ from calibration.trial import Trials
 from deploy.cli import UserError
 
 SQNR_RUNS = 8
+# What became of the weights: to the nearest, or by one of the two ways of correct.py, whichever does the least damage.
+NEAREST, ROUNDED, REFITTED = "none", "rounded", "refitted"
 FEW = 16
 ALL_ZERO = "its input was 0 on all calibration data"
 
@@ -49,7 +51,7 @@ def quantize(
         samples: calibration data. All of it is seen once for the ranges; the trials and the correction take some of it.
 
     Returns:
-        The INT8 model and its report, which is also in its metadata: method, correction (whether it was taken), images,
+        The INT8 model and its report, which is also in its metadata: method, correction (of the weights: see NEAREST), images,
         equalized (groups of tensors), int8_macs (a share of 1), int8_layers, float_layers {name: reason}, damage
         (damage.py), sqnr_db {tensor: dB}, thresholds {tensor: magnitude}, sensitivity (Study.sensitivity).
 
@@ -106,17 +108,19 @@ class Study:
             raise_nothing(plan.kept)
         chosen = dict(zip((name for group in self.plan.groups for name in group), self._each(), strict=True))
         InsertQDQPass(plan.reads, {name: chosen[name] for name in plan.tensors}, plan.layers)(changed)
-        damage, corrected = self.trials(changed), False
+        damage, corrected = self.trials(changed), NEAREST
         if self.settings.correction:
-            better = changed.clone()
+            nearest = changed
             layers = [layer for layer in self.plan.layers if layer.name not in plan.kept]
             runs = affordable_corrections(sum(self.macs.values()))
             # Judged on samples that it was not fitted to: with few or odd ones it may do harm.
             unseen = self.samples.beside(len(self.trials.feeds)).spread(runs)
-            correct(self.equal, better, layers, unseen, quiet=self.quiet)
-            after = self.trials(better)
-            if after <= damage:
-                changed, damage, corrected = better, after, True
+            for how in (REFITTED, ROUNDED):
+                better = nearest.clone()
+                correct(self.equal, better, layers, unseen, refitted=how == REFITTED, quiet=self.quiet)
+                after = self.trials(better)
+                if after <= damage:
+                    changed, damage, corrected = better, after, how
         common.RemoveUnusedNodesPass()(changed)
         ratios = sqnr(self.model, changed, self.samples.spread(SQNR_RUNS), last_layers(self.model), quiet=self.quiet)
         int8 = sum(self.macs[layer.name] for layer in plan.layers)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import networks
 import numpy as np
@@ -9,6 +10,7 @@ import onnx_ir as ir
 import pytest
 from networks import Network
 
+from calibration.correct import correct
 from calibration.macs import macs
 from calibration.onnx_file import session
 from calibration.samples import Samples
@@ -90,7 +92,7 @@ def test_the_report_is_right_and_in_the_metadata(load: Load, samples: Samples) -
     assert report["int8_macs"] == pytest.approx(1 - in_float / sum(work.values()), abs=1e-4)
     assert report["int8_layers"] + len(report["float_layers"]) == len(work)
     assert list(report["sqnr_db"]) == ["logits"] and report["sqnr_db"]["logits"] > 20
-    assert report["correction"] is False
+    assert report["correction"] == "none"
     scales = {
         node.inputs[0].name: node.inputs[1].const_value.numpy()
         for node in changed.graph
@@ -214,7 +216,7 @@ def test_a_correction_that_does_harm_is_not_taken(
     model = load(networks.classifier())
     rounded, _ = quantize(model, samples, Settings("minmax", correction=False), quiet=True)
     _, report = quantize(model, samples, Settings("minmax"), quiet=True)
-    assert report["correction"] is True and report["damage"] < Trials(model, samples)(rounded)
+    assert report["correction"] == "refitted" and report["damage"] < Trials(model, samples)(rounded)
 
     def harm(reference: ir.Model, changed: ir.Model, *arguments: object, **options: object) -> None:
         name = "logits_weight_dq"
@@ -222,9 +224,16 @@ def test_a_correction_that_does_harm_is_not_taken(
             1, ir.tape.Tape(changed.graph).initializer(ir.tensor(np.ones(networks.CLASSES, np.float32), name="harm"))
         )
 
+    def harm_by_refit(*arguments: Any, refitted: bool, **options: Any) -> None:
+        (harm if refitted else correct)(*arguments, refitted=refitted, **options)
+
+    monkeypatch.setattr("calibration.study.correct", harm_by_refit)
+    _, report = quantize(model, samples, Settings("minmax"), quiet=True)
+    assert report["correction"] == "rounded" and report["damage"] < Trials(model, samples)(rounded)
+
     monkeypatch.setattr("calibration.study.correct", harm)
     changed, report = quantize(model, samples, Settings("minmax"), quiet=True)
-    assert report["correction"] is False
+    assert report["correction"] == "none"
     feed = networks.feeds(1, seed=9)[0]
     np.testing.assert_array_equal(session(changed).run(None, feed)[0], session(rounded).run(None, feed)[0])
 

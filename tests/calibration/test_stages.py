@@ -61,7 +61,7 @@ def test_the_command_takes_its_settings_from_the_options(model: Path, pictures: 
     command = [sys.executable, "-m", "calibration.quantize", str(model), "--calibration", str(pictures)]
     subprocess.run([*command, "--out", str(out), *options], cwd=ROOT, check=True, capture_output=True)
     report = json.loads({prop.key: prop.value for prop in onnx.load(out).metadata_props}["effedge_calibration"])
-    assert (report["method"], report["correction"], report["images"]) == ("entropy", False, 3)
+    assert (report["method"], report["correction"], report["images"]) == ("entropy", "none", 3)
     assert set(report["float_layers"].values()) == {"it is part of squeeze-and-excite"}
 
 
