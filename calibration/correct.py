@@ -3,9 +3,11 @@
 Each layer sees two inputs for the same sample: x in the float model and x' in the INT8 model, whose layers before it
 are corrected already. Its weights are refitted and rounded (rounding.py) so that W'x' comes near W x, and its bias
 takes up what is left of the mean (Nagel et al. 2019, section 4.2, bias correction). Without the refit W' is W, rounded:
-the refit is worth most for a classifier, and may do a detector more harm than good, so study.py tries both. Rows are centred first, so that
-the mean is the bias's business alone, and large ones are weighed down: the few cells with a hundred times the usual
-magnitude are objects, found with any weights, or cells that nothing looks at, and would be all that is fitted.
+the refit is worth most for a classifier, and may do a detector more harm than good, so study.py tries both.
+
+Rows are centred first, so that the mean is the bias's business alone, and large ones are weighed down: the few cells
+with a hundred times the usual magnitude are objects, found with any weights, or cells that nothing looks at, and would
+be all that is fitted.
 
 The layers are taken by levels, from the image to the outputs: what a layer makes good must be what those before it do
 wrong after their own correction. Both models run once, in steps from level to level (steps.py).

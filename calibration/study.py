@@ -51,9 +51,9 @@ def quantize(
         samples: calibration data. All of it is seen once for the ranges; the trials and the correction take some of it.
 
     Returns:
-        The INT8 model and its report, which is also in its metadata: method, correction (of the weights: see NEAREST), images,
-        equalized (groups of tensors), int8_macs (a share of 1), int8_layers, float_layers {name: reason}, damage
-        (damage.py), sqnr_db {tensor: dB}, thresholds {tensor: magnitude}, sensitivity (Study.sensitivity).
+        The INT8 model and its report, which is also in its metadata: method, correction (of the weights: see NEAREST),
+        images, equalized (groups of tensors), int8_macs (a share of 1), int8_layers, float_layers {name: reason},
+        damage (damage.py), sqnr_db {tensor: dB}, thresholds {tensor: magnitude}, sensitivity (Study.sensitivity).
 
     Raises:
         UserError: no layer that can be quantized, NaN or infinity on the way.
