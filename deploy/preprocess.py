@@ -6,12 +6,15 @@ Both resize with Pillow, whose filters are antialiased, as in the training of th
 """
 
 import math
-from functools import partial
-from typing import Any, Callable, Mapping, NamedTuple, Sequence, Tuple
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
 
+SUPPORT = {Image.Resampling.BILINEAR: 1, Image.Resampling.BICUBIC: 2}  # of Pillow's kernels, pixels of the smaller side
+SMALLEST_STRIP = 64  # rows: a thread takes a twentieth of a millisecond to hear of its work
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 LONGEST = 64  # of a picture longer than this many times its shorter side, center_crop looks at the middle
 
@@ -50,10 +53,56 @@ def letterbox(image: np.ndarray, size: Tuple[int, int], fill: Sequence[int], res
     scale = min(size[0] / height, size[1] / width)
     new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
     pixels = np.empty((size[0], size[1], 3), np.uint8)
-    pixels[:] = np.asarray(fill, np.uint8)
-    resized = Image.fromarray(image).resize((new_width, new_height), resample)
-    pixels[:new_height, :new_width] = np.asarray(resized)
+    row = np.tile(np.asarray(fill, np.uint8), (size[1], 1))  # by the row: pixel by pixel NumPy takes 0.8 ms for it
+    pixels[new_height:] = row
+    pixels[:new_height, new_width:] = row[new_width:]
+    resize_into(pixels[:new_height, :new_width], image, resample)
     return Prepared(pixels, (height, width), (new_height, new_width))
+
+
+def resize_into(out: np.ndarray, image: np.ndarray, resample: Image.Resampling) -> None:
+    """Resize `image` (uint8 [h,w,3]) to the shape of `out`, by two threads where that changes no pixel."""
+    split = strip_edge(image.shape[0], out.shape[0])
+    if split is None:
+        resize_rows(out, image, resample, 0, out.shape[0])
+        return
+    rest = helper().submit(resize_rows, out, image, resample, split, out.shape[0])
+    resize_rows(out, image, resample, 0, split)
+    rest.result()
+
+
+def strip_edge(height: int, new_height: int) -> Optional[int]:
+    """The row of the resized picture, near its middle, that starts at a whole row of the picture, or None.
+
+    There both strips get Pillow's coefficients of the whole to the last bit, though it takes a strip's box as float32.
+
+    >>> strip_edge(480, 384), strip_edge(1080, 288), strip_edge(427, 342)
+    (192, 144, None)
+    """
+    every = new_height // math.gcd(height, new_height)
+    edge = new_height // 2 // every * every
+    return edge if min(edge, new_height - edge) >= SMALLEST_STRIP else None
+
+
+def resize_rows(out: np.ndarray, image: np.ndarray, resample: Image.Resampling, start: int, stop: int) -> None:
+    """Rows `start` to `stop` of `out`. No more of the picture is read than Pillow's kernel reaches.
+
+    Pillow is called once for each axis, because with both in one call it chooses by the shape which comes first, and
+    that rounds differently.
+    """
+    scale = image.shape[0] / out.shape[0]
+    reach = SUPPORT[resample] * max(scale, 1) + 1
+    first, last = round(start * scale), round(stop * scale)
+    top, bottom = max(0, math.floor(first - reach)), min(image.shape[0], math.ceil(last + reach))
+    width = out.shape[1]
+    strip = Image.fromarray(image[top:bottom]).resize((width, bottom - top), resample)
+    out[start:stop] = np.asarray(strip.resize((width, stop - start), resample, (0, first - top, width, last - top)))
+
+
+@lru_cache(maxsize=None)
+def helper() -> ThreadPoolExecutor:
+    """The thread that takes the second strip; Pillow lets go of Python's lock."""
+    return ThreadPoolExecutor(1, "letterbox")
 
 
 def center_crop(image: np.ndarray, size: Tuple[int, int], crop: float, resample: Image.Resampling) -> Prepared:

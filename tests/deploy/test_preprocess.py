@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploy.preprocess import LONGEST, boxes_to_picture, center_crop, letterbox, preparation
+from deploy.preprocess import (
+    LONGEST,
+    boxes_to_picture,
+    center_crop,
+    letterbox,
+    preparation,
+    resize_into,
+    resize_rows,
+    strip_edge,
+)
 
 BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
 
@@ -42,6 +51,32 @@ def test_letterbox_places_the_picture_top_left_and_fills_the_rest():
     expected = np.asarray(Image.fromarray(picture).resize((64, 32), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(prepared.pixels[:32], expected)
     assert (prepared.pixels[32:] == [1, 2, 3]).all()
+
+
+@pytest.mark.parametrize("resample", [BILINEAR, BICUBIC])
+@pytest.mark.parametrize(
+    "picture", [(480, 640), (640, 480), (720, 1280), (1080, 1920), (427, 640), (500, 333), (410, 509), (300, 300)]
+)
+def test_letterbox_is_pillows_resize_to_the_last_bit(picture, resample):
+    image = noise(*picture)
+    prepared = letterbox(image, (512, 512), (1, 2, 3), resample)
+    height, width = prepared.resized
+    expected = np.asarray(Image.fromarray(image).resize((width, height), resample))
+    np.testing.assert_array_equal(prepared.pixels[:height, :width], expected)
+
+
+def test_two_strips_are_the_whole_to_the_last_bit():
+    random, split = np.random.default_rng(0), 0
+    for height, width in random.integers(100, 1200, (60, 2)).tolist():
+        image = noise(height, width)
+        target = (int(random.choice([height // 2, height * 3 // 4, height, height * 5 // 4])), 96)
+        for resample in (BILINEAR, BICUBIC):
+            whole, out = (np.empty((*target, 3), np.uint8) for _ in range(2))
+            resize_rows(whole, image, resample, 0, target[0])
+            resize_into(out, image, resample)
+            np.testing.assert_array_equal(out, whole)
+        split += strip_edge(height, target[0]) is not None
+    assert split > 20
 
 
 def test_letterbox_averages_when_it_shrinks():
