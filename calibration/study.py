@@ -36,6 +36,7 @@ from calibration.trial import Trials
 from deploy.cli import UserError
 
 SQNR_RUNS = 8
+WORTH = 0.1  # of the damage: a correction that saves less may have been lucky with the few samples of a trial
 # What became of the weights: to the nearest, or by one of the two ways of correct.py, whichever does the least damage.
 NEAREST, ROUNDED, REFITTED = "none", "rounded", "refitted"
 FEW = 16
@@ -119,7 +120,7 @@ class Study:
                 better = nearest.clone()
                 correct(self.equal, better, layers, unseen, refitted=how == REFITTED, quiet=self.quiet)
                 after = self.trials(better)
-                if after <= damage:
+                if after <= damage * (1 - WORTH):
                     changed, damage, corrected = better, after, how
         common.RemoveUnusedNodesPass()(changed)
         ratios = sqnr(self.model, changed, self.samples.spread(SQNR_RUNS), last_layers(self.model), quiet=self.quiet)
