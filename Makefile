@@ -78,6 +78,10 @@ sensitivity: $(INSTALLED) ## what each layer of MODEL, or ONNX, costs in INT8, w
 	$(CHAIN) --until calibrate
 	$(BIN)/python -m calibration.sensitivity "$$($(CHAIN) --until calibrate | tail -n 1)" $(if $(PLOT),--plot '$(PLOT)')
 
+.PHONY: preflight
+preflight: $(INSTALLED) ## what of ONNX (a file) TARGET cannot take, node by node, without building; DLA=fallback or only
+	$(BIN)/python -m engines.preflight '$(ONNX)' --target '$(TARGET)' $(if $(DLA),--dla '$(DLA)')
+
 .PHONY: summary
 summary: $(INSTALLED) ## MODEL's stages, shapes, parameters and FLOPs, as the papers' tables
 	$(BIN)/python -m pipeline.summary '$(MODEL)'

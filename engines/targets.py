@@ -35,6 +35,7 @@ class Target:
         uint8_input: its parser takes a uint8 network input (TensorRT from 8.5).
         progress: its builder reports progress and can be cancelled (IProgressMonitor, TensorRT from 8.6.1 of 10.x).
         fast_int8: INT8 is worth building there.
+        dla: it has a DLA (deep-learning accelerator) that its TensorRT builds for.
         jetson: engines are built on the device itself, because plans need the exact TensorRT that made them.
         distributions: names on the package index that may have brought the backend.
     """
@@ -50,6 +51,7 @@ class Target:
     uint8_input: bool = True
     progress: bool = True
     fast_int8: bool = True
+    dla: bool = False
     jetson: bool = False
 
 
@@ -67,17 +69,20 @@ ROWS = (
     ),
     Target(
         "jetson-xavier", "Xavier, JetPack 5.1", "tensorrt", FLAGS, 17, TENSORRT, ("8.5.",), "3.8",
-        progress=False, jetson=True,
+        progress=False, dla=True, jetson=True,
     ),
     Target(
         "jetson-orin-jp5", "Orin, JetPack 5.1", "tensorrt", FLAGS, 17, TENSORRT, ("8.5.",), "3.8",
-        progress=False, jetson=True,
+        progress=False, dla=True, jetson=True,
     ),
     Target(
         "jetson-orin-jp6.0", "Orin, JetPack 6.0", "tensorrt", FLAGS, 17, TENSORRT, ("8.6.",), "3.10",
-        progress=False, jetson=True,
+        progress=False, dla=True, jetson=True,
     ),
-    Target("jetson-orin", "Orin, JetPack 6.1 or 6.2", "tensorrt", TYPED, 20, TENSORRT, ("10.3.",), "3.10", jetson=True),
+    Target(
+        "jetson-orin", "Orin, JetPack 6.1 or 6.2", "tensorrt", TYPED, 20, TENSORRT, ("10.3.",), "3.10",
+        dla=True, jetson=True,
+    ),
     Target("jetson-thor", "Thor, JetPack 7", "tensorrt", TYPED, 22, TENSORRT, ("10.", "11."), "3.12", jetson=True),
 )  # fmt: skip
 TARGETS = {row.name: row for row in ROWS}

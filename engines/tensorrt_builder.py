@@ -16,8 +16,9 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from deploy.cli import UserError
 from engines.manifest import Built, Layer
-from engines.onnx_header import UINT8, Header
+from engines.onnx_header import Header
 from engines.plan_text import convolution_precisions
+from engines.preflight import refuse
 from engines.progress import progress_monitor
 from engines.targets import FLAGS, TYPED, Target
 
@@ -51,7 +52,7 @@ def build(
     Raises UserError, with the backend's own errors on one line, if it refuses the model or an option;
     KeyboardInterrupt soon after Ctrl-C, where the target's builder can be cancelled.
     """
-    refuse_unreadable(header, onnx, target)
+    refuse(header, onnx, target)
     log = logger(trt)
     log.reset()
     builder = trt.Builder(log)
@@ -75,26 +76,6 @@ def build(
     if target.backend == "tensorrt_rtx":
         backend["compute_capabilities"] = list(compute_capabilities) or ["portable"]
     return Built(ENGINE, backend, layers, source, list(dict.fromkeys(log.warnings)))
-
-
-def refuse_unreadable(header: Header, onnx: Path, target: Target) -> None:
-    """Say, before the parser does so less clearly, what the target's parser does not read."""
-    if header.opset > target.opset:
-        raise UserError(
-            f"'{onnx}' has opset {header.opset}, but {target.name}'s TensorRT reads at most {target.opset}: "
-            "export it at that opset"
-        )
-    if header.int32_biases:
-        first, count = header.int32_biases[0].name, len(header.int32_biases)
-        raise UserError(
-            f"'{onnx}' has {count} convolutions with INT32 biases behind DequantizeLinear (first: {first}), which "
-            "TensorRT refuses: quantize it anew with float biases (python -m calibration.quantize)"
-        )
-    if not target.uint8_input and any(element == UINT8 for element, _ in header.inputs.values()):
-        raise UserError(
-            f"'{onnx}' takes a uint8 image, but {target.name}'s TensorRT reads no uint8 input (it came with 8.5): "
-            "export it with a float input"
-        )
 
 
 def network_flags(trt: Any, target: Target) -> int:

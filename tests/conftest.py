@@ -3,8 +3,11 @@
 import ctypes
 import signal
 import sys
+from collections.abc import Callable
 
 import pytest
+
+from deploy.cli import run
 
 # A job in the background of a shell starts with Ctrl-C ignored, and its children inherit that; the tests of Ctrl-C need
 # it as it is in a terminal.
@@ -23,3 +26,18 @@ def no_signal_stack():
     registers of a process that OpenVINO computes in: there a Ctrl-C that a test sends ends in a segmentation fault."""
     if sys.platform == "linux":
         ctypes.CDLL(None).sigaltstack(ctypes.byref(Stack(None, SS_DISABLE, 0)), None)
+
+
+@pytest.fixture
+def call_main(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[object, str, str]]:
+    """call_main(main, *words): a script's exit status, and what it printed to stdout and stderr."""
+
+    def call(main: Callable[[], None], *words: object) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", [main.__module__, *map(str, words)])
+        with pytest.raises(SystemExit) as caught:
+            run(main)
+        return caught.value.code, *capsys.readouterr()
+
+    return call

@@ -14,7 +14,6 @@ import networks  # noqa: E402
 
 from calibration import onnx_file  # noqa: E402
 from calibration.samples import Samples  # noqa: E402
-from deploy.cli import run  # noqa: E402
 
 
 @pytest.fixture
@@ -27,21 +26,6 @@ def load() -> Callable[[networks.Network], ir.Model]:
 def samples() -> Samples:
     """Twelve random pictures for classifier() and detector()."""
     return networks.as_samples(networks.feeds(12))
-
-
-@pytest.fixture
-def call_main(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[object, str, str]]:
-    """call_main(main, *words): a script's exit status, and what it printed to stdout and stderr."""
-
-    def call(main: Callable[[], None], *words: object) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", [main.__module__, *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            run(main)
-        return caught.value.code, *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture
