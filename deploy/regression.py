@@ -6,7 +6,7 @@ is compared is the median ratio of the rest, now against the baseline's, with a 
 means that even the interval's lower end is above the tolerance.
 """
 
-from typing import Any, Dict, NamedTuple, Optional, Sequence
+from typing import Any, Dict, NamedTuple, Optional
 
 import numpy as np
 
@@ -31,16 +31,17 @@ class Comparison(NamedTuple):
     slower: Optional[bool]
 
 
-def quiet_ratios(references: Sequence[float], latencies: Sequence[float]) -> np.ndarray:
+def quiet_ratios(measured: Dict[str, Any], step: str) -> np.ndarray:
     """The undisturbed runs' latencies in units of the reference.
 
     Args:
-        references: n + 1 milliseconds, before, between and after
-        latencies: the n milliseconds of the engine.
+        measured: {"before_ms", "after_ms", "ms": {step}}, lists of n milliseconds: of the references beside each run,
+            and of the engine.
     """
-    around = np.asarray(references, float)
-    before, after, engine = around[:-1], around[1:], np.asarray(latencies, float)
-    limit = DISTURBED * np.percentile(around, QUICK)
+    before, after, engine = (
+        np.asarray(row, float) for row in (measured["before_ms"], measured["after_ms"], measured["ms"][step])
+    )
+    limit = DISTURBED * np.percentile([before, after], QUICK)
     quiet = np.maximum(before, after) <= limit
     return engine[quiet] / ((before + after) / 2)[quiet]
 
@@ -54,11 +55,10 @@ def compare(baseline: Dict[str, Any], now: Dict[str, Any], step: str, tolerance:
     """Hold one step of a measurement against the baseline's.
 
     Args:
-        baseline, now: {"reference_ms": [n + 1], "ms": {step: [n]}}, as `deploy.latency_test` measures.
+        baseline, now: as `deploy.latency_test` measures, for `quiet_ratios`.
         tolerance: how much slower is no regression, 0.05 for 5%.
     """
-    old = quiet_ratios(baseline["reference_ms"], baseline["ms"][step])
-    new = quiet_ratios(now["reference_ms"], now["ms"][step])
+    old, new = quiet_ratios(baseline, step), quiet_ratios(now, step)
     runs = len(now["ms"][step])
     if min(len(old), len(new)) < LEAST_QUIET:
         return Comparison(float("nan"), float("nan"), float("nan"), len(new), runs, None)

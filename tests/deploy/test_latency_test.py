@@ -50,7 +50,7 @@ def run_main(monkeypatch, *words):
 def test_a_measurement_takes_turns_with_the_reference(build):
     measured = measure(str(build()), {"threads": 2, "rounds": 5})
     assert measured["reference"] == {"threads": 2, "rounds": 5}
-    assert len(measured["reference_ms"]) == RUNS + 1
+    assert len(measured["before_ms"]) == len(measured["after_ms"]) == RUNS
     assert {step: len(row) for step, row in measured["ms"].items()} == {"engine": RUNS, "end to end": RUNS}
     assert all(whole > engine for engine, whole in zip(measured["ms"]["engine"], measured["ms"]["end to end"]))
 
@@ -71,7 +71,7 @@ def test_against_its_own_baseline_it_is_not_slower_and_against_a_much_quicker_on
 def test_what_looks_slower_once_is_measured_again(monkeypatch, baseline):
     folder, path = baseline
     recorded = read_baseline(path)
-    recorded.update(reference_ms=[3.0] * 21, ms={"engine": [5.0] * 20, "end to end": [6.0] * 20})
+    recorded.update(before_ms=[3.0] * 20, after_ms=[3.0] * 20, ms={"engine": [5.0] * 20, "end to end": [6.0] * 20})
     slow = {**recorded, "ms": {step: [2 * value for value in row] for step, row in recorded["ms"].items()}}
     answers = [slow, slow, recorded]
     monkeypatch.setattr(latency_test, "measure", lambda *_: answers.pop(0))
@@ -105,7 +105,7 @@ def test_slower_counts_before_cannot_tell():
     [
         (lambda it: it["machine"].update(cpu="Other chip"), "recorded on cpu Other chip, this is .*: record one"),
         (lambda it: it["machine"].update(cores=999), "recorded on cores 999"),
-        (lambda it: it.update(format=9), "of format 9, this effedge reads 1"),
+        (lambda it: it.update(format=9), "of format 9, this effedge reads 2"),
         (lambda it: it.update(ms={}), "is no latency baseline"),
         (lambda it: it["ms"].update(engine=[1.0]), "is no latency baseline"),
         (lambda it: it.pop("reference"), "is no latency baseline"),

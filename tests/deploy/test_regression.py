@@ -15,8 +15,10 @@ def measurement(seed, engine_ms=20.0, runs=120, noise=0.02, busy=0.0, machine=1.
     def jitter(count):
         return 1 + noise * np.abs(random.normal(size=count))
 
+    references = (10 * slow[: runs + 1] * jitter(runs + 1)).tolist()
     return {
-        "reference_ms": (10 * slow[: runs + 1] * jitter(runs + 1)).tolist(),
+        "before_ms": references[:-1],
+        "after_ms": references[1:],
         "ms": {"engine": (engine_ms * slow[:runs] * jitter(runs)).tolist()},
     }
 
@@ -53,13 +55,15 @@ def test_a_faster_engine_is_not_slower():
 def test_where_hardly_a_run_is_undisturbed_nothing_is_said():
     random = np.random.default_rng(0)
     now = measurement(0, runs=60)
-    now["reference_ms"] = (10 * random.uniform(1, 30, 61)).tolist()
+    now["before_ms"], now["after_ms"] = (10 * random.uniform(1, 30, (2, 60))).tolist()
     comparison = found(now)
     assert comparison.slower is None and comparison.quiet < LEAST_QUIET and np.isnan(comparison.ratio)
 
 
 def test_a_run_counts_by_its_neighbours_and_in_their_mean():
-    assert quiet_ratios([10, 10, 11, 10, 30, 10, 10], [20, 21, 21, 40, 60, 30]).tolist() == [2, 2, 2, 3]
+    references = [10, 10, 11, 10, 30, 10, 10]
+    rows = {"before_ms": references[:-1], "after_ms": references[1:], "ms": {"engine": [20, 21, 21, 40, 60, 30]}}
+    assert quiet_ratios(rows, "engine").tolist() == [2, 2, 2, 3]
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
