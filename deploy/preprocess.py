@@ -6,6 +6,7 @@ Both resize with Pillow, whose filters are antialiased, as in the training of th
 """
 
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -103,6 +104,10 @@ def resize_rows(out: np.ndarray, image: np.ndarray, resample: Image.Resampling, 
 def helper() -> ThreadPoolExecutor:
     """The thread that takes the second strip; Pillow lets go of Python's lock."""
     return ThreadPoolExecutor(1, "letterbox")
+
+
+if hasattr(os, "register_at_fork"):  # a forked process, as a loader of training data, has the pool but not its thread
+    os.register_at_fork(after_in_child=helper.cache_clear)
 
 
 def center_crop(image: np.ndarray, size: Tuple[int, int], crop: float, resample: Image.Resampling) -> Prepared:

@@ -93,9 +93,8 @@ class DetectorGraph(Normalized):
         which = (pairs.to(torch.float32) * ((1 + 2.0**-22) / self.classes)).to(torch.int64)
         classes = pairs - which * self.classes
         anchor = near.gather(1, which)  # [N,K]
-        shift, stretch = codes.gather(1, anchor.unsqueeze(2).repeat(1, 1, 4)).split(
-            2, dim=2
-        )  # x before y, [N,K,2] each
+        near_codes = codes.gather(1, anchor.unsqueeze(2).repeat(1, 1, 4))
+        shift, stretch = near_codes.split(2, dim=2)  # x before y, [N,K,2] each
         halves = F.embedding(anchor, self.halves)
         centre = shift * halves + F.embedding(anchor, self.centres)
         half = stretch.clamp(max=STRETCH_LIMIT).exp() * halves

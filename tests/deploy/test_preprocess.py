@@ -1,5 +1,8 @@
 """Letterbox and centre crop: sizes worked by hand, pixels against Pillow's steps written out, and the way back."""
 
+import multiprocessing
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -77,6 +80,15 @@ def test_two_strips_are_the_whole_to_the_last_bit():
             np.testing.assert_array_equal(out, whole)
         split += strip_edge(height, target[0]) is not None
     assert split > 20
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_has_a_thread_of_its_own():
+    image = noise(480, 640)
+    expected = letterbox(image, (512, 512), (1, 2, 3), BILINEAR).pixels  # the parent's thread is there
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        again = pool.apply_async(letterbox, (image, (512, 512), (1, 2, 3), BILINEAR)).get(timeout=20)
+    np.testing.assert_array_equal(again.pixels, expected)
 
 
 def test_letterbox_averages_when_it_shrinks():
