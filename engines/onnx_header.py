@@ -83,14 +83,13 @@ class Header:
         ]
 
     @property
-    def int32_biases(self) -> List[Node]:
-        """Convolutions whose bias is an INT32 behind a DequantizeLinear, as ONNX Runtime's quantizer writes them."""
-        integer = {
-            node.outputs[0]
+    def int32_dequantized(self) -> List[Node]:
+        """DequantizeLinear of INT32, as ONNX Runtime's quantizer puts in front of biases."""
+        return [
+            node
             for node in self.nodes
             if node.op == "DequantizeLinear" and self.initializers.get(node.inputs[0]) == INT32
-        }
-        return [node for node in self.convolutions if integer.intersection(node.inputs[2:])]
+        ]
 
 
 def onnx_files(path: Path) -> Dict[str, Path]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, List, Tuple
 
 from deploy.cli import Parser, UserError, choose, run
-from engines.onnx_header import INT32, UINT8, Header, read_header
+from engines.onnx_header import UINT8, Header, read_header
 from engines.targets import TARGETS, Target
 
 # ONNX operators that a TensorRT reads only from this version on ...
@@ -113,20 +113,18 @@ def first_version(target: Target) -> Tuple[int, int]:
     """
     if target.backend != "tensorrt":
         return 10, 0
-    major, minor = (target.versions[0].split(".") + ["0"])[:2]
+    major, minor = target.versions[0].split(".")[:2]
     return int(major), int(minor or 0)
 
 
 def integer_pairs(header: Header, target: Target) -> Iterator[Finding]:
     """Forms of Q/DQ that other quantizers write and TensorRT's parser refuses."""
+    for node in header.int32_dequantized:
+        why = "DequantizeLinear of INT32, as of a bias, which TensorRT refuses: quantize it anew with float biases"
+        yield Finding(node.name, f"{why} (python -m calibration.quantize)")
     for node in header.nodes:
-        if node.op not in PAIRS:
-            continue
-        kinds = [header.initializers.get(name) for name in node.inputs]
-        if node.op == "DequantizeLinear" and kinds[0] == INT32:
-            why = "DequantizeLinear of INT32, as of a bias, which TensorRT refuses: quantize it anew with float biases"
-            yield Finding(node.name, f"{why} (python -m calibration.quantize)")
-        elif UINT8 in (kinds[0], *kinds[2:3]):
+        data_and_zero = (*node.inputs[:1], *node.inputs[2:3])
+        if node.op in PAIRS and UINT8 in map(header.initializers.get, data_and_zero):
             why = f"{node.op} of uint8, where TensorRT takes int8 with zero point 0: quantize it anew"
             yield Finding(node.name, f"{why} (python -m calibration.quantize)")
 
@@ -160,9 +158,9 @@ def off_dla(header: Header, target: Target, dla: str) -> Iterator[Finding]:
             yield Finding(node.name, why, fatal=dla == "only")
 
 
-def refuse(header: Header, onnx: Path, target: Target, dla: str = "") -> None:
+def refuse(header: Header, onnx: Path, target: Target) -> None:
     """Raise UserError if a build would fail, with the first reason and how many there are."""
-    fatal = [finding for finding in preflight(header, target, dla) if finding.fatal]
+    fatal = [finding for finding in preflight(header, target) if finding.fatal]
     if fatal:
         more = f" (and {len(fatal) - 1} more: python -m engines.preflight lists them)" if len(fatal) > 1 else ""
         raise UserError(f"{target.name} cannot take '{onnx}': {fatal[0]}{more}")

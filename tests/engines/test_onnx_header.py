@@ -27,9 +27,9 @@ def test_it_reads_what_onnx_reads(prepared, name):
 def test_it_finds_the_convolutions_of_each_kind(prepared):
     assert [node.name for node in read_header(prepared("int8")).quantized] == ["conv1", "conv2", "conv3"]
     assert len(read_header(prepared("f16")).half) == 4
-    assert len(read_header(prepared("int32-bias")).int32_biases) == 3
+    assert len(read_header(prepared("int32-bias")).int32_dequantized) == 3
     plain = read_header(prepared("f32"))
-    assert (plain.quantized, plain.half, plain.int32_biases) == ([], [], [])
+    assert (plain.quantized, plain.half, plain.int32_dequantized) == ([], [], [])
     assert plain.spec == spec()
 
 
