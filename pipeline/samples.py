@@ -19,7 +19,7 @@ from deploy.cli import UserError
 from deploy.images import open_image
 from deploy.preprocess import FILTERS
 from pipeline.anchors import make_anchors
-from pipeline.augment import FLIP_CHANCE, flip, random_crop, scale_jitter
+from pipeline.augment import Variety, random_crop, recolour, scale_jitter
 from pipeline.data.records import Record
 from pipeline.digits import SHAPES, Picture, draw_crop, draw_picture
 from pipeline.matching import Matches, match
@@ -28,6 +28,7 @@ from pipeline.published import Preprocessing
 # What a generator is for, so that no two draw the same numbers from one seed.
 ORDER, AUGMENTATION = 0, 1
 
+NO_BOXES = np.zeros((0, 4), np.float32)
 DIGIT_JITTER = (0.7, 1.0)  # never larger: a digit cut by the edge may be another's likeness
 
 
@@ -101,7 +102,7 @@ def shuffled(count: int, seed: int) -> Callable[[int], int]:
 
 
 def record_pictures(
-    records: Sequence[Record], size: int, seed: int, jitter: tuple[float, float], flips: bool, fill: Sequence[int]
+    records: Sequence[Record], size: int, seed: int, variety: Variety, fill: Sequence[int]
 ) -> Callable[[int], Picture]:
     """Annotated pictures from the disk, shuffled and augmented, [size,size]. Ignored objects are not learnt."""
     which = shuffled(len(records), seed)
@@ -110,17 +111,15 @@ def record_pictures(
         random = np.random.default_rng([seed, AUGMENTATION, index])
         record = records[which(index)]
         image, learnt = open_image(record.path), ~record.ignored
-        boxes = record.boxes[learnt]
-        if flips and random.random() < FLIP_CHANCE:
-            image, boxes = flip(image, boxes)
-        pixels, boxes, kept = scale_jitter(random, image, boxes, size, jitter, fill)
+        image, boxes = variety.place(random, image, record.boxes[learnt])
+        pixels, boxes, kept = scale_jitter(random, image, boxes, size, variety.jitter, fill, variety.colours(random))
         return Picture(pixels, boxes, record.class_ids[learnt][kept])
 
     return draw
 
 
 def record_crops(
-    records: Sequence[Record], size: int, seed: int, flips: bool, look: Preprocessing
+    records: Sequence[Record], size: int, seed: int, variety: Variety, look: Preprocessing
 ) -> Callable[[int], tuple[np.ndarray, int]]:
     """Pictures of a class each from the disk, shuffled and augmented, [size,size]."""
     which, resample = shuffled(len(records), seed), FILTERS[look.interpolation]
@@ -129,9 +128,9 @@ def record_crops(
         random = np.random.default_rng([seed, AUGMENTATION, index])
         record = records[which(index)]
         pixels = random_crop(random, open_image(record.path), size, resample)
-        if flips and random.random() < FLIP_CHANCE:
-            pixels = np.ascontiguousarray(pixels[:, ::-1])
-        return pixels, int(record.class_ids[0])
+        pixels, _ = variety.place(random, pixels, NO_BOXES)
+        colours = variety.colours(random)
+        return pixels if colours is None else recolour(pixels, colours), int(record.class_ids[0])
 
     return draw
 

@@ -209,8 +209,8 @@ def main() -> None:
     given = make_parser(__doc__ or "").parse_args()
     options = read_options(given)
     check_out(given.out)
-    data = training_data(options.model, options.data, given.images, options.size, options.seed, options.flips,
-                         given.quiet, options.jitter)  # fmt: skip
+    data = training_data(options.model, options.data, given.images, options.size, options.seed, options.variety,
+                         given.quiet)  # fmt: skip
     look, metadata = look_of(options)
     val, validation = given.val or (DIGITS if options.data == DIGITS else None), None
     if val is not None:

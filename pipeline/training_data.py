@@ -16,7 +16,7 @@ from deploy.cli import UserError
 from deploy.images import open_image, orientation
 from engines.stage import progress_disabled
 from pipeline import digits
-from pipeline.augment import JITTER
+from pipeline.augment import Variety
 from pipeline.class_names import numbered_labels
 from pipeline.data.read import read_data
 from pipeline.data.records import DataSet, Record
@@ -57,9 +57,8 @@ def training_data(
     images: Path | None,
     size: int,
     seed: int,
-    flips: bool,
+    variety: Variety,
     quiet: bool = False,
-    jitter: tuple[float, float] = JITTER,
 ) -> TrainingData:
     """Read and check what a model is to learn from.
 
@@ -67,8 +66,7 @@ def training_data(
         data: `digits`, or a path that `pipeline.data.read.read_data` reads.
         images: the folder of its pictures, where that is not the usual place.
         size: side of the input in pixels.
-        flips: whether a mirrored picture means the same. Drawn digits are never mirrored.
-        jitter: least and greatest scale of a detector's pictures, 1 being the letterbox's. Drawn digits have their own.
+        variety: how far pictures may be changed and mean the same. Drawn digits vary in their own ways.
 
     Raises:
         UserError: no such data, data of another task, no objects, a picture that is none, a box outside its picture.
@@ -81,8 +79,8 @@ def training_data(
         found = read_for(model, data, images, quiet)
         look, records = preprocessing(model, ""), found.records
         labels = found.labels if any(found.labels) else numbered_labels(len(found.labels))
-        crops = record_crops(records, size, seed, flips, look)
-        pictures = record_pictures(records, size, seed, jitter, flips, look.fill)
+        crops = record_crops(records, size, seed, variety, look)
+        pictures = record_pictures(records, size, seed, variety, look.fill)
         count, digest = len(records), digest_of(found)
     if not is_detector(model):
         return TrainingData(labels, crops, collate_classification, count, digest)

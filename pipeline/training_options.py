@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 from deploy.cli import Parser, UserError
-from pipeline.augment import JITTER
+from pipeline.augment import JITTER, Variety
 from pipeline.efficientnet import DROP_CONNECT
 from pipeline.training_data import DIGITS
 from pipeline.zoo import input_size
@@ -31,7 +31,13 @@ class Options:
     init: str | None
     flips: bool = True
     freeze_norm: bool = False
+    turns: bool = False
+    colour: float = 0.0
     jitter: tuple[float, float] = JITTER
+
+    @property
+    def variety(self) -> Variety:
+        return Variety(self.flips, self.turns, self.colour, self.jitter)
 
     def check(self) -> None:
         """UserError for a number that makes no run."""
@@ -45,6 +51,8 @@ class Options:
             raise UserError("--freeze-norm keeps the statistics of a trained model: give it with --init")
         if self.drop_connect >= 1:
             raise UserError(f"--drop-connect {self.drop_connect}: expected less than 1, the share of samples dropped")
+        if not 0 <= self.colour < 1:
+            raise UserError(f"--colour {self.colour}: expected 0 to 1, the share by which colours may change")
         if not 0 < self.jitter[0] <= self.jitter[1] < math.inf:
             raise UserError(f"--jitter {self.jitter[0]} {self.jitter[1]}: expected 0 < LEAST <= GREATEST")
 
@@ -66,6 +74,10 @@ def make_parser(description: str) -> Parser:
     parser.add_argument("--drop-connect", type=float, default=DROP_CONNECT, help="stochastic depth at the last block")
     flips = "never mirror pictures: where left and right differ, as in text"
     parser.add_argument("--no-flips", dest="flips", action="store_false", help=flips)
+    turns = "turn pictures by quarters too: where there is no up, as under a microscope"
+    parser.add_argument("--turns", action="store_true", help=turns)
+    colour = "vary brightness, contrast and saturation by up to this share, such as 0.3 (default: 0)"
+    parser.add_argument("--colour", type=float, default=0.0, metavar="SHARE", help=colour)
     jitter = "scales of a detector's pictures, 1 being the letterbox's; narrow for objects of one size (default: 0.1 2)"
     parser.add_argument(
         "--jitter", nargs=2, type=float, default=list(JITTER), metavar=("LEAST", "GREATEST"), help=jitter

@@ -2,9 +2,18 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance
 
-from pipeline.augment import CROP_AREA, CROP_ASPECT, flip, random_crop, scale_jitter
+from pipeline.augment import (
+    CROP_AREA,
+    CROP_ASPECT,
+    colour_matrix,
+    flip,
+    random_crop,
+    recolour,
+    scale_jitter,
+    turn,
+)
 
 RED, FILL = (255, 0, 0), (1, 2, 3)
 
@@ -31,6 +40,25 @@ def test_a_flipped_box_lies_around_the_flipped_object():
     again, back = flip(mirrored, moved)
     np.testing.assert_array_equal(again, image)
     np.testing.assert_array_equal(back, boxes)
+
+
+@pytest.mark.parametrize("quarters", range(4))
+def test_a_turned_box_lies_around_the_turned_object(quarters):
+    image, boxes = picture(20, 50, (5, 2, 20, 9))
+    turned, moved = turn(image, boxes, quarters)
+    np.testing.assert_array_equal(turned, np.rot90(image, quarters))
+    np.testing.assert_array_equal(red_box(turned), moved[0])
+
+
+def test_the_colour_jitter_is_pillows_brightness_contrast_and_saturation():
+    image = np.random.default_rng(0).integers(60, 190, (20, 30, 3), np.uint8)
+    random = np.random.default_rng(5)
+    brightness, contrast, saturation = np.random.default_rng(5).uniform(0.7, 1.3, 3)
+    expected = Image.fromarray(image)
+    grey = Image.new("RGB", expected.size, (128, 128, 128))
+    expected = ImageEnhance.Color(expected).enhance(saturation)
+    expected = ImageEnhance.Brightness(Image.blend(grey, expected, contrast)).enhance(brightness)
+    np.testing.assert_allclose(recolour(image, colour_matrix(random, 0.3)), np.asarray(expected), atol=3)
 
 
 @pytest.mark.parametrize("jitter", [(0.1, 2.0), (0.3, 0.3), (1.0, 1.0), (3.0, 3.0)])

@@ -9,6 +9,7 @@ from PIL import Image
 
 from deploy.cli import UserError
 from pipeline.anchors import decode, make_anchors
+from pipeline.augment import Variety
 from pipeline.data.records import Record, classified
 from pipeline.digits import SHAPES, Picture, draw_picture
 from pipeline.published import preprocessing
@@ -25,6 +26,7 @@ from pipeline.samples import (
 )
 
 FILL = (0, 0, 0)
+STILL = Variety(flips=False, jitter=(1.0, 1.0))
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def test_every_epoch_is_a_permutation_of_its_own():
 
 
 def test_a_sample_does_not_depend_on_what_was_drawn_before(records):
-    arguments = (records, 64, 0, (0.1, 2.0), True, FILL)
+    arguments = (records, 64, 0, Variety(), FILL)
     all_of_them, later = record_pictures(*arguments), record_pictures(*arguments)
     drawn = [all_of_them(index) for index in range(12)]
     for index in (11, 5, 5, 0):
@@ -59,13 +61,13 @@ def test_a_sample_does_not_depend_on_what_was_drawn_before(records):
 
 
 def test_one_picture_looks_different_in_every_epoch(records):
-    draw = record_pictures(records[:1], 64, 0, (0.1, 2.0), True, FILL)
+    draw = record_pictures(records[:1], 64, 0, Variety(), FILL)
     boxes = {draw(index).boxes.tobytes() for index in range(6)}
     assert len(boxes) > 3
 
 
 def test_a_picture_comes_with_its_own_objects_and_without_the_ignored(records):
-    draw = record_pictures(records, 64, 0, (1.0, 1.0), False, FILL)
+    draw = record_pictures(records, 64, 0, STILL, FILL)
     for index in range(10):
         image, boxes, class_ids = draw(index)
         assert class_ids.tolist() == [image[0, 0, 0] // 50]
@@ -79,15 +81,40 @@ def test_flips_happen_half_of_the_time_or_never(tmp_path):
     whole = np.array([[0, 0, 30, 60]], np.float32)
     record = Record(tmp_path / "half.png", whole, np.array([0]), np.array([1.0]), np.array([False]))
     for flips, least, most in ((True, 0.35, 0.65), (False, 0, 0)):
-        draw = record_pictures([record], 32, 0, (1.0, 1.0), flips, FILL)
+        draw = record_pictures([record], 32, 0, STILL._replace(flips=flips), FILL)
         drawn = [draw(index) for index in range(100)]
         flipped = [image[0, 0, 0] == 0 for image, _, _ in drawn]
         assert least <= np.mean(flipped) <= most
         assert all((boxes[0, 0] == 16) == was for (_, boxes, _), was in zip(drawn, flipped, strict=True))
 
 
+def test_quarter_turns_are_equally_many_and_take_the_boxes_along(tmp_path):
+    pixels = np.zeros((60, 60, 3), np.uint8)
+    pixels[:20, :20] = 255
+    Image.fromarray(pixels).save(tmp_path / "corner.png")
+    corner = np.array([[0, 0, 20, 20]], np.float32)
+    record = Record(tmp_path / "corner.png", corner, np.array([0]), np.array([1.0]), np.array([False]))
+    draw = record_pictures([record], 60, 0, STILL._replace(turns=True), FILL)
+    found = [tuple(draw(index).boxes[0]) for index in range(200)]
+    assert {(0, 0, 20, 20), (40, 0, 60, 20), (0, 40, 20, 60), (40, 40, 60, 60)} == set(found)
+    assert min(found.count(box) for box in set(found)) > 30
+    for index in range(8):
+        image, boxes, _ = draw(index)
+        x0, y0, x1, y1 = boxes[0].astype(int)
+        assert image[y0:y1, x0:x1].min() == 255
+
+
+def test_colours_vary_in_the_picture_and_not_in_the_fill(tmp_path):
+    Image.new("RGB", (64, 32), (120, 60, 90)).save(tmp_path / "wide.png")
+    record = Record(tmp_path / "wide.png", np.zeros((0, 4)), np.zeros(0, int), np.zeros(0), np.zeros(0, bool))
+    draw = record_pictures([record], 64, 0, STILL._replace(colour=0.3), FILL)
+    shown = [draw(index).image for index in range(10)]
+    assert len({tuple(image[0, 0]) for image in shown}) > 5
+    assert all((image[40:] == 0).all() for image in shown)
+
+
 def test_class_crops_carry_the_pictures_class(records):
-    draw = record_crops([classified(record.path, 7 + k) for k, record in enumerate(records)], 32, 0, True,
+    draw = record_crops([classified(record.path, 7 + k) for k, record in enumerate(records)], 32, 0, Variety(),
                         preprocessing("b0", ""))  # fmt: skip
     for index in range(10):
         pixels, class_id = draw(index)
@@ -96,7 +123,7 @@ def test_class_crops_carry_the_pictures_class(records):
 
 def test_an_unreadable_picture_becomes_an_error_in_place_of_its_batch(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
-    draw = record_crops([classified(tmp_path / "text.png", 0)], 32, 0, True, preprocessing("b0", ""))
+    draw = record_crops([classified(tmp_path / "text.png", 0)], 32, 0, Variety(), preprocessing("b0", ""))
     batch = or_error(list)([Samples(draw, 0, 2)[0], 1])
     assert isinstance(batch, UserError) and "text.png" in str(batch)
     assert or_error(list)([1, 2]) == [1, 2]
