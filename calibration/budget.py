@@ -97,7 +97,7 @@ def gains(study: Study) -> list[float]:
     """The study's gains. Where it left them out, as all of INT8 together does little damage, they are measured."""
     if any(study.gain):
         return study.gain
-    gates = Gates(study.equal, study.plan, study.trials)
+    gates = Gates(study.equal, study.plan, study.trials, study.lows)
     usable = {index: value for index, value in enumerate(study.thresholds) if value > 0}
     bar = tqdm(range(len(study.thresholds)), desc="gains", unit="group", disable=progress_disabled(study.quiet))
     return shares([gates.damage({i: usable[i]} if i in usable else {}) for i in bar], study.damage)

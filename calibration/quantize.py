@@ -15,7 +15,7 @@ bad as finding nothing (calibration/damage.py). `make engine MAX_DROP=...` does 
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from calibration.settings import DEFAULT, Budget, Settings, add_settings, read_settings
@@ -88,6 +88,8 @@ def main() -> None:
     parser.add_argument("--images-dir", type=Path, metavar="DIR", help="where the images of a COCO json lie")
     parser.add_argument("--images", type=int, default=DEFAULT_IMAGES, metavar="N", help="how many (%(default)s)")
     add_settings(parser)
+    zero = "zero points where they make the steps finer: for CPUs, as TensorRT takes none"
+    parser.add_argument("--zero-points", action="store_true", help=zero)
     parser.add_argument("--max-damage", type=float, metavar="X", help="in place of --float-share: see above")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.onnx")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
@@ -98,7 +100,7 @@ def main() -> None:
         given.model,
         given.calibration,
         given.out,
-        settings=read_settings(given),
+        settings=replace(read_settings(given), zero_points=given.zero_points),
         budget=None if given.max_damage is None else Budget(given.max_damage),
         images=given.images,
         images_dir=given.images_dir,

@@ -22,12 +22,14 @@ class Settings:
 
     method: of the thresholds, one of thresholds.CHOICES.
     correction: fit weights and biases to the float model (correct.py); else weights are rounded to the nearest.
+    zero_points: of activations that reach far to one side only; TensorRT takes none.
     float_share: the share of multiply-accumulates that may stay in 16 bit for the sake of accuracy.
     """
 
     method: str = AUTO
     correction: bool = True
     float_share: float = SHARE
+    zero_points: bool = False
 
     def check(self) -> None:
         """UserError for a method or a share that is none."""

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import onnx_ir as ir
@@ -52,9 +52,10 @@ def quantize(
         samples: calibration data. All of it is seen once for the ranges; the trials and the correction take some of it.
 
     Returns:
-        The INT8 model and its report, which is also in its metadata: method, correction (of the weights: see NEAREST),
-        images, equalized (groups of tensors), int8_macs (a share of 1), int8_layers, float_layers {name: reason},
-        damage (damage.py), sqnr_db {tensor: dB}, thresholds {tensor: magnitude}, sensitivity (Study.sensitivity).
+        The INT8 model and its report, which is also in its metadata: method, zero_points, correction (of the weights:
+        see NEAREST), images, equalized (groups of tensors), int8_macs (a share of 1), int8_layers, float_layers {name:
+        reason}, damage (damage.py), sqnr_db {tensor: dB}, thresholds {tensor: magnitude}, sensitivity
+        (Study.sensitivity).
 
     Raises:
         UserError: no layer that can be quantized, NaN or infinity on the way.
@@ -78,9 +79,10 @@ class Study:
         histograms = collect(self.equal, samples, self.plan.tensors, quiet=quiet)
         self.zero = {name: ALL_ZERO for name, histogram in histograms.items() if histogram.amax == 0}
         groups = merged(self.plan.groups, histograms)
+        self.lows = [histogram.low if settings.zero_points else None for histogram in groups]
         runs, trials = affordable(sum(self.macs.values()))
         self.trials = Trials(model, samples.spread(runs))
-        gates = Gates(self.equal, self.plan, self.trials)
+        gates = Gates(self.equal, self.plan, self.trials, self.lows)
         fixed = None if settings.method == AUTO else [threshold(each, settings.method) for each in groups]
         self.thresholds, self.damage, self.gain = choose_thresholds(gates, groups, fixed, trials=trials, quiet=quiet)
 
@@ -107,8 +109,8 @@ class Study:
         plan = make_plan(changed, unusable)
         if not plan.layers:
             raise_nothing(plan.kept)
-        chosen = dict(zip((name for group in self.plan.groups for name in group), self._each(), strict=True))
-        InsertQDQPass(plan.reads, {name: chosen[name] for name in plan.tensors}, plan.layers)(changed)
+        chosen, lows = self._by_tensor(self.thresholds), self._by_tensor(self.lows)
+        InsertQDQPass(plan.reads, {name: chosen[name] for name in plan.tensors}, plan.layers, lows)(changed)
         damage, corrected = self.trials(changed), NEAREST
         if self.settings.correction:
             nearest = changed
@@ -127,6 +129,7 @@ class Study:
         int8 = sum(self.macs[layer.name] for layer in plan.layers)
         report = {
             "method": self.settings.method,
+            "zero_points": self.settings.zero_points,
             "correction": corrected,
             "images": len(self.samples),
             "equalized": self.equalized,
@@ -141,9 +144,9 @@ class Study:
         changed.metadata_props[METADATA] = json.dumps(report)
         return changed, report
 
-    def _each(self) -> Iterator[float]:
-        for group, value in zip(self.plan.groups, self.thresholds, strict=True):
-            yield from [value] * len(group)
+    def _by_tensor(self, values: Sequence[Any]) -> dict[str, Any]:
+        """What is said of each group, for each of its tensors."""
+        return {name: value for group, value in zip(self.plan.groups, values, strict=True) for name in group}
 
     def sensitivity(self) -> list[dict[str, Any]]:
         """The groups by falling gain: its tensors, the layers that read them, the gain, the share of MACs."""

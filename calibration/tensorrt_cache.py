@@ -85,6 +85,10 @@ def main() -> None:
     from calibration.float_twin import float_twin
 
     model, report = read_report(given.model)
+    if report.get("zero_points"):
+        raise UserError(
+            f"'{given.model}' has zero points, which TensorRT does not take: calibrate it for a GPU (TARGET=rtx or trt)"
+        )
     twin = float_twin(model)
     with whole_file(onnx) as temporary:
         onnx_file.save(twin, temporary)

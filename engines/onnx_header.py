@@ -15,6 +15,7 @@ from deploy.cli import UserError
 
 METADATA_KEY = "effedge"
 BATCH_KEY = "effedge_batch"  # of a model without our spec: its dynamic batch, as JSON [min, opt, max]
+PAIRS = ("QuantizeLinear", "DequantizeLinear")
 WITH_WEIGHTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # TensorProto.DataType
 UINT8, INT32, FLOAT16 = 2, 6, 10
@@ -44,6 +45,7 @@ class Header:
         inputs, outputs: name -> (element type, dims).
         initializers: name -> element type.
         external: the files, beside the ONNX, that hold weights of it.
+        shifted: the QuantizeLinear and DequantizeLinear whose zero point is not 0.
     """
 
     opset: int
@@ -54,6 +56,7 @@ class Header:
     outputs: Dict[str, Tuple[int, Dims]]
     initializers: Dict[str, int]
     external: Tuple[str, ...]
+    shifted: Tuple[str, ...] = ()
 
     @property
     def convolutions(self) -> List[Node]:
@@ -178,6 +181,7 @@ def _model(data: mmap.mmap) -> Header:
     inputs: Dict[str, Tuple[int, Dims]] = {}
     outputs: Dict[str, Tuple[int, Dims]] = {}
     initializers: Dict[str, int] = {}
+    tensors: Dict[str, Span] = {}
     external: Set[str] = set()
     for number, value in _fields(data, graph):
         if number == 1:
@@ -186,6 +190,7 @@ def _model(data: mmap.mmap) -> Header:
             fields = list(_fields(data, value))
             tensor = dict(fields)
             initializers[_text(data, tensor[8])] = tensor.get(2, 0)
+            tensors[_text(data, tensor[8])] = value
             for entry in (dict(_fields(data, span)) for key, span in fields if key == 13):
                 if _text(data, entry[1]) == "location":
                     external.add(_text(data, entry[2]))
@@ -198,7 +203,20 @@ def _model(data: mmap.mmap) -> Header:
     batch = spec["input"]["batch"] if spec else json.loads(metadata.get(BATCH_KEY, "null"))
     inputs = {name: kind for name, kind in inputs.items() if name not in initializers}  # as before ONNX's IR 4
     limits = tuple(batch) if batch else None
-    return Header(opset, spec, limits, nodes, inputs, outputs, initializers, tuple(sorted(external)))
+    shifted = tuple(
+        node.name
+        for node in nodes
+        if node.op in PAIRS
+        and node.inputs[2:]
+        and node.inputs[2] in tensors
+        and _nonzero(data, tensors[node.inputs[2]])
+    )
+    return Header(opset, spec, limits, nodes, inputs, outputs, initializers, tuple(sorted(external)), shifted)
+
+
+def _nonzero(data: mmap.mmap, tensor: Span) -> bool:
+    """TensorProto: 5 int32_data (packed), 9 raw_data; of integers all bytes are 0 where all values are."""
+    return any(any(data[slice(*span)]) for number, span in _fields(data, tensor) if number in (5, 9))
 
 
 def _node(data: mmap.mmap, span: Span) -> Node:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, List, Tuple
 
 from deploy.cli import Parser, UserError, choose, run
-from engines.onnx_header import UINT8, Header, read_header
+from engines.onnx_header import PAIRS, UINT8, Header, read_header
 from engines.targets import TARGETS, Target
 
 # ONNX operators that a TensorRT reads only from this version on ...
@@ -42,7 +42,6 @@ ON_DLA = (
     "Max", "MaxPool", "Min", "Mul", "PRelu", "Pow", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Resize", "Sigmoid",
     "Slice", "Softmax", "Split", "Squeeze", "Sub", "Sum", "Tanh", "Transpose", "Unsqueeze",
 )  # fmt: skip
-PAIRS = ("QuantizeLinear", "DequantizeLinear")
 DLA_MODES = ("fallback", "only")
 
 
@@ -122,6 +121,9 @@ def integer_pairs(header: Header, target: Target) -> Iterator[Finding]:
     for node in header.int32_dequantized:
         why = "DequantizeLinear of INT32, as of a bias, which TensorRT refuses: quantize it anew with float biases"
         yield Finding(node.name, f"{why} (python -m calibration.quantize)")
+    if header.shifted:
+        why = f"a zero point other than 0 ({len(header.shifted)} nodes from here on), which TensorRT does not take"
+        yield Finding(header.shifted[0], f"{why}: calibrate it for this target")
     for node in header.nodes:
         data_and_zero = (*node.inputs[:1], *node.inputs[2:3])
         if node.op in PAIRS and UINT8 in map(header.initializers.get, data_and_zero):

@@ -35,6 +35,7 @@ class Target:
         uint8_input: its parser takes a uint8 network input (TensorRT from 8.5).
         progress: its builder reports progress and can be cancelled (IProgressMonitor, TensorRT from 8.6.1 of 10.x).
         fast_int8: INT8 is worth building there.
+        zero_points: it takes INT8 activations with zero points, and computes with them no slower.
         dla: it has a DLA (deep-learning accelerator) that its TensorRT builds for.
         jetson: engines are built on the device itself, because plans need the exact TensorRT that made them.
         distributions: names on the package index that may have brought the backend.
@@ -51,6 +52,7 @@ class Target:
     uint8_input: bool = True
     progress: bool = True
     fast_int8: bool = True
+    zero_points: bool = False
     dla: bool = False
     jetson: bool = False
 
@@ -60,7 +62,7 @@ TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 TENSORRT_RTX = ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx")
 
 ROWS = (
-    Target("cpu", "x86-64 or Arm CPU", "openvino", HINT, 23, OPENVINO, progress=False),
+    Target("cpu", "x86-64 or Arm CPU", "openvino", HINT, 23, OPENVINO, progress=False, zero_points=True),
     Target("rtx", "GeForce RTX or RTX PRO, Turing and later", "tensorrt_rtx", TYPED, 24, TENSORRT_RTX, ("1.",)),
     Target("trt", "this machine's NVIDIA GPU", "tensorrt", TYPED, 20, TENSORRT, ("10.", "11.")),
     Target(

@@ -226,7 +226,7 @@ def from_simplified(simplified: Path, request: Request, calibration: Path | None
     prepared, precision, target, quiet = simplified, request.precision, request.target, request.quiet
     if precision == "int8":
         assert calibration is not None
-        prepared = simplified.with_name("int8.onnx")
+        prepared = simplified.with_name("int8-zero-points.onnx" if target.zero_points else "int8.onnx")
         budget = None
         if request.max_drop is not None and labelled is not None:
             budget = drop_budget(request.max_drop, labelled, read_header(simplified).spec, quiet=quiet)
@@ -234,7 +234,7 @@ def from_simplified(simplified: Path, request: Request, calibration: Path | None
             simplified,
             calibration,
             prepared,
-            settings=request.settings,
+            settings=dataclasses.replace(request.settings, zero_points=target.zero_points),
             budget=budget,
             images=CALIBRATION_IMAGES,
             quiet=quiet,

@@ -1,14 +1,15 @@
 """Q/DQ pairs and INT8 weights into the graph, as a plan says (`calibration.placement`).
 
-Activations: QuantizeLinear + DequantizeLinear, INT8, one scale per tensor, zero point 0. One pair serves all quantized
-readers of a tensor; its other readers (a swish's product, a layer in 16 bit, a graph output) go on reading the
-float tensor. Weights: an INT8 initializer and DequantizeLinear with a scale per output channel. Biases stay float:
-TensorRT's parser refuses an INT32 bias behind DequantizeLinear, and computes the INT32 one itself.
+Activations: QuantizeLinear + DequantizeLinear, INT8, one scale and zero point per tensor (thresholds.step). One pair
+serves all quantized readers of a tensor; its other readers (a swish's product, a layer in 16 bit, a graph output) go on
+reading the float tensor. Weights: an INT8 initializer and DequantizeLinear with a scale per output channel. Biases
+stay float: TensorRT's parser refuses an INT32 bias behind DequantizeLinear, and computes the INT32 one itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +17,7 @@ from onnx_ir.tape import Tape
 
 from calibration.onnx_file import insert_behind
 from calibration.placement.layers import Layer
-from calibration.thresholds import INT8_MAX
+from calibration.thresholds import INT8_MAX, step
 
 
 def quantize_weight(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
@@ -40,24 +41,30 @@ class InsertQDQPass(ir.passes.InPlacePass):
         reads: (node, input index) of every read that is to be INT8.
         thresholds: by tensor name; tensors of one scale group have the same.
         layers: whose weights are to be INT8.
+        lows: by tensor name, the lowest value, where a tensor may have a zero point; the same within a scale group.
     """
 
     def __init__(
-        self, reads: Sequence[tuple[ir.Node, int]], thresholds: Mapping[str, float], layers: Sequence[Layer]
+        self,
+        reads: Sequence[tuple[ir.Node, int]],
+        thresholds: Mapping[str, float],
+        layers: Sequence[Layer],
+        lows: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.reads = reads
         self.thresholds = thresholds
         self.layers = layers
+        self.lows = lows
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        zero_point = Tape(model.graph).initializer(ir.tensor(np.array(0, np.int8), name="int8_zero_point"))
+        self.zero_points: dict[int, ir.Value] = {}
         dequantized: dict[ir.Value, ir.Value] = {}
         for node, index in self.reads:
             value = node.inputs[index]
             assert value is not None and value.name is not None
             if value not in dequantized:
-                dequantized[value] = self._quantize_activation(model.graph, value, zero_point)
+                dequantized[value] = self._quantize_activation(model.graph, value)
             node.replace_input_with(index, dequantized[value])
         weights: dict[tuple[ir.Value, int], tuple[ir.Value, ir.Value, ir.Value]] = {}
         for layer in self.layers:
@@ -73,12 +80,16 @@ class InsertQDQPass(ir.passes.InPlacePass):
             layer.node.replace_input_with(1, output)
         return ir.passes.PassResult(model, modified=bool(self.reads or self.layers))
 
-    def _quantize_activation(self, graph: ir.Graph, value: ir.Value, zero_point: ir.Value) -> ir.Value:
+    def _quantize_activation(self, graph: ir.Graph, value: ir.Value) -> ir.Value:
         name = value.name
         assert name is not None
-        scale = Tape(graph).initializer(
-            ir.tensor(np.array(self.thresholds[name] / INT8_MAX, np.float32), name=f"{name}_scale")
-        )
+        size, zero = step(self.thresholds[name], self.lows.get(name))
+        scale = Tape(graph).initializer(ir.tensor(np.array(size, np.float32), name=f"{name}_scale"))
+        if zero not in self.zero_points:
+            self.zero_points[zero] = Tape(graph).initializer(
+                ir.tensor(np.array(zero, np.int8), name=f"int8_zero_point{zero or ''}")
+            )
+        zero_point = self.zero_points[zero]
         quantized = ir.Value(name=f"{name}_q", type=ir.TensorType(ir.DataType.INT8), shape=value.shape)
         output = ir.Value(name=f"{name}_dq", type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
         pair = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -27,6 +28,9 @@ from pipeline.evaluate import evaluate_engine
 
 PEERS = {"nncf": "model.xml", "onnxruntime": "model.onnx"}  # the file that each writes
 SCRIPT = Path(__file__).with_name("peers.py")
+SYMMETRIC = "int8_symmetric"
+CALIBRATED = {"int8": "int8-zero-points", SYMMETRIC: "int8"}
+LIKE_GPUS = dataclasses.replace(TARGETS["cpu"], name="cpu-symmetric", zero_points=False)
 FIGURE = {"detection": "AP", "classification": "top-1"}
 
 
@@ -43,16 +47,18 @@ def measure(
     Returns:
         For each of the evaluation's data sets a row of JSON values: case, model, weights, data, figure ("AP" or
         "top-1"), pictures, calibration {images, seconds, peak_mib, int8_macs, ...}, peers {name: {seconds, peak_mib,
-        versions}}, results {what: as pipeline.evaluate.evaluate_engine}. What: each precision, int8_onnxruntime (our
-        INT8 ONNX on ONNX Runtime) and each peer.
+        versions}}, symmetric_calibration, results {what: as pipeline.evaluate.evaluate_engine}. What: each precision,
+        int8_symmetric (as TensorRT takes it, run on the CPU), both with _onnxruntime (our INT8 ONNX on ONNX Runtime),
+        and each peer.
     """
     wanted = partial(Request, target=TARGETS["cpu"], out=out, calibration=found.calibration, quiet=quiet)
     engines = {
         precision: in_own_process(build_chain, case.model, found.weights, wanted(precision)) for precision in PRECISIONS
     }
+    engines[SYMMETRIC] = in_own_process(build_chain, case.model, found.weights, wanted("int8", target=LIKE_GPUS))
     folder = engines["int8"].parent
     manifest = parse_manifest(engines["int8"])
-    files = {"int8_onnxruntime": folder / "int8.onnx"}
+    files = {f"{what}_onnxruntime": folder / f"{name}.onnx" for what, name in CALIBRATED.items()}
     reports = {}
     if peers is not None:
         data = calibration_data(case.model, found.weights, found.calibration, quiet, needed=True)
@@ -63,6 +69,7 @@ def measure(
             files[peer] = make_peer(peer, peers, folder / "simplified.onnx", inputs) / name
             reports[peer] = peer_report(files[peer].parent)
 
+    made = {what: in_own_process(calibration_report, folder / f"{name}.onnx") for what, name in CALIBRATED.items()}
     rows = []
     for name, data_path in found.evaluation.items():
         results = {}
@@ -77,7 +84,7 @@ def measure(
             say(f"{case.name}: {what} on {name}: {figure} {result['figures'][figure]} in {result['seconds']:.0f} s")
         rows.append({
             "case": case.name, "model": case.model, "weights": found.weights, "data": name, "figure": figure,
-            "pictures": result["pictures"], "calibration": in_own_process(calibration_report, folder / "int8.onnx"),
+            "pictures": result["pictures"], "calibration": made["int8"], "symmetric_calibration": made[SYMMETRIC],
             "peers": reports, "results": results,
         })  # fmt: skip
     return rows

@@ -37,6 +37,8 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "NNCF INT8": lambda row: number(value(row, "nncf")),
     "ONNX Runtime INT8": lambda row: number(value(row, "onnxruntime")),
     "our INT8 on ONNX Runtime": lambda row: number(value(row, "int8_onnxruntime")),
+    "without zero points": lambda row: number(value(row, "int8_symmetric")),
+    "the same on ONNX Runtime": lambda row: number(value(row, "int8_symmetric_onnxruntime")),
     "calibration": lambda row: f"{row['calibration']['seconds']:.0f} s, {row['calibration']['peak_mib']} MiB",
 }
 

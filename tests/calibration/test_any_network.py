@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from calibration.quantize import calibrate
+from calibration.settings import DEFAULT, Settings
 from deploy import Runner
 from deploy.cli import UserError
 from engines.build import build_engine
@@ -193,11 +194,11 @@ def decibels(reference: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> 
     )
 
 
-def check(model: Path, folder: Path, batch: int = 1) -> None:
+def check(model: Path, folder: Path, batch: int = 1, settings: Settings = DEFAULT) -> None:
     """Quantize `model`, build it for the CPU, and hold both against the float model on other data."""
     int8, engine = folder / "int8.onnx", folder / "engine"
     np.savez(folder / "data.npz", **arrays(model))
-    assert calibrate(model, folder / "data.npz", int8, images=SAMPLES, quiet=True)
+    assert calibrate(model, folder / "data.npz", int8, settings=settings, images=SAMPLES, quiet=True)
     assert "QuantizeLinear" in {node.op_type for node in onnx.load(int8).graph.node}
     onnx.checker.check_model(str(int8), full_check=True)
     feeds = arrays(model, batch, seed=1)
@@ -211,11 +212,13 @@ def check(model: Path, folder: Path, batch: int = 1) -> None:
     assert decibels(quantized, built) > LEAST_DB_BETWEEN_RUNTIMES
 
 
+@pytest.mark.parametrize("zero_points", [False, True], ids=["", "zero points"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_written_node_by_node(name: str, tmp_path: Path) -> None:
+def test_a_network_written_node_by_node(name: str, zero_points: bool, tmp_path: Path) -> None:
     make, opset = NETWORKS[name]
     model = make().save(tmp_path / "net.onnx", opset=opset)
-    check(model, tmp_path, batch={"transposes": 2, "two inputs": 3}.get(name, 1))
+    settings = Settings(zero_points=zero_points)
+    check(model, tmp_path, batch={"transposes": 2, "two inputs": 3}.get(name, 1), settings=settings)
 
 
 @pytest.mark.parametrize("dynamo", [False, True], ids=["opset 11 by tracing", "opset 18 by torch.export"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import networks
 import numpy as np
@@ -48,13 +48,14 @@ def error(reference: ir.Model, changed: ir.Model, samples: Samples, run: Run) ->
     return float(np.mean(ratios))
 
 
-def inserted(model: ir.Model, thresholds: dict[int, float]) -> ir.Model:
+def inserted(model: ir.Model, thresholds: dict[int, float], lows: Sequence[float | None] = ()) -> ir.Model:
     """The model with Q/DQ on the activations of these groups, and float weights."""
     changed = model.clone()
     plan = make_plan(changed)
     by_name = {name: value for index, value in thresholds.items() for name in plan.groups[index]}
     reads = [(node, index) for node, index in plan.reads if node.inputs[index].name in by_name]
-    InsertQDQPass(reads, by_name, [])(changed)
+    low_of = {name: low for group, low in zip(plan.groups, lows, strict=False) for name in group}
+    InsertQDQPass(reads, by_name, [], low_of)(changed)
     return changed
 
 
@@ -65,15 +66,19 @@ def test_with_all_gates_off_it_is_the_float_model(load: Load, case: str) -> None
     assert Gates(model, make_plan(model), Trials(model, samples)).damage({}) == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.parametrize("low", [None, -0.1])
 @pytest.mark.parametrize("case", CASES)
-def test_a_gate_that_is_on_is_the_pair_that_the_pass_inserts(load: Load, run_ort: Run, case: str) -> None:
+def test_a_gate_that_is_on_is_the_pair_that_the_pass_inserts(
+    load: Load, run_ort: Run, case: str, low: float | None
+) -> None:
     make, samples = CASES[case]
     model = load(make())
     plan = make_plan(model)
-    gates = Gates(model, plan, Trials(model, samples))
+    lows = [low] * len(plan.groups)
+    gates = Gates(model, plan, Trials(model, samples), lows)
     limits = np.random.default_rng(0).uniform(0.3, 2, len(plan.groups))  # low enough to clip
     choices = [{index: limit} for index, limit in enumerate(limits)] + [dict(enumerate(limits))]
-    errors = [error(model, inserted(model, choice), samples, run_ort) for choice in choices]
+    errors = [error(model, inserted(model, choice, lows), samples, run_ort) for choice in choices]
     assert [gates.damage(choice) for choice in choices] == pytest.approx(errors, rel=0.01)
     assert min(errors) > 1e-6 and gates.damage({}) < 1e-9, "the trials before leave a mark"
 
@@ -84,7 +89,7 @@ def test_a_group_is_one_gate(load: Load) -> None:
     assert sorted(map(len, plan.groups)) == [1, 3]
     gates = Gates(model, plan, Trials(model, CASES["shared scale"][1]))
     names = {value.name for value in gates.session.get_inputs()}
-    assert names == {"x", "gate.0", "scale.0", "gate.1", "scale.1"}
+    assert names == {"x", *(f"{kind}.{group}" for kind in ("gate", "scale", "zero_point") for group in (0, 1))}
 
 
 def test_the_model_stays_as_it_was(load: Load, samples: Samples) -> None:

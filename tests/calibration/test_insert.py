@@ -74,3 +74,18 @@ def test_layers_that_share_weights_share_the_int8_array_and_have_their_own_dequa
     nodes = {node.name: node for node in inserted(load(net)).graph}
     first, second = (nodes[name].inputs[1].producer() for name in ("first", "second"))
     assert first is not second and first.inputs[0] is second.inputs[0]
+
+
+def test_a_low_of_an_activation_makes_its_zero_point(load: Load) -> None:
+    model = load(networks.classifier())
+    plan = make_plan(model)
+    thresholds, lows = dict.fromkeys(plan.tensors, 2.0), dict.fromkeys(plan.tensors, -2.0)
+    lows[plan.tensors[1]] = -0.5
+    InsertQDQPass(plan.reads, thresholds, plan.layers, lows)(model)
+    zero_points = {
+        node.inputs[0].name: int(node.inputs[2].const_value.numpy())
+        for node in model.graph
+        if node.op_type == "QuantizeLinear"
+    }
+    # -0.5 to 2.0 in 255 steps: 0 is the 51st from below.
+    assert zero_points == {name: -128 + 51 if name == plan.tensors[1] else 0 for name in plan.tensors}

@@ -210,6 +210,22 @@ def test_auto_does_less_damage_than_a_percentile_where_a_clip_behind_makes_outli
     assert damage["auto"] < 0.1 * min(damage["minmax"], damage["percentile"])
 
 
+def test_zero_points_halve_the_steps_where_activations_reach_to_one_side(load: Load) -> None:
+    net = Network(3)
+    y = net.input("x", [1, 4, 16, 16])
+    for index, channels in enumerate((4, 8, 8)):
+        y = net.node("Relu", [net.conv(y, f"conv{index}", channels, 8)], f"relu{index}")
+    net.output(net.conv(y, "last", 8, 3), [1, 3, 16, 16])
+    runs = [{"x": np.abs(feeds["x"])} for feeds in networks.normal_runs(8, (1, 4, 16, 16))]
+    studies = [
+        Study(load(net), networks.as_samples(runs), Settings("minmax", zero_points=zero_points), quiet=True)
+        for zero_points in (False, True)
+    ]
+    # Of activations alone; errors are counted in squares.
+    assert studies[1].damage == pytest.approx(studies[0].damage / 4, rel=0.25)
+    assert [study.build([])[1]["zero_points"] for study in studies] == [False, True]
+
+
 def test_a_correction_that_does_harm_is_not_taken(
     load: Load, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,13 @@ def saved(int8, tmp_path):
     return tmp_path / "int8.onnx"
 
 
+def test_zero_points_have_no_place_in_a_cache(call, load, samples, tmp_path):
+    settings = Settings("minmax", correction=False, zero_points=True)
+    onnx_file.save(quantize(load(networks.classifier()), samples, settings, quiet=True)[0], tmp_path / "cpu.onnx")
+    status, _, error = call(tmp_path / "cpu.onnx", "--out", tmp_path / "int8.cache")
+    assert status == 2 and "zero points" in error and [path.name for path in tmp_path.iterdir()] == ["cpu.onnx"]
+
+
 def test_the_bytes_by_hand():
     assert cache_text({"a": 127.0, "b/c": 12.7}, 100900) == (
         "TRT-100900-EntropyCalibration2\na: 3f800000\nb/c: 3dcccccd\n"

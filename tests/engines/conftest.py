@@ -18,6 +18,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         "f32": graphs.network(folder / "f32.onnx"),
         "f16": graphs.network(folder / "f16.onnx", half=True),
         "int8": graphs.network(folder / "int8.onnx", quantized=True),
+        "zero-points": graphs.network(folder / "zero-points.onnx", quantized=True, zero_point=-20),
         "int8-dynamic": graphs.network(folder / "dynamic.onnx", quantized=True, batch=(1, 2, 4)),
         "int32-bias": graphs.network(folder / "bias.onnx", quantized=True, int32_bias=True),
         "zero-bias": graphs.network(folder / "zero.onnx", quantized=True, zero_bias=True),

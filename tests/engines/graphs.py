@@ -43,8 +43,8 @@ class Graph:
         self.nodes.append(helper.make_node(op, list(inputs), [f"{name}_out"], name=name, **attributes))
         return f"{name}_out"
 
-    def quantized(self, value: str, scale: float, name: str) -> str:
-        pair = [self.constant(f"{name}_scale", np.float32(scale)), self.constant(f"{name}_zero", np.int8(0))]
+    def quantized(self, value: str, scale: float, name: str, zero_point: int = 0) -> str:
+        pair = [self.constant(f"{name}_scale", np.float32(scale)), self.constant(f"{name}_zero", np.int8(zero_point))]
         return self.add(
             "DequantizeLinear", [self.add("QuantizeLinear", [value, *pair], f"{name}_q"), *pair], f"{name}_dq"
         )
@@ -83,6 +83,7 @@ def network(
     int32_bias: bool = False,
     zero_bias: bool = False,
     data_only: bool = False,
+    zero_point: int = 0,
     batch: Sequence[int] = (1, 1, 1),
     opset: int = 18,
     metadata: Optional[Dict[str, Any]] = None,
@@ -102,7 +103,7 @@ def network(
         bias = np.zeros(CHANNELS) if zero_bias else rng.normal(scale=0.1, size=CHANNELS)
         is_int8 = quantized and index > 0
         if is_int8:
-            value = graph.quantized(value, 4 / 127, f"data{index}")
+            value = graph.quantized(value, 4 / 127, f"data{index}", zero_point)
         if is_int8 and not data_only:
             scale = (np.abs(weight).max((1, 2, 3)) / 127).astype(np.float32)
             integers = np.clip(np.round(weight / scale[:, None, None, None]), -127, 127).astype(np.int8)

@@ -27,6 +27,14 @@ def test_int32_dequantize_linear_is_named(prepared):
     assert not preflight(read_header(prepared("int32-bias")), TARGETS["cpu"])
 
 
+def test_zero_points_are_for_cpus(prepared):
+    model = read_header(prepared("zero-points"))
+    [node] = fatal(preflight(model, TARGETS["rtx"]))
+    assert node == "data1_q" and len(model.shifted) == 6
+    assert not preflight(model, TARGETS["cpu"])
+    assert not preflight(read_header(prepared("int8")), TARGETS["rtx"])
+
+
 def test_suppression_is_named_for_rtx_alone():
     model = header("Conv", "NonMaxSuppression")
     assert list(fatal(preflight(model, TARGETS["rtx"]))) == ["the_NonMaxSuppression"]
