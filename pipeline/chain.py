@@ -29,6 +29,8 @@ from pipeline.export import Batch, export_stage, parse_batch
 from pipeline.locate import locate_weights
 from pipeline.model_accuracy import check_drop, drop_budget, read_labelled
 from pipeline.published import KINDS
+from pipeline.qat.stage import fine_tune
+from pipeline.qat.tuning import Tuning
 from pipeline.simplify import simplify_stage
 from pipeline.simplify_any import check_inputs, simplify_any_stage
 from pipeline.zoo import MODELS, input_size, is_detector
@@ -97,6 +99,7 @@ class Request:
             share of arithmetic in 16 bit.
         validation: labelled pictures; for weights `digits` by default the drawn calibration pictures.
         until: the last stage to run.
+        finetune: steps of quantization-aware fine-tuning on the calibration pictures, after calibration; 0: none.
     """
 
     precision: str
@@ -109,12 +112,15 @@ class Request:
     until: str = "engine"
     compute_capabilities: tuple[str, ...] = ()
     quiet: bool = False
+    finetune: int = 0
 
     def check(self) -> None:
         """UserError for what cannot be, whatever the model."""
         choose("precision", self.precision, PRECISIONS)
         choose("stage", self.until, STAGES)
         check_drop(self.max_drop, self.validation, self.precision)
+        if self.finetune < 0 or self.finetune and self.precision != "int8":
+            raise UserError(f"--finetune {self.finetune} (FINETUNE): expected a number of steps, with PRECISION=int8")
         check_buildable_here(self.target)
 
     @property
@@ -239,6 +245,10 @@ def from_simplified(simplified: Path, request: Request, calibration: Path | None
             images=CALIBRATION_IMAGES,
             quiet=quiet,
         )
+        if request.finetune:
+            calibrated, prepared = prepared, prepared.with_name(f"{prepared.stem}-finetuned.onnx")
+            tuning = Tuning(steps=request.finetune)
+            fine_tune(simplified, calibrated, calibration, prepared, tuning=tuning, quiet=quiet)
     elif precision == "fp16" and target.precision_by == TYPED:
         prepared = simplified.with_name("fp16.onnx")
         convert(simplified, prepared, data=calibration, images=FP16_IMAGES, quiet=quiet)
@@ -270,6 +280,8 @@ def main() -> None:
     parser.add_argument("--calibration", type=Path, help="for INT8: a folder of pictures, a COCO json or an .npz")
     add_settings(parser)
     parser.add_argument("--max-drop", type=float, metavar="X", help="points of AP or top-1 that INT8 may lose")
+    finetune = "steps of quantization-aware fine-tuning on the calibration pictures, such as 300 (default: none)"
+    parser.add_argument("--finetune", type=int, default=0, metavar="STEPS", help=finetune)
     parser.add_argument("--validation", metavar="DATA", help="labelled pictures for --max-drop, as pipeline.evaluate's")
     parser.add_argument("--compute-capability", nargs="+", default=[], metavar="X.Y", help="of rtx; portable if absent")
     parser.add_argument("--out", type=Path, default=Path("build"), help="folder of all artefacts (%(default)s)")
@@ -300,6 +312,7 @@ def main() -> None:
         until=given.until,
         compute_capabilities=tuple(given.compute_capability),
         quiet=given.quiet,
+        finetune=given.finetune,
     )
     batch = None if given.batch is None else parse_batch(given.batch)
     if given.onnx is not None:

@@ -1,0 +1,196 @@
+"""ONNX operators in PyTorch, as far as CNNs use them, so that a graph can be differentiated.
+
+Each function takes the node's inputs as tensors (None where one is left out) and its attributes as plain values, and
+returns the first output. Semantics: github.com/onnx/onnx, docs/Operators.md, opset 13 to 20.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Attributes = Mapping[str, Any]
+DTYPES = {1: torch.float32, 2: torch.uint8, 3: torch.int8, 6: torch.int32, 7: torch.int64, 9: torch.bool}
+CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+TRANSPOSED = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}
+MAX_POOLS = {3: F.max_pool1d, 4: F.max_pool2d, 5: F.max_pool3d}
+AVERAGE_POOLS = {3: F.avg_pool1d, 4: F.avg_pool2d, 5: F.avg_pool3d}
+
+
+def padded(x: Tensor, pads: Sequence[int], value: float) -> Tensor:
+    """x with ONNX's pads, all begins before all ends, of the spatial dimensions."""
+    if not any(pads):
+        return x
+    half = len(pads) // 2
+    backwards = [pads[i + side * half] for i in reversed(range(half)) for side in (0, 1)]
+    return F.pad(x, backwards, value=value)
+
+
+def pads_of(x: Tensor, attributes: Attributes) -> list[int]:
+    """Raises NotImplementedError for padding that is not written out."""
+    if attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise NotImplementedError(f"auto_pad {attributes['auto_pad']}")
+    return list(attributes.get("pads", [0] * 2 * (x.ndim - 2)))
+
+
+def conv(inputs: list[Any], attributes: Attributes) -> Tensor:
+    x, weight, bias = (*inputs, None)[:3]
+    ones = [1] * (x.ndim - 2)
+    return CONVOLUTIONS[x.ndim](
+        padded(x, pads_of(x, attributes), 0.0),
+        weight,
+        bias,
+        stride=attributes.get("strides", ones),
+        dilation=attributes.get("dilations", ones),
+        groups=attributes.get("group", 1),
+    )
+
+
+def conv_transpose(inputs: list[Any], attributes: Attributes) -> Tensor:
+    x, weight, bias = (*inputs, None)[:3]
+    ones, pads = [1] * (x.ndim - 2), pads_of(x, attributes)
+    half = len(pads) // 2
+    if pads[:half] != pads[half:] or "output_shape" in attributes:
+        raise NotImplementedError("a padding that is not the same on both sides")
+    return TRANSPOSED[x.ndim](
+        x,
+        weight,
+        bias,
+        stride=attributes.get("strides", ones),
+        padding=pads[:half],
+        output_padding=attributes.get("output_padding", [0] * half),
+        groups=attributes.get("group", 1),
+        dilation=attributes.get("dilations", ones),
+    )
+
+
+def max_pool(inputs: list[Any], attributes: Attributes) -> Tensor:
+    x, ones = inputs[0], [1] * (inputs[0].ndim - 2)
+    return MAX_POOLS[x.ndim](
+        padded(x, pads_of(x, attributes), -torch.inf),
+        attributes["kernel_shape"],
+        stride=attributes.get("strides", ones),
+        dilation=attributes.get("dilations", ones),
+        ceil_mode=bool(attributes.get("ceil_mode", 0)),
+    )
+
+
+def average_pool(inputs: list[Any], attributes: Attributes) -> Tensor:
+    x, pads = inputs[0], pads_of(inputs[0], attributes)
+    half = len(pads) // 2
+    counted = bool(attributes.get("count_include_pad", 0))
+    if pads[:half] != pads[half:] and not counted:
+        raise NotImplementedError("a padding that is not the same on both sides and not counted")
+    return AVERAGE_POOLS[x.ndim](
+        padded(x, pads, 0.0) if counted else x,
+        attributes["kernel_shape"],
+        stride=attributes.get("strides", [1] * half),
+        padding=[0] * half if counted else pads[:half],
+        ceil_mode=bool(attributes.get("ceil_mode", 0)),
+        count_include_pad=False,
+    )
+
+
+def resize(inputs: list[Any], attributes: Attributes) -> Tensor:
+    x, _, scales, sizes = (*inputs, None, None, None)[:4]
+    by_floor = (attributes.get("coordinate_transformation_mode"), attributes.get("nearest_mode"))
+    if attributes.get("mode", "nearest") != "nearest" or by_floor != ("asymmetric", "floor"):
+        raise NotImplementedError("other than mode nearest, asymmetric, floor")
+    if sizes is not None:
+        return F.interpolate(x, size=sizes.tolist()[2:], mode="nearest")
+    return F.interpolate(x, scale_factor=scales.tolist()[2:], mode="nearest")
+
+
+def reduce_mean(inputs: list[Any], attributes: Attributes) -> Tensor:
+    axes = inputs[1].tolist() if len(inputs) > 1 and inputs[1] is not None else attributes.get("axes")
+    axes = list(range(inputs[0].ndim)) if axes is None else axes
+    return inputs[0].mean(axes, keepdim=bool(attributes.get("keepdims", 1)))
+
+
+def gemm(inputs: list[Any], attributes: Attributes) -> Tensor:
+    a, b, c = (*inputs, None)[:3]
+    a = a.T if attributes.get("transA", 0) else a
+    b = b.T if attributes.get("transB", 0) else b
+    product = attributes.get("alpha", 1.0) * (a @ b)
+    return product if c is None else product + attributes.get("beta", 1.0) * c
+
+
+def reshape(inputs: list[Any], attributes: Attributes) -> Tensor:
+    x, wanted = inputs[0], inputs[1].tolist()
+    return x.reshape([x.shape[i] if size == 0 else size for i, size in enumerate(wanted)])
+
+
+def flatten(inputs: list[Any], attributes: Attributes) -> Tensor:
+    x, axis = inputs[0], attributes.get("axis", 1)
+    return x.reshape(int(torch.tensor(x.shape[:axis]).prod()), -1)
+
+
+def clip(inputs: list[Any], attributes: Attributes) -> Tensor:
+    x, low, high = (*inputs, None, None)[:3]
+    return torch.clamp(x, low, high)
+
+
+def squeeze(inputs: list[Any], attributes: Attributes) -> Tensor:
+    return inputs[0].squeeze(tuple(inputs[1].tolist()))
+
+
+def unsqueeze(inputs: list[Any], attributes: Attributes) -> Tensor:
+    x = inputs[0]
+    for axis in sorted(inputs[1].tolist()):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def cut(inputs: list[Any], attributes: Attributes) -> Tensor:
+    """Slice."""
+    x, starts, ends, axes, steps = (*inputs, None, None)[:5]
+    along = range(len(starts)) if axes is None else axes.tolist()
+    for i, axis in enumerate(along):
+        step = 1 if steps is None else int(steps[i])
+        if step < 1:
+            raise NotImplementedError("a step backwards")
+        index = [slice(None)] * x.ndim
+        index[axis] = slice(int(starts[i]), int(ends[i]), step)
+        x = x[tuple(index)]
+    return x
+
+
+OPERATORS: dict[str, Callable[[list[Any], Attributes], Tensor]] = {
+    "Add": lambda inputs, _: inputs[0] + inputs[1],
+    "AveragePool": average_pool,
+    "Cast": lambda inputs, attributes: inputs[0].to(DTYPES[attributes["to"]]),
+    "Clip": clip,
+    "Concat": lambda inputs, attributes: torch.cat(inputs, attributes["axis"]),
+    "Conv": conv,
+    "ConvTranspose": conv_transpose,
+    "Div": lambda inputs, _: inputs[0] / inputs[1],
+    "Flatten": flatten,
+    "Gemm": gemm,
+    "GlobalAveragePool": lambda inputs, _: inputs[0].mean(list(range(2, inputs[0].ndim)), keepdim=True),
+    "HardSigmoid": lambda inputs, attributes: torch.clamp(
+        attributes.get("alpha", 0.2) * inputs[0] + attributes.get("beta", 0.5), 0, 1
+    ),
+    "HardSwish": lambda inputs, _: F.hardswish(inputs[0]),
+    "Identity": lambda inputs, _: inputs[0],
+    "LeakyRelu": lambda inputs, attributes: F.leaky_relu(inputs[0], attributes.get("alpha", 0.01)),
+    "MatMul": lambda inputs, _: inputs[0] @ inputs[1],
+    "MaxPool": max_pool,
+    "Mul": lambda inputs, _: inputs[0] * inputs[1],
+    "PRelu": lambda inputs, _: torch.where(inputs[0] < 0, inputs[0] * inputs[1], inputs[0]),
+    "ReduceMean": reduce_mean,
+    "Relu": lambda inputs, _: F.relu(inputs[0]),
+    "Reshape": reshape,
+    "Resize": resize,
+    "Sigmoid": lambda inputs, _: torch.sigmoid(inputs[0]),
+    "Slice": cut,
+    "Softmax": lambda inputs, attributes: torch.softmax(inputs[0], attributes.get("axis", -1)),
+    "Squeeze": squeeze,
+    "Sub": lambda inputs, _: inputs[0] - inputs[1],
+    "Tanh": lambda inputs, _: torch.tanh(inputs[0]),
+    "Transpose": lambda inputs, attributes: inputs[0].permute(attributes["perm"]),
+    "Unsqueeze": unsqueeze,
+}
