@@ -88,7 +88,7 @@ summary: $(INSTALLED) ## MODEL's stages, shapes, parameters and FLOPs, as the pa
 	$(BIN)/python -m pipeline.summary '$(MODEL)'
 
 .PHONY: predict evaluate
-predict: $(INSTALLED) ## what ENGINE (a folder) finds in SOURCE (an image or a folder); drawn into predictions/
+predict: $(INSTALLED) ## what ENGINE (a folder) finds in SOURCE (an image, a folder, video, a camera); drawn into predictions/
 	$(BIN)/python -m deploy.predict '$(ENGINE)' '$(SOURCE)' --out predictions
 evaluate: $(INSTALLED) ## COCO AP or top-1/top-5 of ENGINE on DATA (default: the digits)
 	$(BIN)/python -m pipeline.evaluate '$(ENGINE)' --data '$(or $(DATA),digits)'
@@ -115,7 +115,7 @@ growth: $(INSTALLED) $(VENV)/.installed-plot ## how time and memory grow from D0
 	$(BIN)/python -m pipeline.benchmark.growth --precision '$(if $(filter file,$(origin PRECISION)),fp32,$(PRECISION))' --out '$(OUT)' \
 	  --json '$(OUT)/growth.json' --plot '$(OUT)/growth.png'
 
-TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0 plot)
+TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0 plot video)
 .PHONY: test test-slow lint
 test: $(TEST_EXTRAS) ## the tests, within ten minutes on two cores
 	$(BIN)/python -m pytest -q -m 'not slow' tests

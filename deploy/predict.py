@@ -1,13 +1,24 @@
-"""What an engine sees in a picture, or in every picture of a folder: python -m deploy.predict ENGINE SOURCE
+"""What an engine sees in pictures or video: python -m deploy.predict ENGINE SOURCE
 
-Prints one line a picture. --out DIR takes the pictures with the boxes drawn in, --json FILE everything found, in the
-original pictures' pixels:
+SOURCE is a picture or a folder of pictures; or a video file, a camera (/dev/video0, camera:0, csi:0 on a Jetson), a
+stream (rtsp://..., http://...) or a GStreamer pipeline (... ! appsink).
+
+Pictures: prints one line a picture. --out DIR takes the pictures with the boxes drawn in, --json FILE everything found,
+in the original pictures' pixels:
 
     [{"image": "a.jpg", "detections": [{"box": [x0, y0, x1, y1], "score": 0.93, "class_id": 7, "label": "7"}]}]
 
 and for classifiers, the five best: {"image": "a.jpg", "classes": [{"class_id": 7, "label": "7", "score": 0.93}]}.
 Boxes are rounded to 1/100 pixel, scores to six decimals. A picture that cannot be read ends the run; then nothing is
 written.
+
+Video: every frame of a file, the newest of a camera or a stream; how many were dropped, the frames a second and the
+latency are told at the end. --out FILE.mp4 is the video with the boxes drawn in, --json FILE has a line a frame:
+
+    {"frame": 12, "time": 0.48, "detections": [...]}
+
+The time is in seconds from a file's start; of what is live, of the day (Unix time). --json - prints these lines as they
+come. Ctrl-C ends it, and what was done is whole. Needs OpenCV (pip install 'effedge[video]').
 """
 
 # What needs NumPy, Pillow and the backend is imported in the functions, so that --help and mistakes answer at once.
@@ -20,8 +31,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Union
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
 
 from deploy.cli import Parser, UserError, run
 from deploy.files import explain_os_error, whole_file
@@ -30,8 +42,8 @@ from deploy.manifest import parse_manifest
 if TYPE_CHECKING:
     import numpy as np
 
-    from deploy.classifier import Classifier, ClassScore
-    from deploy.detector import Detections, Detector
+    from deploy.detector import Detections
+    from deploy.records import Model, Result
 
 THRESHOLD = 0.3
 # Written under their own names; pictures of other formats become NAME.png.
@@ -52,8 +64,10 @@ def probability(text: str) -> float:
 def parse_args() -> argparse.Namespace:
     parser = Parser(prog="python -m deploy.predict", description=__doc__)
     parser.add_argument("engine", metavar="ENGINE", help="an engine's folder, such as build/d0-digits/int8-cpu")
-    parser.add_argument("source", metavar="SOURCE", help="a picture, or a folder of pictures (not its sub-folders)")
-    parser.add_argument("--out", metavar="DIR", help="draw what was found into this folder (detectors)")
+    help = "a picture, a folder of pictures (not its sub-folders), or video"
+    parser.add_argument("source", metavar="SOURCE", help=help)
+    help = "draw what was found into this folder, or this FILE.mp4 for video (detectors)"
+    parser.add_argument("--out", metavar="DIR", help=help)
     parser.add_argument("--json", metavar="FILE", help="write what was found to this file")
     parser.add_argument(
         "--threshold", metavar="T", type=probability, help=f"lowest score to report (detectors; default {THRESHOLD})"
@@ -67,6 +81,14 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # file names may hold bytes that are no UTF-8
             stream.reconfigure(errors="backslashreplace")
+    from deploy.video import is_video
+
+    if is_video(args.source):
+        from deploy.predict_video import predict_video
+
+        loaded = partial(load, args.engine, args.threshold, drawing=args.out is not None)
+        predict_video(loaded, args.source, args.out, args.json, args.quiet)
+        return
     from deploy.images import find_images
 
     sources = find_images(args.source)
@@ -111,7 +133,7 @@ def check_json(path: Optional[str], taken: List[Path]) -> None:
         raise UserError(f"--json {path} would replace a picture: choose another file")
 
 
-def load(folder: str, threshold: Optional[float], drawing: bool) -> "Union[Detector, Classifier]":
+def load(folder: str, threshold: Optional[float], drawing: bool) -> "Model":
     """The Detector or Classifier of an engine folder. Raises UserError for options that a classifier does not have."""
     if parse_manifest(folder)["spec"].get("task") == "classification":
         from deploy.classifier import Classifier
@@ -144,14 +166,13 @@ def whole_files(folder: Path) -> Iterator[Path]:
             raise
 
 
-def predict(
-    model: "Union[Detector, Classifier]", sources: List[Path], drawings: List[Path], quiet: bool
-) -> List[Dict[str, Any]]:
+def predict(model: "Model", sources: List[Path], drawings: List[Path], quiet: bool) -> List[Dict[str, Any]]:
     """Run every picture, print a line for each and the summary, draw into `drawings` (one a source, or none), and
     return the records for the JSON."""
     import numpy as np
 
     from deploy.images import open_image
+    from deploy.records import as_record, summary
 
     records: List[Dict[str, Any]] = []
     milliseconds: List[float] = []
@@ -159,7 +180,7 @@ def predict(
     for paths in iter(lambda: list(itertools.islice(remaining, model.batch)), []):
         started = time.perf_counter()
         images = [open_image(path) for path in paths]
-        results: List[Union[Detections, List[ClassScore]]] = list(model(images))
+        results: Sequence[Result] = list(model(images))
         milliseconds += [1000 * (time.perf_counter() - started) / len(paths)] * len(paths)
         for path, image, result in zip(paths, images, results):
             if drawings and not isinstance(result, list):
@@ -179,37 +200,6 @@ def save_drawing(image: "np.ndarray", detections: "Detections", path: Path) -> N
 
     # The quality matters to JPEG alone; the other formats ignore it.
     Image.fromarray(draw_detections(image, detections)).save(str(path), quality=95)
-
-
-def as_record(result: "Union[Detections, List[ClassScore]]") -> Dict[str, Any]:
-    """What was found in one picture, as the JSON holds it."""
-    if isinstance(result, list):
-        return {
-            "classes": [
-                {"class_id": best.class_id, "label": best.name, "score": round(best.score, 6)} for best in result
-            ]
-        }
-    found = zip(result.boxes.tolist(), result.scores.tolist(), result.class_ids.tolist(), result.names)
-    return {
-        "detections": [
-            {
-                "box": [round(side, 2) for side in box],
-                "score": round(score, 6),
-                "class_id": class_id,
-                "label": name,
-            }
-            for box, score, class_id, name in found
-        ]
-    }
-
-
-def summary(record: Dict[str, Any]) -> str:
-    """A record in a few words: "2 x cat, 1 x dog", or a classifier's best class and its probability."""
-    if "classes" in record:
-        best = record["classes"][0]
-        return f"{best['label']} ({best['score']:.2f})"
-    counts = Counter(found["label"] for found in record["detections"])
-    return ", ".join(f"{count} x {label}" for label, count in counts.most_common()) or "nothing"
 
 
 if __name__ == "__main__":

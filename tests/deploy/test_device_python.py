@@ -33,7 +33,13 @@ NEW_KEYWORDS = {"zip": {"strict"}, "dataclass": {"slots", "kw_only"}, "glob": {"
 GENERICS = {"list", "dict", "tuple", "set", "frozenset", "type", "Counter", "OrderedDict", "deque", "partial"}
 
 
-OPTIONAL = {"plot.py": {"matplotlib"}, "pytest_latency.py": {"pytest"}}  # for who wants a plot, or tests on the device
+# For who wants a plot, tests on the device, video, or an NVIDIA driver's figures.
+OPTIONAL = {
+    "plot.py": {"matplotlib"},
+    "pytest_latency.py": {"pytest"},
+    "video.py": {"cv2"},
+    "gpu_facts.py": {"pynvml"},
+}
 
 
 def tree(source):
