@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
 
+from deploy.board_notes import board_lines
 from deploy.cli import Parser, run
 from deploy.files import check_place, whole_file
 from deploy.manifest import parse_manifest
@@ -94,6 +95,7 @@ def measure(
     folder: str, pictures: Sequence[Path], iterations: Optional[int] = None, batch: Optional[int] = None
 ) -> Dict[str, Any]:
     """The report that --json writes. Raises UserError as `deploy.workload.make_workload`."""
+    from deploy.board import board
     from deploy.machine import machine, versions
     from deploy.percentiles import per_second, summarize, warm_up
     from deploy.workload import END_TO_END, make_workload
@@ -103,7 +105,9 @@ def measure(
     work = make_workload(folder, pictures, batch)
     load_ms = 1000 * (time.perf_counter() - started)
     warming = warm_up(lambda: sum(work.run().values()))
+    before = board()
     times = collect(work, iterations)
+    after = board()  # at once, while the clocks are still up
     if len(work.steps) > 1:
         times[END_TO_END] = [sum(row) for row in zip(*times.values())]
     steps = {name: {**summarize(row), "per_second": per_second(row, work.batch or 1)} for name, row in times.items()}
@@ -114,6 +118,7 @@ def measure(
         "format": 1,
         "engine": identity(folder, manifest),
         "machine": machine(),
+        "board": {"before": before, "after": after},
         "versions": versions(PACKAGES),
         "pictures": len(pictures),
         "batch": work.batch,
@@ -203,6 +208,7 @@ def table(report: Dict[str, Any]) -> str:
         f"{engine['folder']}: {engine['precision']}{batch}, {backend}",
         f"{machine['cpu']}, {machine['cores']} cores; {report['runs']} runs after {report['warm_up_runs']} to warm up; "
         f"loaded in {report['load_ms']:.0f} ms",
+        *board_lines(report["board"]["before"], report["board"]["after"]),
         f"{'ms':<12}" + "".join(f"{name:>9}" for name in ("p50", "p90", "p99", "min", "a second")),
     ]
     for name, row in report["steps"].items():

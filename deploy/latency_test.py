@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
+from deploy.board import board
+from deploy.board_notes import differences, disturbances
 from deploy.cli import Parser, UserError, run
 from deploy.files import check_place, read_json, whole_file
 from deploy.latency import PACKAGES, identity
@@ -54,7 +56,11 @@ def main() -> None:
         baseline = record(args.engine, args.baseline)
         print(f"recorded {len(baseline['before_ms'])} runs: {args.baseline}")
         return
-    comparisons = check(args.engine, read_baseline(args.baseline), args.tolerance / 100)
+    baseline = read_baseline(args.baseline)
+    before = board()
+    comparisons = check(args.engine, baseline, args.tolerance / 100)
+    for line in notes(baseline, before):
+        print(line)
     for step, found in comparisons.items():
         print(sentence(step, found, args.tolerance))
     status = exit_status(comparisons)
@@ -76,7 +82,7 @@ def record(folder: str, path: Path) -> Dict[str, Any]:
             f"only {found.quiet} of {found.runs} runs were undisturbed: the machine is too busy to record a baseline"
         )
     whole = {"format": FORMAT, "engine": identity(folder, parse_manifest(folder))}
-    whole.update(machine=machine(), versions=versions(PACKAGES), **measured)
+    whole.update(machine=machine(), board=board(), versions=versions(PACKAGES), **measured)
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(whole) + "\n", encoding="utf-8")
     return whole
@@ -193,6 +199,13 @@ def sentence(step: str, found: "Comparison", tolerance: float) -> str:
         f"{step}: {verdict}, {found.ratio:.3f} times the baseline ({interval}; more than {1 + tolerance / 100:.3f} is "
         f"slower; {found.quiet} of {found.runs} runs undisturbed)"
     )
+
+
+def notes(baseline: Dict[str, Any], before: Dict[str, Any]) -> List[str]:
+    """What should be known with the verdicts, a line each, from the board's state before the measurement and now."""
+    now = board()
+    other = [f"note: {line}" for line in differences(baseline.get("board"), now)]
+    return other + [f"note: not undisturbed, {line}" for line in disturbances(before, now)]
 
 
 def exit_status(comparisons: Dict[str, "Comparison"]) -> int:

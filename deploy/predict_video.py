@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optio
 from deploy.cli import UserError
 from deploy.files import whole_file
 from deploy.frame_reader import Frame, FrameReader
-from deploy.records import as_record, summary
+from deploy.records import as_record
 from deploy.video import Video, local_file, open_video, shown
 from deploy.video_progress import Progress, closing_line
 from deploy.video_writer import SUFFIX, VideoWriter, check_room
@@ -182,7 +182,7 @@ class Run:
             if self.lines is sys.stdout:
                 self.lines.flush()
         age = 1000 * (time.perf_counter() - frame.came)
-        progress.add(frame, summary(record), age if self.video.live else run_ms)
+        progress.add(frame, record, age if self.video.live else run_ms)
 
     def times(self, frame: Frame) -> int:
         """How often a frame stands in the video: of what is live until the next, so that it plays as fast as it was."""

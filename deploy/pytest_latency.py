@@ -16,8 +16,9 @@ from typing import Any, Callable, List, Optional, Tuple, Union
 
 import pytest
 
+from deploy.board import board
 from deploy.cli import UserError
-from deploy.latency_test import CANNOT_TELL, SLOWER, TOLERANCE, check, exit_status, read_baseline, sentence
+from deploy.latency_test import CANNOT_TELL, SLOWER, TOLERANCE, check, exit_status, notes, read_baseline, sentence
 
 Check = Callable[..., None]
 
@@ -65,8 +66,10 @@ def hold(engine: Union[str, Path, None], baseline: Union[str, Path], tolerance: 
     Raises UserError as `deploy.latency_test.check`.
     """
     recorded = read_baseline(Path(baseline))
+    before = board()
     found = check(str(engine or recorded["engine"]["folder"]), recorded, tolerance / 100)
-    lines = "\n".join(sentence(step, comparison, tolerance) for step, comparison in found.items())
+    verdicts = [sentence(step, comparison, tolerance) for step, comparison in found.items()]
+    lines = "\n".join(notes(recorded, before) + verdicts)
     status = exit_status(found)
     if status == SLOWER:
         raise SlowerError(lines)

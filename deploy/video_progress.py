@@ -2,8 +2,9 @@
 
 import sys
 import time
-from typing import TYPE_CHECKING, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
+from deploy.records import summary
 from deploy.video import Video
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class Progress:
         self.video, self.talking = video, talking and not quiet
         self.bar = not quiet and sys.stderr.isatty()
         self.milliseconds: List[float] = []
-        self.said: Optional[str] = None
+        self.said: Optional[List[str]] = None
         self.started = self.shown = self.ended = time.perf_counter()
 
     @property
@@ -37,14 +38,15 @@ class Progress:
         """The clock of the rate starts: with the first frame, not with the engine's loading."""
         self.started = self.ended = time.perf_counter()
 
-    def add(self, frame: "Frame", seen: str, milliseconds: float) -> None:
+    def add(self, frame: "Frame", record: Dict[str, Any], milliseconds: float) -> None:
+        """`record` as `deploy.records.as_record` makes it."""
         self.milliseconds.append(milliseconds)
         self.ended = time.perf_counter()
-        if self.talking and seen != self.said:
+        if self.talking and labels(record) != self.said:
             self.clear()
-            self.said = seen
+            self.said = labels(record)
             when = time.strftime("%H:%M:%S", time.localtime(frame.seconds)) if self.video.live else clock(frame.seconds)
-            print(f"{when} frame {frame.number}: {seen}", flush=True)
+            print(f"{when} frame {frame.number}: {summary(record)}", flush=True)
         if self.bar and self.ended - self.shown > EVERY_SECONDS:
             self.shown = self.ended
             print(f"\r\033[K{self.line()}", end="", file=sys.stderr, flush=True)
@@ -61,6 +63,13 @@ class Progress:
     def clear(self) -> None:
         if self.bar:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def labels(record: Dict[str, Any]) -> List[str]:
+    """What must change for a new line: which classes were found and how often, or the best class."""
+    if "classes" in record:
+        return [record["classes"][0]["label"]]
+    return sorted(found["label"] for found in record["detections"])
 
 
 def clock(seconds: float) -> str:

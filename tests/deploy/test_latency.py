@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 
 from deploy import latency
+from deploy.board import board
 from deploy.cli import UserError
 from deploy.machine import field, machine, versions
 from deploy.percentiles import WINDOW, per_second, summarize, warm_up
 from deploy.workload import made_up_picture, make_workload
+from tests.deploy.boards import BOARDS, write_board
 
 STEPS = ["decode", "prepare", "engine", "select"]
 
@@ -124,6 +126,19 @@ def test_warm_is_when_two_windows_agree():
     assert warm_up(lambda: next(falling)) == 4 * WINDOW
     alternating = iter([value for _ in range(500) for value in [10.0] * 5 + [20.0] * 5])
     assert warm_up(lambda: next(alternating)) == 200
+
+
+def test_the_board_before_and_after_is_in_the_report_and_in_the_table(monkeypatch, capsys, build, tmp_path):
+    orin = write_board(tmp_path / "orin", BOARDS["orin"])
+    readings = iter([board(orin), {**board(orin), "throttle_counts": {"under voltage (oc1)": 2}}])
+    monkeypatch.setattr("deploy.board.board", lambda: next(readings))
+    run_main(monkeypatch, build(), "--iterations", 5, "--json", tmp_path / "latency.json")
+    found = json.loads((tmp_path / "latency.json").read_text())["board"]
+    assert found["before"]["throttle_counts"]["under voltage (oc1)"] == 0
+    assert found["after"]["power_mode"] == {"id": 2, "name": "MAXN_SUPER"}
+    printed = capsys.readouterr().out
+    assert "power mode MAXN_SUPER (2), Jetson Linux R36.4.3; CPU at 1728 MHz" in printed
+    assert "NOT UNDISTURBED, these figures may be too slow: under voltage (oc1): 2 times; gpu-throttle" in printed
 
 
 def test_the_machine_is_described(tmp_path):

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from deploy import latency_test, regression
+from deploy.board import board
 from deploy.cli import UserError
 from deploy.latency_test import check, exit_status, measure, read_baseline, record
 from deploy.reference import Reference, fitted_reference
 from deploy.regression import Comparison
+from tests.deploy.boards import BOARDS, write_board
 
 ROOT = Path(latency_test.__file__).parent.parent
 RUNS = 20
@@ -91,6 +93,25 @@ def test_the_command_records_and_tells_by_its_exit_status(monkeypatch, capsys, b
     with pytest.raises(SystemExit) as stopped:
         run_main(monkeypatch, folder, "--baseline", path)
     assert stopped.value.code == 1 and capsys.readouterr().out.count("SLOWER") == 2
+
+
+def test_another_power_mode_than_the_baselines_is_noted_before_the_verdict(monkeypatch, capsys, baseline, tmp_path):
+    folder, path = baseline
+    scaled(path, 10.0)
+    content = json.loads(path.read_text())
+    assert {"power_mode", "cpu", "gpus"} <= set(content["board"])
+    now = board(write_board(tmp_path / "xavier", BOARDS["xavier"]))
+    content["board"] = {**now, "power_mode": {"id": 0, "name": "MAXN"}}
+    path.write_text(json.dumps(content))
+    monkeypatch.setattr(latency_test, "board", lambda: now)
+    run_main(monkeypatch, folder, "--baseline", path)
+    note, *verdicts = capsys.readouterr().out.splitlines()
+    assert note == "note: power mode was MAXN (0) when the baseline was recorded, now it is MODE_15W (2)"
+    assert len(verdicts) == 2 and all(": ok, " in line for line in verdicts)
+    del content["board"]  # as an earlier effedge recorded it
+    path.write_text(json.dumps(content))
+    run_main(monkeypatch, folder, "--baseline", path)
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_slower_counts_before_cannot_tell():

@@ -85,6 +85,7 @@ def test_a_classifier(build, clip, tmp_path):
     engine = build("classification")
     done = run(engine, clip, "--json", tmp_path / "found.jsonl")
     assert done.returncode == 0 and len(lines_of(tmp_path / "found.jsonl")[7]["classes"]) == 5
+    assert len(done.stdout.splitlines()) == 3  # one for all frames: the class stays, though its score does not
     done = run(engine, clip, "--out", tmp_path / "a.mp4")
     assert done.returncode == 2 and "--out is for detectors" in done.stderr and not (tmp_path / "a.mp4").exists()
 
