@@ -6,18 +6,18 @@ to there is kept, as a video that plays and lines that are whole. Only where not
 
 import contextlib
 import itertools
-import json
 import os
 import signal
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 from deploy.cli import UserError
 from deploy.files import whole_file
 from deploy.frame_reader import Frame, FrameReader
+from deploy.json_lines import STDOUT, JsonLines, opened_lines
 from deploy.records import as_record
 from deploy.video import Video, local_file, open_video, shown
 from deploy.video_progress import Progress, closing_line
@@ -26,7 +26,6 @@ from deploy.video_writer import SUFFIX, VideoWriter, check_room
 if TYPE_CHECKING:
     from deploy.records import Model, Result
 
-STDOUT = "-"
 USUAL_FPS = 30.0  # of a video whose source does not say
 TRIAL_RUNS = 3
 
@@ -97,16 +96,6 @@ def check_outputs(source: str, out: Optional[str], json_path: Optional[str]) -> 
 
 
 @contextlib.contextmanager
-def opened_lines(path: Optional[str]) -> Iterator[Optional[IO[str]]]:
-    """Where the JSON lines go: a file that is whole at the end, or standard output."""
-    if path is None or path == STDOUT:
-        yield sys.stdout if path == STDOUT else None
-        return
-    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
-        yield lines
-
-
-@contextlib.contextmanager
 def opened_writer(path: Optional[str], video: Video) -> Iterator[Optional[VideoWriter]]:
     if path is None:
         yield None
@@ -121,7 +110,12 @@ class Run:
     """The way of each frame: engine, drawing, video, JSON line."""
 
     def __init__(
-        self, model: "Model", video: Video, writer: Optional[VideoWriter], lines: Optional[IO[str]], places: List[Path]
+        self,
+        model: "Model",
+        video: Video,
+        writer: Optional[VideoWriter],
+        lines: Optional[JsonLines],
+        places: List[Path],
     ) -> None:
         """`places` are the files whose disks must have room."""
         self.model, self.video, self.writer, self.lines, self.places = model, video, writer, lines, places
@@ -177,10 +171,7 @@ class Run:
 
             self.writer.write(draw_detections(frame.pixels, result), self.times(frame))
         if self.lines is not None:
-            line = {"frame": frame.number, "time": round(frame.seconds, 3), **record}
-            self.lines.write(json.dumps(line) + "\n")
-            if self.lines is sys.stdout:
-                self.lines.flush()
+            self.lines.write({"frame": frame.number, "time": round(frame.seconds, 3), **record})
         age = 1000 * (time.perf_counter() - frame.came)
         progress.add(frame, record, age if self.video.live else run_ms)
 
