@@ -86,6 +86,7 @@ def test_the_command_records_and_tells_by_its_exit_status(monkeypatch, capsys, b
     folder, path = build(size=(256, 256)), tmp_path / "d0.json"
     run_main(monkeypatch, folder, "--baseline", path, "--record")
     assert "recorded 20 runs" in capsys.readouterr().out
+    assert {"power_mode", "cpu", "gpus"} <= set(json.loads(path.read_text())["board"])
     scaled(path, 10.0)
     run_main(monkeypatch, folder, "--baseline", path)
     assert capsys.readouterr().out.count("ok, 0.") == 2
@@ -95,23 +96,23 @@ def test_the_command_records_and_tells_by_its_exit_status(monkeypatch, capsys, b
     assert stopped.value.code == 1 and capsys.readouterr().out.count("SLOWER") == 2
 
 
-def test_another_power_mode_than_the_baselines_is_noted_before_the_verdict(monkeypatch, capsys, baseline, tmp_path):
-    folder, path = baseline
-    scaled(path, 10.0)
-    content = json.loads(path.read_text())
-    assert {"power_mode", "cpu", "gpus"} <= set(content["board"])
+def test_another_power_mode_than_the_baselines_is_noted_before_the_verdict(monkeypatch, capsys, tmp_path):
     now = board(write_board(tmp_path / "xavier", BOARDS["xavier"]))
-    content["board"] = {**now, "power_mode": {"id": 0, "name": "MAXN"}}
+    content = {"format": 2, "engine": {}, "machine": {}, "reference": {}, "ms": {"engine": [1.0]}, "before_ms": [1.0]}
+    content.update(after_ms=[1.0], board={**now, "power_mode": {"id": 0, "name": "MAXN"}})
+    path = tmp_path / "baseline.json"
     path.write_text(json.dumps(content))
     monkeypatch.setattr(latency_test, "board", lambda: now)
-    run_main(monkeypatch, folder, "--baseline", path)
-    note, *verdicts = capsys.readouterr().out.splitlines()
-    assert note == "note: power mode was MAXN (0) when the baseline was recorded, now it is MODE_15W (2)"
-    assert len(verdicts) == 2 and all(": ok, " in line for line in verdicts)
+    monkeypatch.setattr(latency_test, "check", lambda *_: {"engine": Comparison(1, 1, 1, 20, 20, False)})
+    run_main(monkeypatch, "engine", "--baseline", path)
+    assert capsys.readouterr().out.splitlines() == [
+        "note: power mode was MAXN (0) when the baseline was recorded, now it is MODE_15W (2)",
+        "engine: ok, 1.000 times the baseline (1.000 to 1.000; more than 1.050 is slower; 20 of 20 runs undisturbed)",
+    ]
     del content["board"]  # as an earlier effedge recorded it
     path.write_text(json.dumps(content))
-    run_main(monkeypatch, folder, "--baseline", path)
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    run_main(monkeypatch, "engine", "--baseline", path)
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 def test_slower_counts_before_cannot_tell():
