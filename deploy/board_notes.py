@@ -64,6 +64,13 @@ def disturbances(before: Mapping[str, Any], after: Mapping[str, Any]) -> List[st
     return found
 
 
+def notes(recorded: Optional[Mapping[str, Any]], before: Mapping[str, Any], after: Mapping[str, Any]) -> List[str]:
+    """What should be known with the verdicts of a latency test, a line each: from the baseline's board, and from the
+    readings before and after the measurement."""
+    lines = [f"note: {line}" for line in differences(recorded, after)]
+    return lines + [f"note: not undisturbed, {line}" for line in disturbances(before, after)]
+
+
 def hottest(facts: Mapping[str, Any]) -> Optional[Tuple[str, float]]:
     """(the sensor, its degrees), of a board and its GPUs."""
     found = list((facts.get("temperatures_c") or {}).items())

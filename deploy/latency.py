@@ -2,7 +2,8 @@
 
 Each run takes a batch through all steps: decode (from the disk), prepare (letterbox or crop), engine, select (NMS, or
 the best classes). The end-to-end time is their sum. Without PICTURES (a picture or a folder) a made-up picture is used;
-then the selection has little to do. Runs begin once the machine has warmed up. Throughput mode does the steps of
+then the selection has little to do. The board's power mode, clocks, temperatures and throttling are read before and
+after (deploy/board.py). Runs begin once the machine has warmed up. Throughput mode does the steps of
 several pictures side by side.
 
 --raw prints one latency in ms a line, of the engine alone, to be compared with other tools' by scripts; with

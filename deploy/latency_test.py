@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from deploy.board import board
-from deploy.board_notes import differences, disturbances
+from deploy.board_notes import notes
 from deploy.cli import Parser, UserError, run
 from deploy.files import check_place, read_json, whole_file
 from deploy.latency import PACKAGES, identity
@@ -59,7 +59,7 @@ def main() -> None:
     baseline = read_baseline(args.baseline)
     before = board()
     comparisons = check(args.engine, baseline, args.tolerance / 100)
-    for line in notes(baseline, before):
+    for line in notes(baseline.get("board"), before, board()):
         print(line)
     for step, found in comparisons.items():
         print(sentence(step, found, args.tolerance))
@@ -199,13 +199,6 @@ def sentence(step: str, found: "Comparison", tolerance: float) -> str:
         f"{step}: {verdict}, {found.ratio:.3f} times the baseline ({interval}; more than {1 + tolerance / 100:.3f} is "
         f"slower; {found.quiet} of {found.runs} runs undisturbed)"
     )
-
-
-def notes(baseline: Dict[str, Any], before: Dict[str, Any]) -> List[str]:
-    """What should be known with the verdicts, a line each, from the board's state before the measurement and now."""
-    now = board()
-    other = [f"note: {line}" for line in differences(baseline.get("board"), now)]
-    return other + [f"note: not undisturbed, {line}" for line in disturbances(before, now)]
 
 
 def exit_status(comparisons: Dict[str, "Comparison"]) -> int:
