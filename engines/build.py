@@ -6,13 +6,16 @@ The ONNX says what can be built of it: INT8 needs its Q/DQ pairs, FP16 on a type
 reports each layer's precision as built, and what was asked for and not built is an error.
 """
 
-import functools
+import contextlib
 import importlib.metadata
+import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List
 
 from deploy.cli import Parser, UserError, choose, run
-from engines.manifest import Built, write_manifest
+from engines.choices import DEFAULT, Choices, add_choices, read_choices
+from engines.manifest import UNKNOWN, Built, write_manifest
 from engines.onnx_header import Header, onnx_files, read_header
 from engines.stage import progress_disabled, run_stage
 from engines.targets import (
@@ -25,6 +28,7 @@ from engines.targets import (
     installed,
     resolve_target,
 )
+from engines.tensorrt_log import LOG
 
 LOWER = ("f16", "bf16", "int8")
 ASKED = {"fp32": ("f32",), "fp16": ("f16", "bf16"), "int8": ("int8",)}
@@ -36,8 +40,7 @@ def make_engine(
     *,
     precision: str,
     target: Target,
-    compute_capabilities: Sequence[str] = (),
-    workspace_mib: Optional[int] = None,
+    choices: Choices = DEFAULT,
     quiet: bool = False,
 ) -> bool:
     """The stage: build `out` from `onnx` unless that is done already. Returns True if it ran.
@@ -45,34 +48,41 @@ def make_engine(
     Imports no backend where there is nothing to do. Raises UserError as `build_engine` does.
     """
     choose("precision", precision, PRECISIONS)
+    choices.check(target, precision)
     check_buildable_here(target)
     distribution = installed(target.distributions)
-    make = functools.partial(
-        build_engine,
-        onnx,
-        precision=precision,
-        target=target,
-        compute_capabilities=compute_capabilities,
-        workspace_mib=workspace_mib,
-        quiet=quiet,
-    )
+
+    def make(folder: Path) -> None:
+        with log_of_a_failure(folder, out):
+            build_engine(onnx, folder, precision=precision, target=target, choices=choices, quiet=quiet)
+
     if not onnx.is_file():
         raise UserError(f"no ONNX model at '{onnx}': give the path of one (python -m pipeline.export writes it)")
     return run_stage(
         "engine",
         out,
         inputs=onnx_files(onnx),
-        options={
-            "precision": precision,
-            "target": target.name,
-            "compute_capabilities": list(compute_capabilities),
-            "workspace_mib": workspace_mib,
-        },
+        options={"precision": precision, "target": target.name, **asdict(choices)},
         tools=[distribution] if distribution else [],
         code=["engines"],
         make=make,
         folder=True,
     )
+
+
+@contextlib.contextmanager
+def log_of_a_failure(folder: Path, out: Path) -> Iterator[None]:
+    """If the build in `folder` fails, move its log, which would go with the folder, beside `out`, and say so."""
+    kept = out.with_name(f"{out.name}.{LOG}")
+    try:
+        yield
+    except UserError as error:
+        if not (folder / LOG).is_file():
+            raise
+        os.replace(folder / LOG, kept)
+        raise UserError(f"{error}; all that {LOG} says: '{kept}'") from error
+    with contextlib.suppress(FileNotFoundError):  # of an earlier build
+        kept.unlink()
 
 
 def build_engine(
@@ -81,8 +91,7 @@ def build_engine(
     *,
     precision: str,
     target: Target,
-    compute_capabilities: Sequence[str] = (),
-    workspace_mib: Optional[int] = None,
+    choices: Choices = DEFAULT,
     quiet: bool = False,
 ) -> None:
     """Write the engine and its manifest.json into `folder`, which exists and is empty.
@@ -92,13 +101,12 @@ def build_engine(
     Raises UserError if the file does not hold what the precision needs, the backend refuses it, or what it built is
     not what was asked for; KeyboardInterrupt if cancelled.
     """
+    choices.check(target, precision)
     header = read_header(onnx)
     check_prepared(header, onnx, precision, target)
     backend = import_backend(target)
     disable_progress = progress_disabled(quiet)
     if target.backend == "openvino":
-        if compute_capabilities or workspace_mib is not None:
-            raise UserError(f"--compute-capability and --workspace-mib are for GPUs: leave them out for {target.name}")
         from engines import cpu_builder
 
         built = cpu_builder.build(backend, onnx, folder, header, precision=precision, disable_progress=disable_progress)
@@ -112,8 +120,7 @@ def build_engine(
             header,
             precision=precision,
             target=target,
-            compute_capabilities=compute_capabilities,
-            workspace_mib=workspace_mib,
+            choices=choices,
             disable_progress=disable_progress,
         )
     not_built = check_built(header, built, precision, target)
@@ -166,8 +173,9 @@ def check_built(header: Header, built: Built, precision: str, target: Target) ->
         return []
     asked = header.quantized if precision == "int8" else header.half or header.convolutions
     actual = {layer.name: layer.precision for layer in built.layers if layer.is_convolution}
-    missed = [node.name for node in asked if actual.get(node.name) not in ASKED[precision]]
-    none_built = bool(asked and actual) and not set(ASKED[precision]).intersection(actual.values())
+    known = (*ASKED[precision], UNKNOWN)  # what nobody can read is not held against it
+    missed = [node.name for node in asked if actual.get(node.name) not in known]
+    none_built = bool(asked and actual) and not set(known).intersection(actual.values())
     if precision == "int8" and not asked and built.source == "executed":  # matrix products only
         none_built = all(layer.precision != "int8" for layer in built.layers)
     if precision == "fp32":
@@ -205,24 +213,15 @@ def main() -> None:
     rows = "\n".join(f"  {row.name}: {row.device}" for row in TARGETS.values())
     parser.add_argument("--target", default="auto", metavar="T", help=f"auto, or one of\n{rows}")
     parser.add_argument("--out", type=Path, required=True, help="the engine's folder")
-    parser.add_argument(
-        "--compute-capability", nargs="+", default=[], metavar="M.N", dest="compute_capabilities",
-        help="GPUs to build for, like 8.6 8.9 12.0 (rtx only; default: portable from 8.0 on)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--workspace-mib", type=int, metavar="N", help="GPU memory that one layer may use while it runs"
-    )
+    add_choices(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     options: Any = parser.parse_args()
-    if options.workspace_mib is not None and options.workspace_mib < 1:
-        raise UserError(f"--workspace-mib {options.workspace_mib}: expected 1 or more MiB")
     make_engine(
         options.onnx,
         options.out,
         precision=options.precision,
         target=resolve_target(choose("target", options.target, ["auto", *TARGETS])),
-        compute_capabilities=options.compute_capabilities,
-        workspace_mib=options.workspace_mib,
+        choices=read_choices(options),
         quiet=options.quiet,
     )
     print(options.out)

@@ -5,7 +5,7 @@ Written last, into the folder that is not yet in its place; deploy/manifest.py r
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
@@ -14,15 +14,17 @@ from engines.onnx_header import DTYPES, Dims, Header
 
 FORMAT = 1
 NAME = "manifest.json"
+UNKNOWN = "unknown"  # a precision that cannot be read
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer and the precision that it runs in: int8, f32, f16, bf16, i32, ..."""
+    """A layer, the precision that it runs in (int8, f32, f16, bf16, i32, ...), and its kernel where that is known."""
 
     name: str
     type: str
     precision: str
+    tactic: str = ""
 
     @property
     def is_convolution(self) -> bool:
@@ -37,9 +39,9 @@ class Built:
         engine: the file that the runtime loads, in the engine's folder.
         backend: name, version, and what the runtime needs to load it.
         layers: every layer, with its precision.
-        source: where the layers' precisions were read: "executed" (the runtime's own graph), "plan" (convolutions
-            from the plan's text where it names them, the rest from the typed network), "network" (the typed network
-            only), "unknown" (TensorRT 8, which does not tell).
+        source: where the layers' precisions were read: "executed" (the runtime's own graph), "inspector" (TensorRT's,
+            on the GPU that it is for), "plan" (convolutions from the plan's text where it names them, the rest from the
+            typed network), "network" (the typed network only), "unknown" (TensorRT 8 without a GPU).
         warnings: the backend's own.
     """
 
@@ -85,7 +87,9 @@ def write_manifest(
             "convolutions": built.convolutions,
             "not_built": list(not_built),
             "source": built.source,
-            "layers": [{"name": one.name, "type": one.type, "precision": one.precision} for one in built.layers],
+            "layers": [
+                {key: value for key, value in asdict(one).items() if value or key != "tactic"} for one in built.layers
+            ],
         },
         "target": target,
         "backend": built.backend,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, List, Tuple
 
 from deploy.cli import Parser, UserError, choose, run
+from engines.choices import DLA_MODES
 from engines.onnx_header import PAIRS, UINT8, Header, read_header
 from engines.targets import TARGETS, Target
 
@@ -42,7 +43,6 @@ ON_DLA = (
     "Max", "MaxPool", "Min", "Mul", "PRelu", "Pow", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Resize", "Sigmoid",
     "Slice", "Softmax", "Split", "Squeeze", "Sub", "Sum", "Tanh", "Transpose", "Unsqueeze",
 )  # fmt: skip
-DLA_MODES = ("fallback", "only")
 
 
 @dataclass(frozen=True)
@@ -160,9 +160,9 @@ def off_dla(header: Header, target: Target, dla: str) -> Iterator[Finding]:
             yield Finding(node.name, why, fatal=dla == "only")
 
 
-def refuse(header: Header, onnx: Path, target: Target) -> None:
+def refuse(header: Header, onnx: Path, target: Target, dla: str = "") -> None:
     """Raise UserError if a build would fail, with the first reason and how many there are."""
-    fatal = [finding for finding in preflight(header, target) if finding.fatal]
+    fatal = [finding for finding in preflight(header, target, dla) if finding.fatal]
     if fatal:
         more = f" (and {len(fatal) - 1} more: python -m engines.preflight lists them)" if len(fatal) > 1 else ""
         raise UserError(f"{target.name} cannot take '{onnx}': {fatal[0]}{more}")

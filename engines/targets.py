@@ -5,7 +5,6 @@ docs/operators.md of each release (opset ceilings), TensorRT's migration guide t
 only). The row of a Jetson says what is there before any Jetson was at hand: what was run is in the README.
 """
 
-import ctypes
 import importlib
 import importlib.metadata
 import importlib.util
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Sequence, Tuple
 
 from deploy.cli import UserError, choose
+from engines.gpu import first_gpu
 
 PRECISIONS = ("fp32", "fp16", "int8")
 L4T_RELEASE = Path("/etc/nv_tegra_release")  # every JetPack has it, nothing else does
@@ -37,6 +37,7 @@ class Target:
         fast_int8: INT8 is worth building there.
         zero_points: it takes INT8 activations with zero points, and computes with them no slower.
         dla: it has a DLA (deep-learning accelerator) that its TensorRT builds for.
+        compatible: it offers plans for later TensorRTs and for other GPUs (from 8.6 on, and on no JetPack).
         jetson: engines are built on the device itself, because plans need the exact TensorRT that made them.
         distributions: names on the package index that may have brought the backend.
     """
@@ -54,6 +55,7 @@ class Target:
     fast_int8: bool = True
     zero_points: bool = False
     dla: bool = False
+    compatible: bool = False
     jetson: bool = False
 
 
@@ -64,7 +66,7 @@ TENSORRT_RTX = ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx")
 ROWS = (
     Target("cpu", "x86-64 or Arm CPU", "openvino", HINT, 23, OPENVINO, progress=False, zero_points=True),
     Target("rtx", "GeForce RTX or RTX PRO, Turing and later", "tensorrt_rtx", TYPED, 24, TENSORRT_RTX, ("1.",)),
-    Target("trt", "this machine's NVIDIA GPU", "tensorrt", TYPED, 20, TENSORRT, ("10.", "11.")),
+    Target("trt", "this machine's NVIDIA GPU", "tensorrt", TYPED, 20, TENSORRT, ("10.", "11."), compatible=True),
     Target(
         "jetson-nano", "Nano, JetPack 4.6.1", "tensorrt", FLAGS, 13, TENSORRT, ("8.2.",), "3.6",
         uint8_input=False, progress=False, fast_int8=False, jetson=True,
@@ -109,12 +111,7 @@ def resolve_target(name: str, say: Callable[[str], None] = print) -> Target:
 
 def gpu_answers() -> bool:
     """True if the NVIDIA driver is there and counts at least one GPU."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    return first_gpu() is not None
 
 
 def installed(names: Sequence[str]) -> Optional[str]:

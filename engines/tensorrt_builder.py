@@ -6,28 +6,31 @@ capabilities; its own choice (8.0, 8.6, 8.9, 12.0 and later) is portable among t
 """
 
 import contextlib
-import functools
-import re
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 from deploy.cli import UserError
-from engines.manifest import Built, Layer
+from engines import tensorrt_api as api
+from engines import timing_cache
+from engines.choices import Choices, default_workspace_mib
+from engines.gpu import first_gpu
+from engines.inspector import inspected_layers
+from engines.manifest import UNKNOWN, Built, Layer
 from engines.onnx_header import Header
 from engines.plan_text import convolution_precisions
 from engines.preflight import refuse
 from engines.progress import progress_monitor
-from engines.targets import FLAGS, TYPED, Target
+from engines.targets import TYPED, Target
+from engines.tensorrt_log import explain, logged
 
 ENGINE = "engine.plan"
 PRECISION = {"FLOAT": "f32", "HALF": "f16", "BF16": "bf16", "INT8": "int8", "INT32": "i32", "INT64": "i64"}
 # Not work of their own: weights, and the borders between precisions, which are fused into the layers beside them.
 NOT_COUNTED = ("CONSTANT", "QUANTIZE", "DEQUANTIZE")
-SHOWN_ERRORS = 3
-SOURCE_PREFIX = re.compile(r"^\[[^\]]*::\d+\] (Error Code \d+: )?")
 
 
 def build(
@@ -38,82 +41,97 @@ def build(
     *,
     precision: str,
     target: Target,
-    compute_capabilities: Sequence[str] = (),
-    workspace_mib: Optional[int] = None,
+    choices: Choices,
     disable_progress: bool = False,
 ) -> Built:
-    """Write `folder`/engine.plan.
+    """Write `folder`/engine.plan and TensorRT's log, build.log.
 
     Args:
         trt: the module, tensorrt or tensorrt_rtx.
-        compute_capabilities: like "8.9", for TensorRT-RTX; empty: portable.
-        workspace_mib: the most memory that a layer's implementation may use on the GPU; None: TensorRT's own limit.
 
     Raises UserError, with the backend's own errors on one line, if it refuses the model or an option;
     KeyboardInterrupt soon after Ctrl-C, where the target's builder can be cancelled.
     """
-    refuse(header, onnx, target)
-    log = logger(trt)
-    log.reset()
+    refuse(header, onnx, target, choices.dla)
+    with logged(trt, folder) as log:
+        return build_logged(trt, log, onnx, folder, header, precision, target, choices, disable_progress)
+
+
+def build_logged(
+    trt: Any,
+    log: Any,
+    onnx: Path,
+    folder: Path,
+    header: Header,
+    precision: str,
+    target: Target,
+    choices: Choices,
+    disable_progress: bool,
+) -> Built:
+    typed = target.precision_by == TYPED
     builder = trt.Builder(log)
-    network = builder.create_network(network_flags(trt, target))
+    network = builder.create_network(api.network_flags(trt, typed))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(onnx)):
-        errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        raise UserError(f"{target.backend} cannot read '{onnx}': {explain([parser_error(error) for error in errors])}")
+        errors = [api.parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
+        raise UserError(f"{target.backend} cannot read '{onnx}': {explain(errors)}")
     config = builder.create_builder_config()
-    configure(trt, config, precision, target, workspace_mib)
-    set_compute_capabilities(trt, config, compute_capabilities, target)
-    if any(isinstance(size, str) for _, dims in header.inputs.values() for size in dims or ["of any rank"]):
-        config.add_optimization_profile(batch_profile(builder, header, onnx))
-    plan = build_plan(trt, builder, network, config, target, disable_progress)
-    if plan is None:
-        raise UserError(f"{target.backend} cannot build '{onnx}' for {target.name}: {explain(log.errors)}")
-    with open(folder / ENGINE, "wb") as file:
-        file.write(plan)
-    layers, source = built_layers(network, folder / ENGINE, target)
+    api.set_precision(trt, config, precision, typed)
     backend: Dict[str, Any] = {"name": target.backend, "version": trt.__version__}
     if target.backend == "tensorrt_rtx":
-        backend["compute_capabilities"] = list(compute_capabilities) or ["portable"]
+        if choices.compute_capabilities:
+            api.set_compute_capabilities(trt, config, choices.compute_capabilities)
+        backend["compute_capabilities"] = list(choices.compute_capabilities) or ["portable"]
+    backend.update(configure(trt, builder, config, network, choices))
+    if any(isinstance(size, str) for _, dims in header.inputs.values() for size in dims or ["of any rank"]):
+        config.add_optimization_profile(batch_profile(builder, header, onnx))
+    with timed_kernels(config, trt, target, log):
+        plan = build_plan(trt, builder, network, config, target, disable_progress)
+    if plan is None:
+        why = explain(log.errors, header, network)
+        raise UserError(f"{target.backend} cannot build '{onnx}' for {target.name}: {why}")
+    with open(folder / ENGINE, "wb") as file:
+        file.write(plan)
+    layers, source = built_layers(trt, log, network, folder / ENGINE, header, target)
     return Built(ENGINE, backend, layers, source, list(dict.fromkeys(log.warnings)))
 
 
-def network_flags(trt: Any, target: Target) -> int:
-    """Strongly typed where the target is; before TensorRT 10 the ONNX parser also wants an explicit batch."""
-    flag = "STRONGLY_TYPED" if target.precision_by == TYPED else "EXPLICIT_BATCH"
-    return 1 << int(trt.NetworkDefinitionCreationFlag.__members__[flag])
+def configure(trt: Any, builder: Any, config: Any, network: Any, choices: Choices) -> Dict[str, Any]:
+    """Apply the choices. Returns what the manifest says of them: only what was chosen, or set by default."""
+    said: Dict[str, Any] = {}
+    workspace = choices.workspace_mib or default_workspace_mib(first_gpu())
+    if workspace is not None:
+        api.limit_workspace(trt, config, workspace)
+        said["workspace_mib"] = workspace
+    if choices.optimization_level is not None:
+        api.set_optimization_level(trt, config, choices.optimization_level)
+        said["optimization_level"] = choices.optimization_level
+    api.make_compatible(trt, config, version=choices.version_compatible, hardware=choices.hardware_compatible)
+    said.update({name: True for name in ("version_compatible", "hardware_compatible") if getattr(choices, name)})
+    if choices.dla:
+        api.use_dla(trt, builder, config, choices.dla)
+        fallen = [one for one in api.off_dla(config, network) if one.type.name not in NOT_COUNTED]
+        names = [{"name": one.name, "type": one.type.name.lower()} for one in fallen]
+        said["dla"] = {"core": 0, "mode": choices.dla, "on_gpu": names}
+        print(f"engine: of {network.num_layers} layers {len(names)} are not for the DLA")
+    api.describe_layers(trt, config)
+    return said
 
 
-def configure(trt: Any, config: Any, precision: str, target: Target, workspace_mib: Optional[int]) -> None:
-    if workspace_mib is not None:
-        if hasattr(config, "set_memory_pool_limit"):
-            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
-        else:  # TensorRT before 8.4
-            config.max_workspace_size = workspace_mib << 20
-    if precision == "fp32":
-        # It is on by default, and rounds the convolutions' inputs to 10 bits of mantissa: not what fp32 asks for.
-        config.clear_flag(trt.BuilderFlag.TF32)
-    if target.precision_by == FLAGS and precision != "fp32":
-        config.set_flag(trt.BuilderFlag.FP16)
-        if precision == "int8":
-            config.set_flag(trt.BuilderFlag.INT8)
-
-
-def set_compute_capabilities(trt: Any, config: Any, wanted: Sequence[str], target: Target) -> None:
-    if not wanted:
+@contextlib.contextmanager
+def timed_kernels(config: Any, trt: Any, target: Target, log: Any) -> Iterator[None]:
+    """Build with the timing cache of this TensorRT, GPU and target, and keep what the build adds to it."""
+    gpu = first_gpu()
+    if gpu is None or target.backend == "tensorrt_rtx":
+        yield
         return
-    if target.backend != "tensorrt_rtx":
-        raise UserError(f"--compute-capability is for target rtx; {target.name} builds for the GPU that it runs on")
-    # SM89 is 8.9 and SM120 is 12.0: the last digit is the minor number.
-    known = {
-        f"{name[2:-1]}.{name[-1]}": kind for name, kind in trt.ComputeCapability.__members__.items() if "SM" in name
-    }
-    unknown = [one for one in wanted if one not in known]
-    if unknown:
-        raise UserError(f"unknown compute capability '{unknown[0]}': TensorRT-RTX builds for {', '.join(known)}")
-    config.num_compute_capabilities = len(wanted)
-    for index, one in enumerate(wanted):
-        config.set_compute_capability(known[one], index)
+    path = timing_cache.cache_file(trt.__version__, gpu, target)
+    timing_cache.attach(config, path)
+    log.forget()  # a cache that it refuses is an error to TensorRT, and none of the build
+    yield
+    unkept = timing_cache.keep(config, path)
+    if unkept:
+        print(f"engine: the timing cache is not kept: {unkept}")
 
 
 def batch_profile(builder: Any, header: Header, onnx: Path) -> Any:
@@ -192,21 +210,26 @@ def ctrl_c_sets(cancelled: threading.Event) -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def built_layers(network: Any, plan: Path, target: Target) -> Tuple[List[Layer], str]:
+def built_layers(
+    trt: Any, log: Any, network: Any, plan: Path, header: Header, target: Target
+) -> Tuple[List[Layer], str]:
     """Each layer with its precision, and where that was read (see Built.source)."""
-    if target.precision_by != TYPED:
-        return [], "unknown"  # TensorRT 8 chooses layer by layer, and the network does not say what it chose
-    layers = typed_layers(network)
-    executed = convolution_precisions(plan) if target.backend == "tensorrt_rtx" else {}
-    if not executed:
-        return layers, "network"
-    measured = [
-        Layer(one.name, one.type, "+".join(sorted(executed.get(one.name, {one.precision}))))
-        if one.is_convolution
-        else one
-        for one in layers
-    ]
-    return measured, "plan"
+    if target.backend == "tensorrt_rtx":  # it chooses kernels where the plan is loaded: no inspector knows them now
+        layers, executed = typed_layers(network), convolution_precisions(plan)
+        for index, one in enumerate(layers):
+            if one.is_convolution and one.name in executed:
+                layers[index] = replace(one, precision="+".join(sorted(executed[one.name])))
+        return layers, "plan" if executed else "network"
+    told = typed_layers(network) if target.precision_by == TYPED else []
+    information = api.inspect(trt, log, plan.read_bytes()) if first_gpu() else None
+    inspected = inspected_layers(information, header) if information else []
+    if not inspected:
+        return told, "network" if told else "unknown"
+    seen = {one.name for one in inspected if one.is_convolution and one.precision != UNKNOWN}
+    kinds = {one.name: one.precision for one in told if one.is_convolution}
+    hidden = [node.name for node in header.convolutions if node.name not in seen]  # fused into what says no types
+    layers = [one for one in inspected if not one.is_convolution or one.name in seen]
+    return [Layer(name, "convolution", kinds.get(name, UNKNOWN)) for name in hidden] + layers, "inspector"
 
 
 def typed_layers(network: Any) -> List[Layer]:
@@ -226,42 +249,3 @@ def typed_layers(network: Any) -> List[Layer]:
             precision = "int8"
         layers.append(Layer(one.name, one.type.name.lower(), precision))
     return layers
-
-
-def parser_error(error: Any) -> str:
-    """Operator, node, and the parser's reason."""
-    operator = error.node_operator() if hasattr(error, "node_operator") else ""
-    name = error.node_name() if hasattr(error, "node_name") else f"node {error.node()}"
-    reason = error.desc()
-    if reason in ("", "false"):  # a failed check of the parser's that has no words
-        reason = error.code().name.lower().replace("_", " ")
-    return f"{operator} '{name}': {reason}" if operator else reason
-
-
-def explain(errors: Sequence[str]) -> str:
-    """The first few distinct errors on one line, without the file-and-line prefix of TensorRT's own sources."""
-    lines = list(dict.fromkeys(SOURCE_PREFIX.sub("", " ".join(error.split())) for error in errors))
-    more = f" (and {len(lines) - SHOWN_ERRORS} more)" if len(lines) > SHOWN_ERRORS else ""
-    return ("; ".join(lines[:SHOWN_ERRORS]) + more) if lines else "it gave no reason"
-
-
-@functools.lru_cache(maxsize=None)
-def logger(trt: Any) -> Any:
-    """The process's one logger for a backend: TensorRT keeps the first that it is given, and outlives our objects."""
-
-    class Log(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.reset()
-
-        def reset(self) -> None:
-            self.errors: List[str] = []
-            self.warnings: List[str] = []
-
-        def log(self, severity: Any, msg: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self.errors.append(msg)
-            elif severity == trt.ILogger.WARNING:
-                self.warnings.append(msg)
-
-    return Log()

@@ -21,6 +21,7 @@ from calibration.samples import ARRAY_SUFFIXES, list_images
 from calibration.settings import DEFAULT, Settings, add_settings, read_settings
 from deploy.cli import Parser, UserError, choose, run
 from engines.build import make_engine
+from engines.choices import Choices
 from engines.onnx_header import read_header
 from engines.targets import PRECISIONS, TARGETS, TYPED, Target, check_buildable_here, resolve_target
 from pipeline.data.records import DataSet
@@ -260,7 +261,7 @@ def from_simplified(simplified: Path, request: Request, calibration: Path | None
         engine,
         precision=precision,
         target=target,
-        compute_capabilities=request.compute_capabilities,
+        choices=Choices(compute_capabilities=request.compute_capabilities),
         quiet=quiet,
     )
     return engine

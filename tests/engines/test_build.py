@@ -8,6 +8,7 @@ from deploy.files import sha256
 from deploy.manifest import read_manifest
 from engines import build
 from engines.build import check_built, check_prepared, make_engine
+from engines.choices import Choices
 from engines.cpu_builder import precision_hint
 from engines.manifest import Built, Layer, write_manifest
 from engines.onnx_header import read_header
@@ -127,7 +128,8 @@ def test_another_option_makes_another_engine(prepared, tmp_path, monkeypatch):
         return make_engine(prepared("f32"), tmp_path / "engine", **options)
 
     assert make()
-    for options in ({"precision": "fp16"}, {"target": CPU}, {"compute_capabilities": ["8.9"]}, {"workspace_mib": 64}):
+    chosen = [{"choices": one} for one in (Choices(compute_capabilities=("8.9",)), Choices(workspace_mib=64))]
+    for options in ({"precision": "fp16"}, {"target": CPU}, *chosen):
         assert make(**options)
         assert not make(**options)
     assert make()
@@ -147,5 +149,7 @@ def test_a_build_that_fails_leaves_nothing(prepared, tmp_path):
 
 
 def test_options_of_gpus_are_refused_on_the_cpu(prepared, tmp_path):
-    with pytest.raises(UserError, match="are for GPUs"):
-        make_engine(prepared("f32"), tmp_path / "e", precision="fp32", target=CPU, workspace_mib=64, quiet=True)
+    with pytest.raises(UserError, match="--workspace-mib is for GPUs"):
+        make_engine(
+            prepared("f32"), tmp_path / "e", precision="fp32", target=CPU, choices=Choices(workspace_mib=64), quiet=True
+        )

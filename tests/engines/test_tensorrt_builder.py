@@ -4,14 +4,19 @@ import json
 import os
 import signal
 import threading
+from dataclasses import replace
 
 import pytest
 
 from deploy.cli import UserError
+from engines import tensorrt_api as api
 from engines import tensorrt_builder
 from engines.build import build_engine, make_engine
+from engines.choices import DEFAULT, Choices
+from engines.gpu import Gpu
+from engines.onnx_header import read_header
 from engines.plan_text import convolution_precisions
-from engines.targets import TARGETS
+from engines.targets import FLAGS, TARGETS, TYPED
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed (extra: rtx)")
 RTX = TARGETS["rtx"]
@@ -52,7 +57,14 @@ def test_candidate_selection_builds(prepared, tmp_path):
 
 def test_a_plan_is_for_the_compute_capabilities_that_were_asked_for(prepared, tmp_path):
     capabilities = ["7.5", "12.1"]
-    build_engine(prepared("f32"), tmp_path, precision="fp32", target=RTX, compute_capabilities=capabilities, quiet=True)
+    build_engine(
+        prepared("f32"),
+        tmp_path,
+        precision="fp32",
+        target=RTX,
+        choices=Choices(compute_capabilities=tuple(capabilities)),
+        quiet=True,
+    )
     assert b"accelerators={sm75 sm121 }" in (tmp_path / "engine.plan").read_bytes()
 
 
@@ -62,7 +74,12 @@ def test_a_plan_is_for_the_compute_capabilities_that_were_asked_for(prepared, tm
         ("nms", "fp32", {}, "rtx cannot take .*nms.*: NonMaxSuppression, .*without NMS"),
         ("unknown-operator", "fp32", {}, "determinant: Det, which no TensorRT reads"),
         ("int32-bias", "int8", {}, "b1_dq: DequantizeLinear of INT32.*float biases.*and 2 more: "),
-        ("f32", "fp32", {"compute_capabilities": ["9.0"]}, "unknown compute capability '9.0': .*7.5, 8.0, .*12.1"),
+        (
+            "f32",
+            "fp32",
+            {"choices": Choices(compute_capabilities=("9.0",))},
+            "unknown compute capability '9.0': .*7.5, 8.0, .*12.1",
+        ),
         ("f32", "fp16", {}, "no FP16 weights"),
         ("any-batch", "fp32", {}, "has a dynamic batch and does not say which: .*--onnx sets it, with --batch"),
     ],
@@ -124,3 +141,103 @@ def test_a_convolution_that_became_a_matrix_product_is_found_in_the_plans_text(t
         b'  corrltn={ name="one" output={"y" } input={"weights" "x" } layers="[ONNX Layer: c]" }\n'
     )
     assert convolution_precisions(plan) == {"c": {"f16", "f32"}}
+
+
+def test_the_log_lies_in_the_engines_folder_and_is_one_of_its_files(prepared, tmp_path):
+    build_engine(prepared("f32"), tmp_path, precision="fp32", target=RTX, quiet=True)
+    assert "INFO: Engine generation completed" in (tmp_path / "build.log").read_text()
+    assert set(json.loads((tmp_path / "manifest.json").read_text())["files"]) == {"build.log", "engine.plan"}
+
+
+def test_the_log_of_a_build_that_fails_stays_beside_the_folder_until_one_succeeds(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorrt_builder, "refuse", lambda *arguments: None)
+    out, log = tmp_path / "engine", tmp_path / "engine.build.log"
+    with pytest.raises(UserError, match="NonMaxSuppression 'nms': .*no runners.*; all that build.log says: ") as error:
+        make_engine(prepared("nms"), out, precision="fp32", target=RTX, quiet=True)
+    assert str(error.value).endswith(f"'{log}'")
+    assert "ERROR: " in log.read_text() and not out.exists()
+    make_engine(prepared("f32"), out, precision="fp32", target=RTX, quiet=True)
+    assert not log.exists()
+
+
+def test_the_workspace_that_was_asked_for_is_in_the_manifest(prepared, tmp_path):
+    build_engine(prepared("f32"), tmp_path, precision="fp32", target=RTX, choices=Choices(workspace_mib=64), quiet=True)
+    backend = json.loads((tmp_path / "manifest.json").read_text())["backend"]
+    assert backend == {
+        "name": "tensorrt_rtx", "version": trt.__version__, "compute_capabilities": ["portable"], "workspace_mib": 64
+    }  # fmt: skip
+
+
+@pytest.fixture
+def on_a_board(monkeypatch, tmp_path):
+    """(row, its cache folder): TensorRT-RTX's module, whose API is TensorRT 10's, in place of a board's TensorRT."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tensorrt_builder, "first_gpu", lambda: Gpu("Orin", "8.7", 8000, True))
+    return replace(RTX, name="jetson-orin", backend="tensorrt", dla=True), tmp_path / "cache" / "effedge" / "timing"
+
+
+def build_on(row, onnx, folder, choices=DEFAULT, precision="int8"):
+    folder.mkdir()
+    header = read_header(onnx)
+    return tensorrt_builder.build(
+        trt, onnx, folder, header, precision=precision, target=row, choices=choices, disable_progress=True
+    )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Use Deprecated")  # TensorRT-RTX of its timing cache
+def test_on_a_board_kernels_are_cached_memory_is_limited_and_layers_are_inspected(
+    on_a_board, prepared, tmp_path, monkeypatch
+):
+    row, cache = on_a_board
+    kernels = [
+        {
+            "Name": f"conv{index}", "LayerType": "CaskConvolution", "TacticName": f"kernel{index}",
+            "Inputs": [{"Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}],
+        }
+        for index in (1, 2)
+    ]  # fmt: skip
+    monkeypatch.setattr(api, "inspect", lambda *arguments: json.dumps({"Layers": kernels}))
+    built = build_on(row, prepared("int8"), tmp_path / "engine")
+    assert [one.name for one in cache.iterdir()] == [f"tensorrt_{trt.__version__}_Orin_8.7_jetson-orin.cache"]
+    assert built.backend["workspace_mib"] == tensorrt_builder.default_workspace_mib(Gpu("Orin", "8.7", 8000, True))
+    assert built.source == "inspector"
+    layers = {one.name: (one.precision, one.tactic) for one in built.layers}
+    # What the inspector does not show is as the typed network says.
+    assert layers == {
+        "conv0": ("f32", ""), "conv1": ("int8", "kernel1"), "conv2": ("int8", "kernel2"), "conv3": ("int8", "")
+    }  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Use Deprecated")
+@pytest.mark.parametrize(
+    ("how", "source", "convolutions"), [(TYPED, "network", {"f32": 1, "int8": 3}), (FLAGS, "unknown", {})]
+)
+def test_a_plan_that_cannot_be_loaded_says_what_the_network_says(
+    on_a_board, prepared, tmp_path, monkeypatch, how, source, convolutions
+):
+    monkeypatch.setattr(api, "set_precision", lambda *arguments: None)  # TensorRT-RTX has no flags
+    built = build_on(replace(on_a_board[0], precision_by=how), prepared("int8"), tmp_path / "engine")
+    assert (built.source, built.convolutions) == (source, convolutions)
+
+
+@pytest.mark.filterwarnings("ignore:Use Deprecated")
+def test_what_falls_back_from_the_dla_is_in_the_manifest(on_a_board, prepared, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(api, "use_dla", lambda *arguments: None)  # there is none here
+    monkeypatch.setattr(api, "off_dla", lambda config, network: [network.get_layer(index) for index in (0, 1)])
+    built = build_on(on_a_board[0], prepared("f16"), tmp_path / "engine", Choices(dla="fallback"), "fp16")
+    fallen = [{"name": "cast", "type": "cast"}, {"name": "transpose", "type": "shuffle"}]
+    assert built.backend["dla"] == {"core": 0, "mode": "fallback", "on_gpu": fallen}
+    assert "layers 2 are not for the DLA" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "message"),
+    [
+        ("f16", "fallback", "finds no DLA on this machine; leave --dla out"),
+        ("f16", "only", "cannot take .*cast: Cast, which a DLA has no layer for"),
+        ("int8", "fallback", "a DLA takes INT8 by ranges alone"),
+    ],
+)
+def test_a_dla_that_is_not_there_or_cannot_is_one_line(on_a_board, prepared, tmp_path, name, mode, message):
+    with pytest.raises(UserError, match=message):
+        build_on(on_a_board[0], prepared(name), tmp_path / "engine", Choices(dla=mode))

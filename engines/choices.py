@@ -1,0 +1,131 @@
+"""What may be chosen of a TensorRT build beside precision and target, and which target offers what."""
+
+import argparse
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Optional, Tuple
+
+from deploy.cli import UserError, choose
+from deploy.machine import MEMORY_INFO, field, read
+from engines.gpu import Gpu
+from engines.targets import TARGETS, Target
+
+LEVELS = range(6)
+DLA_MODES = ("fallback", "only")
+SHARE = 4
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Attributes:
+    compute_capabilities: GPUs that TensorRT-RTX builds for, like "8.9"; empty: portable.
+    workspace_mib: the most GPU memory that one layer may use while it runs; None: `default_workspace_mib`.
+    optimization_level: 0 (quick build) to 5 (slow build); None: TensorRT's own, 3.
+    version_compatible: the plan also runs on later TensorRTs.
+    hardware_compatible: the plan also runs on other GPUs from Ampere on.
+    dla: "fallback": layers go to the DLA, and those that it has not to the GPU; "only": or the build fails; "": no DLA.
+    """
+
+    compute_capabilities: Tuple[str, ...] = ()
+    workspace_mib: Optional[int] = None
+    optimization_level: Optional[int] = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    dla: str = ""
+
+    def check(self, target: Target, precision: str) -> None:
+        """Raise UserError, before anything is built, for what the target does not offer."""
+        if target.backend == "openvino":
+            for one in fields(self):
+                if getattr(self, one.name) != one.default:
+                    option = OPTIONS[one.name]
+                    raise UserError(f"{option} is for GPUs: leave it out for {target.name}")
+        if self.compute_capabilities and target.backend != "tensorrt_rtx":
+            raise UserError(f"--compute-capability is for target rtx; {target.name} builds for the GPU that it runs on")
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise UserError(f"--workspace-mib {self.workspace_mib}: expected 1 or more MiB")
+        self.check_level(target)
+        for name in ("version_compatible", "hardware_compatible"):
+            if getattr(self, name) and not target.compatible:
+                offering = ", ".join(row.name for row in TARGETS.values() if row.compatible)
+                raise UserError(f"{OPTIONS[name]}: {target.name} does not offer it, {offering} do; leave it out")
+        if self.dla:
+            choose("DLA mode", self.dla, DLA_MODES)
+            if precision == "fp32":
+                raise UserError("a DLA computes in FP16 and INT8, not in fp32: build PRECISION=fp16 for --dla")
+
+    def check_level(self, target: Target) -> None:
+        level = self.optimization_level
+        if level is None:
+            return
+        if level not in LEVELS:
+            raise UserError(f"--optimization-level {level}: expected {LEVELS[0]} (quick build) to {LEVELS[-1]} (slow)")
+        if target.backend == "tensorrt_rtx":
+            raise UserError(
+                "--optimization-level does nothing for rtx, which chooses its kernels where the plan is loaded: "
+                "leave it out"
+            )
+
+
+DEFAULT = Choices()
+OPTIONS = {
+    "compute_capabilities": "--compute-capability",
+    "workspace_mib": "--workspace-mib",
+    "optimization_level": "--optimization-level",
+    "version_compatible": "--version-compatible",
+    "hardware_compatible": "--hardware-compatible",
+    "dla": "--dla",
+}
+
+
+def add_choices(parser: argparse.ArgumentParser) -> None:
+    """The options of a command that builds."""
+    parser.add_argument(
+        "--compute-capability", nargs="+", default=[], metavar="M.N", dest="compute_capabilities",
+        help="GPUs to build for, like 8.6 8.9 12.0 (rtx only; default: portable from 8.0 on)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workspace-mib", type=int, metavar="N",
+        help="GPU memory that one layer may use while it runs (default: a quarter of the board's memory where the GPU "
+        "shares that, else no limit)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--optimization-level", type=int, metavar="N",
+        help=f"{LEVELS[0]} (quick build) to {LEVELS[-1]} (TensorRT 8.6 and later; default: its own, 3)",
+    )  # fmt: skip
+    for name, what in (
+        ("version_compatible", "a plan that later TensorRTs load too"),
+        ("hardware_compatible", "a plan for all GPUs from Ampere on"),
+    ):
+        offering = ", ".join(row.name for row in TARGETS.values() if row.compatible)
+        parser.add_argument(OPTIONS[name], action="store_true", help=f"{what} ({offering}); it may be slower")
+    parser.add_argument(
+        "--dla", default="", metavar="MODE",
+        help="fallback (what the DLA has no layer for goes to the GPU) or only (it is an error)",
+    )  # fmt: skip
+
+
+def read_choices(given: Any) -> Choices:
+    """What `add_choices` took."""
+    return Choices(
+        tuple(given.compute_capabilities),
+        given.workspace_mib,
+        given.optimization_level,
+        given.version_compatible,
+        given.hardware_compatible,
+        given.dla,
+    )
+
+
+def default_workspace_mib(gpu: Optional[Gpu], memory_info: Path = MEMORY_INFO) -> Optional[int]:
+    """The limit where none is given: a quarter of the memory of a board whose GPU shares it; else None, no limit.
+
+    TensorRT's own limit is all of the device's memory. A GPU of its own answers a request that is too large with an
+    error, and TensorRT tries the next kernel. On a board the request succeeds, and the system kills the build, or
+    something else. It is a share of what the board has, not of what is free: what was built shall not depend on what
+    ran beside it.
+    """
+    if gpu is None or not gpu.integrated:
+        return None
+    total = field(read(memory_info), "MemTotal")
+    return int(total.split()[0]) // 1024 // SHARE if total else gpu.memory_mib // SHARE
