@@ -98,6 +98,11 @@ accuracy: $(INSTALLED) $(if $(EFFEDGE_DATA),$(VENV)/.installed-lite0) ## fp32, f
 	$(BIN)/python -m pipeline.accuracy --out '$(OUT)' --json '$(OUT)/accuracy.json' \
 	  $(if $(PEERS),--peers '$(PEERS)') $(if $(BCCD),--bccd-weights '$(BCCD)')
 
+.PHONY: builds
+builds: $(INSTALLED) $(VENV)/.installed-rtx $(VENV)/.installed-lite0 ## what TensorRT-RTX makes of the models: time, plan size, precision; on any machine
+	$(BIN)/python -m pipeline.builds --out '$(OUT)' --json '$(OUT)/builds.json' \
+	  $(if $(filter-out file,$(origin MODEL)),'$(MODEL)') $(if $(filter-out file,$(origin TARGET)),--target '$(TARGET)')
+
 .PHONY: latency latency-test
 latency: $(INSTALLED) $(VENV)/.installed-plot ## ENGINE's p50, p90, p99 and throughput, step by step, on SOURCE; latency.json and .png in it
 	$(BIN)/python -m deploy.latency '$(ENGINE)' $(if $(SOURCE),'$(SOURCE)') --json '$(or $(JSON),$(OUT)/latency.json)' --plot '$(or $(PLOT),$(OUT)/latency.png)'

@@ -1,9 +1,9 @@
 """A stage: files in, one artefact out, beside a record of everything it was made from.
 
 The record (`<artefact>.json`) holds the SHA-256 of each input, each option, the version of each tool and of our own
-code, and the time and memory that it took. A stage whose record matches is not run again; one whose inputs changed
-is, whatever the file dates say. The artefact is renamed into place before its record, so a kill between the two
-only means that the stage runs once more.
+code, and the time (on the clock, and of the CPU) and memory that it took. A stage whose record matches is not run
+again; one whose inputs changed is, whatever the file dates say. The artefact is renamed into place before its record,
+so a kill between the two only means that the stage runs once more.
 """
 
 import hashlib
@@ -99,13 +99,19 @@ def run_stage(
         print(f"{name}: up to date, {artefact}")
         return False
     print(f"{name}: making {artefact}", flush=True)
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     with (whole_folder if folder else whole_file)(artefact) as temporary:
         make(temporary)
         # From here to the new record nothing vouches for the artefact, so a kill means one more run.
         record_path(artefact).unlink(missing_ok=True)
-    seconds, mib = time.perf_counter() - started, peak_memory_mib()
-    record = {"key": key, "sha256": artefact_digest(artefact), "seconds": round(seconds, 2), "peak_mib": mib}
+    seconds, cpu, mib = time.perf_counter() - started, time.process_time() - cpu_started, peak_memory_mib()
+    record = {
+        "key": key,
+        "sha256": artefact_digest(artefact),
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(cpu, 2),
+        "peak_mib": mib,
+    }
     with whole_file(record_path(artefact)) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
     print(f"{name}: done in {seconds:.1f} s, peak memory {mib} MiB", flush=True)
