@@ -126,7 +126,14 @@ test: $(TEST_EXTRAS) ## the tests, within ten minutes on two cores
 	$(BIN)/python -m pytest -q -m 'not slow' tests
 test-slow: $(TEST_EXTRAS) ## the long ones too: every model, training, full sweeps
 	$(BIN)/python -m pytest -q tests
-lint: $(TEST_EXTRAS) ## ruff and mypy
+# TensorRT's types, for mypy alone: beside the packages, a `tensorrt` without a library would look like one. As published
+# they are no Python in five places: a parameter `in`, and one without a default behind others with.
+STUBS := $(VENV)/stubs/tensorrt_bindings/tensorrt.pyi
+$(STUBS): $(VENV)/.installed-core
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/stubs -c constraints.txt tensorrt-stubs
+	sed -i -E 's/\bin: list/in_: list/g; s/(channel_axis: int)\) -> IScaleLayer/\1 = ...) -> IScaleLayer/' $@
+	touch $@
+lint: $(TEST_EXTRAS) $(STUBS) ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 .PHONY: clean

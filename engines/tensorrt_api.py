@@ -48,7 +48,8 @@ def limit_workspace(trt: Any, config: "IBuilderConfig", mib: int) -> None:
     if hasattr(config, "set_memory_pool_limit"):
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, mib << 20)
     else:
-        config.max_workspace_size = mib << 20
+        before_8_4: Any = config
+        before_8_4.max_workspace_size = mib << 20
 
 
 def set_optimization_level(trt: Any, config: "IBuilderConfig", level: int) -> None:
