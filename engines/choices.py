@@ -13,6 +13,8 @@ from engines.targets import TARGETS, Target
 LEVELS = range(6)
 DLA_MODES = ("fallback", "only")
 SHARE = 4
+# Where TensorRT-RTX has no INT8, by its support matrix: 1.7 builds such a plan in FP32, for the other GPUs in it too.
+NO_INT8 = ("7.5",)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Choices:
                     raise UserError(f"{option} is for GPUs: leave it out for {target.name}")
         if self.compute_capabilities and target.backend != "tensorrt_rtx":
             raise UserError(f"--compute-capability is for target rtx; {target.name} builds for the GPU that it runs on")
+        if precision == "int8" and set(NO_INT8).intersection(self.compute_capabilities):
+            raise UserError(f"TensorRT-RTX has no INT8 for {NO_INT8[0]}: leave it out, or build fp16 for it by itself")
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise UserError(f"--workspace-mib {self.workspace_mib}: expected 1 or more MiB")
         self.check_level(target)

@@ -28,7 +28,7 @@ from deploy.cli import Parser, UserError, choose, run
 from deploy.files import whole_file
 from deploy.manifest import read_manifest
 from engines.build import make_engine
-from engines.choices import Choices
+from engines.choices import NO_INT8, Choices
 from engines.stage import record_path, run_stage
 from engines.targets import PRECISIONS, TARGETS, Target, check_buildable_here
 from pipeline.chain import Request, batch_word, build_chain
@@ -80,6 +80,7 @@ def cases(models: Sequence[str], target: Target) -> list[Case]:
         return plain
     single = [(one,) for one in CAPABILITIES] if target.backend == "tensorrt_rtx" else []
     varied = [Case(VARIED, precision, one) for one in single for precision in PRECISIONS]
+    varied = [one for one in varied if not (one.precision == "int8" and set(one.capabilities) & set(NO_INT8))]
     return plain + varied + [Case(VARIED, precision, batch=DYNAMIC) for precision in PRECISIONS]
 
 

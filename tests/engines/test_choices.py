@@ -16,6 +16,7 @@ from engines.targets import TARGETS
         ("cpu", "fp32", {"workspace_mib": 64}, "--workspace-mib is for GPUs: leave it out for cpu"),
         ("cpu", "fp16", {"dla": "only"}, "--dla is for GPUs"),
         ("trt", "fp32", {"compute_capabilities": ("8.9",)}, "--compute-capability is for target rtx"),
+        ("rtx", "int8", {"compute_capabilities": ("7.5", "8.6")}, "has no INT8 for 7.5: leave it out, or build fp16"),
         ("rtx", "fp32", {"workspace_mib": 0}, "--workspace-mib 0: expected 1 or more"),
         ("rtx", "fp32", {"optimization_level": 3}, "does nothing for rtx"),
         ("trt", "fp32", {"optimization_level": 6}, "--optimization-level 6: expected 0 .* to 5"),
@@ -32,7 +33,8 @@ def test_what_a_target_does_not_offer_is_refused(target, precision, asked, messa
 
 def test_what_it_offers_is_not():
     Choices().check(TARGETS["cpu"], "int8")
-    Choices(compute_capabilities=("7.5",), workspace_mib=64).check(TARGETS["rtx"], "int8")
+    Choices(compute_capabilities=("8.6",), workspace_mib=64).check(TARGETS["rtx"], "int8")
+    Choices(compute_capabilities=("7.5",)).check(TARGETS["rtx"], "fp16")
     asked = Choices(optimization_level=5, version_compatible=True, hardware_compatible=True)
     asked.check(TARGETS["trt"], "int8")
     Choices(optimization_level=0, dla="fallback").check(TARGETS["jetson-orin"], "fp16")

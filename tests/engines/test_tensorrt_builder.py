@@ -50,6 +50,14 @@ def test_fp32_is_not_tf32(prepared, tmp_path):
     assert b"tf32=1" not in plan
 
 
+def test_int8_that_ends_in_fp32_is_caught(prepared, tmp_path, monkeypatch):
+    """TensorRT-RTX builds Q/DQ for 7.5 without a word, with every convolution in FP32."""
+    monkeypatch.setattr(Choices, "check", lambda *arguments: None)
+    turing = Choices(compute_capabilities=("7.5",))
+    with pytest.raises(UserError, match=r"int8 was asked for and .* did not build it: 4 convolutions f32 \(plan\)"):
+        build_engine(prepared("int8"), tmp_path, precision="int8", target=RTX, choices=turing, quiet=True)
+
+
 def test_candidate_selection_builds(prepared, tmp_path):
     build_engine(prepared("tail"), tmp_path, precision="fp32", target=RTX, quiet=True)
     assert (tmp_path / "engine.plan").stat().st_size > 1000
