@@ -12,7 +12,7 @@ from deploy.cli import UserError
 from engines import tensorrt_api as api
 from engines import tensorrt_builder
 from engines.build import build_engine, make_engine
-from engines.choices import DEFAULT, Choices
+from engines.choices import DEFAULT, Choices, default_workspace_mib
 from engines.gpu import Gpu
 from engines.onnx_header import read_header
 from engines.plan_text import convolution_precisions
@@ -205,9 +205,11 @@ def test_on_a_board_kernels_are_cached_memory_is_limited_and_layers_are_inspecte
         for index in (1, 2)
     ]  # fmt: skip
     monkeypatch.setattr(api, "inspect", lambda *arguments: json.dumps({"Layers": kernels}))
+    limits, limit = [], api.limit_workspace
+    monkeypatch.setattr(api, "limit_workspace", lambda *given: (limits.append(given[2]), limit(*given)))
     built = build_on(row, prepared("int8"), tmp_path / "engine")
     assert [one.name for one in cache.iterdir()] == [f"tensorrt_{trt.__version__}_Orin_8.7_jetson-orin.cache"]
-    assert built.backend["workspace_mib"] == tensorrt_builder.default_workspace_mib(Gpu("Orin", "8.7", 8000, True))
+    assert limits == [built.backend["workspace_mib"]] == [default_workspace_mib(Gpu("Orin", "8.7", 8000, True))]
     assert built.source == "inspector"
     layers = {one.name: (one.precision, one.tactic) for one in built.layers}
     # What the inspector does not show is as the typed network says.

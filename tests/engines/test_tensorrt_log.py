@@ -20,6 +20,7 @@ MODEL = header(
     ("NonMaxSuppression", "nms", "kept"),
     ("Mul", "", "scaled"),
     ("Shape", "1", "s"),
+    ("Gather", "315", "g"),
 )
 NO_KERNEL = "Error Code 10: Internal Error (Could not find any implementation for node {}.)"
 
@@ -41,7 +42,7 @@ NO_KERNEL = "Error Code 10: Internal Error (Could not find any implementation fo
         ("ITensor::getDimensions: Error Code 4: node_of_scaled: broadcast", "Mul 'node_of_scaled': ITensor"),
         ("Skipping tactic [ONNX Layer: 1]", "Shape '1': Skipping"),
         # nothing to name: numbers and longer words are no nodes
-        ("Error Code 1: Cuda Runtime (out of memory), topkernel, retopk, x/topk", "Error Code 1"),
+        ("Error Code 1: Cuda Runtime (status 315, out of memory), topkernel, retopk, x/topk", "Error Code 1"),
     ],
 )  # fmt: skip
 def test_an_error_begins_with_the_nodes_that_it_names(message, front):
