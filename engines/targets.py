@@ -68,6 +68,10 @@ ROWS = (
     Target("rtx", "GeForce RTX or RTX PRO, Turing and later", "tensorrt_rtx", TYPED, 24, TENSORRT_RTX, ("1.",)),
     Target("trt", "this machine's NVIDIA GPU", "tensorrt", TYPED, 20, TENSORRT, ("10.", "11."), compatible=True),
     Target(
+        "trt8", "this machine's NVIDIA GPU, by TensorRT 8.6", "tensorrt", FLAGS, 17, TENSORRT, ("8.6.",),
+        progress=False, compatible=True,
+    ),
+    Target(
         "jetson-nano", "Nano, JetPack 4.6.1", "tensorrt", FLAGS, 13, TENSORRT, ("8.2.",), "3.6",
         uint8_input=False, progress=False, fast_int8=False, jetson=True,
     ),
@@ -86,6 +90,10 @@ ROWS = (
     Target(
         "jetson-orin", "Orin, JetPack 6.1 or 6.2", "tensorrt", TYPED, 20, TENSORRT, ("10.3.",), "3.10",
         dla=True, jetson=True,
+    ),
+    # A DLA is in it, but TensorRT builds for that only from 11.4.1 on, and for the AGX alone.
+    Target(
+        "jetson-orin-jp7", "Orin, JetPack 7.2", "tensorrt", TYPED, 22, TENSORRT, ("10.", "11."), "3.12", jetson=True
     ),
     Target("jetson-thor", "Thor, JetPack 7", "tensorrt", TYPED, 22, TENSORRT, ("10.", "11."), "3.12", jetson=True),
 )  # fmt: skip

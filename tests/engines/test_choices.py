@@ -36,7 +36,8 @@ def test_what_it_offers_is_not():
     Choices(compute_capabilities=("8.6",), workspace_mib=64).check(TARGETS["rtx"], "int8")
     Choices(compute_capabilities=("7.5",)).check(TARGETS["rtx"], "fp16")
     asked = Choices(optimization_level=5, version_compatible=True, hardware_compatible=True)
-    asked.check(TARGETS["trt"], "int8")
+    for name in ("trt", "trt8"):
+        asked.check(TARGETS[name], "int8")
     Choices(optimization_level=0, dla="fallback").check(TARGETS["jetson-orin"], "fp16")
 
 

@@ -17,6 +17,7 @@ from engines.targets import FLAGS, TARGETS, TYPED, check_buildable_here, import_
         ("jetson-orin-jp5", "8.5.2", "3.8", FLAGS, 17, False),
         ("jetson-orin-jp6.0", "8.6.2", "3.10", FLAGS, 17, False),
         ("jetson-orin", "10.3.0", "3.10", TYPED, 20, True),
+        ("jetson-orin-jp7", "10.13.3", "3.12", TYPED, 22, True),
         ("jetson-thor", "10.13.3", "3.12", TYPED, 22, True),
     ],
 )
