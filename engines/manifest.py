@@ -74,7 +74,7 @@ def write_manifest(
         header: of the ONNX that was built.
         not_built: layers asked for in INT8 that are not.
     """
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != NAME)
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != NAME and path.suffix != ".log")
     manifest = {
         "format": FORMAT,
         "spec": header.spec,

@@ -6,31 +6,23 @@ capabilities; its own choice (8.0, 8.6, 8.9, 12.0 and later) is portable among t
 """
 
 import contextlib
-import signal
-import sys
-import threading
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, Sequence
 
 from deploy.cli import UserError
 from engines import tensorrt_api as api
 from engines import timing_cache
+from engines.build_thread import build_plan
+from engines.built_layers import NOT_COUNTED, built_layers
 from engines.choices import Choices, default_workspace_mib
 from engines.gpu import first_gpu
-from engines.inspector import inspected_layers
-from engines.manifest import UNKNOWN, Built, Layer
+from engines.manifest import Built
 from engines.onnx_header import Header
-from engines.plan_text import convolution_precisions
 from engines.preflight import refuse
-from engines.progress import progress_monitor
 from engines.targets import TYPED, Target
 from engines.tensorrt_log import explain, logged
 
 ENGINE = "engine.plan"
-PRECISION = {"FLOAT": "f32", "HALF": "f16", "BF16": "bf16", "INT8": "int8", "INT32": "i32", "INT64": "i64"}
-# Not work of their own: weights, and the borders between precisions, which are fused into the layers beside them.
-NOT_COUNTED = ("CONSTANT", "QUANTIZE", "DEQUANTIZE")
 
 
 def build(
@@ -128,10 +120,12 @@ def timed_kernels(config: Any, trt: Any, target: Target, log: Any) -> Iterator[N
     path = timing_cache.cache_file(trt.__version__, gpu, target)
     timing_cache.attach(config, path)
     log.forget()  # a cache that it refuses is an error to TensorRT, and none of the build
-    yield
-    unkept = timing_cache.keep(config, path)
-    if unkept:
-        print(f"engine: the timing cache is not kept: {unkept}")
+    try:
+        yield
+    finally:  # of a build that was cancelled too: the next one need not measure that again
+        unkept = timing_cache.keep(config, path)
+        if unkept:
+            print(f"engine: the timing cache is not kept: {unkept}")
 
 
 def batch_profile(builder: Any, header: Header, onnx: Path) -> Any:
@@ -153,99 +147,3 @@ def batch_profile(builder: Any, header: Header, onnx: Path) -> Any:
             )
         profile.set_shape(name, *[(batch, *dims[1:]) if dims else () for batch in batches])
     return profile
-
-
-def build_plan(trt: Any, builder: Any, network: Any, config: Any, target: Target, disable_progress: bool) -> Any:
-    """The plan's bytes, or None if the builder gave up (its log says why).
-
-    The build runs on a thread of its own: this one stays free to receive Ctrl-C, which Python only delivers between
-    its own instructions on the main thread, and the builder asks at each of its steps whether to go on.
-    """
-    cancelled, finished = threading.Event(), threading.Event()
-    monitor = None
-    if target.progress:
-        monitor = config.progress_monitor = progress_monitor(trt, cancelled, disable_progress)
-    plans: List[Any] = []
-
-    def work() -> None:
-        try:
-            plans.append(builder.build_serialized_network(network, config))
-        finally:
-            finished.set()
-
-    worker = threading.Thread(target=work, name="builder")
-    with ctrl_c_sets(cancelled):
-        worker.start()
-        while not finished.wait(0.1):
-            if monitor is not None:
-                monitor.tick()
-        worker.join()
-    if monitor is not None:
-        monitor.close()
-    if cancelled.is_set():
-        raise KeyboardInterrupt
-    return plans[0] if plans else None
-
-
-@contextlib.contextmanager
-def ctrl_c_sets(cancelled: threading.Event) -> Iterator[None]:
-    """Within the block Ctrl-C sets the event and raises nothing: an exception would leave the builder's thread behind.
-
-    Does nothing off the main thread, which alone receives signals, and where Ctrl-C is ignored anyway.
-    """
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or previous in (signal.SIG_IGN, None):
-        yield
-        return
-
-    def handler(number: int, frame: Any) -> None:
-        if not cancelled.is_set():
-            cancelled.set()
-            print("cancelling: the builder stops after its current step", file=sys.stderr)
-
-    signal.signal(signal.SIGINT, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def built_layers(
-    trt: Any, log: Any, network: Any, plan: Path, header: Header, target: Target
-) -> Tuple[List[Layer], str]:
-    """Each layer with its precision, and where that was read (see Built.source)."""
-    if target.backend == "tensorrt_rtx":  # it chooses kernels where the plan is loaded: no inspector knows them now
-        layers, executed = typed_layers(network), convolution_precisions(plan)
-        for index, one in enumerate(layers):
-            if one.is_convolution and one.name in executed:
-                layers[index] = replace(one, precision="+".join(sorted(executed[one.name])))
-        return layers, "plan" if executed else "network"
-    told = typed_layers(network) if target.precision_by == TYPED else []
-    information = api.inspect(trt, log, plan.read_bytes()) if first_gpu() else None
-    inspected = inspected_layers(information, header) if information else []
-    if not inspected:
-        return told, "network" if told else "unknown"
-    seen = {one.name for one in inspected if one.is_convolution and one.precision != UNKNOWN}
-    kinds = {one.name: one.precision for one in told if one.is_convolution}
-    hidden = [node.name for node in header.convolutions if node.name not in seen]  # fused into what says no types
-    layers = [one for one in inspected if not one.is_convolution or one.name in seen]
-    return [Layer(name, "convolution", kinds.get(name, UNKNOWN)) for name in hidden] + layers, "inspector"
-
-
-def typed_layers(network: Any) -> List[Layer]:
-    """A strongly typed network's layers: a convolution's precision is its data's before DequantizeLinear, else its own.
-
-    This is what the builder was told, and, the network being strongly typed, may not depart from.
-    """
-    all_layers = [network.get_layer(index) for index in range(network.num_layers)]
-    producer = {one.get_output(k).name: one.type.name for one in all_layers for k in range(one.num_outputs)}
-    layers = []
-    for one in all_layers:
-        if one.type.name in NOT_COUNTED:
-            continue
-        dtype = one.get_output(0).dtype.name
-        precision = PRECISION.get(dtype, dtype.lower())
-        if one.type.name == "CONVOLUTION" and producer.get(one.get_input(0).name) == "DEQUANTIZE":
-            precision = "int8"
-        layers.append(Layer(one.name, one.type.name.lower(), precision))
-    return layers

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from deploy.cli import UserError
+from engines import build_thread, built_layers, tensorrt_builder, timing_cache
 from engines import tensorrt_api as api
-from engines import tensorrt_builder
 from engines.build import build_engine, make_engine
 from engines.choices import DEFAULT, Choices, default_workspace_mib
 from engines.gpu import Gpu
@@ -115,7 +115,7 @@ def test_tensorrt_itself_refuses_what_the_preflight_does(prepared, tmp_path, mon
 
 
 def test_ctrl_c_cancels_the_build_and_leaves_nothing(prepared, tmp_path, monkeypatch):
-    original, steps = tensorrt_builder.progress_monitor, []
+    original, steps = build_thread.progress_monitor, []
 
     def interrupting(module, cancelled, disable):
         monitor = original(module, cancelled, disable)
@@ -131,7 +131,7 @@ def test_ctrl_c_cancels_the_build_and_leaves_nothing(prepared, tmp_path, monkeyp
         type(monitor).step_complete = lambda self, phase_name, step: interrupt(phase_name, step)
         return monitor
 
-    monkeypatch.setattr(tensorrt_builder, "progress_monitor", interrupting)
+    monkeypatch.setattr(build_thread, "progress_monitor", interrupting)
     with pytest.raises(KeyboardInterrupt):
         make_engine(prepared("f32"), tmp_path / "engine", precision="fp32", target=RTX, quiet=True)
     assert steps and not any(steps)
@@ -151,10 +151,10 @@ def test_a_convolution_that_became_a_matrix_product_is_found_in_the_plans_text(t
     assert convolution_precisions(plan) == {"c": {"f16", "f32"}}
 
 
-def test_the_log_lies_in_the_engines_folder_and_is_one_of_its_files(prepared, tmp_path):
+def test_the_log_lies_in_the_engines_folder_and_may_be_deleted(prepared, tmp_path):
     build_engine(prepared("f32"), tmp_path, precision="fp32", target=RTX, quiet=True)
     assert "INFO: Engine generation completed" in (tmp_path / "build.log").read_text()
-    assert set(json.loads((tmp_path / "manifest.json").read_text())["files"]) == {"build.log", "engine.plan"}
+    assert set(json.loads((tmp_path / "manifest.json").read_text())["files"]) == {"engine.plan"}
 
 
 def test_the_log_of_a_build_that_fails_stays_beside_the_folder_until_one_succeeds(prepared, tmp_path, monkeypatch):
@@ -180,7 +180,8 @@ def test_the_workspace_that_was_asked_for_is_in_the_manifest(prepared, tmp_path)
 def on_a_board(monkeypatch, tmp_path):
     """(row, its cache folder): TensorRT-RTX's module, whose API is TensorRT 10's, in place of a board's TensorRT."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(tensorrt_builder, "first_gpu", lambda: Gpu("Orin", "8.7", 8000, True))
+    for module in (tensorrt_builder, built_layers):
+        monkeypatch.setattr(module, "first_gpu", lambda: Gpu("Orin", "8.7", 8000, True))
     return replace(RTX, name="jetson-orin", backend="tensorrt", dla=True), tmp_path / "cache" / "effedge" / "timing"
 
 
@@ -216,6 +217,17 @@ def test_on_a_board_kernels_are_cached_memory_is_limited_and_layers_are_inspecte
     assert layers == {
         "conv0": ("f32", ""), "conv1": ("int8", "kernel1"), "conv2": ("int8", "kernel2"), "conv3": ("int8", "")
     }  # fmt: skip
+
+
+def test_what_a_cancelled_build_measured_is_kept(on_a_board, monkeypatch):
+    row, cache = on_a_board
+    kept = []
+    monkeypatch.setattr(timing_cache, "attach", lambda *arguments: None)
+    monkeypatch.setattr(timing_cache, "keep", lambda config, path: kept.append(path))
+    log = type("Log", (), {"forget": lambda self: None})()
+    with pytest.raises(KeyboardInterrupt), tensorrt_builder.timed_kernels(object(), trt, row, log):
+        raise KeyboardInterrupt
+    assert [path.parent for path in kept] == [cache]
 
 
 @pytest.mark.filterwarnings("ignore:Use Deprecated")
