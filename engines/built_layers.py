@@ -1,7 +1,7 @@
 """The precision of each layer of a TensorRT engine, from the best source that there is.
 
-TensorRT's engine inspector where the plan can be loaded, with the kernel that it chose (inspector.py); the text in the
-plan for TensorRT-RTX, which chooses kernels only where a plan is loaded (plan_text.py); else what the typed network says.
+TensorRT's engine inspector where the plan can be loaded, with the kernel that it chose (inspector.py); the plan's text
+for TensorRT-RTX, which chooses kernels only where a plan is loaded (plan_text.py); else what the typed network says.
 """
 
 from dataclasses import replace
