@@ -108,7 +108,12 @@ def describe_layers(trt: Any, config: "IBuilderConfig") -> None:
 
 def inspect(trt: Any, log: Any, plan: bytes) -> Optional[str]:
     """The engine inspector's JSON of a plan, or None where it cannot be loaded."""
-    engine = trt.Runtime(log).deserialize_cuda_engine(plan)
+    runtime = trt.Runtime(log)
+    if hasattr(
+        runtime, "engine_host_code_allowed"
+    ):  # 8.6 and later: a version-compatible plan brings code, here our own
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return None
     return engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)

@@ -94,6 +94,27 @@ def test_every_version_describes_its_layers_and_has_a_timing_cache(version):
     assert {"create_timing_cache", "set_timing_cache", "get_timing_cache"} <= CONFIG[version]
 
 
+@pytest.mark.parametrize("has_host_code", [False, True])
+def test_a_plan_is_inspected_as_json_also_one_that_brings_its_runtime(has_host_code):
+    """Without the permission, of 8.6 and later, TensorRT does not load a version-compatible plan."""
+
+    class Runtime:
+        if has_host_code:
+            engine_host_code_allowed = False
+
+        def __init__(self, log):
+            assert log == "log"
+
+        def deserialize_cuda_engine(self, plan):
+            assert getattr(self, "engine_host_code_allowed", True)
+            inspector = SimpleNamespace(get_engine_information=lambda form: f"{plan.decode()} as {form}")
+            return SimpleNamespace(create_engine_inspector=lambda: inspector) if plan else None
+
+    trt = SimpleNamespace(Runtime=Runtime, LayerInformationFormat=SimpleNamespace(JSON="JSON"))
+    assert api.inspect(trt, "log", b"plan") == "plan as JSON"
+    assert api.inspect(trt, "log", b"") is None
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_parser_error_names_the_node_or_its_number(version):
     values = {"node": 7, "node_name": "conv1", "node_operator": "Conv", "desc": "false"}
