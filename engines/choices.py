@@ -19,13 +19,16 @@ NO_INT8 = ("7.5",)
 
 @dataclass(frozen=True)
 class Choices:
-    """Attributes:
-    compute_capabilities: GPUs that TensorRT-RTX builds for, like "8.9"; empty: portable.
-    workspace_mib: the most GPU memory that one layer may use while it runs; None: `default_workspace_mib`.
-    optimization_level: 0 (quick build) to 5 (slow build); None: TensorRT's own, 3.
-    version_compatible: the plan also runs on later TensorRTs.
-    hardware_compatible: the plan also runs on other GPUs from Ampere on.
-    dla: "fallback": layers go to the DLA, and those that it has not to the GPU; "only": or the build fails; "": no DLA.
+    """What the user chose.
+
+    Attributes:
+        compute_capabilities: GPUs that TensorRT-RTX builds for, like "8.9"; empty: portable.
+        workspace_mib: the most GPU memory that one layer may use while it runs; None: `default_workspace_mib`.
+        optimization_level: 0 (quick build) to 5 (slow build); None: TensorRT's own, 3.
+        version_compatible: the plan also runs on later TensorRTs.
+        hardware_compatible: the plan also runs on other GPUs from Ampere on.
+        dla: empty: no DLA. "fallback": what the DLA has a layer for goes there, the rest to the GPU. "only": a rest is
+            an error.
     """
 
     compute_capabilities: Tuple[str, ...] = ()
