@@ -109,9 +109,7 @@ def describe_layers(trt: Any, config: "IBuilderConfig") -> None:
 def inspect(trt: Any, log: Any, plan: bytes) -> Optional[str]:
     """The engine inspector's JSON of a plan, or None where it cannot be loaded."""
     runtime = trt.Runtime(log)
-    if hasattr(
-        runtime, "engine_host_code_allowed"
-    ):  # 8.6 and later: a version-compatible plan brings code, here our own
+    if hasattr(runtime, "engine_host_code_allowed"):  # from 8.6 on: a version-compatible plan brings code, our own here
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
