@@ -122,7 +122,13 @@ class Request:
         check_drop(self.max_drop, self.validation, self.precision)
         if self.finetune < 0 or self.finetune and self.precision != "int8":
             raise UserError(f"--finetune {self.finetune} (FINETUNE): expected a number of steps, with PRECISION=int8")
+        self.choices.check(self.target, self.precision)
         check_buildable_here(self.target)
+
+    @property
+    def choices(self) -> Choices:
+        """For the builder."""
+        return Choices(compute_capabilities=self.compute_capabilities)
 
     @property
     def reads_data(self) -> bool:
@@ -261,7 +267,7 @@ def from_simplified(simplified: Path, request: Request, calibration: Path | None
         engine,
         precision=precision,
         target=target,
-        choices=Choices(compute_capabilities=request.compute_capabilities),
+        choices=request.choices,
         quiet=quiet,
     )
     return engine

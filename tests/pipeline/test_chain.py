@@ -207,6 +207,8 @@ def refused(done, message):
         (["b0", "--weights", "random", "--batch", "4:2"], "batch '4:2' cannot be built"),
         (["b0", "--weights", "random", "--method", "guess"], "unknown method 'guess'"),
         (["b0", "--weights", "random", "--until", "engin"], "unknown stage 'engin': did you mean 'engine'?"),
+        (["b0", "--target", "rtx", "--compute-capability", "7.5"], "TensorRT-RTX has no INT8 for 7.5: leave it out"),
+        (["b0", "--target", "cpu", "--compute-capability", "8.6"], "--compute-capability is for GPUs: leave it out"),
         (["b0", "--weights", "random", "--precision", "fp32", "--labels", "no.txt"], "no labels file 'no.txt'"),
         (["b0", "--precison", "int8"], "--precison"),
         ([], "expected either a model (b0 to d7x, --help lists them) or --onnx FILE, neither was given"),
