@@ -97,10 +97,9 @@ def picture_workload(
         marks = [time.perf_counter()]
         images = [read(item) for item in itertools.islice(source, batch)]
         marks.append(time.perf_counter())
-        prepared = [engine.prepare(image) for image in images]
-        feeds = {INPUT: engine.stack(prepared)}
+        prepared, feeds = engine.begin(images)
         marks.append(time.perf_counter())
-        outputs = engine.backend(feeds)
+        outputs = engine.infer(feeds)
         marks.append(time.perf_counter())
         for row, item in enumerate(prepared):
             finish(item, {name: output[row] for name, output in outputs.items()})
