@@ -18,6 +18,12 @@ INPUT = "image"
 NMS_THREADS = 512
 NMS_BYTES = 5  # of shared memory, for each candidate
 BLACK = np.zeros((1, 1, 3), np.uint8)
+TYPES = {INPUT: np.uint8, "boxes": np.float32, "scores": np.float32, "classes": np.int32}  # that the kernels know
+
+
+def fits(description: Mapping[str, Any], types: Mapping[str, Any]) -> bool:
+    """Whether the kernels are made for such an input, and for tensors of these types."""
+    return (description["resize"], description["interpolation"]) == ("letterbox", "bilinear") and types == TYPES
 
 
 class Kernels(NamedTuple):
@@ -84,11 +90,12 @@ class DetectorSteps:
         for place, picture in zip(self.places, pictures):
             self.given.view(np.uint8, picture.shape, place.pixels)[...] = picture
         image = ((len(pictures), self.height, self.width, 3), int(self.image))
-        self.lane.replay(("pictures", shapes), {INPUT: image}, self.enqueue)
+        self.lane.replay((shapes, self.given.address, int(self.narrowed)), {INPUT: image}, self.enqueue)
         return {**self.lane.results(), "kept": self.kept.view(np.int32, (len(pictures), self.most)).copy()}
 
     def lay_out(self, shapes: Tuple[Tuple[int, int], ...]) -> None:
         """Say where everything lies in the one buffer that is copied: the resized sizes, the tables, the pixels."""
+        self.shapes = ()  # until all is done: memory may be short
         resized = [letterboxed_size(shape, (self.height, self.width)) for shape in shapes]
         numbers = [np.array([(width, height) for height, width in resized], np.int32).ravel()]
         end = numbers[0].nbytes

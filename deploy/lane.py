@@ -90,8 +90,8 @@ class Lane:
         """The engine's layers, and the copies of what they gave."""
         if not self.context.execute_async_v3(self.stream.handle):
             raise UserError(
-                f"TensorRT could not run '{self.gpu.path}' on {self.gpu.name} ({self.log.reason()}): build the engine "
-                "on this machine"
+                f"TensorRT could not run '{self.gpu.path}' on {self.gpu.name} ({self.log.reason()}): close what else "
+                "uses the GPU, or build the engine on this machine"
             )
         for name, buffer in self.outputs.items():
             buffer.download(self.size(name), self.stream)

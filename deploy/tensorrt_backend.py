@@ -18,7 +18,7 @@ import numpy as np
 from deploy.backends import Fused
 from deploy.cli import UserError
 from deploy.compiled_cache import cache_path, keep_compiled, read_compiled
-from deploy.detector_steps import DetectorSteps, load_kernels
+from deploy.detector_steps import DetectorSteps, fits, load_kernels
 from deploy.gpu import Gpu
 from deploy.lane import Lane
 from deploy.tensorrt_api import RuntimeCache, as_shape, check_version, make_log, memory_mib, most_contexts
@@ -90,7 +90,7 @@ class TensorRTEngine:
 
         None, and a line on stderr that says why, where the kernels cannot be compiled. Raises UserError if memory is
         short."""
-        if (description["resize"], description["interpolation"]) != ("letterbox", "bilinear"):
+        if not fits(description, self.lanes[0].types):
             return None
         try:
             with self.gpu.current():

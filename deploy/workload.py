@@ -1,6 +1,7 @@
 """An engine's work cut into steps that can be timed: decode, prepare, engine, select.
 
 One run is one batch through all steps; an engine of an ONNX that says nothing of pictures has the step `engine` alone.
+Where the GPU does a detector's letterbox and NMS too, their time is the engine's.
 """
 
 import itertools
