@@ -292,6 +292,21 @@ def test_no_memory_is_one_line_wherever_it_runs_out(pretend, kernels, host_kerne
         assert_same(list(detector(small)), expected)
 
 
+def test_a_graph_is_not_used_again_when_only_half_of_the_memory_could_be_had(pretend, kernels, host_kernels, tmp_path):
+    cuda = FakeCuda(host_kernels)
+    pretend(cuda, finder(cuda))
+    write_detector(tmp_path)
+    detector = Detector(tmp_path)
+    first, second = pictures(0, 2, [(40, 40)])
+    expected = on_the_cpu(tmp_path, [second])
+    for _ in range(2):
+        list(detector([first]))
+    cuda.left = 18_000  # enough for the next picture, not for its narrowed form
+    with pytest.raises(UserError, match="no memory left"):
+        list(detector(pictures(0, 1, [(40, 50)])))
+    assert_same(list(detector([second])), expected)
+
+
 def test_an_engine_that_the_kernels_are_not_made_for_has_its_steps_on_the_cpu(pretend, kernels, tmp_path):
     cuda = FakeCuda()
     engine = finder(cuda)
