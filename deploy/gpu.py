@@ -3,6 +3,7 @@
 pycuda has no CUDA graphs: those few functions of the driver's are called by ctypes, on pycuda's streams.
 """
 
+import atexit
 import contextlib
 import ctypes
 import os
@@ -30,9 +31,10 @@ class Gpu:
         try:
             cuda.init()
             device = cuda.Device(0)
+            self.context = primary_context(0)
         except cuda.Error as error:
             raise UserError(f"'{path}' needs an NVIDIA GPU, and CUDA finds none ({error})") from error
-        self.path, self.name, self.context = path, device.name(), device.retain_primary_context()
+        self.path, self.name = path, device.name()
         self.architecture = "sm_{}{}".format(*device.compute_capability())
         self.integrated = bool(device.get_attribute(cuda.device_attribute.INTEGRATED))
 
@@ -74,6 +76,15 @@ class Gpu:
     def kernel(self, binary: bytes, name: str, types: str) -> Any:
         """A kernel of a compiled module; its parameters' types are struct's (P a pointer, i, I, f)."""
         return cuda.module_from_buffer(binary).get_function(name).prepare(types)
+
+
+@lru_cache(maxsize=None)
+def primary_context(number: int) -> Any:
+    """A GPU's primary context, kept to the end: then it is released by name, because what pycuda does when the object
+    goes by itself (cuCtxDetach) is not for primary contexts, and warns."""
+    context = cuda.Device(number).retain_primary_context()
+    atexit.register(context.detach)
+    return context
 
 
 def launch_rows(kernel: Any, stream: Any, length: int, rows: int, *parameters: Any) -> None:

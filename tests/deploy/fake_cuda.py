@@ -101,7 +101,8 @@ class FakeCuda:
         self.streams: Dict[int, Stream] = {}
         self.events: List[str] = []
         self.lost = False
-        self.pushed: List[int] = []
+        self.pushed: List[int] = []  # the threads that have the context current
+        self.retained: List[int] = []
         self.graphs: Dict[int, List[Callable[[], None]]] = {}
         self.graph_numbers = itertools.count(1)
         self.Error = type("Error", (Exception,), {})
@@ -175,8 +176,10 @@ class FakeCuda:
             compute_capability=lambda: (8, 7),
             get_attribute=lambda attribute: int(attribute == "integrated" and self.integrated),
             retain_primary_context=lambda: types.SimpleNamespace(
+                number=self.retained.append(1),
                 push=lambda: self.pushed.append(threading.get_ident()),
                 pop=lambda: self.pushed.remove(threading.get_ident()),
+                detach=lambda: None,
             ),
         )
         driver.__dict__.update(

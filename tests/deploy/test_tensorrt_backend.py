@@ -240,6 +240,17 @@ def test_what_cannot_be_recorded_runs_step_by_step_and_a_line_says_so(pretend, c
     )
 
 
+def test_all_engines_of_a_process_share_one_context_that_is_released_at_the_end(pretend, monkeypatch):
+    at_the_end = []
+    monkeypatch.setattr("atexit.register", at_the_end.append)
+    cuda = FakeCuda()
+    load = pretend(cuda, adder(cuda))
+    for engine in (load(), load()):
+        assert engine({"image": np.ones((1, 2, 2, 3), np.uint8)})["sums"].tolist() == [[12, 12]]
+    assert len(cuda.retained) == 1
+    assert [function.__name__ for function in at_the_end] == ["<lambda>"]  # the context's detach
+
+
 def test_an_output_that_numpy_cannot_hold_is_refused(pretend):
     cuda = FakeCuda()
     with pytest.raises(UserError, match=r"tensor 'sums' of .* is FP8 \[4, 2\]"):
