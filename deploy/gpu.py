@@ -1,4 +1,5 @@
-"""The GPU, by pycuda: all of effedge's calls of CUDA. Untested on a GPU.
+"""The GPU, by pycuda: all of effedge's calls of CUDA. Untested on a GPU; pycuda itself has run it over a stand-in for
+the driver.
 
 pycuda has no CUDA graphs: those few functions of the driver's are called by ctypes, on pycuda's streams.
 """

@@ -8,7 +8,7 @@
 5. TensorRT-RTX tells whether a stream can be captured; of the others an attempt shows it.
 
 Sources: the migration guides of TensorRT 10 and 11, TensorRT-RTX's guide ("Working with Runtime Cache", "Working with
-RTX CUDA Graphs"), issue 1590 of NVIDIA/TensorRT. Only the names of TensorRT-RTX 1.7 have been checked against it.
+RTX CUDA Graphs"), NVIDIA/TensorRT#1590. Only the names of TensorRT-RTX 1.7 have been checked against it.
 """
 
 from typing import TYPE_CHECKING, Any, List, Optional, Tuple

@@ -138,6 +138,14 @@ def test_nvcc_compiles_the_kernels_for_every_architecture_that_it_knows(nvcc, tm
     assert output.stat().st_size > 1000 * len(numbers)
 
 
+def test_nvcc_leaves_the_arithmetic_as_it_is_written(nvcc, tmp_path):
+    """A product contracted with a sum (fma) is rounded once, in NumPy twice; the letterbox has no floats."""
+    for name, unwanted in (("nms", "fma"), ("letterbox", ".f32"), ("letterbox", ".f64")):
+        ptx = tmp_path / f"{name}.ptx"
+        subprocess.run([nvcc, "-ptx", "-o", str(ptx), str(kernels.SOURCES / f"{name}.cu")], check=True)
+        assert ".visible .entry" in ptx.read_text() and unwanted not in ptx.read_text()
+
+
 def test_a_kernel_is_compiled_once_and_kept_in_the_engines_folder(nvcc, tmp_path, monkeypatch):
     engine = tmp_path / "engine.plan"
     binary = kernels.compiled_kernels("nms", "sm_87", engine)
