@@ -2,7 +2,7 @@
 
 import importlib
 from pathlib import Path
-from typing import Any, Callable, Dict, Protocol, Union
+from typing import Any, Callable, Dict, List, Protocol, Union
 
 import numpy as np
 
@@ -10,10 +10,16 @@ from deploy.cli import UserError, choose
 
 # From the engine's inputs by name to its outputs by name, arrays that the caller may keep.
 Infer = Callable[[Dict[str, np.ndarray]], Dict[str, np.ndarray]]
+# From pictures, RGB uint8 [h,w,3], to a detector's outputs and the candidates that NMS keeps.
+Fused = Callable[[List[np.ndarray]], Dict[str, np.ndarray]]
 
 
 class Backend(Protocol):
-    """An engine that is loaded; `parallel` is how many threads may, and for throughput should, call it at once."""
+    """An engine that is loaded; `parallel` is how many threads may, and for throughput should, call it at once.
+
+    It may have a method `fuse(description, selection)`, from a spec's "input" and the parameters of `deploy.nms.nms` to
+    a Fused, or None where that cannot be: letterbox, engine and NMS in one go, where that is quicker than apart.
+    """
 
     parallel: int
 

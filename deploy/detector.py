@@ -60,6 +60,7 @@ class Detector:
         """
         self.engine = Engine(folder, "detection", throughput)
         self.suppress = partial(nms, threshold=threshold, iou=iou, max_detections=max_detections)
+        self.engine.fuse(threshold=threshold, iou=iou, max_detections=max_detections)
 
     @property
     def batch(self) -> int:
@@ -78,8 +79,11 @@ class Detector:
         self.engine.check_finite(boxes, scores)
         height, width = prepared.resized
         boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
-        visible = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
-        kept = visible[self.suppress(boxes[visible], scores[visible], class_ids[visible])]
+        if "kept" in outputs:  # the backend did the rest too
+            kept = outputs["kept"][outputs["kept"] >= 0]
+        else:
+            visible = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
+            kept = visible[self.suppress(boxes[visible], scores[visible], class_ids[visible])]
         return Detections(
             boxes=boxes_to_picture(boxes[kept], prepared),
             scores=scores[kept].astype(np.float32),

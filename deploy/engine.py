@@ -3,16 +3,16 @@
 import itertools
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, TypeVar, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple, TypeVar, Union
 
 import numpy as np
 
-from deploy.backends import Infer, load_backend
+from deploy.backends import Fused, Infer, load_backend
 from deploy.cli import UserError
 from deploy.images import open_image
 from deploy.manifest import read_manifest
 from deploy.parallel import ordered_map
-from deploy.preprocess import Prepared, preparation
+from deploy.preprocess import Prepared, letterboxed_size, preparation
 
 Picture = Union[str, Path, np.ndarray]  # a file, or RGB uint8 [H,W,3]
 Outputs = Dict[str, np.ndarray]
@@ -58,11 +58,17 @@ class Engine:
         self.folder, self.model, self.labels = folder, spec["model"], list(spec["labels"])
         self.height, self.width = spec["input"]["size"]
         self.smallest, self.usual, self.batch = spec["input"]["batch"]
-        self.prepare = preparation(spec["input"])
+        self.input, self.prepare = spec["input"], preparation(spec["input"])
 
     def take_backend(self, backend: Infer, parallel: int) -> None:
         """Set what runs the engine, and how many threads may call it at once."""
         self.backend, self.parallel = backend, parallel
+        self.fused: Optional[Fused] = None
+
+    def fuse(self, **selection: Any) -> None:
+        """Leave letterbox and NMS to the backend too, if it does them quicker (on GPUs). `selection` is NMS's."""
+        if hasattr(self.backend, "fuse"):
+            self.fused = self.backend.fuse(self.input, selection)
 
     def run(self, images: Iterable[Picture], finish: Callable[[Prepared, Outputs], Result]) -> Iterator[Result]:
         """What `finish` makes of each image in turn, from what was made of it for the input and its row of every
@@ -74,11 +80,24 @@ class Engine:
 
     def run_batch(self, images: List[Picture], finish: Callable[[Prepared, Outputs], Result]) -> List[Result]:
         """All steps of one batch."""
-        prepared = [self.prepare(as_array(image)) for image in images]
-        outputs = self.backend({INPUT: self.stack(prepared)})
+        prepared, batch = self.begin([as_array(image) for image in images])
+        outputs = self.infer(batch)
         return [
             finish(item, {name: output[row] for name, output in outputs.items()}) for row, item in enumerate(prepared)
         ]
+
+    def begin(self, pictures: List[np.ndarray]) -> Tuple[List[Prepared], Any]:
+        """What is done before the engine; `infer` takes the second. Fused it is next to nothing."""
+        if self.fused is None:
+            prepared = [self.prepare(picture) for picture in pictures]
+            return prepared, self.stack(prepared)
+        size = (self.height, self.width)
+        shapes = [(picture.shape[0], picture.shape[1]) for picture in pictures]
+        return [Prepared(one, shape, letterboxed_size(shape, size)) for one, shape in zip(pictures, shapes)], pictures
+
+    def infer(self, batch: Any) -> Outputs:
+        """The engine's outputs for what `begin` gave."""
+        return self.backend({INPUT: batch}) if self.fused is None else self.fused(batch)
 
     def stack(self, prepared: List[Prepared]) -> np.ndarray:
         """The engine's input; fewer pictures than its smallest batch are filled up with black ones."""

@@ -50,15 +50,19 @@ def preparation(description: Mapping[str, Any]) -> Callable[[np.ndarray], Prepar
 
 def letterbox(image: np.ndarray, size: Tuple[int, int], fill: Sequence[int], resample: Image.Resampling) -> Prepared:
     """Scale `image` (uint8 [h,w,3]) to fit `size` (H, W), place it top-left and fill the rest with the RGB `fill`."""
-    height, width = image.shape[:2]
-    scale = min(size[0] / height, size[1] / width)
-    new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
+    new_height, new_width = letterboxed_size(image.shape[:2], size)
     pixels = np.empty((size[0], size[1], 3), np.uint8)
     row = np.tile(np.asarray(fill, np.uint8), (size[1], 1))  # by the row: pixel by pixel NumPy takes 0.8 ms for it
     pixels[new_height:] = row
     pixels[:new_height, new_width:] = row[new_width:]
     resize_into(pixels[:new_height, :new_width], image, resample)
-    return Prepared(pixels, (height, width), (new_height, new_width))
+    return Prepared(pixels, image.shape[:2], (new_height, new_width))
+
+
+def letterboxed_size(picture: Tuple[int, int], size: Tuple[int, int]) -> Tuple[int, int]:
+    """(height, width) that a picture of (height, width) is scaled to, to fit `size`."""
+    scale = min(size[0] / picture[0], size[1] / picture[1])
+    return max(1, round(picture[0] * scale)), max(1, round(picture[1] * scale))
 
 
 def resize_into(out: np.ndarray, image: np.ndarray, resample: Image.Resampling) -> None:

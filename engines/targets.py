@@ -65,7 +65,10 @@ TENSORRT_RTX = ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx")
 
 ROWS = (
     Target("cpu", "x86-64 or Arm CPU", "openvino", HINT, 23, OPENVINO, progress=False, zero_points=True),
-    Target("rtx", "GeForce RTX 30 or RTX PRO and later (RTX 20: 7.5, no INT8)", "tensorrt_rtx", TYPED, 24, TENSORRT_RTX, ("1.",)),
+    Target(
+        "rtx", "GeForce RTX 30, RTX PRO and later (RTX 20: 7.5, no INT8)", "tensorrt_rtx", TYPED, 24, TENSORRT_RTX,
+        ("1.",),
+    ),
     Target("trt", "this machine's NVIDIA GPU", "tensorrt", TYPED, 20, TENSORRT, ("10.", "11."), compatible=True),
     Target(
         "trt8", "this machine's NVIDIA GPU, by TensorRT 8.6", "tensorrt", FLAGS, 17, TENSORRT, ("8.6.",),

@@ -6,8 +6,12 @@ red, green and blue of its input, of seven classes; the other four are 0.25, 0.5
 adds an int32 [N,1] to a float32 [N,3].
 """
 
+import ctypes
 import hashlib
+import importlib.util
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
@@ -15,6 +19,12 @@ import numpy as np
 import openvino as ov
 import openvino.opset13 as ops
 import pytest
+
+# By its path: the tests are no package, and their folder is not on sys.path.
+spec = importlib.util.spec_from_file_location("fake_cuda", str(Path(__file__).with_name("fake_cuda.py")))
+assert spec is not None and spec.loader is not None
+fake_cuda = sys.modules["fake_cuda"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(fake_cuda)
 
 Build = Callable[..., Path]
 
@@ -141,3 +151,12 @@ def edit() -> Callable[..., None]:
         path.write_text(json.dumps(manifest))
 
     return apply
+
+
+@pytest.fixture(scope="session")
+def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The CUDA kernels' arithmetic, compiled for the host."""
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler (g++) to compile the kernels for the host with")
+    return fake_cuda.compile_host_kernels(compiler, tmp_path_factory.mktemp("kernels"))

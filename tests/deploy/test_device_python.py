@@ -9,7 +9,7 @@ import pytest
 
 SOURCES = sorted((Path(__file__).resolve().parents[2] / "deploy").rglob("*.py"))
 # Everything that deploy/ may import beside the standard library and itself.
-THIRD_PARTY = {"numpy", "PIL", "openvino", "pycuda"}
+THIRD_PARTY = {"numpy", "PIL", "openvino", "pycuda", "tensorrt"}
 # Of the standard library since 3.9, and methods since 3.9, in the forms that are likely here.
 NEW_MODULES = {"graphlib", "tomllib", "zoneinfo", "compression", "annotationlib"}
 NEW_NAMES = {
