@@ -42,6 +42,8 @@ class TensorRTEngine:
         with gpu.current():
             log = make_log(module)
             self.runtime = module.Runtime(log)
+            if manifest["backend"].get("version_compatible"):  # such a plan brings its runtime's code with it
+                self.runtime.engine_host_code_allowed = True
             self.engine: Optional[trt.ICudaEngine] = self.runtime.deserialize_cuda_engine(path.read_bytes())
             if self.engine is None:
                 built = manifest["backend"].get("version")

@@ -85,6 +85,12 @@ def set_compute_capabilities(trt: Any, config: Any, wanted: Sequence[str]) -> No
         config.set_compute_capability(known[one], index)
 
 
+def make_recordable(trt: Any, config: Any) -> None:
+    """TensorRT-RTX only: an engine that allocates nothing while it runs, which a CUDA graph can record (TensorRT-RTX's
+    guide, "Working with RTX CUDA Graphs")."""
+    config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+
+
 def use_dla(trt: Any, builder: "Builder", config: "IBuilderConfig", mode: str) -> None:
     """Put on DLA core 0 what it can take, and in mode "fallback" the rest on the GPU. UserError without a core."""
     if builder.num_DLA_cores == 0:

@@ -71,6 +71,7 @@ def build_logged(
     api.set_precision(trt, config, precision, typed)
     backend: Dict[str, Any] = {"name": target.backend, "version": trt.__version__}
     if target.backend == "tensorrt_rtx":
+        api.make_recordable(trt, config)
         if choices.compute_capabilities:
             api.set_compute_capabilities(trt, config, choices.compute_capabilities)
         backend["compute_capabilities"] = list(choices.compute_capabilities) or ["portable"]

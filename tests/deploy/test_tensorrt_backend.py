@@ -121,6 +121,14 @@ def assert_same(found, expected):
     assert sum(map(len, expected)) > 5 * len(expected)
 
 
+@pytest.mark.parametrize("compatible", [False, True])
+def test_only_a_version_compatible_plan_may_bring_code(pretend, compatible):
+    cuda = FakeCuda()
+    load = pretend(cuda, adder(cuda))
+    load.args[1]["backend"]["version_compatible"] = compatible
+    assert getattr(load().runtime, "engine_host_code_allowed", False) is compatible
+
+
 def test_each_batch_size_runs_and_earlier_results_may_be_kept(pretend):
     cuda = FakeCuda()
     infer = pretend(cuda, adder(cuda))()
