@@ -115,6 +115,12 @@ growth: $(INSTALLED) $(VENV)/.installed-plot ## how time and memory grow from D0
 	$(BIN)/python -m pipeline.benchmark.growth --precision '$(if $(filter file,$(origin PRECISION)),fp32,$(PRECISION))' --out '$(OUT)' \
 	  --json '$(OUT)/growth.json' --plot '$(OUT)/growth.png'
 
+.PHONY: choose
+choose: $(INSTALLED) $(VENV)/.installed-plot ## the most accurate model within LATENCY ms on this device; TASK=classification, FIGURES (yours)
+	$(BIN)/python -m pipeline.choose $(if $(LATENCY),--latency '$(LATENCY)') $(if $(TASK),--task '$(TASK)') \
+	  $(if $(FIGURES),--figures '$(FIGURES)') --precision '$(if $(filter file,$(origin PRECISION)),fp16,$(PRECISION))' \
+	  --target '$(TARGET)' --out '$(OUT)' --json '$(OUT)/choose.json' --plot '$(OUT)/choose.png'
+
 TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0 plot video)
 .PHONY: test test-slow lint
 test: $(TEST_EXTRAS) ## the tests, within ten minutes on two cores
