@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.cli import Parser, UserError, choose, run
 from deploy.files import check_place, whole_file
 from deploy.latency import PACKAGES
-from deploy.machine import machine, versions
+from deploy.machine import cores, machine, versions
 from engines.targets import PRECISIONS, TARGETS, check_buildable_here, resolve_target
 from pipeline.choose.figures import DETECTION, TASKS, UNITS, Figure, published, read_figures, series_of, task_of
 from pipeline.choose.measure import Cost, measure
 from pipeline.choose.pareto import BEYOND, Candidate, climb, front, pick
 
+BUSY = 1  # processes beyond the cores; the one that is timed wants all of them
 PUBLISHED_WEIGHTS = {DETECTION: "coco"}  # else imagenet
 
 
@@ -70,6 +73,13 @@ def main() -> None:
                 f"not measured: {', '.join(larger)}; {model} takes more than {BEYOND:g} times the limit, and they "
                 "are the same network, larger"
             )
+    load = os.getloadavg()[0]
+    if load > cores() + BUSY:
+        print(
+            f"note: {load:.0f} processes wanted the {cores()} cores here in the last minute, so these latencies are "
+            "too long: measure again when the machine is quiet",
+            file=sys.stderr,
+        )
     candidates = [Candidate(model, accuracy[model], cost.milliseconds) for model, cost in costs.items()]
     taken = pick(candidates, given.latency)
     print(table(candidates, costs, taken, unit))

@@ -28,7 +28,7 @@ def plot(
         )
         for models in series:
             mine = [one for one in candidates if one.model in models]
-            label = f"{models[0]} to {models[-1]}" if len(models) > 1 else models[0]
+            label = " to ".join(dict.fromkeys((mine[0].model, mine[-1].model)))
             axes.scatter([one.milliseconds for one in mine], [one.accuracy for one in mine], label=label, zorder=3)
         for one in candidates:
             axes.annotate(
