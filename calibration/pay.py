@@ -175,12 +175,18 @@ def describe(report: dict[str, Any]) -> str:
     ]
     moved = sum(len(row["layers"]) for row in pay["groups"] if row["kept"] == FLOAT)
     span = f"{pay['ratio']:.3f} times as long as all of INT8 ({pay['low']:.3f} to {pay['high']:.3f})"
-    if not moved:
-        lines.append("pay: INT8 pays for every group")
-    elif pay["taken"]:
+    if pay["taken"]:
         lines.append(f"pay: {moved} layers go to 16 bit: {span}; {100 * report['int8_macs']:.1f}% of work in INT8")
-    else:
+    elif moved:
         lines.append(f"pay: with {moved} layers in 16 bit it takes {span}: all stay in INT8")
+    unknown = sum(row["kept"] == UNKNOWN for row in pay["groups"])
+    if unknown:
+        lines.append(
+            f"pay: the machine was too noisy to tell of {unknown} groups, which stay in INT8: delete what was made and "
+            "run it again when the machine is quiet"
+        )
+    elif not moved:
+        lines.append("pay: INT8 pays for every group")
     return "\n".join(lines)
 
 

@@ -86,11 +86,13 @@ def test_where_int8_pays_everywhere_nothing_changes(int8) -> None:
     changed, report = keep_what_pays(int8, racing(lambda name: 5.0), quiet=True)
     assert ir.to_proto(changed).graph.SerializeToString() == before
     assert [row["kept"] for row in report["pay"]["groups"]] == [INT8] * 4 and not report["pay"]["taken"]
+    assert pay.describe(report).endswith("pay: INT8 pays for every group")
 
 
 def test_on_a_machine_too_noisy_to_tell_all_stays_in_int8(int8) -> None:
     changed, report = keep_what_pays(int8, racing(lambda name: 0.01, noise=0.2), quiet=True)
     assert {row["kept"] for row in report["pay"]["groups"]} == {UNKNOWN}
+    assert "too noisy to tell of 4 groups" in pay.describe(report) and "pays for every" not in pay.describe(report)
     assert len(int8_layers(changed)) == len(int8_layers(int8))
 
 
