@@ -24,7 +24,7 @@ from calibration.source import METADATA
 from deploy.cli import Parser, UserError, choose, run
 from deploy.machine import cpu
 from engines.stage import progress_disabled, run_stage
-from engines.targets import TARGETS, Target, check_buildable_here, gpu_answers, installed, resolve_target
+from engines.targets import TARGETS, Target, check_buildable_here, installed, resolve_target, runs_here
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -145,7 +145,7 @@ def pay_stage(int8: Path, out: Path, target: Target, *, quiet: bool = False) -> 
 def check_runs_here(target: Target) -> None:
     """UserError if engines for the target cannot run on this machine."""
     check_buildable_here(target)
-    if target.backend != "openvino" and not gpu_answers():
+    if not runs_here(target):
         raise UserError(
             f"what pays on {target.name} is measured there, and no NVIDIA GPU answers here: run this on the device, or "
             "leave BY_LATENCY (--by-latency) out"

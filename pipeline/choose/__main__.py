@@ -20,7 +20,7 @@ from deploy.cli import Parser, UserError, choose, run
 from deploy.files import check_place, whole_file
 from deploy.latency import PACKAGES
 from deploy.machine import cores, machine, versions
-from engines.targets import PRECISIONS, TARGETS, check_buildable_here, resolve_target
+from engines.targets import PRECISIONS, TARGETS, check_buildable_here, resolve_target, runs_here
 from pipeline.choose.figures import DETECTION, TASKS, UNITS, Figure, published, read_figures, series_of, task_of
 from pipeline.choose.measure import Cost, measure
 from pipeline.choose.pareto import BEYOND, Candidate, climb, front, pick
@@ -52,6 +52,8 @@ def main() -> None:
         raise UserError(f"--task {given.task} was asked for, but '{given.figures}' is of {task}: leave --task out")
     target = resolve_target(given.target)
     check_buildable_here(target)
+    if not runs_here(target):
+        raise UserError(f"{target.name} is to be timed, and no NVIDIA GPU answers here: run this on the device itself")
     for path in (given.json, given.plot):
         if path is not None and path.parent != given.out:  # which is made
             check_place(path)

@@ -183,7 +183,7 @@ def test_the_stage_races_engines_here_and_the_manifest_says_what_was_kept(monkey
 def test_bad_input_is_one_line(monkeypatch, file, tmp_path, words, said) -> None:
     pytest.importorskip("tensorrt_rtx")
     networks.classifier().save(tmp_path / "float.onnx", spec=networks.SPEC)
-    monkeypatch.setattr(pay, "gpu_answers", lambda: False)
+    monkeypatch.setattr(pay, "runs_here", lambda target: target.name == "cpu")
     given = [word.format(there=tmp_path) for word in words]
     monkeypatch.setattr(sys, "argv", ["pay", *given, "--out", str(tmp_path / "out.onnx"), "-q"])
     with pytest.raises(UserError, match=said):

@@ -202,6 +202,7 @@ def test_where_none_fits_it_says_so(monkeypatch, capsys):
         (["--latency", "30", "--precision", "fp8"], "unknown precision"),
         (["--latency", "30", "--target", "cpi"], "did you mean 'cpu'"),
         (["--latency", "30", "--target", "jetson-orin"], "on the Jetson itself"),
+        (["--latency", "30", "--target", "rtx"], "no NVIDIA GPU answers here"),
         (["--latency", "30", "--task", "classification", "--figures", "{mine}"], "is of detection"),
         (["--latency", "30", "--plot", "{mine}/a.png"], "cannot write"),
     ],
@@ -210,6 +211,7 @@ def test_bad_input_is_one_line_before_anything_is_built(monkeypatch, capsys, tmp
     mine = tmp_path / "mine.csv"
     mine.write_text("d0,61.5\n")
     monkeypatch.setattr(choose, "measure", None)
+    monkeypatch.setattr(choose, "runs_here", lambda target: target.name == "cpu")
     with pytest.raises((UserError, SystemExit)) as caught:
         run(monkeypatch, *(word.format(mine=mine) for word in words))
     assert said in str(caught.value) + capsys.readouterr().err
