@@ -19,6 +19,7 @@ CALIBRATION ?=
 MAX_DROP ?=
 FINETUNE ?=
 VALIDATION ?=
+BY_LATENCY ?=
 CAPABILITY ?=
 
 PYTHON ?= python3
@@ -38,7 +39,8 @@ OPTIONS = --precision '$(PRECISION)' --target '$(TARGET)' --out '$(OUT)' \
   $(if $(filter file,$(origin BATCH)),,--batch '$(BATCH)') \
   $(if $(SIZE),--size '$(SIZE)') $(if $(CLASSES),--classes '$(CLASSES)') $(if $(LABELS),--labels '$(LABELS)') \
   $(if $(CALIBRATION),--calibration '$(CALIBRATION)') $(if $(MAX_DROP),--max-drop '$(MAX_DROP)') \
-  $(if $(FINETUNE),--finetune '$(FINETUNE)') $(if $(VALIDATION),--validation '$(VALIDATION)') $(if $(CAPABILITY),--compute-capability $(CAPABILITY))
+  $(if $(FINETUNE),--finetune '$(FINETUNE)') $(if $(VALIDATION),--validation '$(VALIDATION)') \
+  $(if $(BY_LATENCY),--by-latency) $(if $(CAPABILITY),--compute-capability $(CAPABILITY))
 CHAIN = $(BIN)/python -m pipeline.chain $(if $(ONNX),--onnx '$(ONNX)','$(MODEL)' --weights '$(WEIGHTS)') $(OPTIONS)
 
 .PHONY: help
@@ -46,7 +48,7 @@ help: ## this list
 	grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 	echo
 	echo "Variables: MODEL=$(MODEL) PRECISION=$(PRECISION) TARGET=$(TARGET) WEIGHTS=$(WEIGHTS) BATCH=$(BATCH) OUT=$(OUT)"
-	echo "           ONNX SIZE CLASSES LABELS CALIBRATION MAX_DROP FINETUNE VALIDATION CAPABILITY (README.md says what each may be)"
+	echo "           ONNX SIZE CLASSES LABELS CALIBRATION MAX_DROP FINETUNE VALIDATION BY_LATENCY CAPABILITY (README.md says what each may be)"
 
 $(VENV)/.installed-core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -119,6 +121,12 @@ benchmark: $(INSTALLED) $(VENV)/.installed-plot ## MODEL's engines against PyTor
 growth: $(INSTALLED) $(VENV)/.installed-plot ## how time and memory grow from D0 to D4 and from batch 1 to 8, drawn
 	$(BIN)/python -m pipeline.benchmark.growth --precision '$(if $(filter file,$(origin PRECISION)),fp32,$(PRECISION))' --out '$(OUT)' \
 	  --json '$(OUT)/growth.json' --plot '$(OUT)/growth.png'
+
+.PHONY: choose
+choose: $(INSTALLED) $(VENV)/.installed-plot ## the most accurate model within LATENCY ms on this device; TASK=classification, FIGURES (yours)
+	$(BIN)/python -m pipeline.choose $(if $(LATENCY),--latency '$(LATENCY)') $(if $(TASK),--task '$(TASK)') \
+	  $(if $(FIGURES),--figures '$(FIGURES)') --precision '$(if $(filter file,$(origin PRECISION)),fp16,$(PRECISION))' \
+	  --target '$(TARGET)' --out '$(OUT)' --json '$(OUT)/choose.json' --plot '$(OUT)/choose.png'
 
 TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0 plot video)
 .PHONY: test test-slow lint

@@ -26,7 +26,7 @@ def float_twin(quantized: ir.Model) -> ir.Model:
     model = quantized.clone()
     for node in list(model.graph):
         if node.op_type == "DequantizeLinear":
-            value = _float_value(model.graph, node)
+            value = float_value(model.graph, node)
             if value is not None:
                 ir.convenience.replace_all_uses_with(node.outputs[0], value, replace_graph_outputs=True)
     common.RemoveUnusedNodesPass()(model)
@@ -40,7 +40,7 @@ def float_twin(quantized: ir.Model) -> ir.Model:
     return model
 
 
-def _float_value(graph: ir.Graph, dequantize: ir.Node) -> ir.Value | None:
+def float_value(graph: ir.Graph, dequantize: ir.Node) -> ir.Value | None:
     """What stands for the output of a DequantizeLinear in float."""
     source = dequantize.inputs[0]
     assert source is not None

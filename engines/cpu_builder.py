@@ -18,8 +18,9 @@ from engines.onnx_header import Header
 ENGINE = "engine.xml"
 HINT = "INFERENCE_PRECISION_HINT"
 FULL = "f32"
-# OpenVINO's name of a capability -> the hint. FP16 first: a CPU that has both was asked for FP16.
-SIXTEEN_BITS = {"FP16": "f16", "BF16": "bf16"}
+# OpenVINO's name of a capability -> the hint. A CPU that has both takes bfloat16: it has float32's range, whereas FP16
+# ends at 65504, which nothing checks under a hint; and AMX has it where FP16 is only for vectors.
+SIXTEEN_BITS = {"BF16": "bf16", "FP16": "f16"}
 # INT8 arithmetic reports its data's type; layers that only move bytes, as of the uint8 image, keep the type's name.
 MULTIPLYING = ("Convolution", "Deconvolution", "MatMul", "FullyConnected")
 INTEGERS = ("u8", "i8")

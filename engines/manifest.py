@@ -71,7 +71,7 @@ def write_manifest(
     """Write manifest.json over the files that lie in `folder`.
 
     Args:
-        header: of the ONNX that was built.
+        header: of the ONNX that was built; its calibration's reasons for what is not in the precision are "kept".
         not_built: layers asked for in INT8 that are not.
     """
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != NAME and path.suffix != ".log")
@@ -86,6 +86,7 @@ def write_manifest(
             "built": dict(Counter(layer.precision for layer in built.layers)),
             "convolutions": built.convolutions,
             "not_built": list(not_built),
+            "kept": dict(header.float_layers),
             "source": built.source,
             "layers": [
                 {key: value for key, value in asdict(one).items() if value or key != "tactic"} for one in built.layers

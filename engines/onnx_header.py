@@ -7,13 +7,14 @@ the file is mapped into memory, so a model of hundreds of MB takes milliseconds.
 
 import json
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Set, Tuple, Union
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple, Union
 
 from deploy.cli import UserError
 
 METADATA_KEY = "effedge"
+CALIBRATION_KEY = "effedge_calibration"  # a prepared ONNX's report: of it, which layers are in 16 bit, and why
 BATCH_KEY = "effedge_batch"  # of a model without our spec: its dynamic batch, as JSON [min, opt, max]
 PAIRS = ("QuantizeLinear", "DequantizeLinear")
 WITH_WEIGHTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -46,6 +47,7 @@ class Header:
         initializers: name -> element type.
         external: the files, beside the ONNX, that hold weights of it.
         shifted: the QuantizeLinear and DequantizeLinear whose zero point is not 0.
+        float_layers: name -> why calibration kept the layer in more than INT8, or than FP16.
     """
 
     opset: int
@@ -57,6 +59,7 @@ class Header:
     initializers: Dict[str, int]
     external: Tuple[str, ...]
     shifted: Tuple[str, ...] = ()
+    float_layers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def convolutions(self) -> List[Node]:
@@ -211,7 +214,8 @@ def _model(data: mmap.mmap) -> Header:
         and node.inputs[2] in tensors
         and _nonzero(data, tensors[node.inputs[2]])
     )
-    return Header(opset, spec, limits, nodes, inputs, outputs, initializers, tuple(sorted(external)), shifted)
+    kept = json.loads(metadata.get(CALIBRATION_KEY, "{}")).get("float_layers", {})
+    return Header(opset, spec, limits, nodes, inputs, outputs, initializers, tuple(sorted(external)), shifted, kept)
 
 
 def _nonzero(data: mmap.mmap, tensor: Span) -> bool:

@@ -125,6 +125,11 @@ def gpu_answers() -> bool:
     return first_gpu() is not None
 
 
+def runs_here(target: Target) -> bool:
+    """True if this machine can run the target's engines: for a CPU any can, for the others an NVIDIA GPU answers."""
+    return target.backend == "openvino" or gpu_answers()
+
+
 def installed(names: Sequence[str]) -> Optional[str]:
     """The first of the distributions that is installed, read without importing it."""
     for name in names:

@@ -16,6 +16,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from calibration.fp16 import convert
+from calibration.pay import check_runs_here, pay_stage
 from calibration.quantize import calibrate
 from calibration.samples import ARRAY_SUFFIXES, list_images
 from calibration.settings import DEFAULT, Settings, add_settings, read_settings
@@ -99,6 +100,7 @@ class Request:
         max_drop: the points of AP or top-1 that INT8 may lose on `validation`, which takes the place of the settings'
             share of arithmetic in 16 bit.
         validation: labelled pictures; for weights `digits` by default the drawn calibration pictures.
+        by_latency: leave the layers in 16 bit that are not faster in INT8 on the target.
         until: the last stage to run.
         finetune: steps of quantization-aware fine-tuning on the calibration pictures, after calibration; 0: none.
     """
@@ -110,6 +112,7 @@ class Request:
     settings: Settings = DEFAULT
     max_drop: float | None = None
     validation: str | None = None
+    by_latency: bool = False
     until: str = "engine"
     compute_capabilities: tuple[str, ...] = ()
     quiet: bool = False
@@ -124,6 +127,13 @@ class Request:
             raise UserError(f"--finetune {self.finetune} (FINETUNE): expected a number of steps, with PRECISION=int8")
         self.choices.check(self.target, self.precision)
         check_buildable_here(self.target)
+        if self.by_latency:
+            if self.precision != "int8":
+                raise UserError(
+                    f"BY_LATENCY (--by-latency) is of INT8, and {self.precision} was asked for: leave it out, or give "
+                    "PRECISION=int8"
+                )
+            check_runs_here(self.target)
 
     @property
     def choices(self) -> Choices:
@@ -256,6 +266,9 @@ def from_simplified(simplified: Path, request: Request, calibration: Path | None
             calibrated, prepared = prepared, prepared.with_name(f"{prepared.stem}-finetuned.onnx")
             tuning = Tuning(steps=request.finetune)
             fine_tune(simplified, calibrated, calibration, prepared, tuning=tuning, quiet=quiet)
+        if request.by_latency:
+            int8, prepared = prepared, prepared.with_name(f"{prepared.stem}-{target.name}.onnx")
+            pay_stage(int8, prepared, target, quiet=quiet)
     elif precision == "fp16" and target.precision_by == TYPED:
         prepared = simplified.with_name("fp16.onnx")
         convert(simplified, prepared, data=calibration, images=FP16_IMAGES, quiet=quiet)
@@ -290,6 +303,9 @@ def main() -> None:
     finetune = "steps of quantization-aware fine-tuning on the calibration pictures, such as 300 (default: none)"
     parser.add_argument("--finetune", type=int, default=0, metavar="STEPS", help=finetune)
     parser.add_argument("--validation", metavar="DATA", help="labelled pictures for --max-drop, as pipeline.evaluate's")
+    parser.add_argument(
+        "--by-latency", action="store_true", help="of INT8: what is not faster in it on the target stays in 16 bit"
+    )
     parser.add_argument("--compute-capability", nargs="+", default=[], metavar="X.Y", help="of rtx; portable if absent")
     parser.add_argument("--out", type=Path, default=Path("build"), help="folder of all artefacts (%(default)s)")
     parser.add_argument("--until", default="engine", help=f"stop after {', '.join(STAGES)}")
@@ -316,6 +332,7 @@ def main() -> None:
         settings=read_settings(given),
         max_drop=given.max_drop,
         validation=given.validation,
+        by_latency=given.by_latency,
         until=given.until,
         compute_capabilities=tuple(given.compute_capability),
         quiet=given.quiet,

@@ -8,19 +8,24 @@ import signal
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+
+from deploy.machine import field, read
 
 Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
 STDOUT, STDERR = 1, 2
+STATUS = Path("/proc/self/status")
 GRACE_SECONDS = 20.0  # for an interrupted stage to remove what it has begun
 
 
 def in_own_process(function: Callable[Given, Returned], *args: Given.args, **kwargs: Given.kwargs) -> Returned:
     """Call a module's function in a fresh process; what it prints to stdout goes to stderr.
 
-    The caller should be small: Linux counts the peak memory of a process from that of the one that started it. Ctrl-C
-    interrupts the function, and is raised here when that has ended. Raises what the function raises.
+    Where the function asks getrusage for its peak memory, the caller should be small: Linux counts that of a process
+    from the one that started it (`peak_memory_mib` does not). Ctrl-C interrupts the function, and is raised here when
+    that has ended. Raises what the function raises.
     """
     context = get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
@@ -73,3 +78,8 @@ def answer(sending: Connection, function: Callable[..., Any], args: tuple[Any, .
         except Exception as error:
             result = None, error
         sending.send(result)
+
+
+def peak_memory_mib() -> int:
+    """The largest resident set of this process since its program began, in MiB (Linux)."""
+    return int(field(read(STATUS), "VmHWM").split()[0]) // 1024

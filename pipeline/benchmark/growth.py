@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from deploy.percentiles import summarize, warm_up
 from deploy.plot import figure_at
 from deploy.workload import make_workload
 from engines.targets import PRECISIONS, TARGETS
-from pipeline.accuracy.own_process import in_own_process
+from pipeline.accuracy.own_process import in_own_process, peak_memory_mib
 from pipeline.chain import Request, build_chain
 from pipeline.zoo import MODELS
 
@@ -76,7 +75,7 @@ def cost(engine: Path, runs: int) -> tuple[float, float]:
     work = make_workload(engine, [])
     warm_up(work.time_engine)
     median = summarize([work.time_engine() for _ in range(runs)])["p50"]
-    return median, round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+    return median, peak_memory_mib()
 
 
 def line(one: Cost) -> str:

@@ -61,7 +61,8 @@ def test_fp16_runs_in_16_bits_where_the_cpu_has_them_and_is_refused_elsewhere(pr
 
 
 def test_the_hint_is_what_the_cpu_has():
-    assert precision_hint(["FP32", "BF16", "FP16"], "fp16") == "f16"
+    assert precision_hint(["FP32", "BF16", "FP16"], "fp16") == "bf16"  # which cannot overflow
+    assert precision_hint(["FP32", "FP16"], "fp16") == "f16"
     assert precision_hint(["FP32", "BF16"], "fp16") == "bf16"
     assert precision_hint(["FP32", "BF16", "INT8"], "int8") == "bf16"  # of the layers that stay out of INT8
     assert precision_hint(["FP32", "INT8"], "int8") == precision_hint(["BF16"], "fp32") == "f32"

@@ -63,3 +63,10 @@ def test_another_tensorrt_than_the_rows_is_refused(monkeypatch):
     monkeypatch.setattr(targets.importlib, "import_module", lambda name: type("M", (), {"__version__": "8.6.1"}))
     with pytest.raises(UserError, match=r"expects tensorrt 10\.x or 11\.x, but 8\.6\.1 is installed"):
         import_backend(TARGETS["trt"])
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_engines_for_a_gpu_run_where_one_answers_and_those_for_a_cpu_anywhere(monkeypatch, gpu):
+    monkeypatch.setattr(targets, "gpu_answers", lambda: gpu)
+    assert targets.runs_here(TARGETS["cpu"])
+    assert targets.runs_here(TARGETS["rtx"]) == targets.runs_here(TARGETS["trt"]) == gpu

@@ -151,6 +151,24 @@ def test_another_precision_uses_the_export_again(built, out, call, two_pictures)
     assert read_manifest(out / FOLDER / "fp32-cpu")["precision"]["asked"] == "fp32"
 
 
+def test_by_latency_the_engine_is_built_of_what_pays_on_its_target(call, tmp_path, two_pictures, monkeypatch):
+    made = {}
+
+    def note(name, source, out):
+        made[name] = (source.name, out.name)
+
+    monkeypatch.setattr(chain, "export_stage", lambda *_, **__: None)
+    monkeypatch.setattr(chain, "simplify_stage", lambda source, out: None)
+    monkeypatch.setattr(chain, "calibrate", lambda model, data, out, **_: note("calibrate", model, out))
+    monkeypatch.setattr(chain, "pay_stage", lambda int8, out, target, **_: note(f"pay {target.name}", int8, out))
+    monkeypatch.setattr(chain, "make_engine", lambda onnx, out, **_: note("engine", onnx, out))
+    given = [*B0, "--precision", "int8", "--calibration", str(two_pictures), "--by-latency"]
+    assert call(tmp_path / "out", *given).out.endswith("int8-cpu\n")
+    assert made["pay cpu"] == ("int8-zero-points.onnx", "int8-zero-points-cpu.onnx")
+    assert made["engine"] == ("int8-zero-points-cpu.onnx", "int8-cpu")
+    assert call(tmp_path / "out", *given, "--until", "calibrate").out.endswith("int8-zero-points-cpu.onnx\n")
+
+
 @pytest.mark.parametrize("damage", ["changed", "missing", "no manifest"])
 def test_an_engine_with_a_changed_file_is_built_again(built, out, call, damage):
     folder = out / FOLDER / "fp32-cpu"
@@ -214,6 +232,7 @@ def refused(done, message):
         ([], "expected either a model (b0 to d7x, --help lists them) or --onnx FILE, neither was given"),
         (["b0", "--weights", "random", "--calibration", "/nowhere"], "no calibration data at '/nowhere'"),
         (["b0", "--weights", "random", "--classes", "0", "--precision", "fp32"], "classes 0 makes no model"),
+        (["b0", "--precision", "fp16", "--by-latency"], "BY_LATENCY (--by-latency) is of INT8, and fp16 was asked for"),
     ],
 )
 def test_bad_input_is_one_line_and_makes_nothing(arguments, message, call, tmp_path):

@@ -1,0 +1,207 @@
+"""Where INT8 pays on a target: INT8.onnx -> INT8.onnx with the layers in 16 bit for which it is not the faster.
+
+    python -m calibration.pay INT8.onnx --target cpu --out FASTER.onnx
+
+Layers are tried in groups, by kind and resolution (all depthwise convolutions on 64 x 64, say): those with the least
+arithmetic first, as they have the least to gain. An engine with the group in 16 bit runs in turns with one that has it
+in INT8 (race.py), both with what was decided before. A group whose INT8 is not faster by more than the noise goes to 16
+bit, which costs no accuracy; where the machine is too noisy to tell, it stays as it was. Small losses below the noise
+could add up, so the outcome races the engine that it began with, and is dropped if it is the slower one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calibration.race import Interval
+from calibration.source import METADATA
+from deploy.cli import Parser, UserError, choose, run
+from deploy.machine import cpu
+from engines.stage import progress_disabled, run_stage
+from engines.targets import TARGETS, Target, check_buildable_here, installed, resolve_target, runs_here
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+TELLING = 0.06  # the width of an interval beyond which nothing is said
+INT8, FLOAT, UNKNOWN = "int8", "16 bit", "int8, too noisy to tell"
+
+Race = Callable[["ir.Model", "ir.Model"], Interval]  # of the first model's latency over the second's
+
+
+def keep_what_pays(model: ir.Model, race: Race, *, quiet: bool = False) -> tuple[ir.Model, dict[str, Any]]:
+    """Take the groups out of INT8 that are not faster in it.
+
+    Args:
+        model: INT8, with shapes and its calibration's report.
+        race: how many times as long the first model takes as the second, on the target.
+
+    Returns:
+        The model and its report, with "pay" in it: {"groups": [{"group", "layers", "ratio" (16 bit over INT8), "low",
+        "high", "kept"}], "ratio", "low", "high" (the outcome over the first), "taken" (False if it was dropped)}.
+    """
+    from tqdm import tqdm
+
+    from calibration.groups import layer_groups
+    from calibration.unquantize import unquantize
+
+    report = json.loads(model.metadata_props[METADATA])
+    groups = layer_groups(model)
+    total = sum(len(layers) for layers in groups.values())
+    tried: list[dict[str, Any]] = []
+    gone: dict[str, str] = {}
+    current = model
+    for name, layers in tqdm(groups.items(), desc="racing", unit="group", disable=progress_disabled(quiet)):
+        if len(gone) + len(layers) == total:
+            break  # the last one in INT8: without it there is nothing to build in INT8
+        candidate = unquantize(model, {*gone, *layers})
+        found = race(candidate, current)
+        kept = verdict(found)
+        tried.append({"group": name, "layers": layers, **found._asdict(), "kept": kept})
+        if kept == FLOAT:
+            why = f"INT8 is not faster here: {name} take {found.ratio:.3f} times as long in 16 bit"
+            gone.update(dict.fromkeys(layers, f"{why} ({found.low:.3f} to {found.high:.3f}, of the whole engine)"))
+            current = candidate
+    whole = race(current, model) if gone else Interval(1.0, 1.0, 1.0)
+    taken = bool(gone) and whole.low <= 1
+    changed = current if taken else model
+    report["pay"] = {"groups": tried, **whole._asdict(), "taken": taken}
+    if taken:
+        write_report(changed, report, gone)
+    changed.metadata_props[METADATA] = json.dumps(report)
+    return changed, report
+
+
+def verdict(found: Interval) -> str:
+    """What becomes of a group, by how much longer the engine takes with it in 16 bit."""
+    if found.low > 1:
+        return INT8
+    return FLOAT if found.high - found.low <= TELLING or found.high < 1 else UNKNOWN
+
+
+def write_report(changed: ir.Model, report: dict[str, Any], gone: dict[str, str]) -> None:
+    """Bring a report up to date with the layers that have gone to 16 bit, by reason."""
+    from calibration.macs import macs
+    from calibration.unquantize import int8_layers, int8_tensors
+
+    work, left = macs(changed), int8_layers(changed)
+    report["float_layers"].update(gone)
+    report["int8_layers"] = len(left)
+    report["int8_macs"] = round(sum(work[node.name or ""] for node in left) / max(1, sum(work.values())), 4)
+    tensors = int8_tensors(changed)
+    report["thresholds"] = {name: value for name, value in report["thresholds"].items() if name in tensors}
+
+
+def pay_stage(int8: Path, out: Path, target: Target, *, quiet: bool = False) -> bool:
+    """The stage: it is keyed by the machine as well. Returns True if it ran.
+
+    Raises:
+        UserError: no INT8 model with a report, a target whose engines do not run here.
+    """
+    check_runs_here(target)
+    distribution = installed(target.distributions)
+
+    def make(temporary: Path) -> None:
+        from calibration import onnx_file
+        from calibration.race import race_engines
+        from calibration.report import read_report
+
+        read_report(int8)
+        model = onnx_file.load(int8)
+
+        with tempfile.TemporaryDirectory() as scratch:
+            built: list[tuple[ir.Model, Path]] = []
+
+            def engine_of(wanted: ir.Model) -> Path:
+                found = next((folder for one, folder in built if one is wanted), None)
+                if found is None:
+                    found = build(wanted, Path(scratch) / str(len(built)), target)
+                    built.append((wanted, found))
+                return found
+
+            changed, report = keep_what_pays(
+                model, lambda first, second: race_engines(engine_of(first), engine_of(second)), quiet=quiet
+            )
+        onnx_file.save(changed, temporary)
+        print(describe(report), flush=True)
+
+    return run_stage(
+        "pay",
+        out,
+        inputs={"int8": int8},
+        options={"target": target.name, "machine": cpu()},
+        tools=[distribution, "onnx-ir"] if distribution else ["onnx-ir"],
+        code=["calibration", "engines", "deploy"],
+        make=make,
+    )
+
+
+def check_runs_here(target: Target) -> None:
+    """UserError if engines for the target cannot run on this machine."""
+    check_buildable_here(target)
+    if not runs_here(target):
+        raise UserError(
+            f"what pays on {target.name} is measured there, and no NVIDIA GPU answers here: run this on the device, or "
+            "leave BY_LATENCY (--by-latency) out"
+        )
+
+
+def build(model: ir.Model, folder: Path, target: Target) -> Path:
+    """An INT8 engine in `folder`, which is made."""
+    from calibration import onnx_file
+    from engines.build import build_engine
+
+    onnx = folder.with_suffix(".onnx")
+    onnx_file.save(model, onnx)
+    folder.mkdir()
+    with contextlib.redirect_stdout(io.StringIO()):  # a line each
+        build_engine(onnx, folder, precision="int8", target=target, quiet=True)
+    return folder
+
+
+def describe(report: dict[str, Any]) -> str:
+    """The outcome in lines: a group each, then the whole."""
+    pay = report["pay"]
+    lines = [
+        f"pay: {row['group']} ({len(row['layers'])} layers): in 16 bit {row['ratio']:.3f} times as long "
+        f"({row['low']:.3f} to {row['high']:.3f}): {row['kept']}"
+        for row in pay["groups"]
+    ]
+    moved = sum(len(row["layers"]) for row in pay["groups"] if row["kept"] == FLOAT)
+    span = f"{pay['ratio']:.3f} times as long as all of INT8 ({pay['low']:.3f} to {pay['high']:.3f})"
+    if pay["taken"]:
+        lines.append(f"pay: {moved} layers go to 16 bit: {span}; {100 * report['int8_macs']:.1f}% of work in INT8")
+    elif moved:
+        lines.append(f"pay: with {moved} layers in 16 bit it takes {span}: all stay in INT8")
+    unknown = sum(row["kept"] == UNKNOWN for row in pay["groups"])
+    if unknown:
+        lines.append(
+            f"pay: the machine was too noisy to tell of {unknown} groups, which stay in INT8: delete what was made and "
+            "run it again when the machine is quiet"
+        )
+    elif not moved:
+        lines.append("pay: INT8 pays for every group")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = Parser(prog="python -m calibration.pay", description=__doc__)
+    parser.add_argument("int8", type=Path, metavar="INT8.onnx", help="such as build/d0-digits/int8.onnx")
+    parser.add_argument("--target", default="auto", help=f"auto, {', '.join(TARGETS)} (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT.onnx")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
+    given = parser.parse_args()
+    target = resolve_target(choose("target", given.target, ["auto", *TARGETS]))
+    if not given.int8.is_file():
+        raise UserError(f"no ONNX file at '{given.int8}': give the int8.onnx that `make calibrate` wrote")
+    pay_stage(given.int8, given.out, target, quiet=given.quiet)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,191 @@
+"""What goes to 16 bit because INT8 is not faster there: by a race whose outcome is known, and once by a real one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import networks
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from calibration import onnx_file, pay, race
+from calibration.pay import FLOAT, INT8, UNKNOWN, keep_what_pays, pay_stage, verdict
+from calibration.race import Interval, interval
+from calibration.report import read_report
+from calibration.sensitivity import rows
+from calibration.settings import Settings
+from calibration.source import METADATA
+from calibration.study import quantize
+from calibration.unquantize import int8_layers
+from deploy.cli import UserError
+from engines.build import build_engine
+from engines.targets import TARGETS
+
+DEPTHWISE = ["block1_depthwise", "block2_depthwise"]
+
+
+@pytest.fixture
+def int8(load, samples) -> ir.Model:
+    model, _ = quantize(load(networks.classifier()), samples, Settings("minmax", correction=False, float_share=0.0))
+    return onnx_file.prepare(ir.from_proto(ir.to_proto(model)))
+
+
+def racing(saved: Callable[[str], float], noise: float = 0.01, asked: list | None = None):
+    """A race of engines that take 100 ms in 16 bit, less what each layer saves by INT8."""
+
+    def milliseconds(model: ir.Model) -> float:
+        return 100 - sum(saved(node.name or "") for node in int8_layers(model))
+
+    def run(first: ir.Model, second: ir.Model) -> Interval:
+        ratio = milliseconds(first) / milliseconds(second)
+        if asked is not None:
+            asked.append(ratio)
+        return Interval(ratio, ratio - noise, ratio + noise)
+
+    return run
+
+
+def saving(name: str) -> float:
+    """1x1 convolutions are faster in INT8, depthwise ones slower, the rest is the same."""
+    return -2.0 if "depthwise" in name else 0.0 if name in ("stem", "logits") else 3.0
+
+
+def test_what_is_not_faster_goes_to_16_bit_and_says_why(int8) -> None:
+    changed, report = keep_what_pays(int8, racing(saving), quiet=True)
+    left = [node.name for node in int8_layers(changed)]
+    assert left == ["block1_expand", "block1_project", "block2_expand", "block2_project", "head"]
+    assert {row["group"]: row["kept"] for row in report["pay"]["groups"]} == {
+        "matrix products": FLOAT,
+        "convolutions on the picture on 16 x 16": FLOAT,
+        "depthwise convolutions on 16 x 16": FLOAT,
+    }
+    # 5 x 3 ms saved, and no longer 2 x 2 ms lost: 85 ms instead of 89.
+    assert report["pay"]["taken"] and report["pay"]["ratio"] == pytest.approx(85 / 89)
+    for name in [*DEPTHWISE, "stem", "logits"]:
+        assert report["float_layers"][name].startswith("INT8 is not faster here: ")
+    assert "depthwise convolutions on 16 x 16 take 0.955 times as long" in report["float_layers"]["block1_depthwise"]
+    # Thousands of multiply-adds: 368.6 in 1x1, 147.5 depthwise, 55.3 in the stem, 0.1 in logits, 0.5 in the gates.
+    assert report["int8_layers"] == 5 and report["int8_macs"] == pytest.approx(368.6 / 572, abs=1e-3)
+    assert json.loads(changed.metadata_props[METADATA]) == report
+    kept = {name: row["kept"] for row in rows(report) for name in row["layers"]}
+    assert kept["head"] == "INT8" and kept["block1_depthwise"].startswith("16 bit: INT8 is not faster here")
+
+
+def test_each_group_races_beside_what_was_decided_before(int8) -> None:
+    asked: list[float] = []
+    keep_what_pays(int8, racing(saving, asked=asked), quiet=True)
+    assert asked == pytest.approx([1, 1, 85 / 89, 85 / 89])
+
+
+def test_where_int8_pays_everywhere_nothing_changes(int8) -> None:
+    before = ir.to_proto(int8).graph.SerializeToString()
+    changed, report = keep_what_pays(int8, racing(lambda name: 5.0), quiet=True)
+    assert ir.to_proto(changed).graph.SerializeToString() == before
+    assert [row["kept"] for row in report["pay"]["groups"]] == [INT8] * 4 and not report["pay"]["taken"]
+    assert pay.describe(report).endswith("pay: INT8 pays for every group")
+
+
+def test_on_a_machine_too_noisy_to_tell_all_stays_in_int8(int8) -> None:
+    changed, report = keep_what_pays(int8, racing(lambda name: 0.01, noise=0.2), quiet=True)
+    assert {row["kept"] for row in report["pay"]["groups"]} == {UNKNOWN}
+    assert "too noisy to tell of 4 groups" in pay.describe(report) and "pays for every" not in pay.describe(report)
+    assert len(int8_layers(changed)) == len(int8_layers(int8))
+
+
+def test_losses_below_the_noise_that_add_up_are_given_back(int8) -> None:
+    """Each of three groups saves 0.6 of 73 ms, which a noise of 1% hides; all of them together do not hide."""
+    small = racing(lambda name: {"stem": 0.6, "logits": 0.6, **dict.fromkeys(DEPTHWISE, 0.3)}.get(name, 5.0))
+    changed, report = keep_what_pays(int8, small, quiet=True)
+    assert [row["kept"] for row in report["pay"]["groups"]] == [FLOAT, FLOAT, FLOAT]
+    assert not report["pay"]["taken"] and report["pay"]["low"] > 1
+    assert len(int8_layers(changed)) == len(int8_layers(int8)) and "stem" not in report["float_layers"]
+    assert "all stay in INT8" in pay.describe(report)
+
+
+def test_the_last_group_stays_in_int8_unraced(int8) -> None:
+    """Without it there would be nothing to build in INT8."""
+    asked: list[float] = []
+    changed, report = keep_what_pays(int8, racing(lambda name: -1.0, asked=asked), quiet=True)
+    assert [node.name for node in int8_layers(changed)][0] == "block1_expand" and len(int8_layers(changed)) == 5
+    assert len(asked) == 4 and report["pay"]["taken"] and report["pay"]["ratio"] < 1
+
+
+def test_the_verdict_by_the_interval() -> None:
+    assert verdict(Interval(1.05, 1.01, 1.09)) == INT8
+    assert verdict(Interval(1.01, 0.99, 1.03)) == FLOAT
+    assert verdict(Interval(0.8, 0.7, 0.9)) == FLOAT, "wide, but all of it below 1"
+    assert verdict(Interval(1.0, 0.9, 1.1)) == UNKNOWN
+
+
+def test_the_interval_of_equal_ratios_is_no_wider_than_they_are() -> None:
+    assert interval(np.full((4, 30), 1.2)) == (1.2, 1.2, 1.2)
+
+
+def test_the_interval_knows_that_loads_differ() -> None:
+    """Four loads at 0.97 to 1.03: thirty pairs in each tell no more than four numbers do."""
+    pairs = np.random.default_rng(0).normal(0, 0.002, (4, 30))
+    same, different = interval(1 + pairs), interval(np.array([[0.97], [0.99], [1.01], [1.03]]) + pairs)
+    assert same.high - same.low < 0.003 < 0.03 < different.high - different.low
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    random = np.random.default_rng(1)
+    draws = [interval(1.1 * np.exp(random.normal(0, 0.05, (4, 30)))) for _ in range(60)]
+    assert sum(one.low <= 1.1 <= one.high for one in draws) >= 50
+
+
+@pytest.fixture
+def file(int8, tmp_path: Path) -> Path:
+    int8.metadata_props["effedge"] = json.dumps(networks.SPEC)
+    onnx_file.save(int8, tmp_path / "int8.onnx")
+    return tmp_path / "int8.onnx"
+
+
+def test_the_stage_races_engines_here_and_the_manifest_says_what_was_kept(monkeypatch, capsys, file, tmp_path) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(race, "LOADS", 2)
+    monkeypatch.setattr(race, "PAIRS", 3)
+    real, seen = race.race_engines, []
+
+    def decided(first: Path, second: Path) -> Interval:
+        """The real race, but the outcome of a quiet machine for the depthwise group."""
+        seen.append(real(first, second))
+        return Interval(0.9, 0.89, 0.91) if len(seen) in (3, 5) else Interval(1.1, 1.09, 1.11)
+
+    monkeypatch.setattr(race, "race_engines", decided)
+    out = tmp_path / "faster.onnx"
+    assert pay_stage(file, out, TARGETS["cpu"], quiet=True)
+    assert len(seen) == 5 and all(0 < one.low <= one.ratio <= one.high for one in seen)
+    assert "pay: 2 layers go to 16 bit: 0.900 times as long as all of INT8" in capsys.readouterr().out
+    assert not pay_stage(file, out, TARGETS["cpu"], quiet=True), "up to date"
+    (tmp_path / "engine").mkdir()
+    build_engine(out, tmp_path / "engine", precision="int8", target=TARGETS["cpu"], quiet=True)
+    precision = json.loads((tmp_path / "engine" / "manifest.json").read_text())["precision"]
+    assert precision["kept"] == read_report(out)[1]["float_layers"]
+    assert precision["kept"]["block1_depthwise"].startswith("INT8 is not faster here")
+    built = {row["name"]: row["precision"] for row in precision["layers"]}
+    assert built["block1_depthwise"] != "int8" == built["block1_expand"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["{there}/none.onnx"], "no ONNX file at"),
+        (["{there}/int8.onnx", "--target", "cpi"], "did you mean 'cpu'"),
+        (["{there}/int8.onnx", "--target", "rtx"], "no NVIDIA GPU answers here"),
+        (["{there}/float.onnx", "--target", "cpu"], "has no report of an INT8 calibration"),
+    ],
+)
+def test_bad_input_is_one_line(monkeypatch, file, tmp_path, words, said) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    networks.classifier().save(tmp_path / "float.onnx", spec=networks.SPEC)
+    monkeypatch.setattr(pay, "runs_here", lambda target: target.name == "cpu")
+    given = [word.format(there=tmp_path) for word in words]
+    monkeypatch.setattr(sys, "argv", ["pay", *given, "--out", str(tmp_path / "out.onnx"), "-q"])
+    with pytest.raises(UserError, match=said):
+        pay.main()
+    assert not (tmp_path / "out.onnx").exists()
