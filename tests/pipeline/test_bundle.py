@@ -217,7 +217,9 @@ def test_the_picture_may_be_the_users(tmp_path):
 
 
 def test_a_model_that_the_target_cannot_take_is_refused(tmp_path):
-    with pytest.raises(UserError, match="jetson-nano cannot take .*opset 17, but the parser of jetson-nano reads at most 13"):
+    with pytest.raises(
+        UserError, match="jetson-nano cannot take .*opset 17, but the parser of jetson-nano reads at most 13"
+    ):
         make(tmp_path / "net", precision="fp32", target=TARGETS["jetson-nano"])
 
 
