@@ -25,6 +25,7 @@ CAPABILITY ?=
 PICTURE ?=
 HOST ?=
 SSH_OPTIONS ?=
+export SSH_OPTIONS
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -78,7 +79,7 @@ bundle: $(INSTALLED) ## one archive from which TARGET's device builds, tests and
 	$(BUNDLE)
 deploy: $(INSTALLED) ## the bundle copied to HOST (user@board) over ssh and installed there; its figures brought back
 	$(BUNDLE)
-	$(BIN)/python -m pipeline.over_ssh "$$($(BUNDLE) | tail -n 1)" '$(HOST)' --ssh-options='$(SSH_OPTIONS)'
+	$(BIN)/python -m pipeline.over_ssh "$$($(BUNDLE) | tail -n 1)" '$(HOST)' --ssh-options="$$SSH_OPTIONS"
 
 .PHONY: export simplify calibrate
 export: $(INSTALLED) ## PyTorch -> ONNX

@@ -150,7 +150,7 @@ def gpu_answers() -> bool:
 
 def runs_here(target: Target) -> bool:
     """True if this machine can run the target's engines: for a CPU any can, for the others an NVIDIA GPU answers."""
-    return target.backend == "openvino" or gpu_answers()
+    return target.on_cpu or gpu_answers()
 
 
 def installed(names: Sequence[str]) -> Optional[str]:
