@@ -30,11 +30,14 @@ from pipeline.ssh import Board, Lost
 SUFFIX = ".tar.gz"
 CHUNK_BYTES = 1 << 16
 BROUGHT = ("engine/manifest.json", "latency.json", "installed.json", "found.json", "install.log")
-# The state of the board, a word a line: whether the bundle is unpacked there, or else how many bytes of it are.
+SPACE = 4  # times the archive: itself, unpacked, the engine, what a backend caches of it
+# The state of the board: the free KiB of its disk, then whether the bundle is unpacked there, or how many bytes of it
+# are there.
 LOOK = """
 command -v python3 >/dev/null || {{ echo "no python3: install Python 3.8 or later there" >&2; exit 1; }}
 mkdir -p effedge && cd effedge || exit 1
 for part in .{name}-*.part; do [ "$part" = {part} ] || rm -f "$part"; done
+df -Pk . | awk 'NR == 2 {{ print $4 }}'
 if [ "$(cat {name}/.unpacked 2>/dev/null)" = {digest} ]; then echo whole; else wc -c 2>/dev/null < {part} || echo 0; fi
 """
 COPY = "cd effedge && cat >> {part}"
@@ -75,10 +78,15 @@ def deploy(archive: Path, board: Board, quiet: bool = False) -> Path:
     if not re.fullmatch(r"[\w.-]+", name):
         raise UserError(f"the bundle's name '{name}' has more than letters, digits, '.', '_' and '-': rename it")
     words = {"name": name, "digest": digest, "part": f".{name}-{digest[:16]}.part"}
-    state = board.run(LOOK.format(**words)).decode().split()[-1]
+    free, state = board.run(LOOK.format(**words)).decode().split()[-2:]
     if state == "whole":
         print(f"copy: up to date, {board.host}:effedge/{name}")
     else:
+        needed = SPACE * archive.stat().st_size - int(state)
+        if 1024 * int(free) < needed:
+            raise UserError(
+                f"{mib(1024 * int(free))} are free on '{board.host}', {mib(needed)} are needed: make room there"
+            )
         copy(archive, board, words, int(state), quiet)
         board.run(UNPACK.format(**words))
     install(board, words)

@@ -82,4 +82,7 @@ class Board:
                         raise Lost(f"cannot reach '{self.host}' ({line.strip('@ ')}): {remedy}")
             why = f" ({lines[-1]})" if lines else ""
             raise Lost(f"the connection to '{self.host}' broke{why}: run the same command to go on")
+        full = next((line for line in lines if "No space left" in line), None)  # not always the last that `tar` says
+        if full:
+            raise UserError(f"the disk of '{self.host}' is full ({full}): make room there, then run the same command")
         raise UserError(f"on '{self.host}': {lines[-1] if lines else f'exit status {status}, without a word'}")

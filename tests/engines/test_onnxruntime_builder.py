@@ -30,6 +30,12 @@ def test_it_gives_what_the_onnx_gives(prepared, tmp_path, name, precision):
         )
 
 
+def test_fp32_is_no_less_than_asked(prepared, tmp_path, capsys):
+    make_engine(prepared("f32"), tmp_path / "engine", precision="fp32", target=ORT, quiet=True)
+    assert read_manifest(tmp_path / "engine")["precision"]["not_built"] == []
+    assert "though asked for" not in capsys.readouterr().out
+
+
 def test_the_manifest_says_what_it_executes(prepared, tmp_path, capsys):
     make_engine(prepared("int8"), tmp_path / "engine", precision="int8", target=ORT, quiet=True)
     manifest = read_manifest(tmp_path / "engine")

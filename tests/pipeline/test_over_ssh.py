@@ -249,7 +249,14 @@ def test_a_full_disk_is_one_line(call, monkeypatch, board):
     monkeypatch.setenv("FULL", "1")
     status, _, err = call()
     assert status == 2 and err.count("\n") == 1
-    assert "on 'me@board': cat: " in err and "No space left on device" in err
+    assert "the disk of 'me@board' is full (cat: " in err and "No space left on device): make room there" in err
+
+
+def test_a_disk_that_will_be_full_is_one_line_before_the_copy(call, monkeypatch, board):
+    monkeypatch.setattr(over_ssh, "SPACE", 10**12)
+    status, out, err = call()
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "are free on 'me@board', " in err
 
 
 def test_the_users_options_stand_before_the_host(call, board):
