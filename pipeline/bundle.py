@@ -26,7 +26,7 @@ from deploy import onnxruntime_backend
 from deploy.cli import UserError
 from deploy.images import open_image
 from deploy.nms import nms
-from deploy.predict import as_record
+from deploy.records import as_record
 from engines import install
 from engines.onnx_header import onnx_files, read_header
 from engines.preflight import refuse
