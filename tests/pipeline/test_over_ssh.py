@@ -9,9 +9,11 @@ import json
 import os
 import tarfile
 import time
+from pathlib import Path
 
 import pytest
 
+from deploy.board import board as read_board
 from deploy.cli import UserError
 from deploy.files import sha256
 from pipeline import over_ssh
@@ -49,9 +51,11 @@ mkdir -p engine; for file in engine/manifest.json found.json; do echo '{}' > $fi
 cp selftest/* .
 echo "install: it runs here"
 """
+EMPTY = read_board(Path("/nowhere"))  # a board that tells nothing
+BOARD = {"before": EMPTY, "after": EMPTY}
 LATENCY = {
     "engine": {"folder": "engine", "precision": "int8", "backend": {"name": "tensorrt", "version": "10.3.0"}},
-    "machine": {"cpu": "Arm", "cores": 6},
+    "machine": {"cpu": "Arm", "cores": 6}, "board": BOARD,
     "batch": 1, "runs": 20, "warm_up_runs": 4, "load_ms": 10, "throughput": None,
     "steps": {"engine": {"p50": 1.63, "p90": 1.7, "p99": 1.9, "min": 1.6, "per_second": 600.0}},
 }  # fmt: skip
