@@ -21,6 +21,11 @@ FINETUNE ?=
 VALIDATION ?=
 BY_LATENCY ?=
 CAPABILITY ?=
+# Of `make bundle` and `make deploy`.
+PICTURE ?=
+HOST ?=
+SSH_OPTIONS ?=
+export SSH_OPTIONS
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -48,7 +53,7 @@ help: ## this list
 	grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 	echo
 	echo "Variables: MODEL=$(MODEL) PRECISION=$(PRECISION) TARGET=$(TARGET) WEIGHTS=$(WEIGHTS) BATCH=$(BATCH) OUT=$(OUT)"
-	echo "           ONNX SIZE CLASSES LABELS CALIBRATION MAX_DROP FINETUNE VALIDATION BY_LATENCY CAPABILITY (README.md says what each may be)"
+	echo "           ONNX SIZE CLASSES LABELS CALIBRATION MAX_DROP FINETUNE VALIDATION BY_LATENCY CAPABILITY PICTURE HOST SSH_OPTIONS (README.md says what each may be)"
 
 $(VENV)/.installed-core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -67,6 +72,14 @@ setup: $(INSTALLED) ## the environment, in .venv
 .PHONY: engine
 engine: $(INSTALLED) ## MODEL, or the file ONNX, at PRECISION for TARGET, all stages; prints the engine's folder last
 	$(CHAIN)
+
+BUNDLE = $(CHAIN) --until bundle $(if $(PICTURE),--picture '$(PICTURE)')
+.PHONY: bundle deploy
+bundle: $(INSTALLED) ## one archive from which TARGET's device builds, tests and times its engine by itself (sh install.sh)
+	$(BUNDLE)
+deploy: $(INSTALLED) ## the bundle copied to HOST (user@board) over ssh and installed there; its figures brought back
+	$(BUNDLE)
+	$(BIN)/python -m pipeline.over_ssh "$$($(BUNDLE) | tail -n 1)" '$(HOST)' --ssh-options="$$SSH_OPTIONS"
 
 .PHONY: export simplify calibrate
 export: $(INSTALLED) ## PyTorch -> ONNX

@@ -1,4 +1,4 @@
-"""The runtime: what goes to the device. NumPy, Pillow (10.1 or later) and the engine's backend; Python 3.8 or later.
+"""The runtime: what goes to the device. Python 3.8, NumPy, Pillow 9.1 (10.1 to draw), or later; the engine's backend.
 
 >>> from deploy import Detector
 >>> detector = Detector("build/d0-digits/int8-cpu")  # doctest: +SKIP

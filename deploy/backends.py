@@ -30,6 +30,7 @@ class Backend(Protocol):
 # The manifest's backend name: its module here, and what pip calls the packages that the module needs.
 BACKENDS = {
     "openvino": ("deploy.openvino_backend", "openvino"),
+    "onnxruntime": ("deploy.onnxruntime_backend", "onnxruntime"),
     "tensorrt": ("deploy.tensorrt_backend", "tensorrt pycuda"),
     "tensorrt_rtx": ("deploy.tensorrt_backend", "tensorrt-rtx pycuda"),
 }

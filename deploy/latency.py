@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SECONDS = 10.0
 LEAST_RUNS, MOST_RUNS = 20, 1000
 LEAST_PICTURES = 16  # of a throughput measurement
-PACKAGES = ("numpy", "pillow", "openvino", "tensorrt", "tensorrt-rtx-cu13", "pycuda")
+PACKAGES = ("numpy", "pillow", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx-cu13", "pycuda")
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,6 +40,7 @@ def parse_args() -> argparse.Namespace:
     count = f"runs to time (default: {SECONDS:g} seconds of them)"
     parser.add_argument("--iterations", metavar="N", type=int, help=count)
     parser.add_argument("--batch", metavar="N", type=int, help="pictures a run (default: what the engine is built for)")
+    parser.add_argument("--no-throughput", action="store_true", help="leave throughput mode out")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write figures, machine, versions and every latency")
     parser.add_argument("--plot", metavar="FILE.png", type=Path, help="draw a histogram (needs matplotlib)")
     parser.add_argument("--raw", action="store_true", help="one latency in ms a line, of the engine alone")
@@ -67,7 +68,7 @@ def main() -> None:
     if args.raw:
         print_raw(args, pictures)
         return
-    report = measure(args.engine, pictures, args.iterations, args.batch)
+    report = measure(args.engine, pictures, args.iterations, args.batch, not args.no_throughput)
     print(table(report))
     if args.json is not None:
         with whole_file(args.json) as temporary:
@@ -93,7 +94,11 @@ def print_raw(args: argparse.Namespace, pictures: Sequence[Path]) -> None:
 
 
 def measure(
-    folder: str, pictures: Sequence[Path], iterations: Optional[int] = None, batch: Optional[int] = None
+    folder: str,
+    pictures: Sequence[Path],
+    iterations: Optional[int] = None,
+    batch: Optional[int] = None,
+    with_throughput: bool = True,
 ) -> Dict[str, Any]:
     """The report that --json writes. Raises UserError as `deploy.workload.make_workload`."""
     from deploy.board import board
@@ -113,7 +118,7 @@ def measure(
         times[END_TO_END] = [sum(row) for row in zip(*times.values())]
     steps = {name: {**summarize(row), "per_second": per_second(row, work.batch or 1)} for name, row in times.items()}
     many = None
-    if work.batch is not None:
+    if work.batch is not None and with_throughput:
         many = throughput(folder, manifest["spec"]["task"], pictures, steps[END_TO_END]["p50"], work.batch)
     return {
         "format": 1,

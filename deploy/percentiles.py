@@ -1,12 +1,14 @@
 """Latencies in numbers: percentiles, and when a machine has warmed up."""
 
-from typing import Callable, Dict, Sequence
+import time
+from typing import Callable, Dict, List, Sequence
 
 import numpy as np
 
 WINDOW = 5  # runs
 STABLE = 0.03  # two windows' medians this near to each other: warm
 MOST_WINDOWS = 40
+MOST_SECONDS = 60.0
 
 
 def summarize(milliseconds: Sequence[float]) -> Dict[str, float]:
@@ -22,13 +24,19 @@ def summarize(milliseconds: Sequence[float]) -> Dict[str, float]:
 
 def warm_up(run: Callable[[], float]) -> int:
     """Run (each call returns its ms) until the median of five agrees with that of the five before; returns how many
-    runs it took. After 200 the machine is taken as it is."""
+    runs it took. After 200, or a minute, the machine is taken as it is."""
     before = float("nan")  # agrees with nothing
-    for window in range(1, MOST_WINDOWS + 1):
-        median = float(np.median([run() for _ in range(WINDOW)]))
-        if abs(median - before) <= STABLE * before:
-            return window * WINDOW
-        before = median
+    end = time.monotonic() + MOST_SECONDS
+    window: List[float] = []
+    for count in range(1, MOST_WINDOWS * WINDOW + 1):
+        window.append(run())
+        if time.monotonic() > end:
+            return count
+        if len(window) == WINDOW:
+            median = float(np.median(window))
+            if abs(median - before) <= STABLE * before:
+                return count
+            before, window = median, []
     return MOST_WINDOWS * WINDOW
 
 

@@ -7,6 +7,7 @@ reports each layer's precision as built, and what was asked for and not built is
 """
 
 import contextlib
+import importlib
 import importlib.metadata
 import os
 from dataclasses import asdict
@@ -24,12 +25,14 @@ from engines.targets import (
     TYPED,
     Target,
     check_buildable_here,
+    check_precision,
     import_backend,
     installed,
     resolve_target,
 )
 from engines.tensorrt_log import LOG
 
+CPU_BUILDERS = {"openvino": "engines.cpu_builder", "onnxruntime": "engines.onnxruntime_builder"}
 LOWER = ("f16", "bf16", "int8")
 ASKED = {"fp32": ("f32",), "fp16": ("f16", "bf16"), "int8": ("int8",)}
 
@@ -47,7 +50,7 @@ def make_engine(
 
     Imports no backend where there is nothing to do. Raises UserError as `build_engine` does.
     """
-    choose("precision", precision, PRECISIONS)
+    check_precision(precision, target)
     choices.check(target, precision)
     check_buildable_here(target)
     distribution = installed(target.distributions)
@@ -106,10 +109,9 @@ def build_engine(
     check_prepared(header, onnx, precision, target)
     backend = import_backend(target)
     disable_progress = progress_disabled(quiet)
-    if target.backend == "openvino":
-        from engines import cpu_builder
-
-        built = cpu_builder.build(backend, onnx, folder, header, precision=precision, disable_progress=disable_progress)
+    if target.on_cpu:
+        builder = importlib.import_module(CPU_BUILDERS[target.backend])
+        built = builder.build(backend, onnx, folder, header, precision=precision, disable_progress=disable_progress)
     else:
         from engines import tensorrt_builder
 
@@ -135,6 +137,8 @@ def build_engine(
         sources={"onnx": onnx},
     )
     print(f"engine: {summary(built)}")
+    if precision == "int8" and target.simulates_int8:
+        print(f"engine: {built.warnings[-1]}")
     if not_built:
         print(f"engine: not in {precision} though asked for: {', '.join(not_built)}")
 
@@ -143,8 +147,7 @@ def check_prepared(header: Header, onnx: Path, precision: str, target: Target) -
     """Raise UserError unless the file holds what `precision` needs on `target`, and nothing that contradicts it."""
     quantized, half = header.quantized_layers, header.half_layers
     quantize = "python -m calibration.quantize writes such a file"
-    if precision == "int8" and not target.fast_int8:
-        raise UserError(f"{target.name} ({target.device}) has no fast INT8: build PRECISION=fp16 for it")
+    check_precision(precision, target)
     if precision == "int8" and not quantized:
         pairs = any(node.op == "QuantizeLinear" for node in header.nodes)
         found = "Q/DQ pairs, but none at both inputs of a layer" if pairs else "no QuantizeLinear"
@@ -169,7 +172,7 @@ def check_built(header: Header, built: Built, precision: str, target: Target) ->
     Raises UserError if no convolution is in `precision`, or, where no convolution was asked for, no other layer; for
     fp32, if any layer is in a lower one.
     """
-    if built.source == "unknown":
+    if built.source == "unknown" or target.simulates_int8:  # ONNX Runtime's layers have names of its own
         return []
     asked = header.quantized if precision == "int8" else header.half or header.convolutions
     actual = {layer.name: layer.precision for layer in built.layers if layer.is_convolution}

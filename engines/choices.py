@@ -40,7 +40,7 @@ class Choices:
 
     def check(self, target: Target, precision: str) -> None:
         """Raise UserError, before anything is built, for what the target does not offer."""
-        if target.backend == "openvino":
+        if target.on_cpu:
             for one in fields(self):
                 if getattr(self, one.name) != one.default:
                     option = OPTIONS[one.name]

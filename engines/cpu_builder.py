@@ -8,9 +8,8 @@ the runtime passes on. So the builder compiles what it saved, here, and reads th
 from pathlib import Path
 from typing import Any, List
 
-from tqdm import tqdm
-
 from deploy.cli import UserError
+from engines.bar import open_bar
 from engines.fold_dequantize import fold_dequantize
 from engines.manifest import Built, Layer
 from engines.onnx_header import Header
@@ -36,7 +35,7 @@ def build(ov: Any, onnx: Path, folder: Path, header: Header, *, precision: str, 
     """
     core = ov.Core()
     config = {HINT: precision_hint(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), precision)}
-    with tqdm(total=len(STEPS), desc="building", disable=disable_progress) as bar:
+    with open_bar(len(STEPS), "building", disable_progress) as bar:
         try:
             bar.set_postfix_str(STEPS[0])
             model = core.read_model(onnx)

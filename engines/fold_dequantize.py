@@ -48,8 +48,9 @@ def fold(ov: Any, quantize: Any) -> bool:
         else:
             zero = value
     inputs = [quantize.input_value(index) for index in range(3)]
-    inputs += [ov.opset13.constant((end - zero) * scale) for end in (low, high)]
-    folded = ov.opset13.fake_quantize(*inputs, quantize.get_attributes()["levels"])
+    opset = ov.opset13 if hasattr(ov, "opset13") else ov.runtime.opset13  # the latter: 2024.4, of Python 3.8
+    inputs += [opset.constant((end - zero) * scale) for end in (low, high)]
+    folded = opset.fake_quantize(*inputs, quantize.get_attributes()["levels"])
     folded.set_friendly_name(node.get_friendly_name())
     node.output(0).replace(folded.output(0))
     return True

@@ -65,7 +65,7 @@ def preflight(header: Header, target: Target, dla: str = "") -> List[Finding]:
 
     Raises UserError for another `dla`.
     """
-    if target.backend == "openvino" and not dla:
+    if target.on_cpu and not dla:
         return list(new_opset(header, target))
     rules: List[Callable[[Header, Target], Iterator[Finding]]] = [
         new_opset, uint8_inputs, unread_operators, integer_pairs, suppression,

@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
-from tqdm import tqdm
+from engines.bar import open_bar
 
 
 @dataclass
@@ -64,7 +64,7 @@ def progress_monitor(trt: Any, cancelled: threading.Event, disable: bool) -> Any
             self.lock = threading.Lock()
             self.phases = NestedPhases()
             form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
-            self.bar = tqdm(total=1.0, desc="building", bar_format=form, disable=disable)
+            self.bar = open_bar(1.0, "building", disable, bar_format=form)
 
         def phase_start(self, phase_name: str, parent_phase: Optional[str], num_steps: int) -> None:
             with self.lock:

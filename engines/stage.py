@@ -100,7 +100,8 @@ def run_stage(
         return False
     print(f"{name}: making {artefact}", flush=True)
     started, cpu_started = time.perf_counter(), time.process_time()
-    with (whole_folder if folder else whole_file)(artefact) as temporary:
+    whole = whole_folder if folder else whole_file
+    with whole(artefact) as temporary:
         make(temporary)
         # From here to the new record nothing vouches for the artefact, so a kill means one more run.
         record_path(artefact).unlink(missing_ok=True)

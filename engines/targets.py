@@ -40,6 +40,10 @@ class Target:
         compatible: it offers plans for later TensorRTs and for other GPUs (from 8.6 on, and on no JetPack).
         jetson: engines are built on the device itself, because plans need the exact TensorRT that made them.
         distributions: names on the package index that may have brought the backend.
+        l4t: prefixes of the Jetson Linux (L4T) releases that bring this JetPack.
+        half: its backend computes in 16 bits.
+        simulates_int8: INT8 models run there, with INT8's results, but most of it is computed in float32.
+        instead: the target that stands in for this one on a device that lacks the backend, with the same ONNX.
     """
 
     name: str
@@ -57,14 +61,30 @@ class Target:
     dla: bool = False
     compatible: bool = False
     jetson: bool = False
+    l4t: Tuple[str, ...] = ()
+    half: bool = True
+    simulates_int8: bool = False
+    instead: Optional[str] = None
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.backend in ("openvino", "onnxruntime")
 
 
 OPENVINO = ("openvino",)
+ONNXRUNTIME = ("onnxruntime",)
 TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 TENSORRT_RTX = ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx")
 
 ROWS = (
-    Target("cpu", "x86-64 or Arm CPU", "openvino", HINT, 23, OPENVINO, progress=False, zero_points=True),
+    Target(
+        "cpu", "x86-64 or Arm CPU", "openvino", HINT, 23, OPENVINO,
+        progress=False, zero_points=True, instead="cpu-ort",
+    ),
+    Target(
+        "cpu-ort", "a CPU where OpenVINO does not run", "onnxruntime", HINT, 21, ONNXRUNTIME,  # 1.19's, of Python 3.8
+        progress=False, half=False, simulates_int8=True,
+    ),
     Target(
         "rtx", "GeForce RTX 30, RTX PRO and later (RTX 20: 7.5, no INT8)", "tensorrt_rtx", TYPED, 24, TENSORRT_RTX,
         ("1.",),
@@ -76,29 +96,32 @@ ROWS = (
     ),
     Target(
         "jetson-nano", "Nano, JetPack 4.6.1", "tensorrt", FLAGS, 13, TENSORRT, ("8.2.",), "3.6",
-        uint8_input=False, progress=False, fast_int8=False, jetson=True,
+        uint8_input=False, progress=False, fast_int8=False, jetson=True, l4t=("32.7",),
     ),
     Target(
         "jetson-xavier", "Xavier, JetPack 5.1", "tensorrt", FLAGS, 17, TENSORRT, ("8.5.",), "3.8",
-        progress=False, dla=True, jetson=True,
+        progress=False, dla=True, jetson=True, l4t=("35.",),
     ),
     Target(
         "jetson-orin-jp5", "Orin, JetPack 5.1", "tensorrt", FLAGS, 17, TENSORRT, ("8.5.",), "3.8",
-        progress=False, dla=True, jetson=True,
+        progress=False, dla=True, jetson=True, l4t=("35.",),
     ),
     Target(
         "jetson-orin-jp6.0", "Orin, JetPack 6.0", "tensorrt", FLAGS, 17, TENSORRT, ("8.6.",), "3.10",
-        progress=False, dla=True, jetson=True,
+        progress=False, dla=True, jetson=True, l4t=("36.2", "36.3"),
     ),
     Target(
         "jetson-orin", "Orin, JetPack 6.1 or 6.2", "tensorrt", TYPED, 20, TENSORRT, ("10.3.",), "3.10",
-        dla=True, jetson=True,
+        dla=True, jetson=True, l4t=("36.4", "36.5"),
+    ),
+    Target(
+        "jetson-thor", "Thor, JetPack 7", "tensorrt", TYPED, 22, TENSORRT, ("10.", "11."), "3.12",
+        jetson=True, l4t=("38.", "39."),
     ),
     # A DLA is in it, but TensorRT builds for that only from 11.4.1 on, and for the AGX alone.
     Target(
         "jetson-orin-jp7", "Orin, JetPack 7.2", "tensorrt", TYPED, 22, TENSORRT, ("10.", "11."), "3.12", jetson=True
     ),
-    Target("jetson-thor", "Thor, JetPack 7", "tensorrt", TYPED, 22, TENSORRT, ("10.", "11."), "3.12", jetson=True),
 )  # fmt: skip
 TARGETS = {row.name: row for row in ROWS}
 
@@ -127,7 +150,7 @@ def gpu_answers() -> bool:
 
 def runs_here(target: Target) -> bool:
     """True if this machine can run the target's engines: for a CPU any can, for the others an NVIDIA GPU answers."""
-    return target.backend == "openvino" or gpu_answers()
+    return target.on_cpu or gpu_answers()
 
 
 def installed(names: Sequence[str]) -> Optional[str]:
@@ -139,6 +162,17 @@ def installed(names: Sequence[str]) -> Optional[str]:
         except importlib.metadata.PackageNotFoundError:
             pass
     return None
+
+
+def check_precision(precision: str, target: Target) -> None:
+    """Raise UserError for a precision that is not worth building, or cannot be, on the target."""
+    choose("precision", precision, PRECISIONS)
+    if precision == "int8" and not target.fast_int8:
+        raise UserError(f"{target.name} ({target.device}) has no fast INT8: build PRECISION=fp16 for it")
+    if precision == "fp16" and not target.half:
+        raise UserError(
+            f"{target.name} ({target.device}) computes in float32 alone: build PRECISION=fp32 or int8 for it"
+        )
 
 
 def check_buildable_here(target: Target) -> None:

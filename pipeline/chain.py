@@ -24,7 +24,7 @@ from deploy.cli import Parser, UserError, choose, run
 from engines.build import make_engine
 from engines.choices import Choices
 from engines.onnx_header import read_header
-from engines.targets import PRECISIONS, TARGETS, TYPED, Target, check_buildable_here, resolve_target
+from engines.targets import PRECISIONS, TARGETS, TYPED, Target, check_buildable_here, check_precision, resolve_target
 from pipeline.data.records import DataSet
 from pipeline.digits_cache import digits_folder
 from pipeline.export import Batch, export_stage, parse_batch
@@ -39,7 +39,7 @@ from pipeline.zoo import MODELS, input_size, is_detector
 
 CALIBRATION_IMAGES = 128
 FP16_IMAGES = 16  # only overflow matters there
-STAGES = ("export", "simplify", "calibrate", "engine")
+STAGES = ("export", "simplify", "calibrate", "engine", "bundle")  # a bundle is in place of an engine
 MODELS_SHORT = "b0 to d7x, --help lists them"
 
 
@@ -103,6 +103,7 @@ class Request:
         by_latency: leave the layers in 16 bit that are not faster in INT8 on the target.
         until: the last stage to run.
         finetune: steps of quantization-aware fine-tuning on the calibration pictures, after calibration; 0: none.
+        picture: what a bundle tests itself on.
     """
 
     precision: str
@@ -115,18 +116,20 @@ class Request:
     by_latency: bool = False
     until: str = "engine"
     compute_capabilities: tuple[str, ...] = ()
+    picture: Path | None = None
     quiet: bool = False
     finetune: int = 0
 
     def check(self) -> None:
         """UserError for what cannot be, whatever the model."""
-        choose("precision", self.precision, PRECISIONS)
+        check_precision(self.precision, self.target)
         choose("stage", self.until, STAGES)
         check_drop(self.max_drop, self.validation, self.precision)
         if self.finetune < 0 or self.finetune and self.precision != "int8":
             raise UserError(f"--finetune {self.finetune} (FINETUNE): expected a number of steps, with PRECISION=int8")
         self.choices.check(self.target, self.precision)
-        check_buildable_here(self.target)
+        if self.until == "engine":  # the stages before it are for the host, whatever the target
+            check_buildable_here(self.target)
         if self.by_latency:
             if self.precision != "int8":
                 raise UserError(
@@ -274,6 +277,17 @@ def from_simplified(simplified: Path, request: Request, calibration: Path | None
         convert(simplified, prepared, data=calibration, images=FP16_IMAGES, quiet=quiet)
     if request.until == "calibrate":
         return prepared
+    if request.until == "bundle":
+        from pipeline.bundle import bundle_stage
+
+        return bundle_stage(
+            prepared,
+            precision=precision,
+            target=target,
+            compute_capabilities=request.compute_capabilities,
+            picture=request.picture,
+            calibration=calibration,
+        )
     engine = simplified.with_name(f"{precision}-{target.name}")
     make_engine(
         prepared,
@@ -308,7 +322,8 @@ def main() -> None:
     )
     parser.add_argument("--compute-capability", nargs="+", default=[], metavar="X.Y", help="of rtx; portable if absent")
     parser.add_argument("--out", type=Path, default=Path("build"), help="folder of all artefacts (%(default)s)")
-    parser.add_argument("--until", default="engine", help=f"stop after {', '.join(STAGES)}")
+    parser.add_argument("--until", default="engine", help=f"stop after {', '.join(STAGES)} (in place of an engine)")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="what a bundle tests itself on")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
     given = parser.parse_args()
     if (given.model is None) == (given.onnx is None):
@@ -334,6 +349,7 @@ def main() -> None:
         validation=given.validation,
         by_latency=given.by_latency,
         until=given.until,
+        picture=given.picture,
         compute_capabilities=tuple(given.compute_capability),
         quiet=given.quiet,
         finetune=given.finetune,

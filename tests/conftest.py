@@ -1,5 +1,7 @@
 """What holds for all tests."""
 
+from __future__ import annotations  # the tests of deploy/ run on Python 3.8 too
+
 import ctypes
 import signal
 import sys

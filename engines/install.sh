@@ -1,0 +1,20 @@
+#!/bin/sh
+# What an effedge bundle does on its device: checks its own files and the device, builds the engine, tests and times it.
+# It may be run again: what is done is not done twice. `sh install.sh --help` lists the options.
+cd "$(dirname "$0")" || exit 2
+
+fail() {
+    echo "error: $1" >&2
+    exit 2
+}
+
+# Before any of our code runs: a file that was damaged on the way could fail in any manner.
+[ -f SHA256SUMS ] || fail "SHA256SUMS is missing beside install.sh: unpack the bundle again"
+damaged=$(LC_ALL=C sha256sum -c SHA256SUMS 2>/dev/null | sed -n 's/: FAILED.*//p' | head -n 1)
+[ -z "$damaged" ] || fail "'$damaged' is missing or not the file that was packed: unpack the bundle again"
+
+PYTHON=${PYTHON:-python3}
+command -v "$PYTHON" >/dev/null 2>&1 || fail "there is no '$PYTHON' here: install Python 3.8 or later (PYTHON= names it)"
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 8))' ||
+    fail "'$PYTHON' is $("$PYTHON" -V 2>&1), expected Python 3.8 or later: name a newer one with PYTHON="
+exec "$PYTHON" -m engines.install "$@"

@@ -1,0 +1,199 @@
+"""A bundle: one archive from which a device builds its engine by itself, with what it has, and proves it.
+
+It holds the prepared ONNX, deploy/ and engines/ (Python 3.8, NumPy, Pillow and the backend: no torch, no onnx), a
+picture, what the ONNX finds in it on ONNX Runtime, and install.sh. SHA256SUMS names every file. The same inputs make
+the same archive, to the last byte.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import platform
+import tarfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+from calibration.samples import list_images
+from deploy import onnxruntime_backend
+from deploy.cli import UserError
+from deploy.images import open_image
+from deploy.nms import nms
+from deploy.records import as_record
+from engines import install
+from engines.onnx_header import onnx_files, read_header
+from engines.preflight import refuse
+from engines.selftest import SURE, TOLERANCES
+from engines.stage import ROOT, run_stage
+from engines.targets import Target
+from pipeline import digits
+from pipeline.evaluate_backend import BackendClassifier, BackendDetector, BackendEngine
+
+PACKAGES = ("deploy", "engines")
+INSTALL = ROOT / "engines" / "install.sh"
+SUMS = "SHA256SUMS"
+DIGITS_INDEX, DIGITS_SHAPE = 1, (480, 640)  # of the validation split: the network has not seen it
+PHOTOGRAPH = "chelsea.png"  # a cat, of scikit-image's photographs
+FORMAT = 1
+
+
+def bundle_stage(
+    onnx: Path,
+    *,
+    precision: str,
+    target: Target,
+    compute_capabilities: tuple[str, ...] = (),
+    picture: Path | None = None,
+    calibration: Path | None = None,
+) -> Path:
+    """Pack the prepared `onnx` beside it, unless that is done; returns the archive's path.
+
+    Args:
+        picture: for the self-test; by default a drawn one for digits and random weights, the first of `calibration` if
+            that is a folder of pictures, or a photograph of a cat.
+
+    Raises:
+        UserError: a file that the target cannot take, that does not describe its input, or a picture that is none.
+    """
+    header = read_header(onnx)
+    if not target.on_cpu:
+        refuse(header, onnx, target)
+    if not header.spec:
+        raise UserError(
+            f"'{onnx}' does not say how it wants pictures or what its outputs mean, so a bundle could not test itself: "
+            "copy it to the device and run python -m engines.build there"
+        )
+    name = f"{onnx.parent.name}-{precision}-{target.name}"
+    archive = onnx.with_name(f"{name}.tar.gz")
+    source = picture or chosen_picture(header.spec, calibration)
+    run_stage(
+        "bundle",
+        archive,
+        inputs={**onnx_files(onnx), "install": INSTALL, **({} if source is None else {"picture": source})},
+        options={
+            "precision": precision,
+            "target": target.name,
+            "compute_capabilities": list(compute_capabilities),
+            "reference": reference(),
+        },
+        tools=["numpy", "onnxruntime", "pillow"],
+        code=["deploy", "engines", "pipeline"],
+        make=partial(
+            write_bundle,
+            name=name,
+            onnx=onnx,
+            spec=header.spec,
+            precision=precision,
+            target=target,
+            compute_capabilities=compute_capabilities,
+            picture=source,
+        ),
+    )
+    return archive
+
+
+def chosen_picture(spec: dict[str, Any], calibration: Path | None) -> Path | None:
+    """What the network knows; None: a drawn picture."""
+    if spec["weights"] in ("digits", "random"):
+        return None
+    if calibration is not None and calibration.is_dir():
+        return list_images(calibration)[0]
+    import skimage.data
+
+    return Path(skimage.data.__file__).parent / PHOTOGRAPH
+
+
+def reference() -> str:
+    return f"ONNX Runtime {onnxruntime.__version__} on {platform.machine()}"
+
+
+def write_bundle(
+    archive: Path,
+    *,
+    name: str,
+    onnx: Path,
+    spec: dict[str, Any],
+    precision: str,
+    target: Target,
+    compute_capabilities: tuple[str, ...],
+    picture: Path | None,
+) -> None:
+    """Write the archive; its one folder is `name`."""
+    pixels = drawn_picture(spec) if picture is None else open_image(picture)
+    detects = spec["task"] == "detection"
+    threshold = round(SURE - TOLERANCES[precision][1], 3) if detects else None
+    content = {
+        "format": FORMAT,
+        "name": name,
+        "model": spec["model"],
+        "weights": spec["weights"],
+        "labels": spec["labels"],
+        "precision": precision,
+        "target": target.name,
+        "build_options": ["--compute-capability", *compute_capabilities] if compute_capabilities else [],
+        "threshold": threshold,
+        "reference": reference(),
+    }
+    files: dict[str, bytes] = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts and path != INSTALL:
+                files[path.relative_to(ROOT).as_posix()] = path.read_bytes()
+    for role, path in onnx_files(onnx).items():
+        files[install.MODEL.as_posix() if role == "onnx" else f"{install.MODEL.parent}/{role}"] = path.read_bytes()
+    files["install.sh"] = INSTALL.read_bytes()
+    files[install.BUNDLE.as_posix()] = as_json(content)
+    files[install.PICTURE.as_posix()] = as_png(pixels)
+    files[install.EXPECTED.as_posix()] = as_json(expected(onnx, spec, pixels, threshold))
+    sums = [f"{hashlib.sha256(data).hexdigest()}  {path}\n" for path, data in sorted(files.items())]
+    files[SUMS] = "".join(sums).encode()
+    archive.write_bytes(packed(name, files))
+
+
+def drawn_picture(spec: dict[str, Any]) -> np.ndarray:
+    """A picture of digits, uint8 [h,w,3]."""
+    if spec["task"] == "detection":
+        return digits.draw_picture("val", DIGITS_INDEX, *DIGITS_SHAPE).image
+    return digits.draw_crop("val", DIGITS_INDEX, spec["input"]["size"][0])[0]
+
+
+def expected(onnx: Path, spec: dict[str, Any], pixels: np.ndarray, threshold: float | None) -> dict[str, Any]:
+    """What the ONNX finds in the picture, by ONNX Runtime and the device's own code before and behind it."""
+    backend = onnxruntime_backend.load(onnx, {"backend": {}})
+    engine = BackendEngine(backend, str(onnx), spec)
+    if threshold is None:
+        [classes] = BackendClassifier(engine)([pixels])
+        return as_record(classes)
+    detector = BackendDetector(engine)
+    detector.suppress = partial(nms, threshold=threshold, iou=0.5, max_detections=100)
+    [detections] = detector([pixels])
+    return as_record(detections)
+
+
+def as_png(pixels: np.ndarray) -> bytes:
+    """Without loss: JPEG decoders differ by a grey level here and there."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def as_json(content: Any) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def packed(name: str, files: dict[str, bytes]) -> bytes:
+    """A .tar.gz of the files in one folder, sorted, without dates and owners."""
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for path, data in sorted(files.items()):
+            entry = tarfile.TarInfo(f"{name}/{path}")
+            entry.size, entry.mode = len(data), 0o755 if path.endswith(".sh") else 0o644
+            archive.addfile(entry, io.BytesIO(data))
+    return gzip.compress(plain.getvalue(), mtime=0)
