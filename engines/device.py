@@ -1,17 +1,15 @@
 """What is on the device that an engine shall be built on, held against its target's row: Jetson Linux, the backend."""
 
-import re
 import signal
 import subprocess
 import sys
 from typing import List, NamedTuple, Optional, Tuple
 
+from deploy.board import l4t
 from deploy.cli import UserError
 from engines import targets
 from engines.targets import TARGETS, Target
 
-# "# R36 (release), REVISION: 4.3, GCID: ..." is 36.4.3.
-RELEASE = re.compile(r"R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)")
 # Importing alone does not show whether a backend works here: what else it needs, and its first call.
 PROBES = {
     "openvino": "import openvino as backend; backend.Core()",
@@ -73,8 +71,7 @@ def l4t_release() -> Optional[str]:
         text = targets.L4T_RELEASE.read_text(errors="replace")
     except OSError:
         return None
-    found = RELEASE.search(text)
-    return f"{found.group(1)}.{found.group(2)}" if found else "unknown"
+    return (l4t(text) or "unknown").lstrip("R")
 
 
 def backend_version(backend: str) -> Tuple[Optional[str], str]:

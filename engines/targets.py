@@ -83,7 +83,7 @@ ROWS = (
     ),
     Target(
         "cpu-ort", "a CPU where OpenVINO does not run", "onnxruntime", HINT, 21, ONNXRUNTIME,  # 1.19's, of Python 3.8
-        progress=False, half=False, simulates_int8=True,
+        progress=False, zero_points=True, half=False, simulates_int8=True,
     ),
     Target(
         "rtx", "GeForce RTX 30, RTX PRO and later (RTX 20: 7.5, no INT8)", "tensorrt_rtx", TYPED, 24, TENSORRT_RTX,
