@@ -108,6 +108,11 @@ predict: $(INSTALLED) ## what ENGINE (a folder) finds in SOURCE (an image, a fol
 evaluate: $(INSTALLED) ## COCO AP or top-1/top-5 of ENGINE on DATA (default: the digits)
 	$(BIN)/python -m pipeline.evaluate '$(ENGINE)' --data '$(or $(DATA),digits)'
 
+.PHONY: check-data
+check-data: $(INSTALLED) ## what is in DATA and what is wrong with it; for MODEL, if given: does it suit, do the anchors fit
+	$(BIN)/python -m pipeline.data.report '$(DATA)' $(if $(filter file,$(origin MODEL)),,--model '$(MODEL)') \
+	  $(if $(IMAGES),--images '$(IMAGES)') $(if $(SIZE),--size '$(SIZE)')
+
 .PHONY: accuracy
 accuracy: $(INSTALLED) $(if $(EFFEDGE_DATA),$(VENV)/.installed-lite0) ## fp32, fp16 and int8 in one table; PEERS (a Python), BCCD (weights), EFFEDGE_DATA
 	$(BIN)/python -m pipeline.accuracy --out '$(OUT)' --json '$(OUT)/accuracy.json' \

@@ -27,6 +27,8 @@ from torch.utils.data import DataLoader
 from deploy.cli import UserError, run
 from deploy.files import explain_os_error
 from pipeline.checkpoint import save_weights
+from pipeline.data.problems import line_by_line
+from pipeline.data.report import report
 from pipeline.efficientnet import DROP_CONNECT
 from pipeline.ema import Ema
 from pipeline.initial import initialize
@@ -209,14 +211,17 @@ def main() -> None:
     given = make_parser(__doc__ or "").parse_args()
     options = read_options(given)
     check_out(given.out)
-    data = training_data(options.model, options.data, given.images, options.size, options.seed, options.variety,
-                         given.quiet)  # fmt: skip
     look, metadata = look_of(options)
     val, validation = given.val or (DIGITS if options.data == DIGITS else None), None
-    if val is not None:
-        validation = make_validation(options.model, val, given.val_images or given.images, data.labels, options.size,
-                                     look, given.quiet)  # fmt: skip
+    with line_by_line():
+        data = training_data(options.model, options.data, given.images, options.size, options.seed, options.variety,
+                             given.quiet)  # fmt: skip
+        if val is not None:
+            validation = make_validation(options.model, val, given.val_images or given.images, data.labels,
+                                         options.size, look, given.quiet)  # fmt: skip
     if not given.quiet:
+        if data.checked is not None:
+            print("\n".join(report(data.checked, options.model, options.size)))
         print(f"training {options.model} at {options.size}: {describe(options, data)}", flush=True)
     weights, figure = train(options, data, given.out, validation, given.validate_every, given.quiet)
     metadata |= {"model": options.model, "labels": json.dumps(data.labels), "size": str(options.size)}

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from pipeline.contract import ClassifierGraph, DetectorGraph
+from pipeline.data.checks import check_data
 from pipeline.data.records import match_labels
 from pipeline.digits_cache import digits_folder
 from pipeline.efficientdet import EfficientDet
@@ -17,7 +18,7 @@ from pipeline.efficientnet import EfficientNet
 from pipeline.evaluate_torch import evaluate_torch
 from pipeline.onnx_spec import make_spec
 from pipeline.published import Preprocessing
-from pipeline.training_data import DIGITS, read_for
+from pipeline.training_data import DIGITS
 from pipeline.zoo import is_detector
 
 DIGITS_COUNT = {"detection": 100, "classification": 500}
@@ -59,12 +60,12 @@ class Validation(NamedTuple):
 def make_validation(
     model: str, data: str, images: Path | None, labels: list[str | None], size: int, look: Preprocessing, quiet: bool
 ) -> Validation:
-    """Read and check the validation data, `digits` or a path, before hours are spent; UserError as `read_for`, or if
+    """Read and check the validation data, `digits` or a path, before hours are spent; UserError as `check_data`, or if
     it has no class in common with `labels`."""
     spec = make_spec(model, "training", labels, size, BATCH, look)
     if data == DIGITS:
         task = spec["task"]
         folder = digits_folder(task, "val", size=size, count=DIGITS_COUNT[task], quiet=quiet)
         data, images = str(folder / "instances.json" if is_detector(model) else folder), None
-    match_labels(read_for(model, data, images, quiet).labels, labels)
+    match_labels(check_data(data, images, quiet, model).data.labels, labels)
     return Validation(data, images, spec, look, quiet)

@@ -14,37 +14,64 @@ from typing import Any
 import numpy as np
 
 from deploy.cli import UserError
+from pipeline.data.problems import Problems
 from pipeline.data.records import DataSet, Record, require_files
 
 
-def read_coco(path: Path, images: Path | None = None) -> DataSet:
+def read_coco(path: Path, images: Path | None = None, problems: Problems | None = None) -> DataSet:
     """The data set of a COCO json; pictures without annotations belong to it too.
 
     Args:
         path: the json.
         images: the folder of the pictures. By default `images/` beside the json, or the json's own folder.
+        problems: collects what is wrong with single pictures and annotations, which are then left out.
 
     Raises:
-        UserError: no JSON, a part that is missing or malformed (says which), or missing pictures.
+        UserError: no JSON, or a part that is missing. Without `problems`, BrokenData for what they would collect.
     """
+    found = problems or Problems()
     content = _load(path)
-    names = _categories(path, content["categories"])
+    names = _categories(path, content["categories"], found)
     class_ids = {category: index for index, category in enumerate(sorted(names))}
+    files = _files(path, content["images"], found)
+    if not names or not files:
+        found.refuse()
     by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    files = {}
-    for image in content["images"]:
-        if not isinstance(image, dict) or "id" not in image or "file_name" not in image:
-            raise UserError(f"'{path}' has an image without id or file_name: {image!r:.80}")
-        if image["id"] in files:
-            raise UserError(f"'{path}' has two images with the id {image['id']}: ids must differ")
-        files[image["id"]] = image["file_name"]
     for annotation in content["annotations"]:
-        _check(path, annotation, files, names)
-        by_image[annotation["image_id"]].append(annotation)
+        if _sound(path, annotation, files, names, found):
+            by_image[annotation["image_id"]].append(annotation)
     folder = images or _image_folder(path, list(files.values()))
     records = [_record(folder / name, by_image[image_id], class_ids) for image_id, name in files.items()]
-    require_files(records, "give their folder with --images")
-    return DataSet("detection", [names[category] for category in class_ids], records)
+    require_files(records, "give their folder with --images", found)
+    if problems is None:
+        found.refuse()
+    kept = sum(len(record.boxes) for record in records)
+    notes = _notes(content["annotations"], sum(map(len, by_image.values())) - kept)
+    return DataSet("detection", [names[category] for category in class_ids], records, notes)
+
+
+def _files(path: Path, images: list[Any], problems: Problems) -> dict[Any, str]:
+    """Image id -> file name."""
+    files: dict[Any, str] = {}
+    for image in images:
+        if not isinstance(image, dict) or "id" not in image or not isinstance(image.get("file_name"), str):
+            problems.add("image", f"'{path}' has an image without id or file_name: {image!r:.80}")
+        elif image["id"] in files:
+            problems.add("image id", f"'{path}' has two images with the id {image['id']}: ids must differ")
+        else:
+            files[image["id"]] = image["file_name"]
+    return files
+
+
+def _notes(annotations: list[Any], without_area: int) -> list[str]:
+    """What is odd and harms nothing."""
+    notes = []
+    if without_area:
+        notes.append(f"{without_area} objects have a box without area and are left out")
+    ids = [annotation["id"] for annotation in annotations if isinstance(annotation, dict) and "id" in annotation]
+    if again := len(ids) - len(set(map(str, ids))):
+        notes.append(f"{again} annotations have the id of another; each counts as an object of its own")
+    return notes
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -63,27 +90,33 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _categories(path: Path, categories: list[Any]) -> dict[int, str]:
+def _categories(path: Path, categories: list[Any], problems: Problems) -> dict[int, str]:
     """Category id -> name."""
     names: dict[int, str] = {}
     for category in categories:
         if not (isinstance(category, dict) and isinstance(category.get("id"), int) and category.get("name")):
-            raise UserError(f"'{path}' has a category without a whole-number id or a name: {category!r:.80}")
-        if category["id"] in names:
-            raise UserError(f"'{path}' has two categories with the id {category['id']}: ids must differ")
-        names[category["id"]] = str(category["name"])
+            problems.add("category", f"'{path}' has a category without a whole-number id or a name: {category!r:.80}")
+        elif category["id"] in names:
+            problems.add("category id", f"'{path}' has two categories with the id {category['id']}: ids must differ")
+        else:
+            names[category["id"]] = str(category["name"])
     return names
 
 
-def _check(path: Path, annotation: Any, files: dict[Any, str], names: dict[int, str]) -> None:
-    """UserError if an annotation is of no known image or category, or its box is not four finite numbers."""
+def _sound(path: Path, annotation: Any, files: dict[Any, str], names: dict[int, str], problems: Problems) -> bool:
+    """True for an annotation of a known image and category, with a box of four finite numbers."""
     known = isinstance(annotation, dict)
-    if not known or annotation.get("image_id") not in files or annotation.get("category_id") not in names:
-        raise UserError(f"'{path}' has an annotation of an unknown image or category: {_short(annotation)}")
-    box = annotation.get("bbox")
+    box: Any = annotation.get("bbox") if known else None
     numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)
-    if not numbers or not np.isfinite(box).all() or min(box[2:]) < 0:
-        raise UserError(f"'{path}' has an annotation without a bbox [x, y, width, height]: {_short(annotation)}")
+    if not known or annotation.get("image_id") not in files:
+        problems.add("unknown image", f"'{path}' has an annotation of an unknown image: {_short(annotation)}")
+    elif annotation.get("category_id") not in names:
+        problems.add("unknown category", f"'{path}' has an annotation of an unknown category: {_short(annotation)}")
+    elif not numbers or not np.isfinite(box).all() or min(box[2:]) < 0:
+        problems.add("bbox", f"'{path}' has an annotation without a bbox [x, y, width, height]: {_short(annotation)}")
+    else:
+        return True
+    return False
 
 
 def _short(annotation: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deploy.cli import UserError
+from pipeline.data.problems import Problems
 from pipeline.data.records import SUFFIXES, DataSet, classified, require_files
 
 
@@ -25,15 +26,16 @@ def read_class_folders(path: Path) -> DataSet:
     return DataSet("classification", [folder.name for folder in folders], records)
 
 
-def read_table(path: Path, images: Path | None = None) -> DataSet:
+def read_table(path: Path, images: Path | None = None, problems: Problems | None = None) -> DataSet:
     """The pictures of a tsv: each line a file name, a tab, and a class id (from 0) or a class name.
 
     Args:
         path: the table.
         images: the folder that the file names count from; by default the table's own.
+        problems: collects malformed lines and missing pictures; the lines are left out.
 
     Raises:
-        UserError: a malformed line (says which), or missing pictures.
+        UserError: no table, or nothing in it. Without `problems`, BrokenData for what they would collect.
     """
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -41,11 +43,15 @@ def read_table(path: Path, images: Path | None = None) -> DataSet:
         raise UserError(f"'{path}' does not exist: expected a table of file<TAB>class") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"'{path}' cannot be read ({error}): expected a table of file<TAB>class") from error
-    rows = [line.split("\t") for line in lines]
-    for number, row in enumerate(rows, 1):
-        if len(row) != 2 or not all(cell.strip() for cell in row):
-            raise UserError(f"line {number} of '{path}' is {lines[number - 1]!r:.60}: expected file<TAB>class")
+    found, rows = problems or Problems(), []
+    for number, line in enumerate(lines, 1):
+        row = line.split("\t")
+        if len(row) == 2 and all(cell.strip() for cell in row):
+            rows.append(row)
+        else:
+            found.add("line", f"line {number} of '{path}' is {line!r:.60}: expected file<TAB>class")
     if not rows:
+        found.refuse()
         raise UserError(f"'{path}' is empty: expected a table of file<TAB>class")
     classes = [row[1].strip() for row in rows]
     labels: list[str | None]
@@ -57,5 +63,7 @@ def read_table(path: Path, images: Path | None = None) -> DataSet:
         class_ids, labels = [names.index(name) for name in classes], list(names)
     folder = images or path.parent
     records = [classified(folder / row[0].strip(), class_id) for row, class_id in zip(rows, class_ids, strict=True)]
-    require_files(records, "give their folder with --images")
+    require_files(records, "give their folder with --images", found)
+    if problems is None:
+        found.refuse()
     return DataSet("classification", labels, records)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deploy.cli import UserError
+from pipeline.data.problems import Problems
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -37,11 +38,13 @@ class DataSet(NamedTuple):
     """Pictures and the names of their classes.
 
     labels: by class id; None for an id without a name (COCO's gaps, or a list of numbers).
+    notes: what the reader found odd, in a line each.
     """
 
     task: str  # "detection" or "classification"
     labels: list[str | None]
     records: list[Record]
+    notes: Sequence[str] = ()
 
 
 def classified(path: Path, class_id: int) -> Record:
@@ -91,8 +94,9 @@ def _some(labels: Sequence[str | None]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def require_files(records: Sequence[Record], advice: str) -> None:
-    """UserError, with the first missing file and how many there are, if a picture of `records` is not on the disk."""
+def require_files(records: Sequence[Record], advice: str, problems: Problems) -> None:
+    """Note, with the first missing file and how many there are, if a picture of `records` is not on the disk."""
     missing = [record.path for record in records if not record.path.is_file()]
     if missing:
-        raise UserError(f"{len(missing)} of {len(records)} pictures are missing, the first is '{missing[0]}': {advice}")
+        line = f"{len(missing)} of {len(records)} pictures are missing, the first is '{missing[0]}': {advice}"
+        problems.add("missing pictures", line)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy.cli import UserError
+from pipeline.data.problems import Problems
 from pipeline.data.records import SUFFIXES, DataSet, Record, require_files
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -23,15 +24,16 @@ def is_voc(path: Path) -> bool:
     return (path / "Annotations").is_dir() or (path.suffix == ".txt" and path.parent.parent.name == "ImageSets")
 
 
-def read_voc(path: Path, images: Path | None = None) -> DataSet:
+def read_voc(path: Path, images: Path | None = None, problems: Problems | None = None) -> DataSet:
     """The data set of a VOC folder (all of its annotations), or of one of its lists, such as ImageSets/Main/val.txt.
 
     Args:
         path: the folder, or the list.
         images: the folder of the pictures, JPEGImages by default.
+        problems: collects malformed annotations, which are left out, and missing pictures.
 
     Raises:
-        UserError: no annotations, a malformed one (says which file), or missing pictures.
+        UserError: no annotations. Without `problems`, BrokenData for what they would collect.
     """
     root = path if path.is_dir() else path.parent.parent.parent
     annotations = root / "Annotations"
@@ -43,11 +45,28 @@ def read_voc(path: Path, images: Path | None = None) -> DataSet:
     if not names:
         raise UserError(f"'{path}' names no pictures: expected Annotations/*.xml, or a list in ImageSets/Main")
     folder = images or root / "JPEGImages"
-    parsed = [_parse(annotations / f"{name}.xml", folder) for name in names]
+    found, parsed = problems or Problems(), []
+    for name in names:
+        try:
+            parsed.append(_parse(annotations / f"{name}.xml", folder))
+        except Malformed as error:
+            found.add(error.kind, str(error))
     labels = sorted({name for _, objects in parsed for name, _, _ in objects})
     records = [_record(picture, objects, labels) for picture, objects in parsed]
-    require_files(records, "give their folder with --images")
-    return DataSet("detection", list(labels), records)
+    require_files(records, "give their folder with --images", found)
+    if problems is None:
+        found.refuse()
+    without_area = sum(len(objects) for _, objects in parsed) - sum(len(record.boxes) for record in records)
+    notes = [f"{without_area} objects have a box without area and are left out"] if without_area else []
+    return DataSet("detection", list(labels), records, notes)
+
+
+class Malformed(UserError):
+    """An annotation file that cannot be used, and the kind of its mistake."""
+
+    def __init__(self, kind: str, line: str):
+        super().__init__(line)
+        self.kind = kind
 
 
 Object = tuple[str, tuple[float, ...], bool]  # name, xyxy, difficult
@@ -58,9 +77,9 @@ def _parse(path: Path, folder: Path) -> tuple[Path, list[Object]]:
     try:
         root = ElementTree.parse(path).getroot()
     except FileNotFoundError:
-        raise UserError(f"annotation '{path}' does not exist, though the list names it") from None
+        raise Malformed("missing", f"annotation '{path}' does not exist, though the list names it") from None
     except (OSError, ElementTree.ParseError) as error:
-        raise UserError(f"annotation '{path}' is no XML ({error}): expected Pascal VOC's") from error
+        raise Malformed("XML", f"annotation '{path}' is no XML ({error}): expected Pascal VOC's") from error
     return _picture(root.findtext("filename"), path.stem, folder), [_object(path, item) for item in root.iter("object")]
 
 
@@ -71,7 +90,8 @@ def _object(path: Path, item: ElementTree.Element) -> Object:
     except ValueError:
         box = [math.nan] * 4
     if not name or not all(map(math.isfinite, box)):
-        raise UserError(f"annotation '{path}' has an object without a name or a bndbox ({', '.join(CORNERS)})")
+        line = f"annotation '{path}' has an object without a name or a bndbox ({', '.join(CORNERS)})"
+        raise Malformed("object", line)
     corners = (box[0] - 1, box[1] - 1, box[2], box[3])
     return name, corners, (item.findtext("difficult") or "0").strip() == "1"
 

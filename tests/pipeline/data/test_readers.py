@@ -79,13 +79,13 @@ def test_coco_pictures_are_found_beside_the_json_and_where_one_says(folder):
         (coco(images=[{"id": 3, "file_name": "a.jpg"}] * 2), "two images with the id 3"),
         (coco(categories=[{"id": 1, "name": "a"}] * 2), "two categories with the id 1"),
         (coco(categories=[{"id": "1", "name": "a"}]), "without a whole-number id"),
-        (coco(annotations=[{"image_id": 5, "category_id": 1, "bbox": [0, 0, 1, 1]}]), "unknown image or category"),
-        (coco(annotations=[{"image_id": 3, "category_id": 2, "bbox": [0, 0, 1, 1]}]), "unknown image or category"),
+        (coco(annotations=[{"image_id": 5, "category_id": 1, "bbox": [0, 0, 1, 1]}]), "unknown image"),
+        (coco(annotations=[{"image_id": 3, "category_id": 2, "bbox": [0, 0, 1, 1]}]), "unknown category"),
         (coco(annotations=[{"image_id": 3, "category_id": 1, "bbox": [0, 0, 1]}]), "without a bbox"),
         (coco(annotations=[{"image_id": 3, "category_id": 1, "bbox": [0, 0, -1, 1]}]), "without a bbox"),
         (coco(annotations=[{"image_id": 3, "category_id": 1, "bbox": [0, 0, float("nan"), 1]}]), "without a bbox"),
         (coco(annotations=[{"image_id": 3, "category_id": 1}]), "without a bbox"),
-        (coco(annotations=["x"]), "unknown image or category"),
+        (coco(annotations=["x"]), "unknown image"),
     ],
 )
 def test_a_malformed_coco_json_is_one_line_that_names_the_part(folder, content, expected):
