@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.dropping import drop_out
 from pipeline.mbconv import MBConv1, MBConv6, activation, batch_norm
 from pipeline.same import Conv2d
 from pipeline.scaling import round_channels, round_layers
@@ -92,7 +92,7 @@ class EfficientNet(Trunk):
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(self.act1(self.bn1(self.conv_stem(x))))
         x = self.act2(self.bn2(self.conv_head(x))).mean((2, 3))
-        x = F.dropout(x, self.row.dropout, self.training)
+        x = drop_out(x, self.row.dropout, self.training)
         return self.classifier(x)
 
 

@@ -4,9 +4,9 @@ Sandler et al. 2018 (the bottleneck), Tan and Le 2019, table 1 (MBConv1 and MBCo
 that its checkpoints load as they are; MBConv1 and MBConv6 name their parts differently there.
 """
 
-import torch
 from torch import Tensor, nn
 
+from pipeline.dropping import random_rows
 from pipeline.same import Conv2d
 from pipeline.squeeze_excite import SqueezeExcite
 
@@ -28,7 +28,7 @@ def drop_connect(x: Tensor, rate: float, training: bool) -> Tensor:
     """Stochastic depth (Huang et al. 2016): in training, drop a sample's whole branch with probability `rate`."""
     if not training or rate == 0.0:
         return x
-    keep = torch.rand(x.shape[0], 1, 1, 1, device=x.device) >= rate
+    keep = random_rows(x.shape[0], 1, 1, 1, device=x.device) >= rate
     return x * keep / (1.0 - rate)
 
 
