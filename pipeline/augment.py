@@ -35,12 +35,14 @@ class Variety(NamedTuple):
     turns: whether it may be turned by quarters.
     colour: strength of the colour jitter, 0 to 1.
     jitter: least and greatest scale of a detector's picture, 1 being the letterbox's.
+    randaugment: how many operations on a classifier's picture, and their magnitude (`pipeline.randaugment`).
     """
 
     flips: bool = True
     turns: bool = False
     colour: float = 0.0
     jitter: tuple[float, float] = JITTER
+    randaugment: tuple[int, float] | None = None
 
     def place(self, random: np.random.Generator, image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mirror and turn a picture, uint8 [h,w,3], at random, with its boxes [n,4] xyxy in pixels."""
