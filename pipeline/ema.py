@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -26,3 +28,8 @@ class Ema:
             else:
                 self.state[key].copy_(value)
         torch._foreach_lerp_(averages, values, 1 - decay)
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from an average that was kept, on whatever device this one is."""
+        for key, value in self.state.items():
+            value.copy_(state[key])

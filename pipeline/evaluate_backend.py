@@ -3,6 +3,7 @@ behind it: for what an engine is held against (PyTorch, ONNX Runtime, another to
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from deploy.engine import Engine
 from deploy.nms import nms
 from pipeline.evaluate import MAX_DETECTIONS, THRESHOLD, evaluate
 
+Spread = Callable[[Callable[[Iterable[Path]], Iterable[Any]]], Callable[[Iterable[Path]], Iterator[Any]]]
+
 
 def evaluate_backend(
     backend: Infer, name: str, spec: dict[str, Any], data: str, *, images: Path | None = None,
-    limit: int | None = None, quiet: bool = False,
+    limit: int | None = None, quiet: bool = False, spread: Spread | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate a backend as `pipeline.evaluate.evaluate_engine` does an engine.
 
@@ -25,9 +28,11 @@ def evaluate_backend(
         backend: {"image": uint8 [N,H,W,3]} -> the engine's outputs: boxes, scores and classes, or logits.
         name: what errors call it.
         spec: of the engine that it stands for.
+        spread: makes a function of pictures out of one, that has other processes do a share of them.
     """
     kind = BackendDetector if spec["task"] == "detection" else BackendClassifier
-    return evaluate(kind(BackendEngine(backend, name, spec)), spec, data, images=images, limit=limit, quiet=quiet)
+    model: Any = kind(BackendEngine(backend, name, spec))
+    return evaluate(spread(model) if spread else model, spec, data, images=images, limit=limit, quiet=quiet)
 
 
 class BackendEngine(Engine):

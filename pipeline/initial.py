@@ -9,22 +9,22 @@ from torch import nn
 from deploy.cli import UserError, choose
 from pipeline.checkpoint import load_matching
 from pipeline.locate import locate_weights
-from pipeline.zoo import MODELS
+from pipeline.published import PUBLISHED
+from pipeline.zoo import EFFICIENTDETS, MODELS, is_detector
 
 
-def initial_file(model: str, init: str, quiet: bool) -> Path:
-    """The file of a path, of WEIGHTS of this model, or of MODEL:WEIGHTS (`lite0:imagenet`), downloaded if need be.
+def initial_file(model: str, init: str, quiet: bool) -> Path | None:
+    """The file of a path, of WEIGHTS of this model, of a detector's backbone where the detector has none (`imagenet`),
+    or of MODEL:WEIGHTS (`lite0:imagenet`), downloaded if need be; None for `random`.
 
-    Raises UserError as `pipeline.locate.locate_weights`, or if the word is `random`.
+    Raises UserError as `pipeline.locate.locate_weights`.
     """
     name, colon, weights = init.partition(":")
     if colon and not Path(init).is_file():
-        file = locate_weights(choose("model", name, MODELS), weights, quiet=quiet)
-    else:
-        file = locate_weights(model, init, quiet=quiet)
-    if file is None:
-        raise UserError(f"--init {init} is no checkpoint: leave --init out to start from random weights")
-    return file
+        return locate_weights(choose("model", name, MODELS), weights, quiet=quiet)
+    if is_detector(model) and (model, init) not in PUBLISHED and (EFFICIENTDETS[model].backbone, init) in PUBLISHED:
+        model = EFFICIENTDETS[model].backbone
+    return locate_weights(model, init, quiet=quiet)
 
 
 def initialize(model: nn.Module, name: str, init: str, quiet: bool) -> str:
@@ -33,6 +33,8 @@ def initialize(model: nn.Module, name: str, init: str, quiet: bool) -> str:
     Raises UserError if none fits.
     """
     file = initial_file(name, init, quiet)
+    if file is None:
+        return "started from random weights"
     taken, total = load_matching(model, file), len(model.state_dict())
     if taken == 0:
         raise UserError(

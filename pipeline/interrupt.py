@@ -32,7 +32,10 @@ class Interrupts:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """A block that is run to its end."""
+        """A block that is run to its end; within another one it changes nothing."""
+        if self.deferring:
+            yield
+            return
         self.deferring = True
         try:
             yield

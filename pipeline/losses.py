@@ -40,6 +40,7 @@ def detection_loss(
     class_ids: Tensor,
     codes: Tensor,
     classes: int,
+    positives: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(class loss, box loss) of a batch, the second already weighted.
 
@@ -48,11 +49,12 @@ def detection_loss(
         box_levels: per level [N,36,h,w].
         picture: int64 [p], the picture in the batch of each positive anchor; `anchor` int64 [p], its index;
             `class_ids` int64 [p] and `codes` float32 [p,4], what it should say.
+        positives: of the whole batch, where this is a part of it; p by default.
     """
     logits, boxes = flatten_levels(class_levels, classes), flatten_levels(box_levels, 4)
     targets = torch.zeros_like(logits)
     targets[picture, anchor, class_ids] = 1.0
-    positives = max(len(anchor), 1)
+    positives = max(len(anchor) if positives is None else positives, 1)
     return (
         focal_loss(logits, targets) / positives,
         BOX_WEIGHT * box_loss(boxes[picture, anchor], codes) / positives,

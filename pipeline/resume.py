@@ -1,7 +1,7 @@
 """Going on after a kill, exactly: everything that the next step depends on, in one file beside the output.
 
-That is the weights and BatchNorm statistics, their average, the optimizer's moments, the step, and the state of
-PyTorch's generator (dropout, stochastic depth). Pictures follow from the step alone (`pipeline.samples`).
+That is the weights and BatchNorm statistics, their average, the optimizer's moments, the step, and what validation has
+found so far. Pictures (`pipeline.samples`), dropout and stochastic depth (`pipeline.dropping`) follow from the step.
 """
 
 from __future__ import annotations
@@ -20,6 +20,31 @@ from pipeline.ema import Ema
 
 
 @dataclasses.dataclass
+class Scores:
+    """What validation has found.
+
+    last: all figures of the last one, at step `validated`; best: the best figure so far, at step `best_step`.
+    without_gain: how many validations there were since then.
+    """
+
+    last: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    validated: int = 0
+    best: float | None = None
+    best_step: int = 0
+    without_gain: int = 0
+
+    def take(self, step: int, figures: dict[str, float | None], figure: str) -> bool:
+        """Take in the figures of a step; True if `figure` among them is the best so far."""
+        self.last, self.validated = figures, step
+        value = figures[figure]
+        if value is not None and (self.best is None or value > self.best):
+            self.best, self.best_step, self.without_gain = value, step, 0
+            return True
+        self.without_gain += 1
+        return False
+
+
+@dataclasses.dataclass
 class TrainingState:
     """A training after `step` steps."""
 
@@ -27,6 +52,7 @@ class TrainingState:
     ema: Ema
     optimizer: torch.optim.Optimizer
     step: int = 0
+    scores: Scores = dataclasses.field(default_factory=Scores)
 
 
 def resume_path(out: Path) -> Path:
@@ -41,7 +67,7 @@ def save_resume(path: Path, run: Mapping[str, Any], state: TrainingState) -> Non
         "model": state.model.state_dict(),
         "ema": state.ema.state,
         "optimizer": state.optimizer.state_dict(),
-        "generator": torch.get_rng_state(),
+        "scores": dataclasses.asdict(state.scores),
     }
     # Through Python's file, so that a full disk is an OSError.
     with whole_file(path) as temporary, temporary.open("wb") as file:
@@ -49,13 +75,13 @@ def save_resume(path: Path, run: Mapping[str, Any], state: TrainingState) -> Non
 
 
 def load_resume(path: Path, run: Mapping[str, Any], state: TrainingState) -> None:
-    """Bring `state`, and PyTorch's generator, to where the file left off.
+    """Bring `state` to where the file left off.
 
     Raises UserError if the file is damaged or of another run.
     """
     try:
-        saved = torch.load(path, weights_only=True)
-        theirs, step, generator = saved["run"], saved["step"], saved["generator"]
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        theirs, step, scores = saved["run"], saved["step"], Scores(**saved["scores"])
     except Exception as error:  # torch.load raises almost anything on a damaged file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"'{path}' is damaged ({reason:.80}): remove it to begin anew") from error
@@ -66,7 +92,6 @@ def load_resume(path: Path, run: Mapping[str, Any], state: TrainingState) -> Non
             "with it, or remove the file to begin anew"
         )
     state.model.load_state_dict(saved["model"])
-    state.ema.state = saved["ema"]
+    state.ema.load(saved["ema"])
     state.optimizer.load_state_dict(saved["optimizer"])
-    state.step = step
-    torch.set_rng_state(generator)
+    state.step, state.scores = step, scores

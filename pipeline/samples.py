@@ -24,6 +24,7 @@ from pipeline.data.records import Record
 from pipeline.digits import SHAPES, Picture, draw_crop, draw_picture
 from pipeline.matching import Matches, match
 from pipeline.published import Preprocessing
+from pipeline.randaugment import randaugment
 
 # What a generator is for, so that no two draw the same numbers from one seed.
 ORDER, AUGMENTATION = 0, 1
@@ -43,6 +44,12 @@ class DetectionBatch(NamedTuple):
 class ClassificationBatch(NamedTuple):
     images: Tensor  # uint8 [N,H,W,3]
     class_ids: Tensor  # int64 [N]
+
+
+def dealt(draw: Callable[[int], Any], batch: int, rank: int, processes: int) -> Callable[[int], Any]:
+    """Of each `batch` samples of a function of the index, the share of one of several processes, one after another."""
+    share = batch // processes
+    return lambda index: draw(index // share * batch + rank * share + index % share)
 
 
 class Samples(Dataset):
@@ -130,7 +137,10 @@ def record_crops(
         pixels = random_crop(random, open_image(record.path), size, resample)
         pixels, _ = variety.place(random, pixels, NO_BOXES)
         colours = variety.colours(random)
-        return pixels if colours is None else recolour(pixels, colours), int(record.class_ids[0])
+        pixels = pixels if colours is None else recolour(pixels, colours)
+        if variety.randaugment is not None:
+            pixels = randaugment(random, pixels, *variety.randaugment)
+        return pixels, int(record.class_ids[0])
 
     return draw
 

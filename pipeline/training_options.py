@@ -1,4 +1,4 @@
-"""The options of a training: what the command line says, checked."""
+"""The options of a training: what the command line says, filled up by the recipe, and checked."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import dataclasses
 import math
 from pathlib import Path
 
-from deploy.cli import Parser, UserError
+from deploy.cli import Parser, UserError, choose
 from pipeline.augment import JITTER, Variety
-from pipeline.efficientnet import DROP_CONNECT
+from pipeline.recipes import RECIPES
 from pipeline.training_data import DIGITS
-from pipeline.zoo import input_size
+from pipeline.zoo import input_size, is_detector
+
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,75 +36,154 @@ class Options:
     turns: bool = False
     colour: float = 0.0
     jitter: tuple[float, float] = JITTER
+    randaugment: tuple[int, float] | None = None
+    recipe: str = "finetune"
+    ema: float = RECIPES["finetune"].ema
+    falling: tuple[float, float] | None = None  # see pipeline.optimize.learning_rate
+    accumulate: int = 1
+    precision: str = "fp32"
 
     @property
     def variety(self) -> Variety:
-        return Variety(self.flips, self.turns, self.colour, self.jitter)
+        return variety_of(self)
 
-    def check(self) -> None:
-        """UserError for a number that makes no run."""
-        for name, least in (("steps", 1), ("batch", 2), ("warmup", 0), ("decay", 0), ("drop_connect", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                why = " (BatchNorm needs several pictures)" if name == "batch" else ""
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected {least} or more{why}")
-        if not 0 < self.rate < math.inf:
-            raise UserError(f"--rate {self.rate}: expected a number above 0, such as 1e-3")
-        if self.freeze_norm and self.init is None:
-            raise UserError("--freeze-norm keeps the statistics of a trained model: give it with --init")
-        if self.drop_connect >= 1:
-            raise UserError(f"--drop-connect {self.drop_connect}: expected less than 1, the share of samples dropped")
-        if not 0 <= self.colour < 1:
-            raise UserError(f"--colour {self.colour}: expected 0 to 1, the share by which colours may change")
-        if not 0 < self.jitter[0] <= self.jitter[1] < math.inf:
-            raise UserError(f"--jitter {self.jitter[0]} {self.jitter[1]}: expected 0 < LEAST <= GREATEST")
+
+def variety_of(given: argparse.Namespace | Options) -> Variety:
+    return Variety(given.flips, given.turns, given.colour, given.jitter, given.randaugment)
 
 
 def make_parser(description: str) -> Parser:
     parser = Parser(prog="pipeline.train", description=description)
-    parser.add_argument("model")
-    parser.add_argument("--data", default=DIGITS, help="what to learn from (see above); default: digits")
-    parser.add_argument("--images", metavar="DIR", type=Path, help="folder of DATA's pictures, if not beside it")
-    parser.add_argument("--val", metavar="DATA", help="what to validate on; default: none, or unseen digits for digits")
-    parser.add_argument("--val-images", metavar="DIR", type=Path, help="folder of its pictures; default: --images")
-    parser.add_argument("--validate-every", metavar="N", type=int, help="steps; default: only at the end")
-    parser.add_argument("--size", type=int, help="side of the input in pixels (default: the model's)")
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
-    parser.add_argument("--warmup", type=int, default=100, help="steps of linear warm-up")
-    parser.add_argument("--decay", type=float, default=1e-2, help="weight decay")
-    parser.add_argument("--drop-connect", type=float, default=DROP_CONNECT, help="stochastic depth at the last block")
+    add = parser.add_argument
+    add("model")
+    add("--data", default=DIGITS, help="what to learn from (see above); default: digits")
+    add("--images", metavar="DIR", type=Path, help="folder of DATA's pictures, if not beside it")
+    add("--val", metavar="DATA", help="what to validate on; default: none, or unseen digits for digits")
+    add("--val-images", metavar="DIR", type=Path, help="folder of its pictures; default: --images")
+    every = "steps; default: every epoch where the run counts in epochs, otherwise only at the end"
+    add("--validate-every", metavar="N", type=int, help=every)
+    add("--patience", metavar="N", type=int, help="stop after N validations without gain (default: never)")
+    add("--size", type=int, help="side of the input in pixels (default: the model's)")
+    names = ", ".join(RECIPES)
+    add("--recipe", default="finetune", help=f"{names}: defaults of what follows (default: finetune)")
+    add("--steps", type=int)
+    add("--epochs", type=float, help="in place of --steps")
+    add("--batch", type=int, help="pictures in a step, over all processes")
+    add("--accumulate", metavar="N", type=int, default=1, help="go through each batch in N parts, for less memory")
+    add("--rate", type=float, help="highest learning rate")
+    add("--warmup", type=int, help="steps of linear warm-up")
+    add("--decay", type=float, help="weight decay")
+    add("--drop-connect", type=float, help="stochastic depth at the last block")
+    add("--ema", type=float, metavar="DECAY", help="of the moving average of the weights, such as 0.998")
     flips = "never mirror pictures: where left and right differ, as in text"
-    parser.add_argument("--no-flips", dest="flips", action="store_false", help=flips)
+    add("--no-flips", dest="flips", action="store_false", help=flips)
     turns = "turn pictures by quarters too: where there is no up, as under a microscope"
-    parser.add_argument("--turns", action="store_true", help=turns)
+    add("--turns", action="store_true", help=turns)
     colour = "vary brightness, contrast and saturation by up to this share, such as 0.3 (default: 0)"
-    parser.add_argument("--colour", type=float, default=0.0, metavar="SHARE", help=colour)
+    add("--colour", type=float, default=0.0, metavar="SHARE", help=colour)
     jitter = "scales of a detector's pictures, 1 being the letterbox's; narrow for objects of one size (default: 0.1 2)"
-    parser.add_argument(
-        "--jitter", nargs=2, type=float, default=list(JITTER), metavar=("LEAST", "GREATEST"), help=jitter
-    )
+    add("--jitter", nargs=2, type=float, default=list(JITTER), metavar=("LEAST", "GREATEST"), help=jitter)
+    randaugment = "RandAugment on a classifier's pictures: N operations of magnitude M, 10 being their ranges' end"
+    add("--randaugment", nargs=2, type=float, metavar=("N", "M"), help=randaugment)
     freeze = (
         "normalize by the statistics of --init, as the engine will, not by each batch's own: for a detector's last "
         "steps, where a batch is too small to stand for the pictures to come"
     )
-    parser.add_argument("--freeze-norm", action="store_true", help=freeze)
-    parser.add_argument("--seed", type=int, default=0)
-    init = "a checkpoint to start from, of this model or its backbone: a path, or MODEL:WEIGHTS, such as b0:imagenet"
-    parser.add_argument("--init", help=init)
-    parser.add_argument("--out", type=Path, required=True, help="the weights to write, .safetensors")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    add("--freeze-norm", action="store_true", help=freeze)
+    add("--precision", default="fp32", help="fp32, or bf16 in the forward pass: faster where the processor has it")
+    add("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    add("--workers", type=int, metavar="N", help="processes that read pictures (default: 1, with a GPU up to 8)")
+    add("--seed", type=int, default=0)
+    init = (
+        "where to start: a path, random, or published weights of this model, of its backbone (imagenet, for a "
+        "detector), or of another (lite0:imagenet); default: random"
+    )
+    add("--init", help=init)
+    add("--out", type=Path, required=True, help="the weights to write, .safetensors")
+    add("-q", "--quiet", action="store_true", help="no progress")
     return parser
 
 
-def read_options(given: argparse.Namespace) -> Options:
-    """What makes the run out of all that was given; UserError for an unknown model or a number that makes no run."""
-    fields = {field.name: getattr(given, field.name) for field in dataclasses.fields(Options)}
-    least, greatest = given.jitter
-    options = Options(**(fields | {"size": input_size(given.model, given.size), "jitter": (least, greatest)}))
-    options.check()
-    if given.validate_every is not None and given.validate_every < 1:
-        raise UserError(f"--validate-every {given.validate_every}: expected 1 or more steps")
-    if given.validate_every and given.val is None and options.data != DIGITS:
-        raise UserError("--validate-every needs pictures to validate on: give them with --val")
-    return options
+def take_recipe(given: argparse.Namespace) -> None:
+    """Fill up what was not given from the recipe, and check it all.
+
+    Raises UserError for an unknown model or recipe, a recipe of the other task, a number that makes no run.
+    """
+    given.size = input_size(given.model, given.size)
+    recipe = RECIPES[choose("recipe", given.recipe, RECIPES)]
+    task = "detection" if is_detector(given.model) else "classification"
+    if recipe.task not in (None, task):
+        raise UserError(f"--recipe {recipe.name} is for {recipe.task}, {given.model} is for {task}")
+    if given.steps is not None and given.epochs is not None:
+        raise UserError("--steps and --epochs say the same thing: give one of them")
+    if given.steps is None and given.epochs is None:
+        given.steps, given.epochs = recipe.steps, recipe.epochs
+    given.batch = recipe.batch if given.batch is None else given.batch
+    if given.rate is None:
+        given.rate = recipe.rate * (given.batch / recipe.batch if recipe.rate_by_batch else 1)
+    for name in ("decay", "drop_connect", "ema"):
+        if getattr(given, name) is None:
+            setattr(given, name, getattr(recipe, name))
+    if given.randaugment is None and task == "classification":
+        given.randaugment = recipe.randaugment
+    if given.randaugment is not None:
+        given.randaugment = (int(given.randaugment[0]), float(given.randaugment[1]))
+    given.jitter = tuple(given.jitter)
+    check(given)
+
+
+def check(given: argparse.Namespace) -> None:
+    """UserError for a number that makes no run."""
+    least = {"steps": 1, "batch": 2, "warmup": 0, "decay": 0, "drop_connect": 0, "seed": 0, "accumulate": 1,
+             "patience": 1, "validate_every": 1, "workers": 0}  # fmt: skip
+    for name, smallest in least.items():
+        value = getattr(given, name)
+        if value is not None and value < smallest:
+            why = " (BatchNorm needs several pictures)" if name == "batch" else ""
+            raise UserError(f"--{name.replace('_', '-')} {value}: expected {smallest} or more{why}")
+    if given.epochs is not None and not 0 < given.epochs < math.inf:
+        raise UserError(f"--epochs {given.epochs}: expected a number above 0")
+    if not 0 < given.rate < math.inf:
+        raise UserError(f"--rate {given.rate}: expected a number above 0, such as 1e-3")
+    if given.freeze_norm and given.init in (None, "random"):
+        raise UserError("--freeze-norm keeps the statistics of a trained model: give it with --init")
+    if given.drop_connect >= 1:
+        raise UserError(f"--drop-connect {given.drop_connect}: expected less than 1, the share of samples dropped")
+    if not 0 <= given.ema < 1:
+        raise UserError(f"--ema {given.ema}: expected 0 to 1, such as 0.998")
+    if not 0 <= given.colour < 1:
+        raise UserError(f"--colour {given.colour}: expected 0 to 1, the share by which colours may change")
+    if not 0 < given.jitter[0] <= given.jitter[1] < math.inf:
+        raise UserError(f"--jitter {given.jitter[0]} {given.jitter[1]}: expected 0 < LEAST <= GREATEST")
+    if given.randaugment is not None and (given.randaugment[0] < 0 or not 0 <= given.randaugment[1] <= 30):
+        count, magnitude = given.randaugment
+        raise UserError(f"--randaugment {count} {magnitude}: expected N of 0 or more and M of 0 to 30")
+    choose("precision", given.precision, PRECISIONS)
+    if (given.validate_every or given.patience) and given.val is None and given.data != DIGITS:
+        option = "--validate-every" if given.validate_every else "--patience"
+        raise UserError(f"{option} needs pictures to validate on: give them with --val")
+
+
+def read_options(given: argparse.Namespace, pictures: int | None, processes: int = 1) -> Options:
+    """What makes the run, out of all that was given and filled up; epochs of so many pictures are steps from here on.
+
+    Also decides `given.validate_every`. Raises UserError for epochs of drawn pictures, which have none, and for a batch
+    that cannot be split alike.
+    """
+    recipe, parts = RECIPES[given.recipe], given.accumulate * processes
+    if given.batch % parts:
+        raise UserError(f"--batch {given.batch} cannot be split into {parts} equal parts ({processes} processes, "
+                        f"--accumulate {given.accumulate}): expected a multiple of {parts}")  # fmt: skip
+    if given.batch // given.accumulate < 2 and not given.freeze_norm:
+        raise UserError(f"--accumulate {given.accumulate} leaves a picture at a time: BatchNorm needs several")
+    if pictures is None and (given.epochs is not None or recipe.epochs is not None):
+        raise UserError(f"data '{given.data}' is drawn anew and has no epochs: expected --recipe finetune and --steps")
+    epoch = (pictures or 0) / given.batch  # in steps
+    steps = given.steps if given.epochs is None else max(1, round(given.epochs * epoch))
+    if given.epochs is not None and given.validate_every is None and given.val is not None:
+        given.validate_every = max(1, round(epoch))
+    if given.warmup is None:
+        given.warmup = recipe.warmup if recipe.warmup_epochs is None else round(recipe.warmup_epochs * epoch)
+    falling = None if recipe.falling is None else (recipe.falling[0], recipe.falling[1] * epoch)
+    known = {field.name: getattr(given, field.name) for field in dataclasses.fields(Options) if field.name != "falling"}
+    return Options(**(known | {"steps": steps, "falling": falling}))

@@ -15,6 +15,7 @@ from pipeline.data.records import match_labels
 from pipeline.digits_cache import digits_folder
 from pipeline.efficientdet import EfficientDet
 from pipeline.efficientnet import EfficientNet
+from pipeline.evaluate_backend import Spread
 from pipeline.evaluate_torch import evaluate_torch
 from pipeline.onnx_spec import make_spec
 from pipeline.published import Preprocessing
@@ -34,32 +35,36 @@ class Validation(NamedTuple):
     spec: dict[str, Any]
     look: Preprocessing
     quiet: bool
+    spread: Spread | None = None
 
     @property
     def figure(self) -> str:
         """What is measured: "AP" or "top-1"."""
         return FIGURE[self.spec["task"]]
 
-    def __call__(self, model: nn.Module, weights: Mapping[str, Tensor]) -> float | None:
-        """The figure, 0..1, of `weights` in a copy of `model`; None if the data has nothing to measure.
+    def __call__(self, model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, float | None]:
+        """All figures, 0..1, of `weights` in a copy of `model`; None for one that the data has nothing to measure by.
 
         Neither the model nor PyTorch's generator is changed, so that training goes on as if nothing had been.
         """
         averaged = copy.deepcopy(model)
         averaged.load_state_dict(dict(weights))
+        device, cpu = next(model.parameters()).device, averaged.cpu()
         graph: ClassifierGraph | DetectorGraph
-        if isinstance(averaged, EfficientDet):
-            graph = DetectorGraph(averaged, self.look.mean, self.look.std, self.spec["input"]["size"][0])
+        if isinstance(cpu, EfficientDet):
+            graph = DetectorGraph(cpu, self.look.mean, self.look.std, self.spec["input"]["size"][0])
         else:
-            assert isinstance(averaged, EfficientNet)
-            graph = ClassifierGraph(averaged, self.look.mean, self.look.std)
-        result = evaluate_torch(graph, self.spec, self.data, images=self.images, quiet=self.quiet)
-        return result["figures"][self.figure]
+            assert isinstance(cpu, EfficientNet)
+            graph = ClassifierGraph(cpu, self.look.mean, self.look.std)
+        result = evaluate_torch(graph.to(device), self.spec, self.data, images=self.images, quiet=self.quiet,
+                                spread=self.spread)  # fmt: skip
+        return result["figures"]
 
 
 def make_validation(
-    model: str, data: str, images: Path | None, labels: list[str | None], size: int, look: Preprocessing, quiet: bool
-) -> Validation:
+    model: str, data: str, images: Path | None, labels: list[str | None], size: int, look: Preprocessing, quiet: bool,
+    spread: Spread | None = None,
+) -> Validation:  # fmt: skip
     """Read and check the validation data, `digits` or a path, before hours are spent; UserError as `check_data`, or if
     it has no class in common with `labels`."""
     spec = make_spec(model, "training", labels, size, BATCH, look)
@@ -68,4 +73,4 @@ def make_validation(
         folder = digits_folder(task, "val", size=size, count=DIGITS_COUNT[task], quiet=quiet)
         data, images = str(folder / "instances.json" if is_detector(model) else folder), None
     match_labels(check_data(data, images, quiet, model).data.labels, labels)
-    return Validation(data, images, spec, look, quiet)
+    return Validation(data, images, spec, look, quiet, spread)

@@ -67,13 +67,15 @@ def test_init_may_be_the_weights_of_another_model_by_name(monkeypatch, tmp_path)
     monkeypatch.setattr("pipeline.initial.locate_weights", lambda model, weights, quiet: Path(f"{model}/{weights}"))
     assert initial_file("d0", "lite0:imagenet", True) == Path("lite0/imagenet")
     assert initial_file("d0", "coco", True) == Path("d0/coco")
+    # A detector's own weights first, else its backbone's.
+    assert initial_file("det-lite0", "imagenet", True) == Path("lite0/imagenet")
+    assert initial_file("b0", "imagenet", True) == Path("b0/imagenet")
     (tmp_path / "b0:mine.pth").touch()
     assert initial_file("d0", str(tmp_path / "b0:mine.pth"), True) == Path(f"d0/{tmp_path}/b0:mine.pth")
     with pytest.raises(UserError, match="did you mean 'lite"):
         initial_file("d0", "lite9:imagenet", True)
     monkeypatch.setattr("pipeline.initial.locate_weights", lambda model, weights, quiet: None)
-    with pytest.raises(UserError, match="leave --init out"):
-        initial_file("d0", "random", True)
+    assert initial_file("d0", "random", True) is None
 
 
 def test_frozen_statistics_stay_and_are_what_the_loss_sees(tmp_path, coco):

@@ -87,7 +87,9 @@ def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch, capsys, tm
     monkeypatch.setattr("pipeline.training_log.LINE_SECONDS", -1.0)
     train(dataclasses.replace(B0, steps=2), data_of(B0, folders), tmp_path / "b0.safetensors", None, None, False)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("step 1/2: class ") and lines[1].endswith(" 00:00 left")
+    assert (
+        lines[0].startswith("step 1/2: class ") and "pictures a second" in lines[0] and lines[1].endswith(" 00:00 left")
+    )
 
 
 # The schedule.
@@ -139,6 +141,18 @@ def test_an_init_that_fits_nowhere_is_refused(monkeypatch, tmp_path, folders):
     ("words", "expected"),
     [
         (["b9"], "did you mean 'b"),
+        (["b0", "--epochs", 2], "is drawn anew and has no epochs"),
+        (["b0", "--recipe", "efficientnet"], "is drawn anew and has no epochs"),
+        (["b0", "--recipe", "efficientdet"], "--recipe efficientdet is for detection, b0 is for classification"),
+        (["b0", "--recipe", "finetuen"], "did you mean 'finetune'"),
+        (["b0", "--steps", 2, "--epochs", 2], "give one of them"),
+        (["b0", "--batch", 8, "--accumulate", 3], "--batch 8 cannot be split into 3 equal parts"),
+        (["b0", "--batch", 8, "--accumulate", 8], "leaves a picture at a time"),
+        (["b0", "--precision", "fp61"], "did you mean 'fp"),
+        (["b0", "--ema", 1], "--ema 1.0"),
+        (["b0", "--randaugment", 2, 31], "--randaugment 2 31.0"),
+        (["b0", "--data", "{folders}", "--patience", 5], "--patience needs pictures"),
+        (["b0", "--device", "cuda"], "finds no GPU here"),
         (["b0", "--size", 50], "size 50 does not suit b0"),
         (["b0", "--batch", 1], "--batch 1: expected 2 or more"),
         (["b0", "--steps", 0], "--steps 0: expected 1 or more"),

@@ -1,6 +1,7 @@
 """Going on after Ctrl-C, a signal or a kill: to the very weights of a run that was not stopped."""
 
 import dataclasses
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_training import B0, D0, ROOT, assert_equal, data_of, error_of, write_coco
@@ -17,8 +19,11 @@ from pipeline import train as train_module
 from pipeline.checkpoint import save_weights
 from pipeline.ema import Ema
 from pipeline.interrupt import Interrupts
+from pipeline.journal import read_journal
+from pipeline.published import preprocessing
 from pipeline.resume import resume_path
 from pipeline.train import train
+from pipeline.validation import make_validation
 from pipeline.zoo import create_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -67,6 +72,49 @@ def test_a_run_that_was_stopped_ends_with_the_very_weights_of_one_that_was_not(
     assert_equal(parts, whole)
 
 
+def entries_of(out):
+    """The journal, without what depends on the clock."""
+    return [{key: value for key, value in entry.items() if key != "images_per_second"}
+            for entry in read_journal(out.with_suffix(".log.jsonl"))]  # fmt: skip
+
+
+def test_a_run_that_was_killed_again_and_again_writes_what_one_that_was_not_writes(monkeypatch, tmp_path, folders):
+    """kill -9 in the middle of random steps; in parts of a batch, with validations, the best weights and a journal."""
+    options = dataclasses.replace(B0, steps=8, batch=4, accumulate=2)
+    data = data_of(options, folders)
+    validation = make_validation("b0", str(folders), None, data.labels, 32, preprocessing("b0", ""), True)
+    monkeypatch.setattr(train_module, "CHECKPOINT_SECONDS", 0.2)
+    outs = [tmp_path / name / "b0.safetensors" for name in ("whole", "parts")]
+    for out in outs:
+        out.parent.mkdir()
+    whole, figure = train(options, data, outs[0], validation, 3, True)
+    update = Ema.update
+
+    def process(killed_at):
+        def killing(self, model, now):
+            if now == killed_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            update(self, model, now)
+
+        monkeypatch.setattr(Ema, "update", killing)
+        train(options, data, outs[1], validation, 3, True)
+
+    steps = sorted(np.random.default_rng().choice(8, 3, replace=False).tolist())
+    for killed_at in steps:
+        one = multiprocessing.get_context("fork").Process(target=process, args=(killed_at,))
+        one.start()
+        one.join()
+        assert one.exitcode == -signal.SIGKILL, steps
+    parts, same_figure = train(options, data, outs[1], validation, 3, True)
+    assert_equal(parts, whole)
+    assert figure == same_figure and entries_of(outs[0]) == entries_of(outs[1]), steps
+    assert len(entries_of(outs[0])) == 8 + 3
+    names = [{path.name for path in out.parent.iterdir() if path.suffix == ".safetensors"} for out in outs]
+    assert names[0] == names[1], steps
+    for name in names[0]:
+        assert (outs[0].parent / name).read_bytes() == (outs[1].parent / name).read_bytes(), (name, steps)
+
+
 def test_an_interrupt_outside_of_a_block_is_at_once_and_inside_at_its_end():
     with Interrupts() as interrupts:
         reached = []
@@ -91,7 +139,8 @@ def test_stopping_the_whole_process_group_is_one_line_and_the_same_command_goes_
     process = subprocess.Popen(list(map(str, command)), cwd=ROOT, env=environment, text=True, start_new_session=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     assert process.stdout is not None
-    assert process.stdout.readline() == "training b0 at 32: 3 classes, 40 steps of 2, 13.3 epochs of 6 pictures\n"
+    lines = iter(process.stdout.readline, "")
+    assert "training b0 at 32: 3 classes, 40 steps of 2, 13.3 epochs of 6 pictures\n" in lines
     while not Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text():
         time.sleep(0.01)  # until the training has its worker
     time.sleep(0.3)  # and the worker, a fork, its own handlers: a SIGTERM before that is a known race
@@ -99,12 +148,13 @@ def test_stopping_the_whole_process_group_is_one_line_and_the_same_command_goes_
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert len(errors.splitlines()) == 1 and errors.startswith("error: interrupted after step")
-    assert sorted(path.name for path in tmp_path.glob("*b0*")) == ["b0.safetensors.resume.pt"]
+    beside = {"b0.log.jsonl", "b0.tensorboard"}
+    assert {path.name for path in tmp_path.glob("*b0*")} == beside | {"b0.safetensors.resume.pt"}
     again = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, text=True, capture_output=True)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.splitlines()[1].startswith("going on from step")
+    assert any(line.startswith("going on from step") for line in again.stdout.splitlines())
     assert again.stdout.splitlines()[-1] == str(tmp_path / "b0.safetensors")
-    assert sorted(path.name for path in tmp_path.glob("*b0*")) == ["b0.safetensors"]
+    assert {path.name for path in tmp_path.glob("*b0*")} == beside | {"b0.safetensors", "b0.png"}
 
 
 def test_going_on_does_not_need_the_initial_weights_again(monkeypatch, tmp_path, folders):
