@@ -30,10 +30,11 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 
 
 class Journal:
-    """Appends to the journal of a run that is at step `start`."""
+    """Appends to the journal of a run that is at step `start` and was last validated at step `validated`."""
 
-    def __init__(self, path: Path, tensorboard: Path, start: int):
-        kept = [entry for entry in read_journal(path) if entry["step"] <= start] if start else []
+    def __init__(self, path: Path, tensorboard: Path, start: int, validated: int):
+        entries = read_journal(path) if start else []
+        kept = [entry for entry in entries if entry["step"] <= (validated if "validation" in entry else start)]
         with whole_file(path) as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
         self.path = path

@@ -40,8 +40,8 @@ class Outputs:
         self.last = out.with_name(out.stem + "-last.safetensors")
         self.journal_path, self.curves = out.with_suffix(".log.jsonl"), out.with_suffix(".png")
 
-    def journal(self, start: int) -> Journal:
-        return Journal(self.journal_path, self.out.with_suffix(".tensorboard"), start)
+    def journal(self, start: int, validated: int) -> Journal:
+        return Journal(self.journal_path, self.out.with_suffix(".tensorboard"), start, validated)
 
     def save(self, weights: Mapping[str, Tensor], step: int, figures: Mapping[str, float | None], best: bool) -> None:
         """Write weights of a step with what validation made of them, as the best or as the last."""

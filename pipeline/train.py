@@ -210,7 +210,7 @@ def train(
     scores, classes = state.scores, len(data.labels)
     forward, normalize = place.wrap(state.model), make_normalize(options.model, place.device)
     log = TrainingLog(state.step, options.steps, options.batch, quiet)
-    journal = outputs.journal(state.step) if place.rank == 0 else None
+    journal = outputs.journal(state.step, scores.validated) if place.rank == 0 else None
     kept = time.monotonic()
 
     def keep() -> None:

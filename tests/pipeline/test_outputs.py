@@ -83,25 +83,30 @@ def test_patience_ends_a_run_that_gains_nothing(tmp_path, folders, capsys, avera
 
 def test_the_journal_of_a_run_that_goes_on_has_no_step_twice(tmp_path):
     path, board = tmp_path / "a.log.jsonl", tmp_path / "board"
-    journal = Journal(path, board, 0)
+    journal = Journal(path, board, 0, 0)
     for step in (1, 2, 3):
         journal.step(step, {"class": 1 / step}, 0.1, 5.0)
+    journal.validation(2, {"AP": 0.4, "AP50": None})
     journal.validation(3, {"AP": 0.5, "AP50": None})
     journal.close()
     with path.open("a") as file:
         file.write('{"step": 4, "cla')  # killed in the middle of a line
-    journal = Journal(path, board, 2)
+    journal = Journal(path, board, 2, 2)
     journal.step(3, {"class": 0.25}, 0.1, 5.0)
     journal.close()
-    assert [(e["step"], e["class"]) for e in read_journal(path)] == [(1, 1.0), (2, 0.5), (3, 0.25)]
+    entries = read_journal(path)
+    assert [(e["step"], e["class"]) for e in entries if "class" in e] == [(1, 1.0), (2, 0.5), (3, 0.25)]
+    assert [e["step"] for e in entries if "validation" in e] == [2]
+    Journal(path, board, 2, 0).close()  # killed between step 2 and its validation
+    assert [e["step"] for e in read_journal(path)] == [1, 2]
     assert all(json.loads(line) for line in path.read_text().splitlines())
-    Journal(path, board, 0).close()
+    Journal(path, board, 0, 0).close()
     assert read_journal(path) == []
 
 
 def test_tensorboard_files_hold_the_same_figures(tmp_path):
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
-    journal = Journal(tmp_path / "a.log.jsonl", tmp_path / "board", 0)
+    journal = Journal(tmp_path / "a.log.jsonl", tmp_path / "board", 0, 0)
     journal.step(1, {"class": 0.75}, 0.125, 5.0)
     journal.validation(1, {"AP": 0.5, "AP50": None})
     journal.close()

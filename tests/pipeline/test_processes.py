@@ -51,9 +51,10 @@ def side_by_side(function, folder, count=2):
 
 
 def assert_close(a, b, tolerance):
+    """Within `tolerance` of a tensor's largest value; of 0.01 where that is less, as in biases that learn nothing."""
     assert a.keys() == b.keys()
     for key in a:
-        scale = float(b[key].abs().max()) + 1e-6
+        scale = max(float(b[key].abs().max()), 0.01)
         assert float((a[key].double() - b[key].double()).abs().max()) / scale < tolerance, key
 
 
@@ -110,7 +111,7 @@ def in_double():
 DET = dataclasses.replace(D0, model="det-lite0", steps=2, batch=4)
 
 
-@pytest.mark.parametrize("options", [dataclasses.replace(B0, batch=4), DET])
+@pytest.mark.parametrize("options", [dataclasses.replace(B0, size=64, steps=3, batch=4), DET])
 def test_two_processes_come_to_the_losses_and_weights_of_one(tmp_path, folders, options, in_double):
     """With dropout and stochastic depth on."""
     path = folders if options.model == "b0" else write_coco(tmp_path, 5)
