@@ -10,10 +10,10 @@ from deploy.plot import figure_at
 from pipeline.journal import read_journal
 
 NOT_LOSSES = ("step", "rate", "images_per_second")
-WINDOW = 50  # steps that a curve averages over
+WINDOW = 50  # steps that a curve averages over, a twentieth of a run at most
 
 
-def smooth(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
+def smooth(values: np.ndarray, window: int) -> np.ndarray:
     """The mean of each value and those before it, of `window` at most.
 
     >>> smooth(np.array([1.0, 3.0, 5.0]), 2).tolist()
@@ -31,13 +31,14 @@ def draw_curves(journal: Path, path: Path, title: str) -> None:
     steps = [entry for entry in entries if "rate" in entry]
     validations = [entry for entry in entries if "validation" in entry]
     at = np.array([entry["step"] for entry in steps])
+    window = max(1, min(WINDOW, len(steps) // 20))
     with figure_at(path, 8, 9 if validations else 6) as figure:
         panels = figure.subplots(3 if validations else 2, sharex=True)
         for name in [name for name in (steps[0] if steps else {}) if name not in NOT_LOSSES]:
             losses = np.array([entry[name] for entry in steps])
-            [line] = panels[0].plot(at, smooth(losses), label=name)
+            [line] = panels[0].plot(at, smooth(losses, window), label=name)
             panels[0].plot(at, losses, color=line.get_color(), alpha=0.2, linewidth=0.5)
-        panels[0].set(ylabel=f"loss, mean of {WINDOW} steps", title=title, yscale="log")
+        panels[0].set(ylabel=f"loss, mean of {window} steps", title=title, yscale="log")
         panels[0].legend()
         panels[1].plot(at, [entry["rate"] for entry in steps])
         panels[1].set(ylabel="learning rate")
