@@ -34,7 +34,7 @@ def evaluate_torch(
 def torch_backend(module: nn.Module, task: str) -> Infer:
     """A module as a backend of deploy."""
     module.eval()
-    device = next(module.parameters()).device
+    device = next((each.device for each in module.parameters()), None)  # None: wherever the pictures are
 
     def infer(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         [batch] = feeds.values()
