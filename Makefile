@@ -21,6 +21,9 @@ FINETUNE ?=
 VALIDATION ?=
 BY_LATENCY ?=
 CAPABILITY ?=
+DLA ?=
+# More of what `python -m engines.build --help` lists.
+BUILD_OPTIONS ?=
 # Of `make bundle` and `make deploy`.
 PICTURE ?=
 HOST ?=
@@ -45,7 +48,8 @@ OPTIONS = --precision '$(PRECISION)' --target '$(TARGET)' --out '$(OUT)' \
   $(if $(SIZE),--size '$(SIZE)') $(if $(CLASSES),--classes '$(CLASSES)') $(if $(LABELS),--labels '$(LABELS)') \
   $(if $(CALIBRATION),--calibration '$(CALIBRATION)') $(if $(MAX_DROP),--max-drop '$(MAX_DROP)') \
   $(if $(FINETUNE),--finetune '$(FINETUNE)') $(if $(VALIDATION),--validation '$(VALIDATION)') \
-  $(if $(BY_LATENCY),--by-latency) $(if $(CAPABILITY),--compute-capability $(CAPABILITY))
+  $(if $(BY_LATENCY),--by-latency) $(if $(CAPABILITY),--compute-capability $(CAPABILITY)) \
+  $(if $(DLA),--dla '$(DLA)') $(BUILD_OPTIONS)
 CHAIN = $(BIN)/python -m pipeline.chain $(if $(ONNX),--onnx '$(ONNX)','$(MODEL)' --weights '$(WEIGHTS)') $(OPTIONS)
 
 .PHONY: help
@@ -53,7 +57,7 @@ help: ## this list
 	grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 	echo
 	echo "Variables: MODEL=$(MODEL) PRECISION=$(PRECISION) TARGET=$(TARGET) WEIGHTS=$(WEIGHTS) BATCH=$(BATCH) OUT=$(OUT)"
-	echo "           ONNX SIZE CLASSES LABELS CALIBRATION MAX_DROP FINETUNE VALIDATION BY_LATENCY CAPABILITY PICTURE HOST SSH_OPTIONS (README.md says what each may be)"
+	echo "           ONNX SIZE CLASSES LABELS CALIBRATION MAX_DROP FINETUNE VALIDATION BY_LATENCY CAPABILITY DLA BUILD_OPTIONS PICTURE HOST SSH_OPTIONS (README.md says what each may be)"
 
 $(VENV)/.installed-core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

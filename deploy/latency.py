@@ -11,10 +11,8 @@ several pictures side by side.
 """
 
 import argparse
-import itertools
 import json
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 
 SECONDS = 10.0
 LEAST_RUNS, MOST_RUNS = 20, 1000
-LEAST_PICTURES = 16  # of a throughput measurement
 PACKAGES = ("numpy", "pillow", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx-cu13", "pycuda")
 
 
@@ -104,6 +101,7 @@ def measure(
     from deploy.board import board
     from deploy.machine import machine, versions
     from deploy.percentiles import per_second, summarize, warm_up
+    from deploy.throughput import throughput
     from deploy.workload import END_TO_END, make_workload
 
     manifest = parse_manifest(folder)
@@ -119,7 +117,9 @@ def measure(
     steps = {name: {**summarize(row), "per_second": per_second(row, work.batch or 1)} for name, row in times.items()}
     many = None
     if work.batch is not None and with_throughput:
-        many = throughput(folder, manifest["spec"]["task"], pictures, steps[END_TO_END]["p50"], work.batch)
+        latency = steps[END_TO_END]["p50"]
+        wanted = max(LEAST_RUNS, min(MOST_RUNS, int(1000 * SECONDS / 2 / latency))) * work.batch
+        many = throughput(folder, pictures, wanted, latency, work.batch)
     return {
         "format": 1,
         "engine": identity(folder, manifest),
@@ -173,36 +173,6 @@ def collect(work: "Workload", iterations: Optional[int]) -> Dict[str, List[float
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr, flush=True)
     return times
-
-
-def throughput(folder: str, task: str, pictures: Sequence[Path], latency_ms: float, batch: int) -> Dict[str, Any]:
-    """{"pictures", "side_by_side", "per_second", "gain"}: pictures a second in throughput mode, and over one after the
-    other. The pictures are repeated until there is work for some seconds."""
-    from deploy.workload import load_model, made_up_picture
-
-    model = load_model(folder, task, throughput=True)
-    count = max(LEAST_PICTURES, min(MOST_RUNS, int(1000 * SECONDS / 2 / latency_ms)) * batch)
-    with tempfile.TemporaryDirectory() as scratch:
-        if not pictures:
-            from PIL import Image
-
-            made_up = Path(scratch) / "made-up.jpg"
-            Image.fromarray(made_up_picture()).save(str(made_up), quality=90)
-            pictures = [made_up]
-        for _ in model(itertools.islice(itertools.cycle(pictures), LEAST_PICTURES)):
-            pass  # to warm up
-        started = time.perf_counter()
-        for _ in model(itertools.islice(itertools.cycle(pictures), count)):
-            pass
-        seconds = time.perf_counter() - started
-    rate = count / seconds
-    gain = rate * latency_ms / (1000 * batch)
-    return {
-        "pictures": count,
-        "side_by_side": model.engine.parallel,
-        "per_second": round(rate, 2),
-        "gain": round(gain, 3),
-    }
 
 
 def table(report: Dict[str, Any]) -> str:

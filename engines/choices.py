@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 from deploy.cli import UserError, choose
 from deploy.machine import MEMORY_INFO, field, read
@@ -60,6 +60,23 @@ class Choices:
             choose("DLA mode", self.dla, DLA_MODES)
             if precision == "fp32":
                 raise UserError("a DLA computes in FP16 and INT8, not in fp32: build PRECISION=fp16 for --dla")
+
+    def as_options(self) -> List[str]:
+        """The words of a command line that `add_choices` takes, for these.
+
+        >>> Choices(compute_capabilities=("8.9", "12.0"), version_compatible=True).as_options()
+        ['--compute-capability', '8.9', '12.0', '--version-compatible']
+        """
+        words: List[str] = []
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if value != one.default:
+                words.append(OPTIONS[one.name])
+                if isinstance(value, tuple):
+                    words += value
+                elif value is not True:
+                    words.append(str(value))
+        return words
 
     def check_level(self, target: Target) -> None:
         level = self.optimization_level

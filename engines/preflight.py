@@ -65,11 +65,9 @@ def preflight(header: Header, target: Target, dla: str = "") -> List[Finding]:
 
     Raises UserError for another `dla`.
     """
-    if target.on_cpu and not dla:
-        return list(new_opset(header, target))
-    rules: List[Callable[[Header, Target], Iterator[Finding]]] = [
-        new_opset, uint8_inputs, unread_operators, integer_pairs, suppression,
-    ]  # fmt: skip
+    rules: List[Callable[[Header, Target], Iterator[Finding]]] = [new_opset]
+    if not target.on_cpu:
+        rules += [uint8_inputs, unread_operators, integer_pairs, suppression]
     found = [finding for rule in rules for finding in rule(header, target)]
     if dla:
         choose("DLA mode", dla, DLA_MODES)

@@ -28,6 +28,7 @@ from deploy.images import open_image
 from deploy.nms import nms
 from deploy.records import as_record
 from engines import install
+from engines.choices import DEFAULT, Choices
 from engines.onnx_header import onnx_files, read_header
 from engines.preflight import refuse
 from engines.selftest import SURE, TOLERANCES
@@ -49,13 +50,14 @@ def bundle_stage(
     *,
     precision: str,
     target: Target,
-    compute_capabilities: tuple[str, ...] = (),
+    choices: Choices = DEFAULT,
     picture: Path | None = None,
     calibration: Path | None = None,
 ) -> Path:
     """Pack the prepared `onnx` beside it, unless that is done; returns the archive's path.
 
     Args:
+        choices: for the build on the device.
         picture: for the self-test; by default a drawn one for digits and random weights, the first of `calibration` if
             that is a folder of pictures, or a photograph of a cat.
 
@@ -64,7 +66,7 @@ def bundle_stage(
     """
     header = read_header(onnx)
     if not target.on_cpu:
-        refuse(header, onnx, target)
+        refuse(header, onnx, target, choices.dla)
     if not header.spec:
         raise UserError(
             f"'{onnx}' does not say how it wants pictures or what its outputs mean, so a bundle could not test itself: "
@@ -80,7 +82,7 @@ def bundle_stage(
         options={
             "precision": precision,
             "target": target.name,
-            "compute_capabilities": list(compute_capabilities),
+            "build_options": choices.as_options(),
             "reference": reference(),
         },
         tools=["numpy", "onnxruntime", "pillow"],
@@ -92,7 +94,7 @@ def bundle_stage(
             spec=header.spec,
             precision=precision,
             target=target,
-            compute_capabilities=compute_capabilities,
+            build_options=choices.as_options(),
             picture=source,
         ),
     )
@@ -122,7 +124,7 @@ def write_bundle(
     spec: dict[str, Any],
     precision: str,
     target: Target,
-    compute_capabilities: tuple[str, ...],
+    build_options: list[str],
     picture: Path | None,
 ) -> None:
     """Write the archive; its one folder is `name`."""
@@ -137,7 +139,7 @@ def write_bundle(
         "labels": spec["labels"],
         "precision": precision,
         "target": target.name,
-        "build_options": ["--compute-capability", *compute_capabilities] if compute_capabilities else [],
+        "build_options": build_options,
         "threshold": threshold,
         "reference": reference(),
     }

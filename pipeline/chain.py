@@ -22,7 +22,8 @@ from calibration.samples import ARRAY_SUFFIXES, list_images
 from calibration.settings import DEFAULT, Settings, add_settings, read_settings
 from deploy.cli import Parser, UserError, choose, run
 from engines.build import make_engine
-from engines.choices import Choices
+from engines.choices import DEFAULT as DEFAULT_CHOICES
+from engines.choices import Choices, add_choices, read_choices
 from engines.onnx_header import read_header
 from engines.targets import PRECISIONS, TARGETS, TYPED, Target, check_buildable_here, check_precision, resolve_target
 from pipeline.data.records import DataSet
@@ -103,6 +104,7 @@ class Request:
         by_latency: leave the layers in 16 bit that are not faster in INT8 on the target.
         until: the last stage to run.
         finetune: steps of quantization-aware fine-tuning on the calibration pictures, after calibration; 0: none.
+        choices: of a TensorRT build, here or from a bundle on the device.
         picture: what a bundle tests itself on.
     """
 
@@ -115,7 +117,7 @@ class Request:
     validation: str | None = None
     by_latency: bool = False
     until: str = "engine"
-    compute_capabilities: tuple[str, ...] = ()
+    choices: Choices = DEFAULT_CHOICES
     picture: Path | None = None
     quiet: bool = False
     finetune: int = 0
@@ -137,11 +139,6 @@ class Request:
                     "PRECISION=int8"
                 )
             check_runs_here(self.target)
-
-    @property
-    def choices(self) -> Choices:
-        """For the builder."""
-        return Choices(compute_capabilities=self.compute_capabilities)
 
     @property
     def reads_data(self) -> bool:
@@ -284,7 +281,7 @@ def from_simplified(simplified: Path, request: Request, calibration: Path | None
             prepared,
             precision=precision,
             target=target,
-            compute_capabilities=request.compute_capabilities,
+            choices=request.choices,
             picture=request.picture,
             calibration=calibration,
         )
@@ -320,7 +317,7 @@ def main() -> None:
     parser.add_argument(
         "--by-latency", action="store_true", help="of INT8: what is not faster in it on the target stays in 16 bit"
     )
-    parser.add_argument("--compute-capability", nargs="+", default=[], metavar="X.Y", help="of rtx; portable if absent")
+    add_choices(parser)
     parser.add_argument("--out", type=Path, default=Path("build"), help="folder of all artefacts (%(default)s)")
     parser.add_argument("--until", default="engine", help=f"stop after {', '.join(STAGES)} (in place of an engine)")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="what a bundle tests itself on")
@@ -350,7 +347,7 @@ def main() -> None:
         by_latency=given.by_latency,
         until=given.until,
         picture=given.picture,
-        compute_capabilities=tuple(given.compute_capability),
+        choices=read_choices(given),
         quiet=given.quiet,
         finetune=given.finetune,
     )

@@ -77,7 +77,8 @@ def test_layers_are_grouped_by_kind_and_resolution_with_the_least_arithmetic_fir
         "matrix products",  # 24 x 5
         "convolutions on the picture on 16 x 16",  # 256 x 3 x 9 x 8
         "depthwise convolutions on 16 x 16",  # 2 x 256 x 9 x 32
-        "1x1 convolutions on 16 x 16",  # 256 x (2 x 8 x 32 + 32 x 8 + 32 x 12 + 12 x 24)
+        "1x1 convolutions on 16 x 16",  # 256 x (32 x 8 + 32 x 12)
+        "widening 1x1 convolutions on 16 x 16",  # 256 x (2 x 8 x 32 + 12 x 24)
     ]
     assert groups["depthwise convolutions on 16 x 16"] == ["block1_depthwise", "block2_depthwise"]
     assert sorted(sum(groups.values(), [])) == sorted(name or "" for name in names(int8))

@@ -12,7 +12,8 @@ import pytest
 from deploy import latency_test, regression
 from deploy.board import board
 from deploy.cli import UserError
-from deploy.latency_test import check, exit_status, measure, read_baseline, record
+from deploy.interleaved import measure
+from deploy.latency_test import check, exit_status, read_baseline, record
 from deploy.reference import Reference, fitted_reference
 from deploy.regression import Comparison
 from tests.deploy.boards import BOARDS, write_board
@@ -25,7 +26,7 @@ RUNS = 20
 def few_runs(monkeypatch):
     """And all of them count: the machine that runs the tests may be busy, and tests/deploy/test_regression.py has what
     is then done. The engines below are made many times as fast or slow, so that no noise hides it."""
-    monkeypatch.setattr(latency_test.measure, "__defaults__", (None, RUNS))
+    monkeypatch.setattr(measure, "__defaults__", (None, RUNS))
     monkeypatch.setattr(regression, "DISTURBED", 1e9)
 
 

@@ -58,3 +58,12 @@ def test_a_quarter_of_a_boards_memory_and_no_limit_on_a_gpu_of_its_own(tmp_path)
     assert default_workspace_mib(board, tmp_path / "none") == 7619 // 4
     assert default_workspace_mib(Gpu("RTX 4090", "8.9", 24564, False), info) is None
     assert default_workspace_mib(None, info) is None
+
+
+@pytest.mark.parametrize(
+    "choices", [Choices(), Choices(("8.6", "12.0"), 64, 0, True, True, "only"), Choices(dla="fallback")]
+)
+def test_choices_survive_the_way_through_a_command_line(choices):
+    parser = argparse.ArgumentParser()
+    add_choices(parser)
+    assert read_choices(parser.parse_args(choices.as_options())) == choices

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from deploy.cli import UserError
+from engines.choices import Choices
 from engines.targets import TARGETS
 from pipeline import bundle
 from pipeline.bundle import bundle_stage
@@ -71,6 +72,12 @@ def test_it_holds_all_that_the_device_needs_and_the_hash_of_each(root):
     content = json.loads((root / "bundle.json").read_text())
     assert content["labels"] == graphs.spec()["labels"]
     assert (content["name"], content["precision"], content["target"]) == ("net-int8-cpu-ort", "int8", "cpu-ort")
+
+
+def test_what_was_chosen_of_the_build_is_for_the_device(tmp_path):
+    made = make(tmp_path / "net", target=TARGETS["jetson-orin"], choices=Choices(workspace_mib=512, dla="fallback"))
+    content = json.loads((unpack(made, tmp_path / "board") / "bundle.json").read_text())
+    assert content["build_options"] == ["--workspace-mib", "512", "--dla", "fallback"]
 
 
 def test_nothing_on_the_device_needs_the_hosts_packages(root):
