@@ -19,6 +19,7 @@ CALIBRATION ?=
 MAX_DROP ?=
 FINETUNE ?=
 VALIDATION ?=
+LIMIT ?=
 BY_LATENCY ?=
 CAPABILITY ?=
 DLA ?=
@@ -42,12 +43,13 @@ MAKEFLAGS += --no-print-directory
 EXTRAS := $(if $(filter rtx,$(TARGET)),rtx) $(if $(filter lite0imagenet,$(MODEL)$(WEIGHTS)),lite0) $(if $(PLOT),plot)
 INSTALLED := $(patsubst %,$(VENV)/.installed-%,core $(EXTRAS))
 
+FOR_DROP = $(if $(VALIDATION),--validation '$(VALIDATION)')
 # BATCH's default is not said, because an ONNX file may have a fixed one of its own.
 OPTIONS = --precision '$(PRECISION)' --target '$(TARGET)' --out '$(OUT)' \
   $(if $(filter file,$(origin BATCH)),,--batch '$(BATCH)') \
   $(if $(SIZE),--size '$(SIZE)') $(if $(CLASSES),--classes '$(CLASSES)') $(if $(LABELS),--labels '$(LABELS)') \
   $(if $(CALIBRATION),--calibration '$(CALIBRATION)') $(if $(MAX_DROP),--max-drop '$(MAX_DROP)') \
-  $(if $(FINETUNE),--finetune '$(FINETUNE)') $(if $(VALIDATION),--validation '$(VALIDATION)') \
+  $(if $(FINETUNE),--finetune '$(FINETUNE)') $(FOR_DROP) \
   $(if $(BY_LATENCY),--by-latency) $(if $(CAPABILITY),--compute-capability $(CAPABILITY)) \
   $(if $(DLA),--dla '$(DLA)') $(BUILD_OPTIONS)
 CHAIN = $(BIN)/python -m pipeline.chain $(if $(ONNX),--onnx '$(ONNX)','$(MODEL)' --weights '$(WEIGHTS)') $(OPTIONS)
@@ -57,7 +59,7 @@ help: ## this list
 	grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 	echo
 	echo "Variables: MODEL=$(MODEL) PRECISION=$(PRECISION) TARGET=$(TARGET) WEIGHTS=$(WEIGHTS) BATCH=$(BATCH) OUT=$(OUT)"
-	echo "           ONNX SIZE CLASSES LABELS CALIBRATION MAX_DROP FINETUNE VALIDATION BY_LATENCY CAPABILITY DLA BUILD_OPTIONS PICTURE HOST SSH_OPTIONS (README.md says what each may be)"
+	echo "           ONNX SIZE CLASSES LABELS CALIBRATION MAX_DROP FINETUNE VALIDATION LIMIT BY_LATENCY CAPABILITY DLA BUILD_OPTIONS PICTURE HOST SSH_OPTIONS (README.md says what each may be)"
 
 $(VENV)/.installed-core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -93,10 +95,14 @@ simplify: $(INSTALLED) ## ... -> simplified ONNX
 calibrate: $(INSTALLED) ## ... -> ONNX with Q/DQ (int8) or FP16 tensors
 	$(CHAIN) --until calibrate
 
+# VALIDATION is the sensitivity's own too, so that it may come without a MAX_DROP.
+LABELLED = $(if $(VALIDATION)$(LIMIT),--data '$(or $(VALIDATION),digits)' $(if $(LIMIT),--limit '$(LIMIT)'))
 .PHONY: sensitivity
-sensitivity: $(INSTALLED) ## what each layer of MODEL, or ONNX, costs in INT8, worst first; drawn into PLOT (a .png)
+sensitivity: FOR_DROP = $(if $(MAX_DROP),$(if $(VALIDATION),--validation '$(VALIDATION)'))
+sensitivity: $(INSTALLED) ## what each layer costs in INT8, worst first, drawn into PLOT (a .png); in AP or top-1 on VALIDATION, LIMIT
 	$(CHAIN) --until calibrate
-	$(BIN)/python -m calibration.sensitivity "$$($(CHAIN) --until calibrate | tail -n 1)" $(if $(PLOT),--plot '$(PLOT)')
+	$(BIN)/python -m $(if $(LABELLED),pipeline,calibration).sensitivity "$$($(CHAIN) --until calibrate | tail -n 1)" $(LABELLED) \
+	  $(if $(PLOT),--plot '$(PLOT)') $(if $(JSON),--json '$(JSON)')
 
 .PHONY: preflight
 preflight: $(INSTALLED) ## what of ONNX (a file) TARGET cannot take, node by node, without building; DLA=fallback or only

@@ -14,10 +14,15 @@ can be rescaled for free (Nagel et al. 2019, section 4.1, cross-layer equalizati
 
 A group with any other maker or reader (an activation, a pooled mean, an output) is left alone. The float model computes
 the same as before, up to rounding.
+
+What was done stays in the model's metadata, and so in the INT8 model that is made of it: with that `equalize_as` gives
+the float model the channels of the INT8 one, without the samples.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +37,9 @@ from engines.stage import progress_disabled
 PASS_ON = ("Add", "MaxPool", "Resize", "Mul")
 RUNS = 32
 LARGEST_RATIO = 1e3  # between the scales of two channels: beyond it the smaller one is noise
+# In the metadata: {"weights": of the model before, as `digest`, "scales": for each group its channels', [] where it was
+# left alone}.
+EQUALIZED = "effedge_equalized"
 
 
 @dataclass
@@ -45,14 +53,41 @@ class Group:
 
 def equalize(model: ir.Model, samples: Samples, *, quiet: bool = False) -> int:
     """Rescale every group of `model` in place; returns how many there were."""
-    groups = find_groups(model)
-    if not groups:
-        return 0
+    groups, weights = find_groups(model), digest(model)
     values = [group.tensors for group in groups]
-    extremes = channel_extremes(model, [value for group in values for value in group], samples, quiet)
-    for group in groups:
-        rescale(model, group, extremes)
+    extremes = channel_extremes(model, [value for group in values for value in group], samples, quiet) if groups else {}
+    scales = []
+    for group in groups:  # one after the other, as a reader of one may be a maker of the next
+        scale = channel_scales(group, extremes)
+        if len(scale):
+            rescale(model, group, scale)
+        scales.append([float(str(each)) for each in scale.astype(np.float32)])  # so many digits as it has
+    model.metadata_props[EQUALIZED] = json.dumps({"weights": weights, "scales": scales})
     return len(groups)
+
+
+def equalize_as(model: ir.Model, done: str) -> bool:
+    """Rescale `model` in place as another was, from the EQUALIZED metadata of that.
+
+    Returns:
+        False if it has other weights than that had, and stays as it is.
+    """
+    found = json.loads(done)
+    if found["weights"] != digest(model):
+        return False
+    for group, scale in zip(find_groups(model), found["scales"], strict=True):
+        if scale:
+            rescale(model, group, np.array(scale))
+    return True
+
+
+def digest(model: ir.Model) -> str:
+    """SHA-256 over a model's initializers."""
+    whole = hashlib.sha256()
+    for name, value in model.graph.initializers.items():
+        if value.const_value is not None:
+            whole.update(name.encode() + b"\0" + value.const_value.tobytes())
+    return whole.hexdigest()
 
 
 def find_groups(model: ir.Model) -> list[Group]:
@@ -164,17 +199,22 @@ def channel_extremes(
     return dict(zip(reversed(values), found, strict=True))
 
 
-def rescale(model: ir.Model, group: Group, extremes: dict[ir.Value, np.ndarray]) -> None:
-    """Choose s for the group and apply it to its makers and readers."""
+def channel_scales(group: Group, extremes: dict[ir.Value, np.ndarray]) -> np.ndarray:
+    """s of each channel of the group, [C]; empty where no channel has values and weights."""
     activation = np.max([extremes[value] for value in group.tensors], axis=0).astype(np.float64)
     weight = np.max([input_magnitudes(reader) for reader in group.readers], axis=0)
     usable = (activation > 0) & (weight > 0)
     if not usable.any():
-        return
+        return np.zeros(0)
     scale = np.ones(len(activation))
     scale[usable] = np.sqrt(activation[usable] / weight[usable])
     scale[usable] = np.maximum(scale[usable], scale[usable].max() / LARGEST_RATIO)
     scale[~usable] = scale[usable].max()
+    return scale
+
+
+def rescale(model: ir.Model, group: Group, scale: np.ndarray) -> None:
+    """Apply s [C] to the group's makers and readers."""
     for maker in dict.fromkeys(group.makers):
         index = gate_of(maker)
         if index is None:

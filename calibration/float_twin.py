@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnx_ir.tape import Tape
 
+from calibration.equalize import EQUALIZED
 from calibration.onnx_file import QUANTIZED, constant
 from calibration.source import METADATA
 from deploy.cli import UserError
@@ -36,7 +37,8 @@ def float_twin(quantized: ir.Model) -> ir.Model:
             f"{left.op_type} '{left.name}' has no counterpart that could be taken out with it: expected the pairs of "
             "python -m calibration.quantize"
         )
-    model.metadata_props.pop(METADATA, None)  # it describes the INT8 model
+    for key in (METADATA, EQUALIZED):  # they describe the INT8 model
+        model.metadata_props.pop(key, None)
     return model
 
 

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.equalize import channel_extremes, equalize, find_groups
+from calibration.equalize import EQUALIZED, channel_extremes, equalize, equalize_as, find_groups
 from calibration.onnx_file import session
 
 
@@ -91,3 +91,22 @@ def test_the_float_model_computes_the_same_and_its_channels_come_closer(kind):
 
 def test_nothing_is_rescaled_through_an_activation():
     assert find_groups(build("activation")) == []
+
+
+@pytest.mark.parametrize("kind", ["chain", "depthwise", "gate", "residual", "activation"])
+def test_what_was_done_is_done_again_without_the_samples(kind):
+    model, again = build(kind), build(kind)
+    equalize(model, samples(), quiet=True)
+    assert equalize_as(again, model.metadata_props[EQUALIZED])
+    assert [node.name for node in again.graph] == [node.name for node in model.graph]
+    for name, value in model.graph.initializers.items():
+        np.testing.assert_allclose(again.graph.initializers[name].const_value.numpy(), value.const_value.numpy(), 1e-6)
+
+
+def test_a_model_of_other_weights_stays_as_it_is():
+    model, other = build("chain"), build("chain")
+    equalize(model, samples(), quiet=True)
+    other.graph.initializers["w1"].const_value = ir.tensor(np.ones((3, 4, 1, 1), np.float32))
+    before = ir.to_proto(other).SerializeToString()
+    assert not equalize_as(other, model.metadata_props[EQUALIZED])
+    assert ir.to_proto(other).SerializeToString() == before

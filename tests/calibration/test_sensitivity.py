@@ -8,7 +8,7 @@ import networks
 import onnx
 import pytest
 
-from calibration.sensitivity import main, shortened
+from calibration.sensitivity import main, rows, shortened, table, with_drops
 from calibration.source import METADATA
 
 REPORT = {
@@ -110,3 +110,23 @@ def test_long_lists_of_layers_are_cut():
     cut = shortened([f"a_long_name_of_a_layer_{index}" for index in range(9)])
     assert cut == "a_long_name_of_a_layer_0 and 8 more"
     assert len(shortened(["x" * 200])) == 60
+
+
+def test_drops_come_before_gains_and_what_was_not_measured_last():
+    found = with_drops(rows(REPORT), [None, 96.5, 97.0], 97.25)
+    assert [(row["layers"][0], row["drop"]) for row in found] == [("conv_a", 0.75), ("add", 0.25), ("conv_b", None)]
+    assert [row["rank"] for row in found] == [1, 2, 3]
+    head, first, _, last, _ = table(found, REPORT, 5).splitlines()
+    assert head.split()[:3] == ["rank", "drop", "gain"]
+    assert first.split()[:4] == ["1", "0.75", "0.01", "50.00%"] and last.split()[:2] == ["3", "-"]
+
+
+def test_drops_that_are_the_same_go_by_the_gain():
+    found = with_drops(rows(REPORT)[::-1], [97.0, 97.0, 97.0], 97.0)
+    assert [row["layers"][0] for row in found] == ["conv_b", "conv_a", "add"]
+
+
+def test_drops_are_ranked_where_no_gain_was_measured():
+    zero = {**REPORT, "sensitivity": [{**row, "gain": 0.0} for row in REPORT["sensitivity"]]}
+    found = with_drops(rows(zero), [97.0, 96.0, 97.5], 97.0)
+    assert table(found, zero, 1).splitlines()[1].split()[:2] == ["1", "1.00"]
