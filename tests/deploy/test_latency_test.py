@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy import latency_test, regression
+from deploy import interleaved, latency_test, regression
 from deploy.board import board
 from deploy.cli import UserError
 from deploy.interleaved import measure
@@ -77,7 +77,7 @@ def test_what_looks_slower_once_is_measured_again(monkeypatch, baseline):
     recorded.update(before_ms=[3.0] * 20, after_ms=[3.0] * 20, ms={"engine": [5.0] * 20, "end to end": [6.0] * 20})
     slow = {**recorded, "ms": {step: [2 * value for value in row] for step, row in recorded["ms"].items()}}
     answers = [slow, slow, recorded]
-    monkeypatch.setattr(latency_test, "measure", lambda *_: answers.pop(0))
+    monkeypatch.setattr(interleaved, "measure", lambda *_: answers.pop(0))
     assert exit_status(check(str(folder), recorded, 0.05)) == 0 and not answers
     answers += [slow] * 3
     assert exit_status(check(str(folder), recorded, 0.05)) == 1 and not answers

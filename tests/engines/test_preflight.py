@@ -110,3 +110,9 @@ def test_the_command(prepared, call_main, name, status):
     code, out, err = call_main(main, prepared(name), "--target", "rtx")
     assert code == status
     assert (out.count("fails: ") == 3 and "3 lines above" in err) if status else "nothing known speaks against" in out
+
+
+def test_a_dla_request_on_a_cpu_says_only_that_there_is_none():
+    model = header("Conv", "NonMaxSuppression")
+    [finding] = preflight(model, TARGETS["cpu"], "only")
+    assert "no DLA" in finding.why

@@ -75,9 +75,11 @@ def test_it_holds_all_that_the_device_needs_and_the_hash_of_each(root):
 
 
 def test_what_was_chosen_of_the_build_is_for_the_device(tmp_path):
-    made = make(tmp_path / "net", target=TARGETS["jetson-orin"], choices=Choices(workspace_mib=512, dla="fallback"))
+    made = make(
+        tmp_path / "net", target=TARGETS["jetson-orin"], choices=Choices(workspace_mib=512, optimization_level=1)
+    )
     content = json.loads((unpack(made, tmp_path / "board") / "bundle.json").read_text())
-    assert content["build_options"] == ["--workspace-mib", "512", "--dla", "fallback"]
+    assert content["build_options"] == ["--workspace-mib", "512", "--optimization-level", "1"]
 
 
 def test_nothing_on_the_device_needs_the_hosts_packages(root):
