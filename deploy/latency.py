@@ -119,7 +119,7 @@ def measure(
     if work.batch is not None and with_throughput:
         latency = steps[END_TO_END]["p50"]
         wanted = max(LEAST_RUNS, min(MOST_RUNS, int(1000 * SECONDS / 2 / latency))) * work.batch
-        many = throughput(folder, pictures, wanted, latency, work.batch)
+        many = throughput(folder, manifest["spec"]["task"], pictures, wanted, latency, work.batch)
     return {
         "format": 1,
         "engine": identity(folder, manifest),

@@ -8,13 +8,14 @@ from typing import Any, Dict, Sequence
 
 from PIL import Image
 
-from deploy.manifest import parse_manifest
 from deploy.workload import load_model, made_up_picture
 
 TO_WARM_UP = 16  # pictures
 
 
-def throughput(folder: str, pictures: Sequence[Path], count: int, latency_ms: float, batch: int) -> Dict[str, Any]:
+def throughput(
+    folder: str, task: str, pictures: Sequence[Path], count: int, latency_ms: float, batch: int
+) -> Dict[str, Any]:
     """{"pictures", "side_by_side", "per_second", "gain"}: pictures a second in throughput mode, and over one after the
     other.
 
@@ -22,7 +23,7 @@ def throughput(folder: str, pictures: Sequence[Path], count: int, latency_ms: fl
         pictures: repeated until there are `count`; a made-up one, on the disk, if there are none.
         latency_ms: of a batch through all steps, one after the other.
     """
-    model = load_model(folder, parse_manifest(folder)["spec"]["task"], throughput=True)
+    model = load_model(folder, task, throughput=True)
     with tempfile.TemporaryDirectory() as scratch:
         if not pictures:
             made_up = Path(scratch) / "made-up.jpg"

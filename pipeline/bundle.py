@@ -75,6 +75,7 @@ def bundle_stage(
     name = f"{onnx.parent.name}-{precision}-{target.name}"
     archive = onnx.with_name(f"{name}.tar.gz")
     source = picture or chosen_picture(header.spec, calibration)
+    build_options = choices.as_options()
     run_stage(
         "bundle",
         archive,
@@ -82,7 +83,7 @@ def bundle_stage(
         options={
             "precision": precision,
             "target": target.name,
-            "build_options": choices.as_options(),
+            "build_options": build_options,
             "reference": reference(),
         },
         tools=["numpy", "onnxruntime", "pillow"],
@@ -94,7 +95,7 @@ def bundle_stage(
             spec=header.spec,
             precision=precision,
             target=target,
-            build_options=choices.as_options(),
+            build_options=build_options,
             picture=source,
         ),
     )
