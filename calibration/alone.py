@@ -17,6 +17,7 @@ from onnx_ir.passes import common
 from onnx_ir.tape import Tape
 
 from calibration.equalize import EQUALIZED, equalize_as
+from calibration.float_twin import dequantizer, rounded_tensor
 from calibration.onnx_file import constant
 from calibration.placement.layers import OPERATORS
 from deploy.cli import UserError
@@ -53,22 +54,19 @@ def alone(evened: ir.Model, int8: ir.Model, tensors: Collection[str]) -> ir.Mode
     floats = {node.name: node for node in evened.graph}
     for node in list(model.graph):
         for index, value in enumerate(node.inputs):
-            source = quantized(value)
+            source = rounded(value)
             if source is not None and source.name not in tensors:
                 node.replace_input_with(index, source)
-        if node.op_type in OPERATORS and quantized(node.inputs[0]) is None:
+        if node.op_type in OPERATORS and rounded(node.inputs[0]) is None:
             take_weights(model.graph, node, floats[node.name])
     common.RemoveUnusedNodesPass()(model)
     return model
 
 
-def quantized(value: ir.Value | None) -> ir.Value | None:
+def rounded(value: ir.Value | None) -> ir.Value | None:
     """The activation that comes out of its QuantizeLinear and DequantizeLinear as `value`; None for anything else."""
-    dequantize = None if value is None else value.producer()
-    if dequantize is None or dequantize.op_type != "DequantizeLinear" or dequantize.inputs[0] is None:
-        return None
-    quantize = dequantize.inputs[0].producer()
-    return quantize.inputs[0] if quantize is not None and quantize.op_type == "QuantizeLinear" else None
+    dequantize = dequantizer(value)
+    return None if dequantize is None else rounded_tensor(dequantize)
 
 
 def take_weights(graph: ir.Graph, node: ir.Node, source: ir.Node) -> None:

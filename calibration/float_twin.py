@@ -42,14 +42,25 @@ def float_twin(quantized: ir.Model) -> ir.Model:
     return model
 
 
+def dequantizer(value: ir.Value | None) -> ir.Node | None:
+    """The DequantizeLinear that a tensor comes from."""
+    maker = None if value is None else value.producer()
+    return maker if maker is not None and maker.op_type == "DequantizeLinear" else None
+
+
+def rounded_tensor(dequantize: ir.Node) -> ir.Value | None:
+    """The activation that a Q/DQ pair rounds; None where the DequantizeLinear is that of a constant."""
+    quantize = None if dequantize.inputs[0] is None else dequantize.inputs[0].producer()
+    return quantize.inputs[0] if quantize is not None and quantize.op_type == "QuantizeLinear" else None
+
+
 def float_value(graph: ir.Graph, dequantize: ir.Node) -> ir.Value | None:
     """What stands for the output of a DequantizeLinear in float."""
     source = dequantize.inputs[0]
     assert source is not None
     integers = constant(source)
     if integers is None:
-        quantize = source.producer()
-        return quantize.inputs[0] if quantize is not None and quantize.op_type == "QuantizeLinear" else None
+        return rounded_tensor(dequantize)
     scale = constant(dequantize.inputs[1])
     zero = constant(dequantize.inputs[2]) if len(dequantize.inputs) > 2 else np.array(0, integers.dtype)
     if scale is None or zero is None:

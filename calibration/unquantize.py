@@ -12,7 +12,7 @@ from collections.abc import Collection
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from calibration.float_twin import float_twin, float_value
+from calibration.float_twin import dequantizer, float_twin, float_value
 from calibration.placement.layers import OPERATORS
 from calibration.placement.residual import shortcuts
 
@@ -22,7 +22,7 @@ def int8_layers(quantized: ir.Model) -> list[ir.Node]:
     return [
         node
         for node in quantized.graph
-        if node.op_type in OPERATORS and all(_maker(value) for value in node.inputs[:2])
+        if node.op_type in OPERATORS and all(dequantizer(value) for value in node.inputs[:2])
     ]
 
 
@@ -35,7 +35,7 @@ def unquantize(quantized: ir.Model, layers: Collection[str]) -> ir.Model:
     for node in list(model.graph):
         if node.name in layers or node.op_type == "Add" and node.name not in kept:
             for index, value in enumerate(node.inputs):
-                maker = _maker(value)
+                maker = dequantizer(value)
                 if maker is not None:
                     node.replace_input_with(index, float_value(model.graph, maker))
     common.RemoveUnusedNodesPass()(model)
@@ -49,9 +49,3 @@ def int8_tensors(quantized: ir.Model) -> set[str]:
         for node in quantized.graph
         if node.op_type == "QuantizeLinear" and node.inputs[0] is not None
     }
-
-
-def _maker(value: ir.Value | None) -> ir.Node | None:
-    """The DequantizeLinear that a tensor comes from."""
-    maker = None if value is None else value.producer()
-    return maker if maker is not None and maker.op_type == "DequantizeLinear" else None

@@ -9,7 +9,6 @@ are matched by name; the pictures go through the same code as on the device.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -91,17 +90,12 @@ def evaluate(
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a deploy.Detector or deploy.Classifier, or what behaves like one; `evaluate_engine` says the rest."""
-    from pipeline.data.read import read_data
-    from pipeline.data.records import match_labels
+    from pipeline.data.labelled import model_ids, read_for
 
-    found = read_data(digits_data(spec, quiet) if data == "digits" else Path(data), images)
-    if found.task != spec["task"]:
-        raise UserError(
-            f"'{data}' is for {found.task}, {spec['model']} is for {spec['task']}: give data for {spec['task']}"
-        )
+    path = digits_data(spec, quiet) if data == "digits" else Path(data)
+    found = read_for(spec["task"], path, images, model=spec["model"])
     found = found._replace(records=found.records[:limit])
-    model_ids = match_labels(found.labels, spec["labels"])
-    warn_unknown(found, model_ids)
+    ids = model_ids(found, spec["labels"])
     started = time.perf_counter()
     paths = [record.path for record in found.records]
     results = list(tqdm(model(paths), total=len(paths), unit="picture", disable=progress_disabled(quiet)))
@@ -113,7 +107,7 @@ def evaluate(
         "data": data,
         "pictures": len(paths),
         "seconds": round(seconds, 2),
-        **scores(found, model_ids, results),
+        **scores(found, ids, results),
     }
 
 
@@ -123,14 +117,6 @@ def digits_data(spec: dict[str, Any], quiet: bool) -> Path:
 
     folder = digits_folder(spec["task"], "val", size=spec["input"]["size"][0], quiet=quiet)
     return folder / "instances.json" if spec["task"] == "detection" else folder
-
-
-def warn_unknown(data: DataSet, model_ids: Sequence[int | None]) -> None:
-    """Say which of the data's classes the model does not have; their objects count as not found."""
-    unknown = [str(label) for label, model_id in zip(data.labels, model_ids, strict=True) if label and model_id is None]
-    if unknown:
-        some = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        print(f"note: {len(unknown)} classes are unknown to the model and count as not found: {some}", file=sys.stderr)
 
 
 def detection_scores(data: DataSet, model_ids: Sequence[int | None], results: Sequence[Detections]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from calibration.samples import digest, spread
 from calibration.settings import Budget
 from deploy.cli import UserError
 from engines.stage import progress_disabled, tool_versions
-from pipeline.data.read import read_data
+from pipeline.data.labelled import model_ids, read_for
 from pipeline.data.records import DataSet, match_labels
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ def read_labelled(given: str | None, digits: Path | None, task: str) -> DataSet:
         path = digits.with_name("instances.json") if task == "detection" else digits
     else:
         path = Path(str(given))
-    data = read_data(path)
-    if data.task != task:
-        raise UserError(f"validation data '{path}' is for {data.task}, the model is for {task}: give data for {task}")
+    data = read_for(task, path)
     return data._replace(records=spread(data.records, PICTURES))
 
 
@@ -73,9 +71,7 @@ def drop_budget(max_drop: float, data: DataSet, spec: dict[str, Any], *, quiet: 
     Raises:
         UserError: data of classes that the model does not have.
     """
-    from pipeline.evaluate import warn_unknown
-
-    warn_unknown(data, match_labels(data.labels, spec["labels"]))
+    model_ids(data, spec["labels"])
     unit = f"points of {FIGURE[data.task]}"
     record = {"validation": digest_of(data), **tool_versions(["openvino"])}
     return Budget(max_drop, partial(accuracy, data=data, quiet=quiet), unit, tuple(record.items()))

@@ -132,9 +132,8 @@ def labelled(int8: Path, data: str, images: Path | None, limit: int, quiet: bool
     """
     from calibration.samples import spread
     from engines.onnx_header import read_header
-    from pipeline.data.read import read_data
-    from pipeline.data.records import match_labels
-    from pipeline.evaluate import digits_data, warn_unknown
+    from pipeline.data.labelled import model_ids, read_for
+    from pipeline.evaluate import digits_data
 
     spec = read_header(int8).spec
     if not spec:
@@ -142,10 +141,9 @@ def labelled(int8: Path, data: str, images: Path | None, limit: int, quiet: bool
             f"accuracy needs a model that says what its outputs mean, and '{int8}' does not: python -m "
             "calibration.sensitivity needs no labels"
         )
-    found = read_data(digits_data(spec, quiet) if data == "digits" else Path(data), images)
-    if found.task != spec["task"]:
-        raise UserError(f"'{data}' is for {found.task}, '{int8}' is for {spec['task']}: give data for {spec['task']}")
-    warn_unknown(found, match_labels(found.labels, spec["labels"]))
+    path = digits_data(spec, quiet) if data == "digits" else Path(data)
+    found = read_for(spec["task"], path, images, model=f"'{int8}'")
+    model_ids(found, spec["labels"])
     return found._replace(records=spread(found.records, limit))
 
 

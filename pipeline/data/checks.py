@@ -18,6 +18,7 @@ from tqdm import tqdm
 from deploy.cli import UserError
 from deploy.images import open_image, orientation
 from engines.stage import progress_disabled
+from pipeline.data.labelled import read_for
 from pipeline.data.problems import Problems
 from pipeline.data.read import read_data
 from pipeline.data.records import DataSet, Record
@@ -47,11 +48,11 @@ def check_data(data: str, images: Path | None, quiet: bool, model: str | None = 
             missing files, files that are no pictures, boxes outside of their pictures.
     """
     problems = Problems()
-    found = read_data(Path(data), images, problems)
-    if model is not None:
+    if model is None:
+        found = read_data(Path(data), images, problems)
+    else:
         task = "detection" if is_detector(model) else "classification"
-        if found.task != task:
-            raise UserError(f"'{data}' is for {found.task}, {model} is for {task}: give data for {task}")
+        found = read_for(task, Path(data), images, problems, model=model)
     sizes = [
         check_picture(record, problems)
         for record in tqdm(found.records, desc="checking pictures", unit="picture", disable=progress_disabled(quiet))
