@@ -15,7 +15,7 @@ import contextlib
 import io
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +121,7 @@ def pay_stage(int8: Path, out: Path, target: Target, *, quiet: bool = False) -> 
             def engine_of(wanted: ir.Model) -> Path:
                 found = next((folder for one, folder in built if one is wanted), None)
                 if found is None:
-                    found = build(wanted, Path(scratch) / str(len(built)), target)
+                    found = build(wanted, Path(scratch) / str(len(built)), target, swish=swish_of(built))
                     built.append((wanted, found))
                 return found
 
@@ -152,16 +152,27 @@ def check_runs_here(target: Target) -> None:
         )
 
 
-def build(model: ir.Model, folder: Path, target: Target) -> Path:
+def swish_of(built: Sequence[tuple[ir.Model, Path]]) -> str:
+    """The form of swish of the engines so far, so that all have the same one and it is raced once."""
+    from engines.choices import AUTO
+
+    if not built:
+        return AUTO
+    manifest = json.loads((built[0][1] / "manifest.json").read_text())
+    return str(manifest.get("swish", {}).get("form", AUTO))
+
+
+def build(model: ir.Model, folder: Path, target: Target, *, swish: str) -> Path:
     """An INT8 engine in `folder`, which is made."""
     from calibration import onnx_file
     from engines.build import build_engine
+    from engines.choices import Choices
 
     onnx = folder.with_suffix(".onnx")
     onnx_file.save(model, onnx)
     folder.mkdir()
     with contextlib.redirect_stdout(io.StringIO()):  # a line each
-        build_engine(onnx, folder, precision="int8", target=target, quiet=True)
+        build_engine(onnx, folder, precision="int8", target=target, choices=Choices(swish=swish), quiet=True)
     return folder
 
 

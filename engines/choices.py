@@ -1,4 +1,4 @@
-"""What may be chosen of a TensorRT build beside precision and target, and which target offers what."""
+"""What may be chosen of a build beside precision and target, and which target offers what."""
 
 import argparse
 from dataclasses import dataclass, fields
@@ -12,6 +12,7 @@ from engines.targets import TARGETS, Target
 
 LEVELS = range(6)
 DLA_MODES = ("fallback", "only")
+AUTO, EXACT, POLYNOMIAL = SWISHES = ("auto", "exact", "polynomial")
 SHARE = 4
 # Where TensorRT-RTX has no INT8, by its support matrix: 1.7 builds such a plan in FP32, for the other GPUs in it too.
 NO_INT8 = ("7.5",)
@@ -29,6 +30,7 @@ class Choices:
         hardware_compatible: the plan also runs on other GPUs from Ampere on.
         dla: empty: no DLA. "fallback": what the DLA has a layer for goes there, the rest to the GPU. "only": a rest is
             an error.
+        swish: "polynomial" (engines/swish.py), "exact", or "auto", the faster one.
     """
 
     compute_capabilities: Tuple[str, ...] = ()
@@ -37,12 +39,16 @@ class Choices:
     version_compatible: bool = False
     hardware_compatible: bool = False
     dla: str = ""
+    swish: str = AUTO
 
     def check(self, target: Target, precision: str) -> None:
         """Raise UserError, before anything is built, for what the target does not offer."""
+        choose("swish", self.swish, SWISHES)
+        if self.swish == POLYNOMIAL and (target.backend != "openvino" or precision == "fp32"):
+            raise UserError(f"--swish {POLYNOMIAL} is for fp16 and int8 engines of target cpu: leave it out")
         if target.on_cpu:
             for one in fields(self):
-                if getattr(self, one.name) != one.default:
+                if one.name != "swish" and getattr(self, one.name) != one.default:
                     option = OPTIONS[one.name]
                     raise UserError(f"{option} is for GPUs: leave it out for {target.name}")
         if self.compute_capabilities and target.backend != "tensorrt_rtx":
@@ -99,6 +105,7 @@ OPTIONS = {
     "version_compatible": "--version-compatible",
     "hardware_compatible": "--hardware-compatible",
     "dla": "--dla",
+    "swish": "--swish",
 }
 
 
@@ -127,6 +134,10 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
         "--dla", default="", metavar="MODE",
         help="fallback (what the DLA has no layer for goes to the GPU) or only (it is an error)",
     )  # fmt: skip
+    parser.add_argument(
+        "--swish", default=AUTO, metavar="FORM",
+        help=f"{EXACT}, {POLYNOMIAL} (within 0.0064) or {AUTO}, the faster one (cpu, fp16 and int8; default: {AUTO})",
+    )  # fmt: skip
 
 
 def read_choices(given: Any) -> Choices:
@@ -138,6 +149,7 @@ def read_choices(given: Any) -> Choices:
         given.version_compatible,
         given.hardware_compatible,
         given.dla,
+        given.swish,
     )
 
 

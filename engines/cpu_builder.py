@@ -2,14 +2,17 @@
 
 OpenVINO compiles for the CPU that it finds when the engine is loaded; the precision is a hint in the manifest that
 the runtime passes on. So the builder compiles what it saved, here, and reads the executed graph
-(`CompiledModel.get_runtime_model`): on another CPU the layers may run in another precision.
+(`CompiledModel.get_runtime_model`): on another CPU the layers may run in another precision. Which form of swish is the
+faster one is measured here too (engines/swish.py).
 """
 
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Dict, List, Optional, Tuple
 
 from deploy.cli import UserError
+from engines import swish
 from engines.bar import open_bar
+from engines.choices import AUTO, DEFAULT, EXACT, POLYNOMIAL, Choices
 from engines.fold_dequantize import fold_dequantize
 from engines.manifest import Built, Layer
 from engines.onnx_header import Header
@@ -25,10 +28,19 @@ MULTIPLYING = ("Convolution", "Deconvolution", "MatMul", "FullyConnected")
 INTEGERS = ("u8", "i8")
 NOT_COUNTED = ("Const", "Input", "Output")  # no work
 WITHOUT_BIAS = "/WithoutBiases"  # OpenVINO reads an ONNX Conv as this convolution and an Add, if the bias is not zero
-STEPS = ("read", "save", "compile")
+STEPS = ("read", "choose", "save", "compile")
 
 
-def build(ov: Any, onnx: Path, folder: Path, header: Header, *, precision: str, disable_progress: bool) -> Built:
+def build(
+    ov: Any,
+    onnx: Path,
+    folder: Path,
+    header: Header,
+    *,
+    precision: str,
+    choices: Choices = DEFAULT,
+    disable_progress: bool,
+) -> Built:
     """Write `folder`/engine.xml and engine.bin.
 
     Raises UserError if OpenVINO refuses the model, or fp16 is asked of a CPU without 16-bit arithmetic.
@@ -42,15 +54,34 @@ def build(ov: Any, onnx: Path, folder: Path, header: Header, *, precision: str, 
             fold_dequantize(ov, model)
             bar.update()
             bar.set_postfix_str(STEPS[1])
-            ov.save_model(model, folder / ENGINE, compress_to_fp16=precision == "fp16")
+            model, form = choose_swish(ov, core, model, config, EXACT if precision == "fp32" else choices.swish)
             bar.update()
             bar.set_postfix_str(STEPS[2])
+            ov.save_model(model, folder / ENGINE, compress_to_fp16=precision == "fp16")
+            bar.update()
+            bar.set_postfix_str(STEPS[3])
             compiled = core.compile_model(folder / ENGINE, "CPU", config)
             bar.update()
         except RuntimeError as error:
             raise UserError(f"OpenVINO cannot build '{onnx}': {reason(error)}") from error
     backend = {"name": "openvino", "version": ov.__version__, "config": config}
-    return Built(ENGINE, backend, executed_layers(compiled, header), "executed")
+    return Built(ENGINE, backend, executed_layers(compiled, header), "executed", swish=form)
+
+
+def choose_swish(
+    ov: Any, core: Any, model: Any, config: Dict[str, str], asked: str
+) -> Tuple[Any, Optional[Dict[str, Any]]]:
+    """The model with swish in the form that is asked for, and what the manifest says of it; None without any swish."""
+    changed = model.clone()
+    if asked == EXACT or not swish.use_polynomial(ov, changed):
+        return model, None
+    ratio = None
+    if asked == AUTO:
+        latency = {"PERFORMANCE_HINT": "LATENCY", **config}
+        ratio = swish.time_ratio(*(core.compile_model(one, "CPU", latency) for one in (changed, model)))
+        if ratio is None or ratio > swish.WORTH:
+            return model, {"form": EXACT, "error": 0.0, "ratio": ratio and round(ratio, 3)}
+    return changed, {"form": POLYNOMIAL, "error": swish.ERROR, "ratio": ratio and round(ratio, 3)}
 
 
 def precision_hint(capabilities: List[str], precision: str) -> str:

@@ -12,6 +12,8 @@ from typing import Any, Optional
 
 import numpy as np
 
+from engines.swish import opset
+
 
 def constant(node: Any) -> Optional[np.ndarray]:
     """A constant's value as float32, also through a Convert; None for every other node."""
@@ -48,9 +50,9 @@ def fold(ov: Any, quantize: Any) -> bool:
         else:
             zero = value
     inputs = [quantize.input_value(index) for index in range(3)]
-    opset = ov.opset13 if hasattr(ov, "opset13") else ov.runtime.opset13  # the latter: 2024.4, of Python 3.8
-    inputs += [opset.constant((end - zero) * scale) for end in (low, high)]
-    folded = opset.fake_quantize(*inputs, quantize.get_attributes()["levels"])
+    ops = opset(ov)
+    inputs += [ops.constant((end - zero) * scale) for end in (low, high)]
+    folded = ops.fake_quantize(*inputs, quantize.get_attributes()["levels"])
     folded.set_friendly_name(node.get_friendly_name())
     node.output(0).replace(folded.output(0))
     return True

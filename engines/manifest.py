@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from deploy.files import sha256
 from engines.onnx_header import DTYPES, Dims, Header
@@ -43,6 +43,8 @@ class Built:
             on the GPU that it is for), "plan" (convolutions from the plan's text where it names them, the rest from the
             typed network), "network" (the typed network only), "unknown" (TensorRT 8 without a GPU).
         warnings: the backend's own.
+        swish: where there is a choice of its form: "form" ("exact" or "polynomial"), "error" (how far it is from swish
+            at most), "ratio" (how many times as long the engine takes with the polynomial; None: not measured).
     """
 
     engine: str
@@ -50,6 +52,7 @@ class Built:
     layers: List[Layer]
     source: str
     warnings: List[str] = field(default_factory=list)
+    swish: Optional[Dict[str, Any]] = None
 
     @property
     def convolutions(self) -> Dict[str, int]:
@@ -99,6 +102,7 @@ def write_manifest(
         "versions": dict(versions),
         "sources": {role: sha256(path) for role, path in sources.items()},
         "warnings": built.warnings,
+        **({} if built.swish is None else {"swish": built.swish}),
     }
     (folder / NAME).write_text(json.dumps(manifest, indent=1) + "\n")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, List
 
 from deploy.cli import UserError
+from engines.choices import DEFAULT, Choices
 from engines.manifest import Built, Layer
 from engines.onnx_header import Header, onnx_files, read_header
 
@@ -24,9 +25,16 @@ INTEGER = ("QLinear", "ConvInteger", "MatMulInteger")
 
 
 def build(
-    onnxruntime: Any, onnx: Path, folder: Path, header: Header, *, precision: str, disable_progress: bool
+    onnxruntime: Any,
+    onnx: Path,
+    folder: Path,
+    header: Header,
+    *,
+    precision: str,
+    choices: Choices = DEFAULT,
+    disable_progress: bool,
 ) -> Built:
-    """Write `folder`/engine.onnx, and beside it the files that hold weights of it.
+    """Write `folder`/engine.onnx, and beside it the files that hold weights of it. Nothing can be chosen.
 
     Raises UserError if ONNX Runtime refuses the model.
     """

@@ -24,6 +24,10 @@ from engines.targets import TARGETS
         ("jetson-orin", "fp16", {"hardware_compatible": True}, "--hardware-compatible: jetson-orin does not offer it"),
         ("jetson-orin", "fp16", {"dla": "onyl"}, "unknown DLA mode 'onyl'"),
         ("jetson-orin", "fp32", {"dla": "fallback"}, "not in fp32: build PRECISION=fp16"),
+        ("cpu", "int8", {"swish": "hard"}, "unknown swish 'hard'"),
+        ("cpu", "fp32", {"swish": "polynomial"}, "--swish polynomial is for fp16 and int8 engines of target cpu"),
+        ("cpu-ort", "int8", {"swish": "polynomial"}, "--swish polynomial is for fp16 and int8 engines of target cpu"),
+        ("rtx", "int8", {"swish": "polynomial"}, "--swish polynomial is for fp16 and int8 engines of target cpu"),
     ],
 )
 def test_what_a_target_does_not_offer_is_refused(target, precision, asked, message):
@@ -33,6 +37,9 @@ def test_what_a_target_does_not_offer_is_refused(target, precision, asked, messa
 
 def test_what_it_offers_is_not():
     Choices().check(TARGETS["cpu"], "int8")
+    Choices(swish="polynomial").check(TARGETS["cpu"], "int8")
+    for name in ("cpu", "cpu-ort", "trt"):
+        Choices(swish="exact").check(TARGETS[name], "fp32")
     Choices(compute_capabilities=("8.6",), workspace_mib=64).check(TARGETS["rtx"], "int8")
     Choices(compute_capabilities=("7.5",)).check(TARGETS["rtx"], "fp16")
     asked = Choices(optimization_level=5, version_compatible=True, hardware_compatible=True)
@@ -45,8 +52,8 @@ def test_the_command_line_says_all_of_them():
     parser = argparse.ArgumentParser()
     add_choices(parser)
     words = "--compute-capability 8.6 12.0 --workspace-mib 64 --optimization-level 1 --version-compatible"
-    given = parser.parse_args([*words.split(), "--hardware-compatible", "--dla", "only"])
-    assert read_choices(given) == Choices(("8.6", "12.0"), 64, 1, True, True, "only")
+    given = parser.parse_args([*words.split(), "--hardware-compatible", "--dla", "only", "--swish", "exact"])
+    assert read_choices(given) == Choices(("8.6", "12.0"), 64, 1, True, True, "only", "exact")
     assert read_choices(parser.parse_args([])) == Choices()
 
 
@@ -61,7 +68,7 @@ def test_a_quarter_of_a_boards_memory_and_no_limit_on_a_gpu_of_its_own(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "choices", [Choices(), Choices(("8.6", "12.0"), 64, 0, True, True, "only"), Choices(dla="fallback")]
+    "choices", [Choices(), Choices(("8.6", "12.0"), 64, 0, True, True, "only"), Choices(swish="polynomial")]
 )
 def test_choices_survive_the_way_through_a_command_line(choices):
     parser = argparse.ArgumentParser()

@@ -1,0 +1,175 @@
+"""Swish as a polynomial: how near it is, where it goes, and that the faster form is taken."""
+
+import json
+from types import SimpleNamespace
+
+import graphs
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from deploy import Runner
+from deploy.cli import UserError
+from engines import cpu_builder, swish
+from engines.build import build_engine
+from engines.choices import Choices
+from engines.targets import TARGETS
+
+ov = pytest.importorskip("openvino")
+ops = swish.opset(ov)
+DEVIATIONS = (1, 2, 4)
+
+
+def exact(x):
+    return x / (1 + np.exp(-x))
+
+
+def h(t):
+    return t / (1 + np.exp(t))
+
+
+def compiled_polynomial(x):
+    """The operations as OpenVINO computes them, in float32."""
+    source = ops.parameter([len(x)], np.float32)
+    model = ov.Model([swish.polynomial(ops, source, "swish")], [source])
+    config = {"INFERENCE_PRECISION_HINT": "f32"}
+    return ov.Core().compile_model(model, "CPU", config)([x.astype(np.float32)])[0]
+
+
+def test_it_is_as_near_to_swish_as_it_says():
+    x = np.linspace(-100, 100, 400001)
+    off = np.abs(compiled_polynomial(x) - exact(x))
+    assert off.max() == pytest.approx(swish.ERROR, rel=0.02)
+    assert abs(x[off.argmax()]) == pytest.approx(swish.END, abs=0.1)
+    for deviation, most in zip(DEVIATIONS, (0.00045, 0.00055, 0.00115), strict=True):
+        weights = np.exp(-((x / deviation) ** 2) / 2)
+        assert np.sqrt(np.average(off**2, weights=weights)) < most
+
+
+def test_no_polynomial_of_its_degree_is_nearer_in_the_sense_of_its_fit():
+    t = np.linspace(0, 14, 2801)
+    weights = sum(np.exp(-((t / deviation) ** 2) / 2) / deviation for deviation in DEVIATIONS)
+    powers = (np.minimum(t, swish.END) / swish.END)[:, None] ** np.arange(1, len(swish.COEFFICIENTS) + 1)
+    # 0 at END: the last coefficient is what the others leave
+    root = np.sqrt(weights)[:, None]
+    fitted = np.linalg.lstsq(root * (powers[:, :-1] - powers[:, -1:]), root[:, 0] * h(t), rcond=None)[0]
+    fitted = np.append(fitted, -fitted.sum()) / swish.END ** np.arange(1, len(fitted) + 2)
+    assert fitted == pytest.approx(swish.COEFFICIENTS, rel=1e-6)
+
+
+def network(path, spatial=8, gate_first=False, open_side=False):
+    """x -> 1x1 convolution -> swish -> 1x1 convolution, and the swish of each channel's mean."""
+    random = np.random.default_rng(0)
+    weights = {name: random.normal(size=(4, 4, 1, 1)).astype(np.float32) for name in ("w0", "w1")}
+    product = ["s0", "c0"] if gate_first else ["c0", "s0"]
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["c0"], "conv0"),
+        helper.make_node("Sigmoid", ["c0"], ["s0"]),
+        helper.make_node("Mul", product, ["a0"], "act0"),
+        helper.make_node("Conv", ["a0", "w1"], ["y"], "conv1"),
+        helper.make_node("GlobalAveragePool", ["y"], ["p"]),
+        helper.make_node("Sigmoid", ["p"], ["s1"]),
+        helper.make_node("Mul", ["p", "s1"], ["z"], "act1"),
+        helper.make_node("Mul", ["y", "s1"], ["gated"], "gate"),  # a gate of another tensor: no swish
+    ]
+    side = "side" if open_side else spatial
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, side, side])]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("z", "gated")]
+    graph = helper.make_graph(
+        nodes, "g", inputs, outputs, [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()]
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def built(onnx_path, folder, precision="fp16", form="auto"):
+    folder.mkdir()
+    build_engine(onnx_path, folder, precision=precision, target=TARGETS["cpu"], choices=Choices(swish=form), quiet=True)
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def kinds(folder):
+    return [node.get_type_name() for node in ov.Core().read_model(folder / "engine.xml").get_ordered_ops()]
+
+
+@pytest.fixture
+def sixteen_bits(monkeypatch):
+    """FP16 engines on any CPU, and float32's accuracy."""
+    monkeypatch.setattr(cpu_builder, "precision_hint", lambda capabilities, precision: "f32")
+
+
+@pytest.mark.parametrize("gate_first", [False, True])
+def test_the_swish_of_a_picture_becomes_the_polynomial_and_that_of_a_number_stays(tmp_path, sixteen_bits, gate_first):
+    path = network(tmp_path / "net.onnx", gate_first=gate_first)
+    manifest = built(path, tmp_path / "engine", form="polynomial")
+    assert manifest["swish"] == {"form": "polynomial", "error": swish.ERROR, "ratio": None}
+    found = kinds(tmp_path / "engine")
+    assert found.count("Sigmoid") == 1 and found.count("Relu") == 1
+    x = np.random.default_rng(1).normal(size=(1, 4, 8, 8)).astype(np.float32)
+    built(path, tmp_path / "exact", form="exact")
+    assert kinds(tmp_path / "exact").count("Sigmoid") == 2
+    polynomial, reference = (Runner(tmp_path / name)({"x": x}) for name in ("engine", "exact"))
+    for name in ("z", "gated"):
+        difference = np.abs(polynomial[name] - reference[name]).max()
+        assert 0 < difference < 0.01
+
+
+@pytest.mark.parametrize(("ratio", "form"), [(0.8, "polynomial"), (0.99, "exact"), (1.2, "exact"), (None, "exact")])
+def test_the_faster_form_is_taken_and_the_manifest_says_by_how_much(
+    tmp_path, monkeypatch, capsys, sixteen_bits, ratio, form
+):
+    monkeypatch.setattr(swish, "time_ratio", lambda first, second: ratio)
+    manifest = built(network(tmp_path / "net.onnx"), tmp_path / "engine")
+    assert manifest["swish"] == {"form": form, "error": swish.ERROR if form == "polynomial" else 0, "ratio": ratio}
+    assert ("Relu" in kinds(tmp_path / "engine")) == (form == "polynomial")
+    said = capsys.readouterr().out
+    assert "swish as a polynomial within 0.0064" in said if form == "polynomial" else "swish exact" in said
+    assert ratio is None or f"{ratio:.2f} times as long" in said
+
+
+def test_fp32_has_exact_swish_and_a_network_without_any_says_nothing(tmp_path):
+    assert "swish" not in built(network(tmp_path / "net.onnx"), tmp_path / "fp32", precision="fp32")
+    assert kinds(tmp_path / "fp32").count("Sigmoid") == 2
+    assert "swish" not in built(
+        graphs.quantized_concat(tmp_path / "concat.onnx", zero=0),
+        tmp_path / "plain",
+        precision="int8",
+        form="polynomial",
+    )
+    with pytest.raises(UserError, match="--swish polynomial is for fp16 and int8 engines of target cpu"):
+        built(network(tmp_path / "net.onnx"), tmp_path / "refused", precision="fp32", form="polynomial")
+
+
+def timed(seconds):
+    """A compiled model whose run takes so long."""
+    clock = SimpleNamespace(seconds=seconds, runs=0)
+
+    def infer(feeds):
+        clock.runs += 1
+        swish.time.now += seconds
+
+    clock.inputs = []
+    clock.create_infer_request = lambda: SimpleNamespace(infer=infer)
+    return clock
+
+
+@pytest.mark.parametrize(("seconds", "pairs"), [(0.01, swish.PAIRS), (0.2, 8), (10.0, swish.LEAST_PAIRS)])
+def test_the_race_is_of_pairs_and_ends_in_time(monkeypatch, seconds, pairs):
+    clock = SimpleNamespace(now=0.0)
+    clock.perf_counter = lambda: clock.now
+    monkeypatch.setattr(swish, "time", clock)
+    first, second = timed(0.8 * seconds), timed(seconds)
+    assert swish.time_ratio(first, second) == pytest.approx(0.8)
+    assert first.runs == second.runs
+    assert first.runs - swish.WARM_UP == pytest.approx(pairs, abs=1)
+
+
+def test_inputs_are_made_up_unless_a_side_is_open(tmp_path):
+    core = ov.Core()
+    fixed = core.compile_model(core.read_model(network(tmp_path / "net.onnx")), "CPU")
+    assert {index: array.shape for index, array in swish.made_up(fixed).items()} == {0: (1, 4, 8, 8)}
+    model = core.read_model(network(tmp_path / "open.onnx", open_side=True))
+    assert swish.use_polynomial(ov, model) == 1
+    opened = core.compile_model(model, "CPU")
+    assert swish.made_up(opened) is None and swish.time_ratio(opened, opened) is None
