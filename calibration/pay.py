@@ -6,7 +6,8 @@ Layers are tried in groups, by kind and resolution (all depthwise convolutions o
 arithmetic first, as they have the least to gain. An engine with the group in 16 bit runs in turns with one that has it
 in INT8 (race.py), both with what was decided before. A group whose INT8 is not faster by more than the noise goes to 16
 bit, which costs no accuracy; where the machine is too noisy to tell, it stays as it was. Small losses below the noise
-could add up, so the outcome races the engine that it began with, and is dropped if it is the slower one.
+could add up, so the outcome races the engine that it began with, and is dropped if it is the slower one, or if the
+machine is too noisy to tell.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def keep_what_pays(model: ir.Model, race: Race, *, quiet: bool = False) -> tuple
             gone.update(dict.fromkeys(layers, f"{why} ({found.low:.3f} to {found.high:.3f}, of the whole engine)"))
             current = candidate
     whole = race(current, model) if gone else Interval(1.0, 1.0, 1.0)
-    taken = bool(gone) and whole.low <= 1
+    taken = bool(gone) and verdict(whole) == FLOAT
     changed = current if taken else model
     report["pay"] = {"groups": tried, **whole._asdict(), "taken": taken}
     if taken:

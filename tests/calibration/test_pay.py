@@ -108,6 +108,20 @@ def test_losses_below_the_noise_that_add_up_are_given_back(int8) -> None:
     assert "all stay in INT8" in pay.describe(report)
 
 
+def test_an_outcome_that_is_too_noisy_to_tell_is_given_back(int8) -> None:
+    """Groups that were told of one by one, and then a noisier minute for the whole."""
+    calm, races = racing(saving), []
+
+    def later_noisy(first: ir.Model, second: ir.Model) -> Interval:
+        races.append(calm(first, second))
+        return races[-1] if len(races) <= 5 else Interval(1.018, 0.957, 1.054)
+
+    changed, report = keep_what_pays(int8, later_noisy, quiet=True)
+    assert len(races) == 6
+    assert not report["pay"]["taken"] and report["pay"]["ratio"] == 1.018
+    assert len(int8_layers(changed)) == len(int8_layers(int8))
+
+
 def test_the_last_group_stays_in_int8_unraced(int8) -> None:
     """Without it there would be nothing to build in INT8."""
     asked: list[float] = []
