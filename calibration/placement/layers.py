@@ -71,6 +71,11 @@ def not_a_constant_weight(layer: Layer) -> str | None:
     return None
 
 
+def constant_data(layer: Layer) -> str | None:
+    """What it computes is the same for every picture, and no run shows a range of what is not computed."""
+    return "its data is a constant" if constant(layer.data) is not None else None
+
+
 def not_float32(layer: Layer) -> str | None:
     """Scales are float32, and QuantizeLinear before opset 19 takes nothing else."""
     if layer.weight.dtype == ir.DataType.FLOAT and layer.data.dtype in (None, ir.DataType.FLOAT):
@@ -91,7 +96,7 @@ def transposed(layer: Layer) -> str | None:
     return "it is a transposed convolution" if layer.node.op_type == "ConvTranspose" else None
 
 
-RULES = (not_a_constant_weight, not_float32, weights_not_finite, transposed)
+RULES = (not_a_constant_weight, constant_data, not_float32, weights_not_finite, transposed)
 
 
 def reason_for_float(layer: Layer) -> str | None:

@@ -143,6 +143,15 @@ def two_inputs_any_batch() -> networks.Network:
     return net
 
 
+def constant_picture() -> networks.Network:
+    """A learnt picture (as of positions) that a convolution of its own reads, no input: there is no range to see."""
+    net = networks.Network(12)
+    learnt = net.constant("learnt", net.random.normal(size=(1, 4, 12, 12)).astype(np.float32))
+    sides = [net.conv(net.input("x", [1, 4, 12, 12]), "conv1", 4, 8, kernel=3), net.conv(learnt, "conv2", 4, 8)]
+    net.output(net.conv(net.silu(net.node("Add", sides, "sum"), "act"), "y", 8, 6, kernel=3), [1, 6, 12, 12])
+    return net
+
+
 def opset_11() -> networks.Network:
     """Attributes that became inputs at 13: Unsqueeze's and ReduceSum's axes, Split's sizes; Softmax of two axes."""
     net = networks.Network(11)
@@ -166,6 +175,7 @@ NETWORKS: dict[str, tuple[Callable[[], networks.Network], int]] = {
     "matrices": (matrices, 18),
     "1-D": (one_dimensional, 17),
     "two inputs": (two_inputs_any_batch, 17),
+    "constant picture": (constant_picture, 17),
     "opset 11": (opset_11, 11),
 }
 
