@@ -58,7 +58,7 @@ def test_no_polynomial_of_its_degree_is_nearer_in_the_sense_of_its_fit():
     assert fitted == pytest.approx(swish.COEFFICIENTS, rel=1e-6)
 
 
-def network(path, spatial=8, gate_first=False, open_side=False):
+def network(path, spatial=96, gate_first=False, open_side=False):
     """x -> 1x1 convolution -> swish -> 1x1 convolution, and the swish of each channel's mean."""
     random = np.random.default_rng(0)
     weights = {name: random.normal(size=(4, 4, 1, 1)).astype(np.float32) for name in ("w0", "w1")}
@@ -100,13 +100,15 @@ def sixteen_bits(monkeypatch):
 
 
 @pytest.mark.parametrize("gate_first", [False, True])
-def test_the_swish_of_a_picture_becomes_the_polynomial_and_that_of_a_number_stays(tmp_path, sixteen_bits, gate_first):
+def test_the_swish_of_a_picture_becomes_the_polynomial_and_that_of_few_numbers_stays(
+    tmp_path, sixteen_bits, gate_first
+):
     path = network(tmp_path / "net.onnx", gate_first=gate_first)
     manifest = built(path, tmp_path / "engine", form="polynomial")
     assert manifest["swish"] == {"form": "polynomial", "error": swish.ERROR, "ratio": None}
     found = kinds(tmp_path / "engine")
     assert found.count("Sigmoid") == 1 and found.count("Relu") == 1
-    x = np.random.default_rng(1).normal(size=(1, 4, 8, 8)).astype(np.float32)
+    x = np.random.default_rng(1).normal(size=(1, 4, 96, 96)).astype(np.float32)
     built(path, tmp_path / "exact", form="exact")
     assert kinds(tmp_path / "exact").count("Sigmoid") == 2
     polynomial, reference = (Runner(tmp_path / name)({"x": x}) for name in ("engine", "exact"))
@@ -168,8 +170,17 @@ def test_the_race_is_of_pairs_and_ends_in_time(monkeypatch, seconds, pairs):
 def test_inputs_are_made_up_unless_a_side_is_open(tmp_path):
     core = ov.Core()
     fixed = core.compile_model(core.read_model(network(tmp_path / "net.onnx")), "CPU")
-    assert {index: array.shape for index, array in swish.made_up(fixed).items()} == {0: (1, 4, 8, 8)}
+    assert {index: array.shape for index, array in swish.made_up(fixed).items()} == {0: (1, 4, 96, 96)}
     model = core.read_model(network(tmp_path / "open.onnx", open_side=True))
     assert swish.use_polynomial(ov, model) == 1
     opened = core.compile_model(model, "CPU")
     assert swish.made_up(opened) is None and swish.time_ratio(opened, opened) is None
+
+
+@pytest.mark.parametrize(("spatial", "found"), [(90, 0), (91, 1)])  # of 4 channels: 32400 and 33124 numbers
+def test_what_few_numbers_are(tmp_path, spatial, found):
+    model = ov.Core().read_model(network(tmp_path / "net.onnx", spatial=spatial))
+    assert swish.use_polynomial(ov, model) == found
+    model = ov.Core().read_model(network(tmp_path / "net.onnx", spatial=spatial))
+    model.reshape({0: ov.PartialShape([-1, 4, spatial, spatial])})  # an open batch is no matter
+    assert swish.use_polynomial(ov, model) == found
