@@ -34,7 +34,7 @@ COEFFICIENTS = (
 ERROR = 0.0064
 SMALLEST = 1 << 15
 WORTH = 0.98  # how many times as long it may take at most to be taken
-PAIRS, LEAST_PAIRS, SECONDS = 30, 5, 3.0
+PAIRS, LEAST_PAIRS, SECONDS = 300, 5, 1.5
 WARM_UP = 3
 
 

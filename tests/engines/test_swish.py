@@ -156,7 +156,7 @@ def timed(seconds):
     return clock
 
 
-@pytest.mark.parametrize(("seconds", "pairs"), [(0.01, swish.PAIRS), (0.2, 8), (10.0, swish.LEAST_PAIRS)])
+@pytest.mark.parametrize(("seconds", "pairs"), [(0.001, swish.PAIRS), (0.02, 42), (10.0, swish.LEAST_PAIRS)])
 def test_the_race_is_of_pairs_and_ends_in_time(monkeypatch, seconds, pairs):
     clock = SimpleNamespace(now=0.0)
     clock.perf_counter = lambda: clock.now
