@@ -113,8 +113,9 @@ summary: $(INSTALLED) ## MODEL's stages, shapes, parameters and FLOPs, as the pa
 	$(BIN)/python -m pipeline.summary '$(MODEL)'
 
 .PHONY: predict evaluate
-predict: $(INSTALLED) ## what ENGINE (a folder) finds in SOURCE (an image, a folder, video, a camera); drawn into predictions/
-	$(BIN)/python -m deploy.predict '$(ENGINE)' '$(SOURCE)' --out predictions
+predict: $(INSTALLED) ## what ENGINE (a folder) finds in SOURCE (an image, a folder, video, a camera); a detector's drawn into predictions/
+	$(BIN)/python -m deploy.predict '$(ENGINE)' '$(SOURCE)' \
+	  $$(grep -qs '"task": "detection"' '$(ENGINE)/manifest.json' && echo --out predictions)
 evaluate: $(INSTALLED) ## COCO AP or top-1/top-5 of ENGINE on DATA (default: the digits)
 	$(BIN)/python -m pipeline.evaluate '$(ENGINE)' --data '$(or $(DATA),digits)'
 
