@@ -72,8 +72,10 @@ def choose_swish(
     ov: Any, core: Any, model: Any, config: Dict[str, str], asked: str
 ) -> Tuple[Any, Optional[Dict[str, Any]]]:
     """The model with swish in the form that is asked for, and what the manifest says of it; None without any swish."""
+    if asked == EXACT:
+        return model, None
     changed = model.clone()
-    if asked == EXACT or not swish.use_polynomial(ov, changed):
+    if not swish.use_polynomial(ov, changed):
         return model, None
     ratio = None
     if asked == AUTO:

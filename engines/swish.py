@@ -75,9 +75,15 @@ def swish_input(node: Any) -> Optional[Any]:
 
 def is_small(shape: Any) -> bool:
     """Whether a sample (all but the first dimension) has fewer than SMALLEST numbers; False where that is open."""
+    sizes = sample_sizes(shape)
+    return sizes is not None and int(np.prod(sizes)) < SMALLEST
+
+
+def sample_sizes(shape: Any) -> Optional[List[int]]:
+    """The dimensions behind the first, which is the batch; None where one of them is open."""
     if shape.rank.is_dynamic or any(shape[axis].is_dynamic for axis in range(1, len(shape))):
-        return False
-    return int(np.prod([shape[axis].get_length() for axis in range(1, len(shape))])) < SMALLEST
+        return None
+    return [shape[axis].get_length() for axis in range(1, len(shape))]
 
 
 def polynomial(ops: Any, source: Any, name: str) -> Any:
@@ -115,12 +121,13 @@ def time_ratio(first: Any, second: Any) -> Optional[float]:
 
 
 def made_up(compiled: Any) -> Optional[Dict[int, np.ndarray]]:
-    """Random bytes, normal numbers or zeros and ones for each input, an open batch being 1."""
+    """Normal numbers for each input, zeros and ones for integers, or 255 for bytes; an open batch is 1. None where
+    another dimension is open."""
     random = np.random.default_rng(0)
     feeds: Dict[int, np.ndarray] = {}
     for index, port in enumerate(compiled.inputs):
         shape = port.get_partial_shape()
-        if shape.rank.is_dynamic or any(shape[axis].is_dynamic for axis in range(1, len(shape))):
+        if sample_sizes(shape) is None:
             return None
         sizes = [1 if size.is_dynamic else size.get_length() for size in shape]
         dtype = np.dtype(port.get_element_type().to_dtype())

@@ -92,8 +92,7 @@ def evaluate(
     """Evaluate a deploy.Detector or deploy.Classifier, or what behaves like one; `evaluate_engine` says the rest."""
     from pipeline.data.labelled import model_ids, read_for
 
-    path = digits_data(spec, quiet) if data == "digits" else Path(data)
-    found = read_for(spec["task"], path, images, model=spec["model"])
+    found = read_for(spec["task"], data_path(data, spec, quiet), images, model=spec["model"])
     found = found._replace(records=found.records[:limit])
     ids = model_ids(found, spec["labels"])
     started = time.perf_counter()
@@ -111,8 +110,11 @@ def evaluate(
     }
 
 
-def digits_data(spec: dict[str, Any], quiet: bool) -> Path:
-    """The bundled validation data for the task of `spec`, drawn on first use into the cache."""
+def data_path(data: str, spec: dict[str, Any], quiet: bool) -> Path:
+    """`data`, or for the word `digits` the bundled validation data for the task of `spec`, drawn on first use into the
+    cache."""
+    if data != "digits":
+        return Path(data)
     from pipeline.digits_cache import digits_folder
 
     folder = digits_folder(spec["task"], "val", size=spec["input"]["size"][0], quiet=quiet)

@@ -133,7 +133,7 @@ def labelled(int8: Path, data: str, images: Path | None, limit: int, quiet: bool
     from calibration.samples import spread
     from engines.onnx_header import read_header
     from pipeline.data.labelled import model_ids, read_for
-    from pipeline.evaluate import digits_data
+    from pipeline.evaluate import data_path
 
     spec = read_header(int8).spec
     if not spec:
@@ -141,8 +141,7 @@ def labelled(int8: Path, data: str, images: Path | None, limit: int, quiet: bool
             f"accuracy needs a model that says what its outputs mean, and '{int8}' does not: python -m "
             "calibration.sensitivity needs no labels"
         )
-    path = digits_data(spec, quiet) if data == "digits" else Path(data)
-    found = read_for(spec["task"], path, images, model=f"'{int8}'")
+    found = read_for(spec["task"], data_path(data, spec, quiet), images, model=f"'{int8}'")
     model_ids(found, spec["labels"])
     return found._replace(records=spread(found.records, limit))
 
