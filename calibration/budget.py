@@ -98,9 +98,8 @@ def gains(study: Study) -> list[float]:
     if any(study.gain):
         return study.gain
     gates = Gates(study.equal, study.plan, study.trials, study.lows)
-    usable = {index: value for index, value in enumerate(study.thresholds) if value > 0}
-    bar = tqdm(range(len(study.thresholds)), desc="gains", unit="group", disable=progress_disabled(study.quiet))
-    return shares([gates.damage({i: usable[i]} if i in usable else {}) for i in bar], study.damage)
+    bar = tqdm(study.thresholds, desc="gains", unit="group", disable=progress_disabled(study.quiet))
+    return shares([gates.alone(i, value) if value > 0 else 0.0 for i, value in enumerate(bar)], study.damage)
 
 
 def most_groups(study: Study, order: list[int]) -> int:

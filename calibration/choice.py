@@ -14,7 +14,7 @@ the difference is smaller than the luck of the few samples of a trial.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -72,11 +72,18 @@ def choose_thresholds(
     made = 0
     with tqdm(desc="thresholds", unit="trial", disable=progress_disabled(quiet)) as bar:
 
-        def damage(thresholds: Mapping[int, float]) -> float:
+        def count() -> None:
             nonlocal made
             made += 1  # the bar counts only where it is shown
             bar.update()
-            return gates.damage({i: each for i, each in thresholds.items() if each > 0})
+
+        def damage(thresholds: Sequence[float]) -> float:
+            count()
+            return gates.damage({i: each for i, each in enumerate(thresholds) if each > 0})
+
+        def by_itself(group: int, value: float) -> float:
+            count()
+            return gates.alone(group, value) if value > 0 else 0.0
 
         ladders = [[at_percentile(histogram, percent) for percent in LADDER] for histogram in histograms]
 
@@ -84,22 +91,22 @@ def choose_thresholds(
             return [ladder[rung] for ladder, rung in zip(ladders, rungs, strict=True)]
 
         def alone(group: int, rung: int) -> float:
-            return damage({group: ladders[group][rung]})
+            return by_itself(group, ladders[group][rung])
 
         rungs: list[int] = []
         if fixed is None:
-            rungs = descend(lambda rungs: damage(dict(enumerate(at(rungs)))), len(ladders), len(LADDER), trials)
+            rungs = descend(lambda rungs: damage(at(rungs)), len(ladders), len(LADDER), trials)
         chosen = at(rungs) if fixed is None else list(fixed)
-        total = damage(dict(enumerate(chosen)))
+        total = damage(chosen)
         if total <= BEARABLE:
             return Choice(chosen, total, [0.0] * len(chosen))
         if made + len(chosen) > trials + TRIALS // 10:
             noise = [noise_share(histogram, value) for histogram, value in zip(histograms, chosen, strict=True)]
             return Choice(chosen, total, [total * share / max(sum(noise), total) for share in noise])
-        does = [damage({group: value}) for group, value in enumerate(chosen)]
+        does = [by_itself(group, value) for group, value in enumerate(chosen)]
         if fixed is None:
             moved, less = climb(alone, rungs, does, len(LADDER), trials + TRIALS // 10 - made)
-            together = damage(dict(enumerate(at(moved))))
+            together = damage(at(moved))
             if together <= total:
                 chosen, does, total = at(moved), less, together
         return Choice(chosen, total, shares(does, total))

@@ -6,6 +6,7 @@ name, tensors carry the type and shape that ONNX's shape inference finds, and th
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -136,10 +137,28 @@ def session(model: ir.Model, outputs: Sequence[str] = (), *, threads: int = 0) -
 
 def session_of(data: bytes, *, threads: int = 0) -> onnxruntime.InferenceSession:
     """ONNX Runtime (CPU) on the bytes of an ONNX file, which need never lie on the disk."""
+    _share_memory()
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+@functools.cache
+def _share_memory() -> None:
+    """One arena for all sessions, which run one after the other: each would keep what its largest run took (eight of
+    D0: 1.2 GiB more)."""
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    as_requested = {
+        "max_mem": 0,
+        "arena_extend_strategy": 1,
+        "initial_chunk_size_bytes": -1,
+        "max_dead_bytes_per_chunk": -1,
+    }
+    onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg(as_requested))
 
 
 def insert_behind(graph: ir.Graph, value: ir.Value, nodes: ir.Node | Sequence[ir.Node]) -> None:

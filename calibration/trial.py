@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -28,6 +28,9 @@ class Trials:
         """The mean damage of the candidate over the samples."""
         return float(np.mean(self.each(session(candidate).run)))
 
-    def each(self, run: Callable[..., list[np.ndarray]]) -> list[float]:
-        pairs = zip(self.feeds, self.expected, strict=True)
+    def each(
+        self, run: Callable[..., list[np.ndarray]], feeds: Sequence[Mapping[str, np.ndarray]] | None = None
+    ) -> list[float]:
+        """The damage of each sample to what `run(None, feeds)` returns; `feeds` are others than the model's own."""
+        pairs = zip(self.feeds if feeds is None else feeds, self.expected, strict=True)
         return [self.measure(expected, run(None, feeds)) for feeds, expected in pairs]

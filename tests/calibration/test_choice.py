@@ -76,6 +76,9 @@ class Landscape:
         self.seen.append(dict(thresholds))
         return sum(self.prices[index] for index in thresholds)
 
+    def alone(self, group: int, threshold: float) -> float:
+        return self.damage({group: threshold})
+
 
 def histogram_of(values: np.ndarray) -> Histogram:
     histogram = Histogram()

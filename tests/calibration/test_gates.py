@@ -80,6 +80,7 @@ def test_a_gate_that_is_on_is_the_pair_that_the_pass_inserts(
     choices = [{index: limit} for index, limit in enumerate(limits)] + [dict(enumerate(limits))]
     errors = [error(model, inserted(model, choice, lows), samples, run_ort) for choice in choices]
     assert [gates.damage(choice) for choice in choices] == pytest.approx(errors, rel=0.01)
+    assert [gates.alone(index, limit) for index, limit in enumerate(limits)] == pytest.approx(errors[:-1], rel=0.01)
     assert min(errors) > 1e-6 and gates.damage({}) < 1e-9, "the trials before leave a mark"
 
 
@@ -88,7 +89,7 @@ def test_a_group_is_one_gate(load: Load) -> None:
     plan = make_plan(model)
     assert sorted(map(len, plan.groups)) == [1, 3]
     gates = Gates(model, plan, Trials(model, CASES["shared scale"][1]))
-    names = {value.name for value in gates.session.get_inputs()}
+    names = {value.name for value in gates.whole.session.get_inputs()}
     assert names == {"x", *(f"{kind}.{group}" for kind in ("gate", "scale", "zero_point") for group in (0, 1))}
 
 
