@@ -98,7 +98,7 @@ def plot(costs: Sequence[Cost], precision: str, path: Path) -> None:
             axes.set_xlabel("batch")
             axes.set_ylabel(label)
             axes.set_ylim(bottom=0)
-            axes.legend()
+        memory.legend()  # one is enough, and here the upper left is free
         figure.suptitle(f"{precision} on {machine()['cpu']}, {machine()['cores']} cores")
 
 
