@@ -16,6 +16,7 @@ from engines.choices import AUTO, DEFAULT, EXACT, POLYNOMIAL, Choices
 from engines.fold_dequantize import fold_dequantize
 from engines.manifest import Built, Layer
 from engines.onnx_header import Header
+from engines.own_bias import part_biases
 from engines.picture import arithmetic_first
 
 ENGINE = "engine.xml"
@@ -54,6 +55,7 @@ def build(
             model = core.read_model(onnx)
             fold_dequantize(ov, model)
             arithmetic_first(ov, model)
+            part_biases(ov, model)
             bar.update()
             bar.set_postfix_str(STEPS[1])
             model, form = choose_swish(ov, core, model, config, EXACT if precision == "fp32" else choices.swish)
