@@ -155,12 +155,10 @@ def check_runs_here(target: Target) -> None:
 
 def swish_of(built: Sequence[tuple[ir.Model, Path]]) -> str:
     """The form of swish of the engines so far, so that all have the same one and it is raced once."""
+    from deploy.manifest import parse_manifest
     from engines.choices import AUTO
 
-    if not built:
-        return AUTO
-    manifest = json.loads((built[0][1] / "manifest.json").read_text())
-    return str(manifest.get("swish", {}).get("form", AUTO))
+    return str(parse_manifest(built[0][1]).get("swish", {}).get("form", AUTO)) if built else AUTO
 
 
 def build(model: ir.Model, folder: Path, target: Target, *, swish: str) -> Path:

@@ -8,7 +8,8 @@ from typing import Any, Dict, Sequence
 
 from PIL import Image
 
-from deploy.workload import load_model, made_up_picture
+from deploy.made_up import made_up_picture
+from deploy.workload import load_model
 
 TO_WARM_UP = 16  # pictures
 

@@ -16,13 +16,13 @@ from deploy.cli import UserError
 from deploy.detector import Detector
 from deploy.engine import INPUT, WANTED
 from deploy.images import open_image
+from deploy.made_up import made_up_array, made_up_picture
 from deploy.manifest import parse_manifest
 from deploy.runner import Runner
 
 Times = Dict[str, float]  # milliseconds by step, in the order of the work
 STEPS = ("decode", "prepare", "engine", "select")
 ENGINE, END_TO_END = "engine", "end to end"
-MADE_UP = (480, 640)  # height and width of the picture that stands for the user's
 
 
 class Workload:
@@ -120,17 +120,8 @@ def array_workload(runner: Runner) -> Workload:
     return work
 
 
-def made_up_picture() -> np.ndarray:
-    """Smooth blots and some noise, uint8 [H,W,3]; always the same."""
-    random = np.random.default_rng(0)
-    blots = np.repeat(np.repeat(random.integers(0, 200, (MADE_UP[0] // 40, MADE_UP[1] // 40, 3)), 40, 0), 40, 1)
-    return (blots + random.integers(0, 55, blots.shape)).astype(np.uint8)
-
-
 def made_up_arrays(runner: Runner) -> Dict[str, np.ndarray]:
-    """An array for each input: normal numbers, small integers. UserError where a dimension other than the batch is
-    not fixed."""
-    random = np.random.default_rng(0)
+    """An array for each input. UserError where a dimension other than the batch is not fixed."""
     feeds = {}
     for wanted in runner.inputs:
         shape = wanted.shape
@@ -141,7 +132,5 @@ def made_up_arrays(runner: Runner) -> Dict[str, np.ndarray]:
             )
         batch = runner.batch[0] if runner.batch else 1
         sizes: List[int] = [batch if size is None else size for size in shape]
-        dtype = np.dtype(wanted.dtype)
-        drawn = random.normal(size=sizes) if dtype.kind == "f" else random.integers(0, 2, sizes)
-        feeds[wanted.name] = np.ascontiguousarray(drawn.astype(dtype))
+        feeds[wanted.name] = made_up_array(sizes, wanted.dtype)
     return feeds

@@ -13,6 +13,7 @@ from engines.targets import TARGETS, Target
 LEVELS = range(6)
 DLA_MODES = ("fallback", "only")
 AUTO, EXACT, POLYNOMIAL = SWISHES = ("auto", "exact", "polynomial")
+FOR_CPUS = ("swish",)  # all other choices are for GPUs
 SHARE = 4
 # Where TensorRT-RTX has no INT8, by its support matrix: 1.7 builds such a plan in FP32, for the other GPUs in it too.
 NO_INT8 = ("7.5",)
@@ -48,7 +49,7 @@ class Choices:
             raise UserError(f"--swish {POLYNOMIAL} is for fp16 and int8 engines of target cpu: leave it out")
         if target.on_cpu:
             for one in fields(self):
-                if one.name != "swish" and getattr(self, one.name) != one.default:
+                if one.name not in FOR_CPUS and getattr(self, one.name) != one.default:
                     option = OPTIONS[one.name]
                     raise UserError(f"{option} is for GPUs: leave it out for {target.name}")
         if self.compute_capabilities and target.backend != "tensorrt_rtx":

@@ -20,6 +20,8 @@ from typing import Any, Dict, List, Optional
 
 import numpy as np
 
+from deploy.made_up import made_up_array
+
 END = 7.0
 # Of t, t^2, ...
 COEFFICIENTS = (
@@ -121,16 +123,12 @@ def time_ratio(first: Any, second: Any) -> Optional[float]:
 
 
 def made_up(compiled: Any) -> Optional[Dict[int, np.ndarray]]:
-    """Normal numbers for each input, zeros and ones for integers, or 255 for bytes; an open batch is 1. None where
-    another dimension is open."""
-    random = np.random.default_rng(0)
+    """An array for each input; an open batch is 1. None where another dimension is open."""
     feeds: Dict[int, np.ndarray] = {}
     for index, port in enumerate(compiled.inputs):
         shape = port.get_partial_shape()
         if sample_sizes(shape) is None:
             return None
         sizes = [1 if size.is_dynamic else size.get_length() for size in shape]
-        dtype = np.dtype(port.get_element_type().to_dtype())
-        drawn = random.normal(size=sizes) if dtype.kind == "f" else random.integers(0, 2, sizes)
-        feeds[index] = (drawn * 255 if dtype == np.uint8 else drawn).astype(dtype)
+        feeds[index] = made_up_array(sizes, port.get_element_type().to_dtype())
     return feeds

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deploy.cli import UserError
+from deploy.made_up import made_up_array
 from engines.onnx_header import read_header
 from engines.stage import run_stage
 
@@ -136,7 +137,7 @@ def made_up(path: str) -> dict[str, np.ndarray]:
     """A normal float32 input for an ONNX of one, whose sizes are fixed."""
     [(name, (_, shape))] = read_header(Path(path)).inputs.items()
     sides = [int(side) for side in shape or ()]
-    return {name: np.random.default_rng(0).normal(size=sides).astype(np.float32)}
+    return {name: made_up_array(sides, np.float32)}
 
 
 KINDS: dict[str, Callable[..., Callable[[], Any]]] = {

@@ -15,8 +15,9 @@ from PIL import Image
 
 from calibration.settings import Settings
 from deploy.files import whole_folder
+from deploy.made_up import made_up_picture
 from deploy.percentiles import summarize, warm_up
-from deploy.workload import ENGINE, Times, made_up_picture, make_workload
+from deploy.workload import ENGINE, Times, make_workload
 from engines.targets import Target
 from pipeline.accuracy.own_process import in_own_process, peak_memory_mib
 from pipeline.chain import Request, build_chain

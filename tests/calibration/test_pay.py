@@ -193,7 +193,8 @@ def test_the_stage_races_engines_here_and_the_manifest_says_what_was_kept(monkey
 )  # fmt: skip
 def test_all_engines_have_the_form_of_swish_of_the_first(tmp_path, manifest, form) -> None:
     """Otherwise each build would race it anew, and might decide otherwise."""
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    least = {"format": 1, "spec": {}, "backend": {}, "engine": "engine.xml", "files": {"engine.xml": ""}}
+    (tmp_path / "manifest.json").write_text(json.dumps({**least, **manifest}))
     assert pay.swish_of([(None, tmp_path), (None, tmp_path / "never read")]) == form
     assert pay.swish_of([]) == "auto"
 

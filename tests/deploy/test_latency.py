@@ -11,8 +11,9 @@ from deploy import latency
 from deploy.board import board
 from deploy.cli import UserError
 from deploy.machine import field, machine, versions
+from deploy.made_up import made_up_picture
 from deploy.percentiles import WINDOW, per_second, summarize, warm_up
-from deploy.workload import made_up_picture, make_workload
+from deploy.workload import make_workload
 from tests.deploy.boards import BOARDS, write_board
 
 STEPS = ["decode", "prepare", "engine", "select"]
