@@ -8,18 +8,11 @@ u8, and loses the sign: behind the convolution that reads the Concat 10 dB are l
 that of OpenVINO's own quantizer, it does not. What is INT8 stays so.
 """
 
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
-from engines.swish import opset
-
-
-def constant(node: Any) -> Optional[np.ndarray]:
-    """A constant's value as float32, also through a Convert; None for every other node."""
-    if node.get_type_name() == "Convert":
-        node = node.input_value(0).get_node()
-    return node.data.astype(np.float32) if node.get_type_name() == "Constant" else None
+from engines.openvino_graph import constant, only_reader, opset
 
 
 def fold_dequantize(ov: Any, model: Any) -> int:
@@ -34,10 +27,9 @@ def fold(ov: Any, quantize: Any) -> bool:
         return False
     node, zero, scale = quantize, np.zeros((), np.float32), None
     while scale is None:
-        readers = [port.get_node() for port in node.output(0).get_target_inputs()]
-        if len(readers) != 1:
+        node = only_reader(node)
+        if node is None:
             return False
-        [node] = readers
         if node.get_type_name() == "Convert":
             continue
         if node.get_type_name() not in ("Subtract", "Multiply"):

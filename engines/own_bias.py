@@ -7,7 +7,7 @@ convolution's kernel only where nothing else reads the constant; otherwise it is
 
 from typing import Any, Optional
 
-from engines.swish import opset
+from engines.openvino_graph import opset
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution")
 

@@ -12,8 +12,7 @@ from typing import Any, List, Optional, Tuple
 
 import numpy as np
 
-from engines.fold_dequantize import constant
-from engines.swish import opset, sample_sizes
+from engines.openvino_graph import constant, only_reader, opset, sample_sizes
 
 CHANNELS_FIRST = [0, 3, 1, 2]
 ARITHMETIC = {"Subtract": "subtract", "Add": "add", "Multiply": "multiply", "Divide": "divide"}
@@ -79,12 +78,6 @@ def arithmetic(node: Optional[Any], channels: int) -> List[Step]:
             return steps
         steps += [*between, (node, operand)]
         node = only_reader(node)
-
-
-def only_reader(node: Any) -> Optional[Any]:
-    """The one operation that reads this one's output; None if there are more."""
-    readers = [port.get_node() for port in node.output(0).get_target_inputs()]
-    return readers[0] if len(readers) == 1 else None
 
 
 def channel_values(node: Any, channels: int) -> Optional[np.ndarray]:

@@ -6,11 +6,11 @@ each number; with AMX, whose products cost next to nothing, that is half of an I
     swish(x) = max(x, 0) - h(|x|)        h(t) = t * sigmoid(-t) = t / (1 + e^t)
 
 and h, which is 0 at 0, 0.28 at most and falls to nothing, is a polynomial up to END, where it is 0, and 0 from there
-on. It runs behind the convolution, in one kernel with the quantization. The fit is by least squares, for x of a normal
-distribution around 0 with standard deviations of 1, 2 and 4 together: the root of the mean square of what it is off by
-is 0.0004, 0.0005 and 0.0011 for them, against 0.007 of the rounding where INT8 spreads 256 steps over 6. It is off by
-ERROR at most, at |x| = END. (Degree 5 saves 4% more of D0's time, by a minimax fit that is within 0.003, and costs 0.05
-of its AP; degree 8 costs as much more time and gains nothing.)
+on. It runs behind the convolution, in one kernel with the quantization (truncate.py). The fit is by least squares, for
+x of a normal distribution around 0 with standard deviations of 1, 2 and 4 together: the root of the mean square of what
+it is off by is 0.0004, 0.0005 and 0.0011 for them, against 0.007 of the rounding where INT8 spreads 256 steps over 6.
+It is off by ERROR at most, at |x| = END. (Degree 5 saves 4% more of D0's time, by a minimax fit that is within 0.003,
+and costs 0.05 of its AP; degree 8 costs as much more time and gains nothing.)
 
 Whether it is the faster one is for the CPU to say: `time_ratio` takes turns with both.
 """
@@ -21,6 +21,8 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 
 from deploy.made_up import made_up_array
+from engines.openvino_graph import opset, sample_sizes
+from engines.truncate import truncate
 
 END = 7.0
 # Of t, t^2, ...
@@ -34,15 +36,11 @@ COEFFICIENTS = (
     -2.6613106663629136e-05,
 )
 ERROR = 0.0064
+LEAST = -0.2785 - ERROR  # swish falls to that and no further
 SMALLEST = 1 << 15
 WORTH = 0.98  # how many times as long it may take at most to be taken
 PAIRS, LEAST_PAIRS, SECONDS = 300, 5, 1.5
 WARM_UP = 3
-
-
-def opset(ov: Any) -> Any:
-    """OpenVINO's functions that make operations. `ov`: the module; 2024.4, of Python 3.8, has them elsewhere."""
-    return ov.opset13 if hasattr(ov, "opset13") else ov.runtime.opset13
 
 
 def use_polynomial(ov: Any, model: Any) -> int:
@@ -57,7 +55,9 @@ def use_polynomial(ov: Any, model: Any) -> int:
         source = swish_input(node)
         if source is None or is_small(node.output(0).get_partial_shape()):
             continue
-        node.output(0).replace(polynomial(opset(ov), source, node.get_friendly_name()).output(0))
+        result = polynomial(opset(ov), source, node.get_friendly_name())
+        node.output(0).replace(result.output(0))
+        truncate(opset(ov), result, least=LEAST)
         found += 1
     return found
 
@@ -79,13 +79,6 @@ def is_small(shape: Any) -> bool:
     """Whether a sample (all but the first dimension) has fewer than SMALLEST numbers; False where that is open."""
     sizes = sample_sizes(shape)
     return sizes is not None and int(np.prod(sizes)) < SMALLEST
-
-
-def sample_sizes(shape: Any) -> Optional[List[int]]:
-    """The dimensions behind the first, which is the batch; None where one of them is open."""
-    if shape.rank.is_dynamic or any(shape[axis].is_dynamic for axis in range(1, len(shape))):
-        return None
-    return [shape[axis].get_length() for axis in range(1, len(shape))]
 
 
 def polynomial(ops: Any, source: Any, name: str) -> Any:

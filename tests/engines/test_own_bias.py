@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from engines.openvino_graph import opset
 from engines.own_bias import part_biases
-from engines.swish import opset
 
 ov = pytest.importorskip("openvino")
 ops = opset(ov)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from engines.openvino_graph import opset
 from engines.picture import arithmetic_first
-from engines.swish import opset
 
 ov = pytest.importorskip("openvino")
 ops = opset(ov)

@@ -14,10 +14,11 @@ from deploy.cli import UserError
 from engines import cpu_builder, swish
 from engines.build import build_engine
 from engines.choices import Choices
+from engines.openvino_graph import opset
 from engines.targets import TARGETS
 
 ov = pytest.importorskip("openvino")
-ops = swish.opset(ov)
+ops = opset(ov)
 DEVIATIONS = (1, 2, 4)
 
 

@@ -1,0 +1,30 @@
+"""What the passes over an OpenVINO model ask of it. `ov` is the module openvino throughout."""
+
+from typing import Any, List, Optional
+
+import numpy as np
+
+
+def opset(ov: Any) -> Any:
+    """The functions that make operations; OpenVINO 2024.4, of Python 3.8, has them elsewhere."""
+    return ov.opset13 if hasattr(ov, "opset13") else ov.runtime.opset13
+
+
+def constant(node: Any) -> Optional[np.ndarray]:
+    """A constant's value as float32, also through a Convert; None for every other node."""
+    if node.get_type_name() == "Convert":
+        node = node.input_value(0).get_node()
+    return node.data.astype(np.float32) if node.get_type_name() == "Constant" else None
+
+
+def only_reader(node: Any) -> Optional[Any]:
+    """The one operation that reads the node's output; None if there are more."""
+    readers = [port.get_node() for port in node.output(0).get_target_inputs()]
+    return readers[0] if len(readers) == 1 else None
+
+
+def sample_sizes(shape: Any) -> Optional[List[int]]:
+    """The dimensions behind the first, which is the batch; None where one of them is open."""
+    if shape.rank.is_dynamic or any(shape[axis].is_dynamic for axis in range(1, len(shape))):
+        return None
+    return [shape[axis].get_length() for axis in range(1, len(shape))]

