@@ -1,7 +1,8 @@
-"""The INT8 layers of a model in groups that a backend has the same kernel for: by kind and by resolution."""
+"""The INT8 layers of a model in groups: by the kernel that a backend has for them, or by the resolution they read."""
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from calibration.macs import macs
@@ -22,6 +23,18 @@ def layer_groups(quantized: ir.Model) -> dict[str, list[str]]:
         groups.setdefault(f"{kind(node)}{place(node)}", []).append(node.name or "")
     cost = {name: sum(work[layer] for layer in layers) for name, layers in groups.items()}
     return dict(sorted(groups.items(), key=lambda item: cost[item[0]]))
+
+
+def reading_groups(quantized: ir.Model) -> dict[str, list[str]]:
+    """Names of the INT8 layers that read maps of one size, like 'layers that read 256 x 256'; largest maps first.
+
+    What is between two of them is in 16 bit as well then, and need not be rounded to 8 and back.
+    """
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for node in int8_layers(quantized):
+        groups.setdefault(tuple(_dims(node.inputs[0])[2:]), []).append(node.name or "")
+    ordered = sorted(groups.items(), key=lambda item: -int(np.prod(item[0])))
+    return {f"layers that read {' x '.join(map(str, sides))}": layers for sides, layers in ordered if sides}
 
 
 def kind(node: ir.Node) -> str:

@@ -2,12 +2,13 @@
 
     python -m calibration.pay INT8.onnx --target cpu --out FASTER.onnx
 
-Layers are tried in groups, by kind and resolution (all depthwise convolutions on 64 x 64, say): those with the least
-arithmetic first, as they have the least to gain. An engine with the group in 16 bit runs in turns with one that has it
-in INT8 (race.py), both with what was decided before. A group whose INT8 is not faster by more than the noise goes to 16
-bit, which costs no accuracy; where the machine is too noisy to tell, it stays as it was. Small losses below the noise
-could add up, so the outcome races the engine that it began with, and is dropped if it is the slower one, or if the
-machine is too noisy to tell.
+Layers are tried in groups: first all that read maps of one size, the largest maps first; then by kind and resolution
+(all depthwise convolutions on 64 x 64, say), those with the least arithmetic first, as they have the least to gain. An
+engine with the group in 16 bit runs in turns with one that has it in INT8 (race.py), both with what was decided before.
+A group whose INT8 is not faster by more than the noise goes to 16 bit, which costs no accuracy; where the machine is
+too noisy to tell, it stays as it was. Small losses below the noise could add up, so where several groups went in one of
+the two rounds the outcome races what it began with, and is dropped if it is the slower one, or if the machine is too
+noisy to tell.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import contextlib
 import io
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,38 +46,72 @@ def keep_what_pays(model: ir.Model, race: Race, *, quiet: bool = False) -> tuple
 
     Returns:
         The model and its report, with "pay" in it: {"groups": [{"group", "layers", "ratio" (16 bit over INT8), "low",
-        "high", "kept"}], "ratio", "low", "high" (the outcome over the first), "taken" (False if it was dropped)}.
+        "high", "kept", "round"}], "rounds": [{"round", "layers" (how many went), "ratio" (the outcome over what it
+        began with), "low", "high", "taken" (False if it was dropped)}], "ratio", "low", "high" (of what is returned
+        over all of INT8), "taken" (False if that is all of INT8)}.
+    """
+    from calibration.groups import layer_groups, reading_groups
+
+    report = json.loads(model.metadata_props[METADATA])
+    tried: list[dict[str, Any]] = []
+    rounds: list[dict[str, Any]] = []
+    current, gone, whole = model, dict[str, str](), Interval(1.0, 1.0, 1.0)
+    for name, groups in (("by the size that is read", reading_groups(model)), ("by kind", layer_groups(model))):
+        changed, went = one_round(model, current, gone, groups, race, tried, name, quiet)
+        if not went:
+            continue
+        moved = [row for row in tried if row["round"] == name and row["kept"] == FLOAT]
+        # One group has had this race.
+        found = Interval(*(moved[0][key] for key in Interval._fields)) if len(moved) == 1 else race(changed, current)
+        taken = verdict(found) == FLOAT
+        rounds.append({"round": name, "layers": len(went), **found._asdict(), "taken": taken})
+        if taken:
+            whole = found if current is model else race(changed, model)
+            current, gone = changed, {**gone, **went}
+    report["pay"] = {"groups": tried, "rounds": rounds, **whole._asdict(), "taken": bool(gone)}
+    if gone:
+        write_report(current, report, gone)
+    current.metadata_props[METADATA] = json.dumps(report)
+    return current, report
+
+
+def one_round(
+    model: ir.Model,
+    current: ir.Model,
+    gone: Mapping[str, str],
+    groups: Mapping[str, Sequence[str]],
+    race: Race,
+    tried: list[dict[str, Any]],
+    name: str,
+    quiet: bool,
+) -> tuple[ir.Model, dict[str, str]]:
+    """Try the groups one after the other, and add to `tried` how they did.
+
+    Args:
+        current: `model` without INT8 where the layers are `gone`.
+
+    Returns:
+        The model without those that went as well, and why each did.
     """
     from tqdm import tqdm
 
-    from calibration.groups import layer_groups
-    from calibration.unquantize import unquantize
+    from calibration.unquantize import int8_layers, unquantize
 
-    report = json.loads(model.metadata_props[METADATA])
-    groups = layer_groups(model)
-    total = sum(len(layers) for layers in groups.values())
-    tried: list[dict[str, Any]] = []
-    gone: dict[str, str] = {}
-    current = model
-    for name, layers in tqdm(groups.items(), desc="racing", unit="group", disable=progress_disabled(quiet)):
-        if len(gone) + len(layers) == total:
-            break  # the last one in INT8: without it there is nothing to build in INT8
-        candidate = unquantize(model, {*gone, *layers})
+    total = len(int8_layers(model))
+    went: dict[str, str] = {}
+    for group, members in tqdm(groups.items(), desc=f"racing {name}", unit="group", disable=progress_disabled(quiet)):
+        layers = [layer for layer in members if layer not in gone]
+        if not layers or len(gone) + len(went) + len(layers) == total:
+            continue  # the last one in INT8: without it there is nothing to build in INT8
+        candidate = unquantize(model, {*gone, *went, *layers})
         found = race(candidate, current)
         kept = verdict(found)
-        tried.append({"group": name, "layers": layers, **found._asdict(), "kept": kept})
+        tried.append({"group": group, "layers": layers, **found._asdict(), "kept": kept, "round": name})
         if kept == FLOAT:
-            why = f"INT8 is not faster here: {name} take {found.ratio:.3f} times as long in 16 bit"
-            gone.update(dict.fromkeys(layers, f"{why} ({found.low:.3f} to {found.high:.3f}, of the whole engine)"))
+            why = f"INT8 is not faster here: {group} take {found.ratio:.3f} times as long in 16 bit"
+            went.update(dict.fromkeys(layers, f"{why} ({found.low:.3f} to {found.high:.3f}, of the whole engine)"))
             current = candidate
-    whole = race(current, model) if gone else Interval(1.0, 1.0, 1.0)
-    taken = bool(gone) and verdict(whole) == FLOAT
-    changed = current if taken else model
-    report["pay"] = {"groups": tried, **whole._asdict(), "taken": taken}
-    if taken:
-        write_report(changed, report, gone)
-    changed.metadata_props[METADATA] = json.dumps(report)
-    return changed, report
+    return current, went
 
 
 def verdict(found: Interval) -> str:
@@ -183,19 +218,20 @@ def describe(report: dict[str, Any]) -> str:
         f"({row['low']:.3f} to {row['high']:.3f}): {row['kept']}"
         for row in pay["groups"]
     ]
-    moved = sum(len(row["layers"]) for row in pay["groups"] if row["kept"] == FLOAT)
-    span = f"{pay['ratio']:.3f} times as long as all of INT8 ({pay['low']:.3f} to {pay['high']:.3f})"
+    for row in pay["rounds"]:
+        outcome = "they go" if row["taken"] else "they stay in INT8"
+        span = f"{row['ratio']:.3f} times as long as without ({row['low']:.3f} to {row['high']:.3f})"
+        lines.append(f"pay: {row['round']}, with all of these {row['layers']} layers in 16 bit: {span}: {outcome}")
     if pay["taken"]:
-        lines.append(f"pay: {moved} layers go to 16 bit: {span}; {100 * report['int8_macs']:.1f}% of work in INT8")
-    elif moved:
-        lines.append(f"pay: with {moved} layers in 16 bit it takes {span}: all stay in INT8")
+        span = f"{pay['ratio']:.3f} times as long as all of INT8 ({pay['low']:.3f} to {pay['high']:.3f})"
+        lines.append(f"pay: {span}; {100 * report['int8_macs']:.1f}% of work in INT8")
     unknown = sum(row["kept"] == UNKNOWN for row in pay["groups"])
     if unknown:
         lines.append(
             f"pay: the machine was too noisy to tell of {unknown} groups, which stay in INT8: delete what was made and "
             "run it again when the machine is quiet"
         )
-    elif not moved:
+    elif not pay["rounds"]:
         lines.append("pay: INT8 pays for every group")
     return "\n".join(lines)
 

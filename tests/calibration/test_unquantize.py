@@ -10,7 +10,7 @@ import pytest
 
 from calibration import onnx_file
 from calibration.float_twin import float_twin
-from calibration.groups import layer_groups
+from calibration.groups import layer_groups, reading_groups
 from calibration.settings import Settings
 from calibration.study import quantize
 from calibration.unquantize import int8_layers, int8_tensors, unquantize
@@ -82,3 +82,10 @@ def test_layers_are_grouped_by_kind_and_resolution_with_the_least_arithmetic_fir
     ]
     assert groups["depthwise convolutions on 16 x 16"] == ["block1_depthwise", "block2_depthwise"]
     assert sorted(sum(groups.values(), [])) == sorted(name or "" for name in names(int8))
+
+
+def test_layers_are_grouped_by_what_they_read_with_the_largest_first(int8) -> None:
+    groups = reading_groups(int8)
+    assert list(groups) == ["layers that read 32 x 32", "layers that read 16 x 16"]
+    assert groups["layers that read 32 x 32"] == ["stem"]
+    assert set(names(int8)) - set(groups["layers that read 16 x 16"]) == {"stem", "logits"}
