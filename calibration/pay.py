@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 TELLING = 0.06  # the width of an interval beyond which nothing is said
+SLACK = 0.005  # what a group may cost by the look of it: a few groups more, and it would be no noise
 INT8, FLOAT, UNKNOWN = "int8", "16 bit", "int8, too noisy to tell"
 
 Race = Callable[["ir.Model", "ir.Model"], Interval]  # of the first model's latency over the second's
@@ -116,7 +117,7 @@ def one_round(
 
 def verdict(found: Interval) -> str:
     """What becomes of a group, by how much longer the engine takes with it in 16 bit."""
-    if found.low > 1:
+    if found.low > 1 or (found.ratio > 1 + SLACK and found.high - found.low <= TELLING):
         return INT8
     return FLOAT if found.high - found.low <= TELLING or found.high < 1 else UNKNOWN
 

@@ -105,8 +105,8 @@ def test_on_a_machine_too_noisy_to_tell_all_stays_in_int8(int8, by_kind) -> None
 
 
 def test_losses_below_the_noise_that_add_up_are_given_back(int8, by_kind) -> None:
-    """Each of three groups saves 0.6 of 73 ms, which a noise of 1% hides; all of them together do not hide."""
-    small = racing(lambda name: {"stem": 0.6, "logits": 0.6, **dict.fromkeys(DEPTHWISE, 0.3)}.get(name, 5.0))
+    """Each of three groups saves 0.3 of 74 ms, which a noise of 1% hides; all of them together do not hide."""
+    small = racing(lambda name: {"stem": 0.3, "logits": 0.3, **dict.fromkeys(DEPTHWISE, 0.15)}.get(name, 5.0))
     changed, report = keep_what_pays(int8, small, quiet=True)
     assert [row["kept"] for row in report["pay"]["groups"]] == [FLOAT, FLOAT, FLOAT, INT8, INT8]
     [outcome] = report["pay"]["rounds"]
@@ -190,7 +190,8 @@ def test_a_second_round_that_loses_leaves_the_first_ones_outcome(int8, monkeypat
 
 def test_the_verdict_by_the_interval() -> None:
     assert verdict(Interval(1.05, 1.01, 1.09)) == INT8
-    assert verdict(Interval(1.01, 0.99, 1.03)) == FLOAT
+    assert verdict(Interval(1.004, 0.98, 1.03)) == FLOAT
+    assert verdict(Interval(1.006, 0.98, 1.03)) == INT8, "noise, perhaps; but of several groups it adds up"
     assert verdict(Interval(0.8, 0.7, 0.9)) == FLOAT, "wide, but all of it below 1"
     assert verdict(Interval(1.0, 0.9, 1.1)) == UNKNOWN
 
