@@ -9,34 +9,61 @@ and h, which is 0 at 0, 0.28 at most and falls to nothing, is a polynomial up to
 on. It runs behind the convolution, in one kernel with the quantization (truncate.py). The fit is by least squares, for
 x of a normal distribution around 0 with standard deviations of 1, 2 and 4 together: the root of the mean square of what
 it is off by is 0.0004, 0.0005 and 0.0011 for them, against 0.007 of the rounding where INT8 spreads 256 steps over 6.
-It is off by ERROR at most, at |x| = END. (Degree 5 saves 4% more of D0's time, by a minimax fit that is within 0.003,
-and costs 0.05 of its AP; degree 8 costs as much more time and gains nothing.)
+It is off by ERROR at most, at |x| = END. (Degree 8 takes 4% longer and gains nothing.) Where 8 bits behind it are so
+coarse that a tenth of their step is more than what a lower degree is off by, that one serves, with the least possible
+largest error: degree 5 everywhere cost D0 0.05 AP.
 
 Whether it is the faster one is for the CPU to say: `time_ratio` takes turns with both.
 """
 
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from deploy.made_up import made_up_array
 from engines.openvino_graph import opset, sample_sizes
-from engines.truncate import truncate
+from engines.truncate import step_behind, truncate
 
-END = 7.0
-# Of t, t^2, ...
-COEFFICIENTS = (
-    0.5071836387139825,
-    -0.27430864292943785,
-    0.02353499130937835,
-    0.01682360544716857,
-    -0.005387207045530297,
-    0.0006280094675695407,
-    -2.6613106663629136e-05,
+
+class Fit(NamedTuple):
+    """h(t) is the sum of the coefficients times t, t^2, ..., with t no more than `end`, but for `error` at most."""
+
+    end: float
+    coefficients: Tuple[float, ...]
+    error: float
+
+
+FINEST = Fit(
+    7.0,
+    (
+        0.5071836387139825,
+        -0.27430864292943785,
+        0.02353499130937835,
+        0.01682360544716857,
+        -0.005387207045530297,
+        0.0006280094675695407,
+        -2.6613106663629136e-05,
+    ),
+    0.0064,
 )
-ERROR = 0.0064
-LEAST = -0.2785 - ERROR  # swish falls to that and no further
+COARSER = (
+    Fit(6.0, (0.48861007009956575, -0.2754601705322421, 0.053254593518033654, -0.0034807386742133637), 0.0078),
+    Fit(
+        7.25,
+        (
+            0.5244902633768281,
+            -0.3301744996287874,
+            0.08012322367927781,
+            -0.008766962322785222,
+            0.00036162367412355585,
+        ),
+        0.003,
+    ),
+)
+END, COEFFICIENTS, ERROR = FINEST
+SHARE = 0.1  # of a step of 8 bits
+LEAST = -0.2785 - max(fit.error for fit in (FINEST, *COARSER))  # swish falls to that and no further
 SMALLEST = 1 << 15
 WORTH = 0.98  # how many times as long it may take at most to be taken
 PAIRS, LEAST_PAIRS, SECONDS = 300, 5, 1.5
@@ -51,13 +78,15 @@ def use_polynomial(ov: Any, model: Any) -> int:
     OpenVINO's profile they would save 0.1 of 20 ms.
     """
     found = 0
+    quantizers = sum(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
     for node in model.get_ordered_ops():
         source = swish_input(node)
         if source is None or is_small(node.output(0).get_partial_shape()):
             continue
-        result = polynomial(opset(ov), source, node.get_friendly_name())
+        result = polynomial(opset(ov), source, node.get_friendly_name(), fit_for(step_behind(node)))
         node.output(0).replace(result.output(0))
-        truncate(opset(ov), result, least=LEAST)
+        if quantizers > 1:  # without any OpenVINO takes the model for one that is not quantized
+            quantizers -= truncate(opset(ov), result, least=LEAST)
         found += 1
     return found
 
@@ -81,11 +110,16 @@ def is_small(shape: Any) -> bool:
     return sizes is not None and int(np.prod(sizes)) < SMALLEST
 
 
-def polynomial(ops: Any, source: Any, name: str) -> Any:
+def fit_for(step: Optional[float]) -> Fit:
+    """The cheapest fit that 8 bits of this step do not tell from swish; the finest where there are none."""
+    return next((fit for fit in COARSER if step is not None and fit.error <= SHARE * step), FINEST)
+
+
+def polynomial(ops: Any, source: Any, name: str, fit: Fit = FINEST) -> Any:
     """The operations; the last one has the name. Multiplications and additions in turn, as a CPU fuses them."""
-    distance = ops.minimum(ops.abs(source), ops.constant(np.float32(END)))
-    value = ops.constant(np.float32(-COEFFICIENTS[-1]))
-    for coefficient in COEFFICIENTS[-2::-1]:
+    distance = ops.minimum(ops.abs(source), ops.constant(np.float32(fit.end)))
+    value = ops.constant(np.float32(-fit.coefficients[-1]))
+    for coefficient in fit.coefficients[-2::-1]:
         value = ops.add(ops.multiply(value, distance), ops.constant(np.float32(-coefficient)))
     result = ops.add(ops.multiply(value, distance), ops.relu(source))
     result.set_friendly_name(name)

@@ -11,6 +11,7 @@ from deploy import Runner
 from deploy.cli import UserError
 from engines import cpu_builder
 from engines.build import build_engine
+from engines.choices import Choices
 from engines.cpu_builder import precision_hint
 from engines.targets import TARGETS
 
@@ -29,6 +30,7 @@ def outputs(onnx, folder, batch=1):
     return session.run(None, {"image": image})[0], compiled({"image": image})["logits"], manifest
 
 
+@pytest.mark.parametrize("form", ["exact", "polynomial"])
 @pytest.mark.parametrize(
     ("name", "precision", "tolerance", "expected"),
     [
@@ -38,8 +40,9 @@ def outputs(onnx, folder, batch=1):
         ("int8-dynamic", "int8", 0.02, {"int8": 3, REST: 1}),
     ],
 )
-def test_the_engine_gives_onnx_runtimes_outputs(prepared, tmp_path, name, precision, tolerance, expected):
-    build_engine(prepared(name), tmp_path, precision=precision, target=TARGETS["cpu"], quiet=True)
+def test_the_engine_gives_onnx_runtimes_outputs(prepared, tmp_path, name, precision, tolerance, expected, form):
+    choices = Choices(swish="exact" if precision == "fp32" else form)
+    build_engine(prepared(name), tmp_path, precision=precision, target=TARGETS["cpu"], choices=choices, quiet=True)
     reference, actual, manifest = outputs(prepared(name), tmp_path, batch=3 if name == "int8-dynamic" else 1)
     assert actual.shape == reference.shape
     assert np.abs(actual - reference).max() <= tolerance * np.ptp(reference)

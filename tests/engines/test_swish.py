@@ -30,10 +30,10 @@ def h(t):
     return t / (1 + np.exp(t))
 
 
-def compiled_polynomial(x):
+def compiled_polynomial(x, fit=swish.FINEST):
     """The operations as OpenVINO computes them, in float32."""
     source = ops.parameter([len(x)], np.float32)
-    model = ov.Model([swish.polynomial(ops, source, "swish")], [source])
+    model = ov.Model([swish.polynomial(ops, source, "swish", fit)], [source])
     config = {"INFERENCE_PRECISION_HINT": "f32"}
     return ov.Core().compile_model(model, "CPU", config)([x.astype(np.float32)])[0]
 
@@ -57,6 +57,44 @@ def test_no_polynomial_of_its_degree_is_nearer_in_the_sense_of_its_fit():
     fitted = np.linalg.lstsq(root * (powers[:, :-1] - powers[:, -1:]), root[:, 0] * h(t), rcond=None)[0]
     fitted = np.append(fitted, -fitted.sum()) / swish.END ** np.arange(1, len(fitted) + 2)
     assert fitted == pytest.approx(swish.COEFFICIENTS, rel=1e-6)
+
+
+@pytest.mark.parametrize("fit", swish.COARSER)
+def test_the_coarser_ones_are_the_nearest_of_their_degree_and_used_where_8_bits_hide_them(fit):
+    """A minimax fit is off by the same, one way and the other in turns, once more often than it has coefficients
+    (Chebyshev's alternation)."""
+    x = np.linspace(-100, 100, 400001)
+    off = compiled_polynomial(x, fit) - exact(x)
+    assert np.abs(off).max() == pytest.approx(fit.error, rel=0.03) and np.abs(off).max() <= fit.error
+    extremes = off[(x >= 0) & (np.abs(off) > 0.99 * np.abs(off).max())]  # the last one may be far beyond its end
+    assert 1 + np.count_nonzero(np.diff(np.sign(extremes))) >= len(fit.coefficients) + 1
+    assert swish.fit_for(fit.error * 10.1) == fit != swish.fit_for(fit.error * 9.9)
+
+
+def test_the_fit_follows_the_step_of_what_reads_it():
+    source = ops.parameter([1, 4, 96, 96], np.float32)
+    for high, degree in ((20.0, 4), (10.0, 5), (4.0, 7), (None, 7)):
+        gated = ops.multiply(source, ops.sigmoid(source))
+        bounds = [ops.constant(np.float32(each)) for each in (0.0, high or 1.0)]
+        result = gated if high is None else ops.fake_quantize(gated, *bounds, *bounds, 256)
+        another = ops.fake_quantize(ops.negative(source), *bounds, *bounds, 256)
+        model = ov.Model([result, another], [source])
+        assert swish.use_polynomial(ov, model) == 1
+        found = [node.get_type_name() for node in model.get_ordered_ops()]
+        assert found.count("FakeQuantize") == 1
+        # One addition for each power, and one for the half behind it.
+        assert found.count("Add") == degree + (high is not None)
+
+
+def test_one_quantizer_is_left_by_which_openvino_sees_that_a_model_is_quantized():
+    source = ops.parameter([1, 4, 96, 96], np.float32)
+    results = []
+    for _ in range(2):
+        bounds = [ops.constant(np.float32(each)) for each in (0.0, 4.0)]
+        results.append(ops.fake_quantize(ops.multiply(source, ops.sigmoid(source)), *bounds, *bounds, 256))
+    model = ov.Model(results, [source])
+    assert swish.use_polynomial(ov, model) == 2
+    assert [node.get_type_name() for node in model.get_ordered_ops()].count("FakeQuantize") == 1
 
 
 def network(path, spatial=96, gate_first=False, open_side=False):
