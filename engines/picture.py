@@ -81,9 +81,9 @@ def arithmetic(node: Optional[Any], channels: int) -> List[Step]:
 
 
 def channel_values(node: Any, channels: int) -> Optional[np.ndarray]:
-    """The constant second operand, float32 of one number a channel, of arithmetic on [N,C,H,W]; None for all else."""
+    """The constant second operand, one number a channel, of float32 arithmetic on [N,C,H,W]; None for all else."""
     value = constant(node.input_value(1).get_node()) if node.get_type_name() in ARITHMETIC else None
-    if value is None or value.ndim > 4:
+    if value is None or value.ndim > 4 or node.get_output_element_type(0).to_dtype() != np.float32:
         return None
     shape = (1,) * (4 - value.ndim) + value.shape
     if shape not in ((1, 1, 1, 1), (1, channels, 1, 1)):

@@ -70,17 +70,23 @@ def used_twice(value):
     return ops.concat([ops.subtract(value, column(MEAN)), value], 1)
 
 
+def in_float16(value):
+    mean = ops.constant(MEAN.reshape(1, -1, 1, 1).astype(np.float16))
+    return ops.convert(ops.subtract(ops.convert(value, np.float16), mean), np.float32)
+
+
 @pytest.mark.parametrize(
     ("behind", "given"),
     [
         (square, {}),
+        (in_float16, {}),
         (by_row, {}),
         (used_twice, {}),
         (lambda value: value, {}),
         (means_off, {"shape": (1, 6, -1, 3)}),
         (lambda value: ops.subtract(value, ops.constant(np.float32(1))), {"order": (0, 3, 2, 1)}),
     ],
-    ids=["no constant", "by row", "read twice", "nothing to do", "an open side", "another transposition"],
+    ids=["no constant", "float16", "by row", "read twice", "nothing to do", "an open side", "another transposition"],
 )
 def test_all_else_stays_as_it_is(behind, given):
     model = model_of(behind, **given)
