@@ -68,6 +68,7 @@ SMALLEST = 1 << 15
 WORTH = 0.98  # how many times as long it may take at most to be taken
 PAIRS, LEAST_PAIRS, SECONDS = 300, 5, 1.5
 WARM_UP = 3
+QUARTILE = 25
 
 
 def use_polynomial(ov: Any, model: Any) -> int:
@@ -127,7 +128,8 @@ def polynomial(ops: Any, source: Any, name: str, fit: Fit = FINEST) -> Any:
 
 
 def time_ratio(first: Any, second: Any) -> Optional[float]:
-    """How many times as long the first compiled model takes as the second: the median over pairs of runs.
+    """How many times as long the first compiled model takes as the second: by the lower quartiles, as what disturbs
+    makes single runs longer.
 
     None where a dimension other than the batch is open, as then nobody knows what would be run.
     """
@@ -137,16 +139,17 @@ def time_ratio(first: Any, second: Any) -> Optional[float]:
     requests = [compiled.create_infer_request() for compiled in (first, second)]
     for request in requests * WARM_UP:
         request.infer(feeds)
-    ratios: List[float] = []
+    pairs: List[List[float]] = []
     started = time.perf_counter()
-    while len(ratios) < PAIRS and (len(ratios) < LEAST_PAIRS or time.perf_counter() - started < SECONDS):
+    while len(pairs) < PAIRS and (len(pairs) < LEAST_PAIRS or time.perf_counter() - started < SECONDS):
         times = [0.0, 0.0]
-        for index in (0, 1) if len(ratios) % 2 else (1, 0):
+        for index in (0, 1) if len(pairs) % 2 else (1, 0):
             begun = time.perf_counter()
             requests[index].infer(feeds)
             times[index] = time.perf_counter() - begun
-        ratios.append(times[0] / times[1])
-    return float(np.median(ratios))
+        pairs.append(times)
+    ours, theirs = np.percentile(pairs, QUARTILE, axis=0)
+    return float(ours / theirs)
 
 
 def made_up(compiled: Any) -> Optional[Dict[int, np.ndarray]]:

@@ -206,6 +206,21 @@ def test_the_race_is_of_pairs_and_ends_in_time(monkeypatch, seconds, pairs):
     assert first.runs - swish.WARM_UP == pytest.approx(pairs, abs=1)
 
 
+def test_runs_that_something_disturbed_do_not_decide(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    clock.perf_counter = lambda: clock.now
+    monkeypatch.setattr(swish, "time", clock)
+    random = np.random.default_rng(0)
+    racers = []
+    for seconds in (0.0008, 0.001):
+
+        def infer(feeds, seconds=seconds):
+            swish.time.now += seconds * random.choice([1.0, random.uniform(1, 3)])
+
+        racers.append(SimpleNamespace(inputs=[], create_infer_request=lambda infer=infer: SimpleNamespace(infer=infer)))
+    assert swish.time_ratio(*racers) == pytest.approx(0.8, abs=0.01)
+
+
 def test_inputs_are_made_up_unless_a_side_is_open(tmp_path):
     core = ov.Core()
     fixed = core.compile_model(core.read_model(network(tmp_path / "net.onnx")), "CPU")
