@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deploy.percentiles import quick
 from deploy.workload import make_workload
 
 LOADS, TURNS = 4, 30
 WARM_UP = 10  # runs of each; what disturbs one disturbs the other, so they need not be steady
-QUARTILE = 25
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 
@@ -58,5 +58,5 @@ def interval(times: np.ndarray) -> Interval:
 
 def ratio(times: np.ndarray) -> np.ndarray:
     """Of times [..., loads, turns, 2]: the first's lower quartile over the second's, the geometric mean over loads."""
-    quartiles = np.percentile(times, QUARTILE, axis=-2)
+    quartiles = quick(times, axis=-2)
     return np.exp(np.log(quartiles[..., 0] / quartiles[..., 1]).mean(axis=-1))

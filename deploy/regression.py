@@ -10,8 +10,9 @@ from typing import Any, Dict, NamedTuple, Optional
 
 import numpy as np
 
-QUICK = 25  # percentile of the references that stands for the undisturbed machine
-DISTURBED = 1.15  # times that: a disturbed reference
+from deploy.percentiles import quick
+
+DISTURBED = 1.15  # times the references' quick ones: a disturbed reference
 LEAST_QUIET = 12  # runs without which nothing is said
 RESAMPLES = 2000
 CONFIDENCE = 0.99  # of the interval, two-sided
@@ -41,7 +42,7 @@ def quiet_ratios(measured: Dict[str, Any], step: str) -> np.ndarray:
     before, after, engine = (
         np.asarray(row, float) for row in (measured["before_ms"], measured["after_ms"], measured["ms"][step])
     )
-    limit = DISTURBED * np.percentile([before, after], QUICK)
+    limit = DISTURBED * quick([before, after])
     quiet = np.maximum(before, after) <= limit
     return engine[quiet] / ((before + after) / 2)[quiet]
 

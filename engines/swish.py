@@ -22,6 +22,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from deploy.made_up import made_up_array
+from deploy.percentiles import quick
 from engines.openvino_graph import opset, sample_sizes
 from engines.truncate import step_behind, truncate
 
@@ -68,7 +69,6 @@ SMALLEST = 1 << 15
 WORTH = 0.98  # how many times as long it may take at most to be taken
 PAIRS, LEAST_PAIRS, SECONDS = 300, 5, 1.5
 WARM_UP = 3
-QUARTILE = 25
 
 
 def use_polynomial(ov: Any, model: Any) -> int:
@@ -148,7 +148,7 @@ def time_ratio(first: Any, second: Any) -> Optional[float]:
             requests[index].infer(feeds)
             times[index] = time.perf_counter() - begun
         pairs.append(times)
-    ours, theirs = np.percentile(pairs, QUARTILE, axis=0)
+    ours, theirs = quick(pairs, axis=0)
     return float(ours / theirs)
 
 
