@@ -58,10 +58,11 @@ def keep_what_pays(model: ir.Model, race: Race, *, quiet: bool = False) -> tuple
     rounds: list[dict[str, Any]] = []
     current, gone, whole = model, dict[str, str](), Interval(1.0, 1.0, 1.0)
     for name, groups in (("by the size that is read", reading_groups(model)), ("by kind", layer_groups(model))):
-        changed, went = one_round(model, current, gone, groups, race, tried, name, quiet)
-        if not went:
+        changed, went, rows = one_round(model, current, gone, groups, race, name, quiet)
+        tried += rows
+        moved = [row for row in rows if row["kept"] == FLOAT]
+        if not moved:
             continue
-        moved = [row for row in tried if row["round"] == name and row["kept"] == FLOAT]
         # One group has had this race.
         found = Interval(*(moved[0][key] for key in Interval._fields)) if len(moved) == 1 else race(changed, current)
         taken = verdict(found) == FLOAT
@@ -82,17 +83,16 @@ def one_round(
     gone: Mapping[str, str],
     groups: Mapping[str, Sequence[str]],
     race: Race,
-    tried: list[dict[str, Any]],
     name: str,
     quiet: bool,
-) -> tuple[ir.Model, dict[str, str]]:
-    """Try the groups one after the other, and add to `tried` how they did.
+) -> tuple[ir.Model, dict[str, str], list[dict[str, Any]]]:
+    """Try the groups one after the other.
 
     Args:
         current: `model` without INT8 where the layers are `gone`.
 
     Returns:
-        The model without those that went as well, and why each did.
+        The model without those that went as well, why each did, and how each group did (a row of "groups").
     """
     from tqdm import tqdm
 
@@ -100,6 +100,7 @@ def one_round(
 
     total = len(int8_layers(model))
     went: dict[str, str] = {}
+    rows: list[dict[str, Any]] = []
     for group, members in tqdm(groups.items(), desc=f"racing {name}", unit="group", disable=progress_disabled(quiet)):
         layers = [layer for layer in members if layer not in gone]
         if not layers or len(gone) + len(went) + len(layers) == total:
@@ -107,12 +108,12 @@ def one_round(
         candidate = unquantize(model, {*gone, *went, *layers})
         found = race(candidate, current)
         kept = verdict(found)
-        tried.append({"group": group, "layers": layers, **found._asdict(), "kept": kept, "round": name})
+        rows.append({"group": group, "layers": layers, **found._asdict(), "kept": kept, "round": name})
         if kept == FLOAT:
             why = f"INT8 is not faster here: {group} take {found.ratio:.3f} times as long in 16 bit"
             went.update(dict.fromkeys(layers, f"{why} ({found.low:.3f} to {found.high:.3f}, of the whole engine)"))
             current = candidate
-    return current, went
+    return current, went, rows
 
 
 def verdict(found: Interval) -> str:
