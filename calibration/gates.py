@@ -19,7 +19,8 @@ import onnx_ir as ir
 
 from calibration.onnx_file import insert_behind, session
 from calibration.placement import Plan
-from calibration.tail import Arrays, cut, held_at
+from calibration.steps import Arrays
+from calibration.tail import cut, held_at
 from calibration.thresholds import INT8_MAX, step
 from calibration.trial import Trials
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from calibration.onnx_file import session
-
-Arrays = dict[str, np.ndarray]
+from calibration.steps import Arrays
 
 
 def cut(model: ir.Model, start: int) -> None:

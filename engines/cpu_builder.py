@@ -87,7 +87,7 @@ def choose_swish(
         ratio = swish.time_ratio(*(core.compile_model(one, "CPU", latency) for one in (changed, model)))
         if ratio is None or ratio > swish.WORTH:
             return model, {"form": EXACT, "error": 0.0, "ratio": ratio and round(ratio, 3)}
-    return changed, {"form": POLYNOMIAL, "error": swish.ERROR, "ratio": ratio and round(ratio, 3)}
+    return changed, {"form": POLYNOMIAL, "error": swish.FINEST.error, "ratio": ratio and round(ratio, 3)}
 
 
 def precision_hint(capabilities: List[str], precision: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from engines.openvino_graph import constant, only_reader, opset, sample_sizes
 
 CHANNELS_FIRST = [0, 3, 1, 2]
-ARITHMETIC = {"Subtract": "subtract", "Add": "add", "Multiply": "multiply", "Divide": "divide"}
+ARITHMETIC = ("Subtract", "Add", "Multiply", "Divide")
 
 Step = Tuple[Any, Optional[np.ndarray]]  # an operation, and the numbers of its second operand, a channel each
 
@@ -48,7 +48,7 @@ def turn(ops: Any, parameter: Any) -> bool:
             value = ops.convert(value, node.get_output_element_type(0).to_dtype())
         else:
             row = ops.constant(np.tile(operand, width).reshape(1, 1, -1))
-            value = getattr(ops, ARITHMETIC[node.get_type_name()])(value, row)
+            value = getattr(ops, node.get_type_name().lower())(value, row)
         value.set_friendly_name(node.get_friendly_name())
     value = ops.reshape(value, ops.constant(np.array([0, height, width, channels])), True)
     turned = ops.transpose(value, order)

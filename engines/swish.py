@@ -5,11 +5,11 @@ each number; with AMX, whose products cost next to nothing, that is half of an I
 
     swish(x) = max(x, 0) - h(|x|)        h(t) = t * sigmoid(-t) = t / (1 + e^t)
 
-and h, which is 0 at 0, 0.28 at most and falls to nothing, is a polynomial up to END, where it is 0, and 0 from there
-on. It runs behind the convolution, in one kernel with the quantization (truncate.py). The fit is by least squares, for
+and h, which is 0 at 0, 0.28 at most and falls to nothing, is a polynomial up to an end, where it is 0, and 0 from there
+on. It runs behind the convolution, in one kernel with the quantization (truncate.py). FINEST is by least squares, for
 x of a normal distribution around 0 with standard deviations of 1, 2 and 4 together: the root of the mean square of what
 it is off by is 0.0004, 0.0005 and 0.0011 for them, against 0.007 of the rounding where INT8 spreads 256 steps over 6.
-It is off by ERROR at most, at |x| = END. (Degree 8 takes 4% longer and gains nothing.) Where 8 bits behind it are so
+It is off most where |x| is its end. (Degree 8 takes 4% longer and gains nothing.) Where 8 bits behind it are so
 coarse that a tenth of their step is more than what a lower degree is off by, that one serves, with the least possible
 largest error: degree 5 everywhere cost D0 0.05 AP.
 
@@ -62,7 +62,6 @@ COARSER = (
         0.003,
     ),
 )
-END, COEFFICIENTS, ERROR = FINEST
 SHARE = 0.1  # of a step of 8 bits
 LEAST = -0.2785 - max(fit.error for fit in (FINEST, *COARSER))  # swish falls to that and no further
 SMALLEST = 1 << 15

@@ -41,8 +41,8 @@ def compiled_polynomial(x, fit=swish.FINEST):
 def test_it_is_as_near_to_swish_as_it_says():
     x = np.linspace(-100, 100, 400001)
     off = np.abs(compiled_polynomial(x) - exact(x))
-    assert off.max() == pytest.approx(swish.ERROR, rel=0.02)
-    assert abs(x[off.argmax()]) == pytest.approx(swish.END, abs=0.1)
+    assert off.max() == pytest.approx(swish.FINEST.error, rel=0.02)
+    assert abs(x[off.argmax()]) == pytest.approx(swish.FINEST.end, abs=0.1)
     for deviation, most in zip(DEVIATIONS, (0.00045, 0.00055, 0.00115), strict=True):
         weights = np.exp(-((x / deviation) ** 2) / 2)
         assert np.sqrt(np.average(off**2, weights=weights)) < most
@@ -51,12 +51,14 @@ def test_it_is_as_near_to_swish_as_it_says():
 def test_no_polynomial_of_its_degree_is_nearer_in_the_sense_of_its_fit():
     t = np.linspace(0, 14, 2801)
     weights = sum(np.exp(-((t / deviation) ** 2) / 2) / deviation for deviation in DEVIATIONS)
-    powers = (np.minimum(t, swish.END) / swish.END)[:, None] ** np.arange(1, len(swish.COEFFICIENTS) + 1)
-    # 0 at END: the last coefficient is what the others leave
+    powers = (np.minimum(t, swish.FINEST.end) / swish.FINEST.end)[:, None] ** np.arange(
+        1, len(swish.FINEST.coefficients) + 1
+    )
+    # 0 at the end: the last coefficient is what the others leave
     root = np.sqrt(weights)[:, None]
     fitted = np.linalg.lstsq(root * (powers[:, :-1] - powers[:, -1:]), root[:, 0] * h(t), rcond=None)[0]
-    fitted = np.append(fitted, -fitted.sum()) / swish.END ** np.arange(1, len(fitted) + 2)
-    assert fitted == pytest.approx(swish.COEFFICIENTS, rel=1e-6)
+    fitted = np.append(fitted, -fitted.sum()) / swish.FINEST.end ** np.arange(1, len(fitted) + 2)
+    assert fitted == pytest.approx(swish.FINEST.coefficients, rel=1e-6)
 
 
 @pytest.mark.parametrize("fit", swish.COARSER)
@@ -144,7 +146,7 @@ def test_the_swish_of_a_picture_becomes_the_polynomial_and_that_of_few_numbers_s
 ):
     path = network(tmp_path / "net.onnx", gate_first=gate_first)
     manifest = built(path, tmp_path / "engine", form="polynomial")
-    assert manifest["swish"] == {"form": "polynomial", "error": swish.ERROR, "ratio": None}
+    assert manifest["swish"] == {"form": "polynomial", "error": swish.FINEST.error, "ratio": None}
     found = kinds(tmp_path / "engine")
     assert found.count("Sigmoid") == 1 and found.count("Relu") == 1
     x = np.random.default_rng(1).normal(size=(1, 4, 96, 96)).astype(np.float32)
@@ -162,7 +164,11 @@ def test_the_faster_form_is_taken_and_the_manifest_says_by_how_much(
 ):
     monkeypatch.setattr(swish, "time_ratio", lambda first, second: ratio)
     manifest = built(network(tmp_path / "net.onnx"), tmp_path / "engine")
-    assert manifest["swish"] == {"form": form, "error": swish.ERROR if form == "polynomial" else 0, "ratio": ratio}
+    assert manifest["swish"] == {
+        "form": form,
+        "error": swish.FINEST.error if form == "polynomial" else 0,
+        "ratio": ratio,
+    }
     assert ("Relu" in kinds(tmp_path / "engine")) == (form == "polynomial")
     said = capsys.readouterr().out
     assert "swish as a polynomial within 0.0064" in said if form == "polynomial" else "swish exact" in said
