@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 SUPPORT = {Image.Resampling.BILINEAR: 1, Image.Resampling.BICUBIC: 2}  # of Pillow's kernels, pixels of the smaller side
-SMALLEST_STRIP = 64  # rows: a thread takes a twentieth of a millisecond to hear of its work
+SMALLEST_STRIP = 64  # rows or columns: a thread takes a twentieth of a millisecond to hear of its work
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 LONGEST = 64  # of a picture longer than this many times its shorter side, center_crop looks at the middle
 
@@ -67,41 +67,50 @@ def letterboxed_size(picture: Tuple[int, int], size: Tuple[int, int]) -> Tuple[i
 
 def resize_into(out: np.ndarray, image: np.ndarray, resample: Image.Resampling) -> None:
     """Resize `image` (uint8 [h,w,3]) to the shape of `out`, by two threads where that changes no pixel."""
-    split = strip_edge(image.shape[0], out.shape[0])
-    if split is None:
-        resize_rows(out, image, resample, 0, out.shape[0])
-        return
-    rest = helper().submit(resize_rows, out, image, resample, split, out.shape[0])
-    resize_rows(out, image, resample, 0, split)
-    rest.result()
+    for axis in (0, 1):
+        split = strip_edge(image.shape[axis], out.shape[axis])
+        if split is not None:
+            rest = helper().submit(resize_strip, out, image, resample, axis, split, out.shape[axis])
+            resize_strip(out, image, resample, axis, 0, split)
+            rest.result()
+            return
+    resize_strip(out, image, resample, 0, 0, out.shape[0])
 
 
-def strip_edge(height: int, new_height: int) -> Optional[int]:
-    """The row of the resized picture, near its middle, that starts at a whole row of the picture, or None.
+def strip_edge(length: int, new_length: int) -> Optional[int]:
+    """The row (or column) of the resized picture, near its middle, that starts at a whole one of the picture, or None.
 
     There both strips get Pillow's coefficients of the whole to the last bit, though it takes a strip's box as float32.
 
     >>> strip_edge(480, 384), strip_edge(1080, 288), strip_edge(427, 342)
     (192, 144, None)
     """
-    every = new_height // math.gcd(height, new_height)
-    edge = new_height // 2 // every * every
-    return edge if min(edge, new_height - edge) >= SMALLEST_STRIP else None
+    every = new_length // math.gcd(length, new_length)
+    edge = new_length // 2 // every * every
+    return edge if min(edge, new_length - edge) >= SMALLEST_STRIP else None
 
 
-def resize_rows(out: np.ndarray, image: np.ndarray, resample: Image.Resampling, start: int, stop: int) -> None:
-    """Rows `start` to `stop` of `out`. No more of the picture is read than Pillow's kernel reaches.
+def resize_strip(
+    out: np.ndarray, image: np.ndarray, resample: Image.Resampling, axis: int, start: int, stop: int
+) -> None:
+    """Rows (axis 0) or columns (1) `start` to `stop` of `out`. No more of the picture is read than Pillow's kernel
+    reaches.
 
     Pillow is called once for each axis, because with both in one call it chooses by the shape which comes first, and
     that rounds differently.
     """
-    scale = image.shape[0] / out.shape[0]
+    scale = image.shape[axis] / out.shape[axis]
     reach = SUPPORT[resample] * max(scale, 1) + 1
     first, last = round(start * scale), round(stop * scale)
-    top, bottom = max(0, math.floor(first - reach)), min(image.shape[0], math.ceil(last + reach))
-    width = out.shape[1]
-    strip = Image.fromarray(image[top:bottom]).resize((width, bottom - top), resample)
-    out[start:stop] = np.asarray(strip.resize((width, stop - start), resample, (0, first - top, width, last - top)))
+    low, high = max(0, math.floor(first - reach)), min(image.shape[axis], math.ceil(last + reach))
+    read, written = [slice(None)] * 2, [slice(None)] * 2
+    boxes = [(0, image.shape[0]), (0, image.shape[1])]
+    read[axis], written[axis], boxes[axis] = slice(low, high), slice(start, stop), (first - low, last - low)
+    strip, target = image[tuple(read)], out[tuple(written)]
+    (top, bottom), (left, right) = boxes
+    rows, (height, width) = strip.shape[0], target.shape[:2]
+    narrow = Image.fromarray(strip).resize((width, rows), resample, (left, 0, right, rows))
+    target[...] = np.asarray(narrow.resize((width, height), resample, (0, top, width, bottom)))
 
 
 @lru_cache(maxsize=None)

@@ -14,7 +14,7 @@ from deploy.preprocess import (
     letterbox,
     preparation,
     resize_into,
-    resize_rows,
+    resize_strip,
     strip_edge,
 )
 
@@ -68,17 +68,20 @@ def test_letterbox_is_pillows_resize_to_the_last_bit(picture, resample):
     np.testing.assert_array_equal(prepared.pixels[:height, :width], expected)
 
 
-def test_two_strips_are_the_whole_to_the_last_bit():
+@pytest.mark.parametrize("axis", [0, 1])
+def test_two_strips_are_the_whole_to_the_last_bit(axis):
     random, split = np.random.default_rng(0), 0
     for height, width in random.integers(100, 1200, (60, 2)).tolist():
         image = noise(height, width)
-        target = (int(random.choice([height // 2, height * 3 // 4, height, height * 5 // 4])), 96)
+        length = image.shape[axis]
+        target = [96, 96]  # too few to be split
+        target[axis] = int(random.choice([length // 2, length * 3 // 4, length, length * 5 // 4]))
         for resample in (BILINEAR, BICUBIC):
             whole, out = (np.empty((*target, 3), np.uint8) for _ in range(2))
-            resize_rows(whole, image, resample, 0, target[0])
+            resize_strip(whole, image, resample, 0, 0, target[0])
             resize_into(out, image, resample)
             np.testing.assert_array_equal(out, whole)
-        split += strip_edge(height, target[0]) is not None
+        split += strip_edge(length, target[axis]) is not None
     assert split > 20
 
 
