@@ -7,7 +7,9 @@ from typing import List
 
 import numpy as np
 
-BLOCK = 64  # candidates decided at once: with more there are fewer calls of NumPy, but more boxes compared for nothing
+# Candidates decided at once: with more there are fewer calls of NumPy, but more boxes compared for nothing. So many
+# bits has an integer of NumPy's.
+BLOCK = 64
 
 
 def nms(
@@ -61,12 +63,14 @@ def nms(
 
 
 def best_of_block(suppresses: np.ndarray) -> List[int]:
-    """Which of n boxes, best first, stay: bool [n,n], whether each does away with each of the worse ones -> indices.
+    """Which of n boxes (at most BLOCK), best first, stay: bool [n,n], whether each does away with each of the worse ones -> indices.
 
     Each row becomes one integer, so that a box's whole effect is a single operation of Python's.
     """
-    rows = np.packbits(suppresses, axis=1, bitorder="little")
-    masks = [int.from_bytes(row.tobytes(), "little") for row in rows]
+    packed = np.packbits(suppresses, axis=1, bitorder="little")
+    rows = np.zeros((len(packed), BLOCK // 8), np.uint8)
+    rows[:, : packed.shape[1]] = packed
+    masks = rows.view("<u8")[:, 0].tolist()
     stays, left = [], (1 << len(masks)) - 1
     while left:
         best = (left & -left).bit_length() - 1
