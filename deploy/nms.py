@@ -63,7 +63,8 @@ def nms(
 
 
 def best_of_block(suppresses: np.ndarray) -> List[int]:
-    """Which of n boxes (at most BLOCK), best first, stay: bool [n,n], whether each does away with each of the worse ones -> indices.
+    """Which of n boxes, best first, stay: bool [n,n], n <= BLOCK, whether each does away with each of the worse ones ->
+    indices.
 
     Each row becomes one integer, so that a box's whole effect is a single operation of Python's.
     """
