@@ -9,15 +9,16 @@ from deploy.workload import END_TO_END, ENGINE, make_workload
 
 # How the memory of one load happens to lie moves its latency by 2%, and the reference's as much: so there are several.
 LOADS = 4
-RUNS = 100  # of all loads together
+RUNS = 100  # of all these loads together
 FITTING = 5  # runs whose quickest says how long the reference should take
 
 
-def measure(folder: str, reference: Optional[Dict[str, int]] = None, runs: int = RUNS) -> Dict[str, Any]:
+def measure(folder: str, reference: Optional[Dict[str, int]] = None, rounds: int = 1) -> Dict[str, Any]:
     """Load the engine several times, and take turns with the reference each time.
 
     Args:
         reference: the baseline's, to be used again; made to fit the engine's latency if None.
+        rounds: of LOADS loads and RUNS runs.
 
     Returns:
         {"reference": {"threads", "rounds"}, "before_ms": [runs], "after_ms": [runs], "ms": {step: [runs]}}: the
@@ -25,8 +26,8 @@ def measure(folder: str, reference: Optional[Dict[str, int]] = None, runs: int =
         from decoded picture to result.
     """
     whole: Dict[str, Any] = {"reference": reference, "before_ms": [], "after_ms": [], "ms": {}}
-    for load in range(LOADS):
-        part = measure_load(folder, whole["reference"], (runs + load) // LOADS)
+    for load in range(rounds * LOADS):
+        part = measure_load(folder, whole["reference"], (RUNS + load % LOADS) // LOADS)
         whole["reference"] = part["reference"]
         for name in ("before_ms", "after_ms"):
             whole[name] += part[name]

@@ -26,7 +26,7 @@ RUNS = 20
 def few_runs(monkeypatch):
     """And all of them count: the machine that runs the tests may be busy, and tests/deploy/test_regression.py has what
     is then done. The engines below are made many times as fast or slow, so that no noise hides it."""
-    monkeypatch.setattr(measure, "__defaults__", (None, RUNS))
+    monkeypatch.setattr(interleaved, "RUNS", RUNS)
     monkeypatch.setattr(regression, "DISTURBED", 1e9)
 
 
@@ -58,6 +58,15 @@ def test_a_measurement_takes_turns_with_the_reference(build):
     assert all(whole > engine for engine, whole in zip(measured["ms"]["engine"], measured["ms"]["end to end"]))
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system places threads as it likes")
+def test_each_thread_of_the_reference_stays_on_a_core_and_the_caller_does_not():
+    before, made = os.sched_getaffinity(0), Reference(2, 4)
+    cores = [pool.submit(os.sched_getaffinity, 0).result() for pool in made.pools]
+    made.close()
+    usable = sorted(before)
+    assert cores == [{usable[0]}, {usable[1 % len(usable)]}] and os.sched_getaffinity(0) == before
+
+
 def test_an_engine_of_arrays_is_measured_too(adder):
     assert list(measure(str(adder))["ms"]) == ["engine"]
 
@@ -86,7 +95,7 @@ def test_what_looks_slower_once_is_measured_again(monkeypatch, baseline):
 def test_the_command_records_and_tells_by_its_exit_status(monkeypatch, capsys, build, tmp_path):
     folder, path = build(size=(256, 256)), tmp_path / "d0.json"
     run_main(monkeypatch, folder, "--baseline", path, "--record")
-    assert "recorded 20 runs" in capsys.readouterr().out
+    assert "recorded 40 runs" in capsys.readouterr().out
     assert {"power_mode", "cpu", "gpus"} <= set(json.loads(path.read_text())["board"])
     scaled(path, 10.0)
     run_main(monkeypatch, folder, "--baseline", path)
