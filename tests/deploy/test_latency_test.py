@@ -108,7 +108,7 @@ def test_the_command_records_and_tells_by_its_exit_status(monkeypatch, capsys, b
 
 def test_another_power_mode_than_the_baselines_is_noted_before_the_verdict(monkeypatch, capsys, tmp_path):
     now = board(write_board(tmp_path / "xavier", BOARDS["xavier"]))
-    content = {"format": 2, "engine": {}, "machine": {}, "reference": {}, "ms": {"engine": [1.0]}, "before_ms": [1.0]}
+    content = {"format": latency_test.FORMAT, "engine": {}, "machine": {}, "reference": {}, "ms": {"engine": [1.0]}, "before_ms": [1.0]}
     content.update(after_ms=[1.0], board={**now, "power_mode": {"id": 0, "name": "MAXN"}})
     path = tmp_path / "baseline.json"
     path.write_text(json.dumps(content))
@@ -137,7 +137,7 @@ def test_slower_counts_before_cannot_tell():
     [
         (lambda it: it["machine"].update(cpu="Other chip"), "recorded on cpu Other chip, this is .*: record one"),
         (lambda it: it["machine"].update(cores=999), "recorded on cores 999"),
-        (lambda it: it.update(format=9), "of format 9, this effedge reads 2"),
+        (lambda it: it.update(format=9), "of format 9, this effedge reads 3"),
         (lambda it: it.update(ms={}), "is no latency baseline"),
         (lambda it: it["ms"].update(engine=[1.0]), "is no latency baseline"),
         (lambda it: it.pop("reference"), "is no latency baseline"),
