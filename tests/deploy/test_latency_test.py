@@ -108,8 +108,8 @@ def test_the_command_records_and_tells_by_its_exit_status(monkeypatch, capsys, b
 
 def test_another_power_mode_than_the_baselines_is_noted_before_the_verdict(monkeypatch, capsys, tmp_path):
     now = board(write_board(tmp_path / "xavier", BOARDS["xavier"]))
-    content = {"format": latency_test.FORMAT, "engine": {}, "machine": {}, "reference": {}, "ms": {"engine": [1.0]}, "before_ms": [1.0]}
-    content.update(after_ms=[1.0], board={**now, "power_mode": {"id": 0, "name": "MAXN"}})
+    content = {"format": latency_test.FORMAT, "engine": {}, "machine": {}, "reference": {}, "ms": {"engine": [1.0]}}
+    content.update(before_ms=[1.0], after_ms=[1.0], board={**now, "power_mode": {"id": 0, "name": "MAXN"}})
     path = tmp_path / "baseline.json"
     path.write_text(json.dumps(content))
     monkeypatch.setattr(latency_test, "board", lambda: now)
