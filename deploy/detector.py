@@ -58,10 +58,13 @@ class Detector:
             max_detections: at most so many a picture.
             throughput: more pictures a second, each of them later: the steps of several go on side by side.
         """
-        self.engine = Engine(folder, "detection", throughput)
-        self.threshold = threshold
-        self.suppress = partial(nms, threshold=threshold, iou=iou, max_detections=max_detections)
+        self.take_engine(Engine(folder, "detection", throughput), threshold, iou, max_detections)
         self.engine.fuse(threshold=threshold, iou=iou, max_detections=max_detections)
+
+    def take_engine(self, engine: Engine, threshold: float, iou: float, max_detections: int) -> None:
+        """What `__init__` does with a loaded one."""
+        self.engine, self.threshold = engine, threshold
+        self.suppress = partial(nms, threshold=threshold, iou=iou, max_detections=max_detections)
 
     @property
     def batch(self) -> int:

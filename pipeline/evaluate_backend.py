@@ -4,7 +4,6 @@ behind it: for what an engine is held against (PyTorch, ONNX Runtime, another to
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from deploy.backends import Infer
 from deploy.classifier import Classifier
 from deploy.detector import Detector
 from deploy.engine import Engine
-from deploy.nms import nms
 from pipeline.evaluate import MAX_DETECTIONS, THRESHOLD, evaluate
 
 Spread = Callable[[Callable[[Iterable[Path]], Iterable[Any]]], Callable[[Iterable[Path]], Iterator[Any]]]
@@ -43,8 +41,7 @@ class BackendEngine(Engine):
 
 class BackendDetector(Detector):
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.suppress = partial(nms, threshold=THRESHOLD, iou=0.5, max_detections=MAX_DETECTIONS)
+        self.take_engine(engine, THRESHOLD, iou=0.5, max_detections=MAX_DETECTIONS)
 
 
 class BackendClassifier(Classifier):
