@@ -63,7 +63,7 @@ class Detector:
 
     def take_engine(self, engine: Engine, threshold: float, iou: float, max_detections: int) -> None:
         """What `__init__` does with a loaded one."""
-        self.engine, self.threshold = engine, threshold
+        self.engine = engine
         self.suppress = partial(nms, threshold=threshold, iou=iou, max_detections=max_detections)
 
     @property
@@ -79,20 +79,18 @@ class Detector:
 
     def finish(self, prepared: Prepared, outputs: Dict[str, np.ndarray]) -> Detections:
         """The engine's candidates for one picture -> what is reported."""
-        boxes, scores, class_ids = outputs["boxes"], outputs["scores"], outputs["classes"]
+        boxes, scores, class_ids = outputs["boxes"], outputs["scores"], outputs["classes"].astype(np.int64)
         self.engine.check_finite(boxes, scores)
-        found = outputs.get("kept")  # the backend did the rest too
-        left = np.flatnonzero(scores >= self.threshold) if found is None else found[found >= 0]
         height, width = prepared.resized
-        boxes = np.clip(boxes[left], 0, np.array([width, height, width, height], np.float32))
-        scores, class_ids = scores[left], class_ids[left].astype(np.int64)
-        if found is None:
+        boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+        if "kept" in outputs:  # the backend did the rest too
+            kept = outputs["kept"][outputs["kept"] >= 0]
+        else:
             visible = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
             kept = visible[self.suppress(boxes[visible], scores[visible], class_ids[visible])]
-            boxes, scores, class_ids = boxes[kept], scores[kept], class_ids[kept]
         return Detections(
-            boxes=boxes_to_picture(boxes, prepared),
-            scores=scores.astype(np.float32),
-            class_ids=class_ids,
-            names=[self.engine.name(class_id) for class_id in class_ids.tolist()],
+            boxes=boxes_to_picture(boxes[kept], prepared),
+            scores=scores[kept].astype(np.float32),
+            class_ids=class_ids[kept],
+            names=[self.engine.name(class_id) for class_id in class_ids[kept].tolist()],
         )
