@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 
+from deploy.machine import usable_cores
+
 ELEMENTS = 1 << 17  # float32: 512 KiB an array, three arrays a thread: in the second-level cache
 SUMS = 2  # as long as the exponentials
 SHORTEST = 3.0  # ms of one run on the machine that records a baseline
@@ -50,7 +52,7 @@ class Reference:
 def stay_on(index: int) -> None:
     """Keep the calling thread on one of the process's cores, where the system lets it."""
     if hasattr(os, "sched_setaffinity"):
-        usable = sorted(os.sched_getaffinity(0))
+        usable = usable_cores()
         os.sched_setaffinity(0, {usable[index % len(usable)]})
 
 
