@@ -13,12 +13,12 @@ RUNS = 100  # of all these loads together
 FITTING = 5  # runs whose quickest says how long the reference should take
 
 
-def measure(folder: str, reference: Optional[Dict[str, int]] = None, rounds: int = 1) -> Dict[str, Any]:
+def measure(folder: str, reference: Optional[Dict[str, int]] = None, repeats: int = 1) -> Dict[str, Any]:
     """Load the engine several times, and take turns with the reference each time.
 
     Args:
         reference: the baseline's, to be used again; made to fit the engine's latency if None.
-        rounds: of LOADS loads and RUNS runs.
+        repeats: how often LOADS loads with RUNS runs.
 
     Returns:
         {"reference": {"threads", "rounds"}, "before_ms": [runs], "after_ms": [runs], "ms": {step: [runs]}}: the
@@ -26,7 +26,7 @@ def measure(folder: str, reference: Optional[Dict[str, int]] = None, rounds: int
         from decoded picture to result.
     """
     whole: Dict[str, Any] = {"reference": reference, "before_ms": [], "after_ms": [], "ms": {}}
-    for load in range(rounds * LOADS):
+    for load in range(repeats * LOADS):
         part = measure_load(folder, whole["reference"], (RUNS + load % LOADS) // LOADS)
         whole["reference"] = part["reference"]
         for name in ("before_ms", "after_ms"):

@@ -72,7 +72,7 @@ def record(folder: str, path: Path) -> Dict[str, Any]:
     from deploy.workload import ENGINE
 
     check_place(path)
-    measured = measure(folder, rounds=2)  # what it is off by, all later tests are
+    measured = measure(folder, repeats=2)  # what it is off by, all later tests are
     found = compare(measured, measured, ENGINE, 0)
     if found.slower is None:
         raise UserError(
