@@ -1,6 +1,7 @@
 """A detector's steps on the GPU, around the engine: pictures in, its candidates and those that NMS keeps out.
 
-The same results as deploy/preprocess.py's letterbox and deploy/nms.py give, to the last bit. Untested on a GPU.
+The same results as deploy/preprocess.py's letterbox and deploy/nms.py give, to the last bit: the kernels did on an
+H200 (tests/gpu), around an engine they are untested there.
 """
 
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""The GPU, by pycuda: all of effedge's calls of CUDA. Untested on a GPU; pycuda itself has run it over a stand-in for
-the driver.
+"""The GPU, by pycuda: all of effedge's calls of CUDA. Run on an H200 (tests/gpu), on no Jetson yet.
 
 pycuda has no CUDA graphs: those few functions of the driver's are called by ctypes, on pycuda's streams.
 """

@@ -1,4 +1,4 @@
-"""A lane: what one run of a TensorRT engine occupies at a time. Untested on a GPU."""
+"""A lane: what one run of a TensorRT engine occupies at a time. Untested with TensorRT on a GPU."""
 
 import sys
 from typing import TYPE_CHECKING, Any, Callable, Dict, Hashable, Mapping, Optional, Tuple

@@ -11,12 +11,15 @@ Sources: the migration guides of TensorRT 10 and 11, TensorRT-RTX's guide ("Work
 RTX CUDA Graphs"), NVIDIA/TensorRT#1590. Only the names of TensorRT-RTX 1.7 have been checked against it.
 """
 
+import re
 from typing import TYPE_CHECKING, Any, List, Optional, Tuple
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
 from deploy.cli import UserError
+
+SOURCE_PLACE = re.compile(r" In \w+ at /\S+:\d+(?=\)|$)")  # within TensorRT's own sources
 
 
 def check_version(module: Any, path: object) -> None:
@@ -81,6 +84,13 @@ def check_capturable(context: "trt.IExecutionContext", stream: int) -> None:
         raise UserError("TensorRT-RTX says that the engine cannot be recorded (BuilderFlag.REQUIRE_USER_ALLOCATION)")
 
 
+def remedy(reason: str) -> str:
+    """What to do where a plan cannot be loaded, by TensorRT's reason (in TensorRT-RTX 1.7's words, on an H200)."""
+    if "does not support this compute capability" in reason:
+        return "TensorRT itself does: install it and build with TARGET=trt"
+    return "build the engine on this machine"
+
+
 def make_log(module: Any) -> Any:
     """A logger that keeps the errors, in `errors`, so that they can be told on one line."""
 
@@ -91,7 +101,7 @@ def make_log(module: Any) -> Any:
 
         def log(self, severity: Any, msg: str) -> None:
             if severity in (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR):
-                self.errors.append(" ".join(msg.split()))
+                self.errors.append(SOURCE_PLACE.sub("", " ".join(msg.split())))
 
         def reason(self) -> str:
             """The first error since the last call; those after it are its consequences."""

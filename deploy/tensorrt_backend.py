@@ -1,4 +1,5 @@
-"""Engines for NVIDIA GPUs, run by TensorRT or TensorRT-RTX (one Python API) through pycuda. Untested on a GPU.
+"""Engines for NVIDIA GPUs, run by TensorRT or TensorRT-RTX (one Python API) through pycuda. No plan has run
+yet: the one GPU it was tried on, an H200, TensorRT-RTX does not know.
 
 It needs TensorRT 8.5 or later: the first with tensors addressed by name and with uint8 inputs.
 """
@@ -21,7 +22,7 @@ from deploy.compiled_cache import cache_path, keep_compiled, read_compiled
 from deploy.detector_steps import DetectorSteps, fits, load_kernels
 from deploy.gpu import Gpu
 from deploy.lane import Lane
-from deploy.tensorrt_api import RuntimeCache, as_shape, check_version, make_log, memory_mib, most_contexts
+from deploy.tensorrt_api import RuntimeCache, as_shape, check_version, make_log, memory_mib, most_contexts, remedy
 
 
 def load(path: Path, manifest: Dict[str, Any], throughput: bool = False) -> "TensorRTEngine":
@@ -46,10 +47,10 @@ class TensorRTEngine:
                 self.runtime.engine_host_code_allowed = True
             self.engine: Optional[trt.ICudaEngine] = self.runtime.deserialize_cuda_engine(path.read_bytes())
             if self.engine is None:
-                built = manifest["backend"].get("version")
+                built, reason = manifest["backend"].get("version"), log.reason()
                 raise UserError(
-                    f"TensorRT {module.__version__} on {gpu.name} cannot load '{path}', built by {built} "
-                    f"({log.reason()}): build the engine on this machine"
+                    f"TensorRT {module.__version__} on {gpu.name} cannot load '{path}', built by {built} ({reason}): "
+                    + remedy(reason)
                 )
             kept = cache_path(path, "runtime", {"gpu": gpu.name, "version": module.__version__})
             cache = RuntimeCache(module, self.engine, read_compiled(kept))

@@ -1,4 +1,5 @@
-// NMS over a batch of candidates: a block of threads for each picture. Untested on a GPU; nms.h is tested on the host.
+// NMS over a batch of candidates: a block of threads for each picture. Tested on an H200, and nms.h on the
+// host.
 
 #include "nms.h"
 

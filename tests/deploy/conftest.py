@@ -8,7 +8,6 @@ adds an int32 [N,1] to a float32 [N,3].
 
 import ctypes
 import hashlib
-import importlib.util
 import json
 import shutil
 import sys
@@ -20,11 +19,8 @@ import openvino as ov
 import openvino.opset13 as ops
 import pytest
 
-# By its path: the tests are no package, and their folder is not on sys.path.
-spec = importlib.util.spec_from_file_location("fake_cuda", str(Path(__file__).with_name("fake_cuda.py")))
-assert spec is not None and spec.loader is not None
-fake_cuda = sys.modules["fake_cuda"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(fake_cuda)
+sys.path.insert(0, str(Path(__file__).parent))
+import fake_cuda  # noqa: E402
 
 Build = Callable[..., Path]
 

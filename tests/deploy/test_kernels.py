@@ -6,15 +6,13 @@ import subprocess
 
 import numpy as np
 import pytest
+from kernel_cases import FILL, candidates, reference, sizes
 from PIL import Image
 
 from deploy import kernels
 from deploy.cli import UserError
-from deploy.nms import nms
 from deploy.preprocess import letterbox
 from deploy.resample import resample_table
-
-FILL = (124, 1, 255)
 
 
 def pointer(array):
@@ -31,20 +29,6 @@ def by_kernel(host_kernels, image, size, resized):
         pointer(narrowed), pointer(out), pointer(down), new_height, new_width, taps_down, *size, fill
     )
     return out
-
-
-def sizes(seed, count):
-    """Pictures of 1 to 4096 pixels a side, of all shapes, and inputs of 1 to 640; not too large together."""
-    random = np.random.default_rng(seed)
-    while count:
-        height, width = np.exp(random.uniform(0, np.log(4096), 2)).astype(int).tolist()
-        if height * width < 200_000:
-            count -= 1
-            yield (height, width), tuple(random.integers(1, 200, 2).tolist())
-    yield (1, 4096), (512, 512)
-    yield (4096, 1), (512, 512)
-    yield (4096, 3000), (64, 64)
-    yield (1080, 1920), (640, 640)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -64,28 +48,6 @@ def test_resample_weights_worked_by_hand():
     assert table[:2].tolist() == [0, 1]
     weights = table[2:].reshape(2, 3) / 2**22
     np.testing.assert_allclose(weights, [[3 / 7, 3 / 7, 1 / 7], [1 / 7, 3 / 7, 3 / 7]], atol=2**-22)
-
-
-def reference(boxes, scores, classes, size, threshold, iou, most):
-    """What deploy/detector.py does with the candidates on the CPU."""
-    width, height = size
-    clipped = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
-    visible = np.flatnonzero((clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1]))
-    options = {"threshold": threshold, "iou": iou, "max_detections": most}
-    return visible[nms(clipped[visible], scores[visible], classes[visible], **options)]
-
-
-def candidates(random, count):
-    """Around a few objects or anywhere, partly outside the picture, with ties in scores and corners as often as not."""
-    centres = random.uniform(0, 500, (8, 2))[random.integers(0, 8, count)] + random.normal(0, 8, (count, 2))
-    if random.random() < 0.3:
-        centres = random.uniform(-20, 540, (count, 2))
-    sides = random.uniform(0, 60, (count, 2))
-    boxes = np.concatenate([centres - sides / 2, centres + sides / 2], 1).astype(np.float32)
-    scores = random.uniform(0, 1, count).astype(np.float32)
-    if random.random() < 0.5:
-        boxes, scores = np.round(boxes), np.round(scores, 1)
-    return boxes, scores, random.integers(0, int(random.choice([1, 3, 90])), count).astype(np.int32)
 
 
 @pytest.mark.parametrize(("threads", "rounds"), [(1, 2000), (7, 60)])

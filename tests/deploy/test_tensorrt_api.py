@@ -131,3 +131,31 @@ def test_a_log_is_a_logger_for_rtx():
     assert isinstance(log, rtx.ILogger)
     log.log(rtx.ILogger.ERROR, "an error")
     assert log.reason() == "an error"
+
+
+def test_a_gpu_that_tensorrt_rtx_does_not_know_needs_tensorrt():
+    """Its words, on an H200."""
+    log = tensorrt_api.make_log(fake_logger())
+    log.log(
+        "ERROR",
+        "IRuntime::deserializeCudaEngine: Error Code 6: API Usage Error (The engine cannot run on this GPU, which has "
+        "compute capability 9.0. Supported compute capabilities: 8.0 8.6 8.9 12.0 12.1 >12.0. TensorRT-RTX does not "
+        "support this compute capability, so the engine cannot be rebuilt for it. In throwUnlessComputeCapSupported at "
+        "/_src/runtime/dispatch/runtime.cpp:84)",
+    )
+    reason = log.reason()
+    assert reason.endswith("so the engine cannot be rebuilt for it.)")
+    assert tensorrt_api.remedy(reason) == "TensorRT itself does: install it and build with TARGET=trt"
+    assert tensorrt_api.remedy(log.reason()) == "build the engine on this machine"
+
+
+def fake_logger():
+    class Logger:
+        ERROR, INTERNAL_ERROR = "ERROR", "INTERNAL_ERROR"
+
+        def __init__(self):
+            pass
+
+    made = module("1.7", "tensorrt_rtx")
+    made.ILogger = Logger
+    return made
