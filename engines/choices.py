@@ -7,12 +7,13 @@ from typing import Any, List, Optional, Tuple
 
 from deploy.cli import UserError, choose
 from deploy.machine import MEMORY_INFO, field, read
-from engines.gpu import Gpu
+from engines.gpu import Gpu, first_gpu
 from engines.targets import TARGETS, Target
 
 LEVELS = range(6)
 DLA_MODES = ("fallback", "only")
 AUTO, EXACT, POLYNOMIAL = SWISHES = ("auto", "exact", "polynomial")
+CURRENT_GPU = "current"  # the compute capability of the GPU at hand
 FOR_CPUS = ("swish",)  # all other choices are for GPUs
 SHARE = 4
 # Where TensorRT-RTX has no INT8, by its support matrix: 1.7 builds such a plan in FP32, for the other GPUs in it too.
@@ -24,7 +25,8 @@ class Choices:
     """What the user chose.
 
     Attributes:
-        compute_capabilities: GPUs that TensorRT-RTX builds for, like "8.9"; empty: portable.
+        compute_capabilities: GPUs that TensorRT-RTX builds for, like "8.9", or "current", the one at hand; empty:
+            portable.
         workspace_mib: the most GPU memory that one layer may use while it runs; None: `default_workspace_mib`.
         optimization_level: 0 (quick build) to 5 (slow build); None: TensorRT's own, 3.
         version_compatible: the plan also runs on later TensorRTs.
@@ -54,7 +56,8 @@ class Choices:
                     raise UserError(f"{option} is for GPUs: leave it out for {target.name}")
         if self.compute_capabilities and target.backend != "tensorrt_rtx":
             raise UserError(f"--compute-capability is for target rtx; {target.name} builds for the GPU that it runs on")
-        if precision == "int8" and set(NO_INT8).intersection(self.compute_capabilities):
+        numbers = self.numbered_capabilities()
+        if precision == "int8" and set(NO_INT8).intersection(numbers):
             raise UserError(f"TensorRT-RTX has no INT8 for {NO_INT8[0]}: leave it out, or build fp16 for it by itself")
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise UserError(f"--workspace-mib {self.workspace_mib}: expected 1 or more MiB")
@@ -67,6 +70,17 @@ class Choices:
             choose("DLA mode", self.dla, DLA_MODES)
             if precision == "fp32":
                 raise UserError("a DLA computes in FP16 and INT8, not in fp32: build PRECISION=fp16 for --dla")
+
+    def numbered_capabilities(self) -> List[str]:
+        """The compute capabilities, with CURRENT_GPU's as a number too."""
+        if CURRENT_GPU not in self.compute_capabilities:
+            return list(self.compute_capabilities)
+        gpu = first_gpu()
+        if gpu is None:
+            raise UserError(
+                f"--compute-capability {CURRENT_GPU}: CUDA finds no GPU here; name those to build for, such as 8.9"
+            )
+        return [gpu.capability if one == CURRENT_GPU else one for one in self.compute_capabilities]
 
     def as_options(self) -> List[str]:
         """The words of a command line that `add_choices` takes, for these.
@@ -114,7 +128,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     """The options of a command that builds."""
     parser.add_argument(
         "--compute-capability", nargs="+", default=[], metavar="M.N", dest="compute_capabilities",
-        help="GPUs to build for, like 8.6 8.9 12.0 (rtx only; default: portable from 8.0 on)",
+        help=f"GPUs to build for, like 8.6 8.9 12.0, or {CURRENT_GPU} (rtx only; default: portable from 8.0 on)",
     )  # fmt: skip
     parser.add_argument(
         "--workspace-mib", type=int, metavar="N",

@@ -21,6 +21,8 @@ was tried.
 from typing import TYPE_CHECKING, Any, List, Optional, Sequence
 
 from deploy.cli import UserError
+from engines.choices import CURRENT_GPU
+from engines.gpu import first_gpu
 
 if TYPE_CHECKING:
     from tensorrt import Builder, IBuilderConfig, INetworkDefinition
@@ -72,11 +74,19 @@ def make_compatible(trt: Any, config: "IBuilderConfig", *, version: bool, hardwa
 
 
 def set_compute_capabilities(trt: Any, config: Any, wanted: Sequence[str]) -> None:
-    """TensorRT-RTX only."""
+    """TensorRT-RTX only; CURRENT_GPU is one of them."""
     # SM89 is 8.9 and SM120 is 12.0: the last digit is the minor number.
     known = {
         f"{name[2:-1]}.{name[-1]}": kind for name, kind in trt.ComputeCapability.__members__.items() if "SM" in name
     }
+    here = first_gpu()
+    if here is not None and here.capability in known:  # of another it would make a plan that nothing loads
+        known[CURRENT_GPU] = trt.ComputeCapability.CURRENT
+    elif here is not None and CURRENT_GPU in wanted:
+        raise UserError(
+            f"{here.name} has compute capability {here.capability}, and TensorRT-RTX builds for {', '.join(known)} "
+            "only: take TARGET=trt for it"
+        )
     unknown = [one for one in wanted if one not in known]
     if unknown:
         raise UserError(f"unknown compute capability '{unknown[0]}': TensorRT-RTX builds for {', '.join(known)}")

@@ -5,6 +5,7 @@ import argparse
 import pytest
 
 from deploy.cli import UserError
+from engines import choices
 from engines.choices import Choices, add_choices, default_workspace_mib, read_choices
 from engines.gpu import Gpu
 from engines.targets import TARGETS
@@ -33,6 +34,21 @@ from engines.targets import TARGETS
 def test_what_a_target_does_not_offer_is_refused(target, precision, asked, message):
     with pytest.raises(UserError, match=message):
         Choices(**asked).check(TARGETS[target], precision)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "message"),
+    [
+        (None, "--compute-capability current: CUDA finds no GPU here; name those to build for"),
+        (Gpu("NVIDIA RTX 2080", "7.5", 8192, False), "has no INT8 for 7.5"),
+    ],
+)
+def test_the_gpu_at_hand_must_be_there_and_have_int8(monkeypatch, gpu, message):
+    monkeypatch.setattr(choices, "first_gpu", lambda: gpu)
+    with pytest.raises(UserError, match=message):
+        Choices(compute_capabilities=("current",)).check(TARGETS["rtx"], "int8")
+    monkeypatch.setattr(choices, "first_gpu", lambda: Gpu("NVIDIA RTX 4090", "8.9", 24576, False))
+    Choices(compute_capabilities=("current",)).check(TARGETS["rtx"], "int8")
 
 
 def test_what_it_offers_is_not():

@@ -114,6 +114,19 @@ def test_tensorrt_itself_refuses_what_the_preflight_does(prepared, tmp_path, mon
     assert "\n" not in str(error.value)
 
 
+def test_the_gpu_at_hand_must_be_one_that_tensorrt_rtx_knows(prepared, tmp_path, monkeypatch):
+    h200 = Gpu("NVIDIA H200", "9.0", 143771, False)
+    monkeypatch.setattr("engines.choices.first_gpu", lambda: h200)
+    monkeypatch.setattr("engines.tensorrt_api.first_gpu", lambda: h200)
+    with pytest.raises(
+        UserError, match=r"H200 has compute capability 9\.0, and .* 7\.5, 8\.0,.* only: take TARGET=trt"
+    ):
+        build_engine(
+            prepared("f32"), tmp_path, precision="fp32", target=RTX, quiet=True,
+            choices=Choices(compute_capabilities=("current",)),
+        )  # fmt: skip
+
+
 def test_ctrl_c_cancels_the_build_and_leaves_nothing(prepared, tmp_path, monkeypatch):
     original, steps = build_thread.progress_monitor, []
 
