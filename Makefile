@@ -153,8 +153,8 @@ latency-test: $(INSTALLED) ## fail if ENGINE is slower than BASELINE by more tha
 	  $(if $(TOLERANCE),--tolerance '$(TOLERANCE)')
 
 .PHONY: benchmark
-benchmark: $(INSTALLED) $(VENV)/.installed-plot ## MODEL's engines against PyTorch, ONNX Runtime and OpenVINO: a race, a table, a .png
-	$(BIN)/python -m pipeline.benchmark '$(MODEL)' --weights '$(WEIGHTS)' --out '$(OUT)' --json '$(OUT)/benchmark.json' \
+benchmark: $(INSTALLED) $(VENV)/.installed-plot ## MODEL's engines against PyTorch, ONNX Runtime and OpenVINO, on a GPU PyTorch: a race, a table, a .png
+	$(BIN)/python -m pipeline.benchmark '$(MODEL)' --weights '$(WEIGHTS)' --target '$(TARGET)' --out '$(OUT)' --json '$(OUT)/benchmark.json' \
 	  --plot '$(OUT)/benchmark.png' $(if $(CALIBRATION),--calibration '$(CALIBRATION)')
 
 .PHONY: growth

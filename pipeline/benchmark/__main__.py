@@ -1,9 +1,10 @@
 """Our engines of a model against the usual ways to run it here: python -m pipeline.benchmark d0 [--rounds 5]
 
 The contenders are effedge's engines at each precision, PyTorch (eager and torch.compile), and ONNX Runtime and OpenVINO
-on a plain torch.onnx.export of the same weights. Each is timed in a process of its own, batch 1, in turns, so that what
-disturbs the machine disturbs all. effedge's engines take the uint8 picture and end with decoded candidates; the others
-take a normalized float picture and end with the heads' outputs, which is less work.
+on a plain torch.onnx.export of the same weights; for a GPU's target PyTorch in float32 and FP16, eager, as a CUDA graph
+and compiled. Each is timed in a process of its own, batch 1, in turns, so that what disturbs the machine disturbs all.
+effedge's engines take the uint8 picture, from the CPU's memory, and end with decoded candidates there; the others take
+a normalized float picture, on a GPU one that lies there already, and end with the heads' outputs, which is less work.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from pathlib import Path
 from deploy.cli import Parser, UserError, choose, run
 from deploy.files import whole_file
 from deploy.machine import machine, versions
-from engines.targets import PRECISIONS, TARGETS
-from pipeline.benchmark.contenders import PACKAGES, Contender, rivals
+from engines.targets import PRECISIONS, TARGETS, resolve_target
+from pipeline.benchmark.contenders import PACKAGES, Contender, rivals, rivals_on_gpu
 from pipeline.benchmark.race import Row, race, table
 from pipeline.chain import Request, build_chain
 from pipeline.zoo import MODELS
@@ -27,6 +28,7 @@ def main() -> None:
     parser = Parser(prog="python -m pipeline.benchmark", description=__doc__)
     parser.add_argument("model", help=", ".join(MODELS))
     parser.add_argument("--weights", default="digits", help="as of the chain (default: %(default)s)")
+    parser.add_argument("--target", default="auto", help="cpu, or the GPU at hand: rtx, trt (default: %(default)s)")
     parser.add_argument("--calibration", type=Path, help="pictures for INT8, where the weights bring none")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=30, help="runs in a turn (default: %(default)s)")
@@ -39,13 +41,17 @@ def main() -> None:
         if getattr(given, name) < 1:
             raise UserError(f"--{name} {getattr(given, name)}: expected 1 or more")
     choose("model", given.model, MODELS)
+    target = resolve_target(choose("target", given.target, ["auto", *TARGETS]))
     contenders = []
     with contextlib.redirect_stdout(sys.stderr):  # the builders' lines are progress here
         for precision in PRECISIONS:
-            wanted = Request(precision, TARGETS["cpu"], given.out, calibration=given.calibration, quiet=given.quiet)
+            wanted = Request(precision, target, given.out, calibration=given.calibration, quiet=given.quiet)
             engine = build_chain(given.model, given.weights, wanted)
             contenders.append(Contender(f"effedge {precision}", "engine", (str(engine),)))
-        contenders += rivals(given.model, given.weights, engine.parent / "plain.onnx", given.quiet)
+        if target.on_cpu:
+            contenders += rivals(given.model, given.weights, engine.parent / "plain.onnx", given.quiet)
+        else:
+            contenders += rivals_on_gpu(given.model, given.weights)
     rows = race(contenders, rounds=given.rounds, runs=given.runs, quiet=given.quiet)
     print(table(rows))
     if given.json is not None:

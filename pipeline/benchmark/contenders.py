@@ -20,7 +20,7 @@ from deploy.made_up import made_up_array
 from engines.onnx_header import read_header
 from engines.stage import run_stage
 
-PACKAGES = ("torch", "onnxruntime", "openvino", "numpy")
+PACKAGES = ("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx-cu13", "pycuda", "numpy")
 PLAIN_OPSET = 18
 
 
@@ -32,8 +32,18 @@ class Contender(NamedTuple):
     arguments: tuple[str, ...]
 
 
+def rivals_on_gpu(model: str, weights: str) -> list[Contender]:
+    """PyTorch in float32 (of which convolutions may be TF32, as it comes) and FP16, launched step by step, as one CUDA
+    graph, and compiled."""
+    return [
+        Contender(f"PyTorch{name}{' FP16' * half}", kind, (model, weights, "cuda", "float16" if half else "float32"))
+        for half in (False, True)
+        for name, kind in (("", "eager"), (", CUDA graph,", "graph"), (" compiled", "compiled"))
+    ]
+
+
 def rivals(model: str, weights: str, plain: Path, quiet: bool) -> list[Contender]:
-    """PyTorch, and ONNX Runtime and OpenVINO on a plain export, which is written to `plain`."""
+    """PyTorch, and ONNX Runtime and OpenVINO on a plain export, which is written to `plain`; all on the CPU."""
     export_plain(model, weights, plain, quiet)
     return [
         Contender("PyTorch", "eager", (model, weights)),
@@ -91,29 +101,75 @@ def engine(folder: str) -> Callable[[], Any]:
     return make_workload(folder, [], decode=False).infer
 
 
-def eager(model: str, weights: str) -> Callable[[], Any]:
+def eager(model: str, weights: str, device: str = "cpu", dtype: str = "float32") -> Callable[[], Any]:
     import torch
 
-    module, picture = module_and_picture(model, weights)
+    module, picture = on_device(model, weights, device, dtype)
 
     def once() -> Any:
         with torch.inference_mode():
-            return module(picture)
+            return finished(module(picture))
 
     return once
 
 
-def compiled(model: str, weights: str) -> Callable[[], Any]:
+def compiled(model: str, weights: str, device: str = "cpu", dtype: str = "float32") -> Callable[[], Any]:
+    """On a GPU with CUDA graphs ("reduce-overhead"), which is what PyTorch advises for one picture at a time."""
     import torch
 
-    module, picture = module_and_picture(model, weights)
-    fast = torch.compile(module)
+    module, picture = on_device(model, weights, device, dtype)
+    fast = torch.compile(module, mode="default" if device == "cpu" else "reduce-overhead")
 
     def once() -> Any:
         with torch.no_grad():  # inference mode makes it compile anew
-            return fast(picture)
+            return finished(fast(picture))
 
     return once
+
+
+def graph(model: str, weights: str, device: str, dtype: str) -> Callable[[], Any]:
+    """The eager module's launches, recorded once as a CUDA graph."""
+    import torch
+
+    module, picture = on_device(model, weights, device, dtype)
+    with torch.inference_mode():
+        side = torch.cuda.Stream()  # cuDNN chooses its algorithms, which may not be recorded
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                module(picture)
+        torch.cuda.current_stream().wait_stream(side)
+        recorded = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(recorded):
+            outputs = module(picture)
+
+    def once() -> Any:
+        recorded.replay()
+        return finished(outputs)
+
+    return once
+
+
+def on_device(model: str, weights: str, device: str, dtype: str) -> tuple[Any, Any]:
+    """As `module_and_picture`, on a device and in a type; on a GPU with channels last, which its kernels are for."""
+    import torch
+
+    module, picture = module_and_picture(model, weights)
+    if device == "cpu":
+        return module, picture
+    if not torch.cuda.is_available():
+        raise UserError("PyTorch finds no GPU here: the benchmark of a GPU's target runs on the GPU")
+    torch.backends.cudnn.benchmark = True
+    kind = getattr(torch, dtype)
+    return tuple(one.to(device, kind, memory_format=torch.channels_last) for one in (module, picture))
+
+
+def finished(outputs: Any) -> Any:
+    """The same outputs, once the GPU has computed them."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return outputs
 
 
 def onnxruntime(path: str) -> Callable[[], Any]:
@@ -141,7 +197,7 @@ def made_up(path: str) -> dict[str, np.ndarray]:
 
 
 KINDS: dict[str, Callable[..., Callable[[], Any]]] = {
-    function.__name__: function for function in (engine, eager, compiled, onnxruntime, openvino)
+    function.__name__: function for function in (engine, eager, compiled, graph, onnxruntime, openvino)
 }
 
 
