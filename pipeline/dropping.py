@@ -32,9 +32,9 @@ def part_of_batch(seed: int, step: int, first: int, total: int) -> Iterator[None
 
 
 def random_rows(samples: int, *shape: int, device: torch.device) -> Tensor:
-    """Uniform numbers in 0..1, [samples, *shape], for the samples that the model sees."""
+    """Uniform numbers in 0..1, [samples, *shape], for the samples that the model sees: the CPU's, on every device."""
     first, total = _part or (0, samples)
-    return torch.rand(total, *shape, device=device)[first : first + samples]
+    return torch.rand(total, *shape)[first : first + samples].to(device, non_blocking=True)
 
 
 def drop_out(x: Tensor, rate: float, training: bool) -> Tensor:

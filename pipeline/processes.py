@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import gc
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -69,6 +70,18 @@ class Processes:
         yield
         if self.rank == 0 and self.count > 1:
             dist.barrier()
+
+
+@contextlib.contextmanager
+def forking() -> Iterator[None]:
+    """A block in which worker processes are forked. They never collect this process's garbage: a tensor of the GPU in
+    it would be freed by a process that may not touch the GPU, and CUDA ends that one."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from deploy.cli import UserError, run
+from deploy.machine import cores
 from pipeline.data.problems import line_by_line
 from pipeline.data.report import report
 from pipeline.dropping import part_of_batch
@@ -39,7 +39,7 @@ from pipeline.losses import detection_loss
 from pipeline.mbconv import MBConv1, MBConv6
 from pipeline.optimize import learning_rate, make_optimizer
 from pipeline.outputs import Outputs, check_out
-from pipeline.processes import ALONE, Processes, processes
+from pipeline.processes import ALONE, Processes, forking, processes
 from pipeline.published import Preprocessing, preprocessing
 from pipeline.recipes import RECIPES
 from pipeline.resume import TrainingState, load_resume, resume_path, save_resume
@@ -53,7 +53,7 @@ from pipeline.zoo import create_model, is_detector, normalization
 
 CHECKPOINT_SECONDS = 60.0
 LABEL_SMOOTHING = 0.1  # Szegedy et al. 2016, section 7; EfficientNet's code release
-GPU_WORKERS = 8  # at most; one is enough beside a training on the CPU
+GPU_WORKERS = 16  # at most, to feed one GPU; one is enough beside a training on the CPU
 
 
 def make_loader(options: Options, data: TrainingData, start: int, place: Processes, workers: int) -> DataLoader:
@@ -66,6 +66,7 @@ def make_loader(options: Options, data: TrainingData, start: int, place: Process
         collate_fn=or_error(data.collate),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        pin_memory=place.device.type == "cuda",  # else its copies to the GPU make the CPU wait
         multiprocessing_context="fork" if workers else None,
         worker_init_fn=leave_to_parent,
         generator=torch.Generator(),  # its own, so that going on draws nothing from the model's
@@ -237,7 +238,7 @@ def train(
 
     with Interrupts() as interrupts, contextlib.ExitStack() as whole_loop:
         try:
-            with interrupts.deferred():  # in the worker, a copy of this process, it stays so
+            with interrupts.deferred(), forking():  # in the worker, a copy of this process, it stays so
                 batches = iter(make_loader(options, data, state.step, place, workers))
             if place.count > 1:  # then all leave after one and the same step
                 whole_loop.enter_context(interrupts.deferred())
@@ -325,7 +326,7 @@ def train_in(place: Processes, given: Any) -> None:
     metadata |= {"options": json.dumps(dataclasses.asdict(options)), "val_data": val or ""}
     workers = given.workers
     if workers is None:
-        workers = 1 if place.device.type == "cpu" else min(GPU_WORKERS, max(1, (os.cpu_count() or 1) // place.count))
+        workers = 1 if place.device.type == "cpu" else min(GPU_WORKERS, max(1, cores() // place.count))
     train(options, data, given.out, validation, given.validate_every, quiet, patience=given.patience,
           metadata=metadata, place=place, workers=workers)  # fmt: skip
     if place.rank == 0:

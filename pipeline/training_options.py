@@ -92,7 +92,7 @@ def make_parser(description: str) -> Parser:
     add("--freeze-norm", action="store_true", help=freeze)
     add("--precision", default="fp32", help="fp32, or bf16 in the forward pass: faster where the processor has it")
     add("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
-    add("--workers", type=int, metavar="N", help="processes that read pictures (default: 1, with a GPU up to 8)")
+    add("--workers", type=int, metavar="N", help="processes that read pictures (default: 1; on a GPU the cores, to 16)")
     add("--seed", type=int, default=0)
     init = (
         "where to start: a path, random, or published weights of this model, of its backbone (imagenet, for a "

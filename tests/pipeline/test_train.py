@@ -1,7 +1,9 @@
 """Training from the command line to the checkpoint: what decides the weights, what is written, what is refused."""
 
 import dataclasses
+import gc
 import json
+import os
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from PIL import Image
 from small_training import B0, COLOURS, D0, assert_equal, data_of, error_of, run_main, write_coco
 
 from deploy.cli import UserError
+from pipeline import train as train_module
 from pipeline.optimize import learning_rate, make_optimizer
 from pipeline.published import preprocessing
 from pipeline.resume import resume_path
@@ -43,6 +46,43 @@ def test_validating_on_the_way_changes_nothing(tmp_path, folders, capsys, option
     lines = [line for line in capsys.readouterr().out.splitlines() if "validation" in line]
     assert len(lines) == options.steps
     assert lines[-1] == f"step {options.steps}: validation {validation.figure} {figure:.4f}"
+
+
+class Knot:
+    """What only the garbage collector frees, as tensors in a cycle are; it notes the process that did."""
+
+    def __init__(self, folder):
+        self.folder, self.itself = folder, self
+
+    def __del__(self):
+        (self.folder / str(os.getpid())).touch()
+
+
+def test_a_worker_leaves_the_garbage_of_the_training_alone(tmp_path, folders, monkeypatch):
+    """A forked process that frees a tensor of the GPU is ended by CUDA."""
+    data, noted = data_of(B0, folders), tmp_path / "noted"
+    noted.mkdir()
+
+    def draw(index):
+        gc.collect()
+        return data.draw(index)
+
+    original = train_module.start_state
+
+    def start(*arguments):
+        state = original(*arguments)
+        gc.disable()
+        Knot(noted)
+        return state
+
+    monkeypatch.setattr(train_module, "start_state", start)
+    try:
+        options = dataclasses.replace(B0, steps=2)
+        train(options, data._replace(draw=draw), tmp_path / "b0.safetensors", None, None, True)
+    finally:
+        gc.enable()
+    assert [path.name for path in noted.iterdir()] == [str(os.getpid())]
+    assert gc.get_freeze_count() == 0
 
 
 def test_what_is_written_loads_with_its_labels_size_and_figure(monkeypatch, capsys, tmp_path, folders):
