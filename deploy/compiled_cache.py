@@ -20,8 +20,12 @@ DIGEST_BYTES = 32
 
 def cache_path(engine: Path, kind: str, depends_on: Mapping[str, Any]) -> Path:
     """Where the compiled model of a kind ("latency") for exactly these circumstances is kept."""
-    key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
-    return engine.parent / FOLDER / f"{kind}-{key[:16]}.bin"
+    return engine.parent / FOLDER / f"{kind}-{digest_of(depends_on)}.bin"
+
+
+def digest_of(depends_on: Mapping[str, Any]) -> str:
+    """The circumstances as 16 hex digits."""
+    return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_compiled(path: Path) -> Optional[bytes]:

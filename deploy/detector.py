@@ -12,7 +12,8 @@ from typing import Dict, Iterable, Iterator, List, Union
 import numpy as np
 
 from deploy.engine import Engine, Picture, check_several
-from deploy.nms import nms
+from deploy.native import native
+from deploy.nms import choose_boxes
 from deploy.preprocess import Prepared, boxes_to_picture
 
 
@@ -64,7 +65,13 @@ class Detector:
     def take_engine(self, engine: Engine, threshold: float, iou: float, max_detections: int) -> None:
         """What `__init__` does with a loaded one."""
         self.engine = engine
-        self.suppress = partial(nms, threshold=threshold, iou=iou, max_detections=max_detections)
+        self.choose_with(threshold, iou, max_detections)
+
+    def choose_with(self, threshold: float, iou: float = 0.5, max_detections: int = 100) -> None:
+        """Set what of the engine's candidates is reported; as `__init__`."""
+        steps = native()
+        choose = choose_boxes if steps is None else steps.choose_boxes
+        self.choose = partial(choose, threshold=threshold, iou=iou, max_detections=max_detections)
 
     @property
     def batch(self) -> int:
@@ -79,18 +86,18 @@ class Detector:
 
     def finish(self, prepared: Prepared, outputs: Dict[str, np.ndarray]) -> Detections:
         """The engine's candidates for one picture -> what is reported."""
-        boxes, scores, class_ids = outputs["boxes"], outputs["scores"], outputs["classes"].astype(np.int64)
+        boxes, scores, class_ids = outputs["boxes"], outputs["scores"], outputs["classes"]
         self.engine.check_finite(boxes, scores)
-        height, width = prepared.resized
-        boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
-        if "kept" in outputs:  # the backend did the rest too
+        if "kept" in outputs:  # the backend chose too
             kept = outputs["kept"][outputs["kept"] >= 0]
         else:
-            visible = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
-            kept = visible[self.suppress(boxes[visible], scores[visible], class_ids[visible])]
+            kept = self.choose(boxes, scores, class_ids, prepared.resized)
+        height, width = prepared.resized
+        chosen = class_ids[kept].astype(np.int64)
+        clipped = np.clip(boxes[kept], 0, np.array([width, height, width, height], np.float32))
         return Detections(
-            boxes=boxes_to_picture(boxes[kept], prepared),
+            boxes=boxes_to_picture(clipped, prepared),
             scores=scores[kept].astype(np.float32),
-            class_ids=class_ids[kept],
-            names=[self.engine.name(class_id) for class_id in class_ids[kept].tolist()],
+            class_ids=chosen,
+            names=[self.engine.name(class_id) for class_id in chosen.tolist()],
         )

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SECONDS = 10.0
 LEAST_RUNS, MOST_RUNS = 20, 1000
+ON_CPU = ("openvino", "onnxruntime")
+COMPILED, UNCOMPILED = "C++", "Pillow and NumPy"
 PACKAGES = ("numpy", "pillow", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx-cu13", "pycuda")
 
 
@@ -126,6 +128,7 @@ def measure(
         "machine": machine(),
         "board": {"before": before, "after": after},
         "versions": versions(PACKAGES),
+        "letterbox_and_nms": by_whom(manifest),
         "pictures": len(pictures),
         "batch": work.batch,
         "load_ms": round(load_ms, 1),
@@ -135,6 +138,15 @@ def measure(
         "throughput": many,
         "samples_ms": {name: [round(value, 4) for value in row] for name, row in times.items()},
     }
+
+
+def by_whom(manifest: Dict[str, Any]) -> Optional[str]:
+    """What does a detector's letterbox and NMS on the CPU; None for other engines."""
+    from deploy.native import native
+
+    if manifest["spec"].get("task") != "detection" or manifest["backend"]["name"] not in ON_CPU:
+        return None
+    return UNCOMPILED if native() is None else COMPILED
 
 
 def identity(folder: str, manifest: Dict[str, Any]) -> Dict[str, Any]:
@@ -190,6 +202,8 @@ def table(report: Dict[str, Any]) -> str:
     for name, row in report["steps"].items():
         figures = [row[key] for key in ("p50", "p90", "p99", "min")]
         lines.append(f"{name:<12}" + "".join(f"{value:9.2f}" for value in figures) + f"{row['per_second']:9.1f}")
+    if report["letterbox_and_nms"] == UNCOMPILED:
+        lines.append(f"letterbox and NMS by {UNCOMPILED}: with a C++ compiler (g++) they would be faster")
     many = report["throughput"]
     if many is not None:
         lines.append(

@@ -26,10 +26,10 @@ def cpu_name() -> str:
 
 
 def cpu() -> Dict[str, Any]:
-    """What decides which code a compiler makes for this CPU: its model, its abilities, and the cores at hand."""
+    """What decides which code a compiler makes for this CPU: its model and its abilities."""
     text = read(CPU_INFO)
     abilities = field(text, "flags") or field(text, "Features")  # as x86 and Arm call them
-    return {"model": cpu_name(), "abilities": abilities, "cores": cores()}
+    return {"model": cpu_name(), "abilities": abilities}
 
 
 def cores() -> int:

@@ -3,7 +3,7 @@
 It stays outside the engine: no TensorRT from 8 to 11 and TensorRT-RTX has one NMS in common.
 """
 
-from typing import List
+from typing import List, Tuple
 
 import numpy as np
 
@@ -60,6 +60,22 @@ def nms(
         if len(kept) >= max_detections:
             break
     return candidates[kept[:max_detections]]
+
+
+def choose_boxes(
+    boxes: np.ndarray, scores: np.ndarray, class_ids: np.ndarray, size: Tuple[int, int], threshold: float, iou: float,
+    max_detections: int,
+) -> np.ndarray:  # fmt: skip
+    """Of a detector's candidates in one picture those to keep, best first: boxes are clipped to the part of the
+    letterbox that the picture fills, `size` (height, width), those left without area go, and the rest is `nms`'s.
+
+    Args: boxes [K,4] xyxy in the letterbox's pixels; the others as `nms`. Returns their indices, int64 [n].
+    """
+    height, width = size
+    clipped = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+    visible = np.flatnonzero((clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1]))
+    given = (clipped[visible], scores[visible], class_ids[visible])
+    return visible[nms(*given, threshold=threshold, iou=iou, max_detections=max_detections)]
 
 
 def best_of_block(suppresses: np.ndarray) -> List[int]:

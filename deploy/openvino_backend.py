@@ -11,7 +11,7 @@ import openvino as ov
 from deploy.backends import Backend
 from deploy.cli import UserError
 from deploy.compiled_cache import cache_path, keep_compiled, read_compiled
-from deploy.machine import cpu
+from deploy.machine import cores, cpu
 
 
 def load(path: Path, manifest: Dict[str, Any], throughput: bool = False) -> Backend:
@@ -39,7 +39,9 @@ def load_compiled(path: Path, manifest: Dict[str, Any], config: Dict[str, str]) 
     core = ov.Core()
     if not manifest.get("files"):
         return core.compile_model(str(path), "CPU", config)
-    depends_on = {"config": config, "openvino": ov.__version__, "files": manifest["files"], "cpu": cpu()}
+    here = {"openvino": ov.__version__, "cpu": {**cpu(), "cores": cores()}}
+    here = {"openvino": ov.__version__, "cpu": {**cpu(), "cores": cores()}}
+    depends_on = {"config": config, "files": manifest["files"], **here}
     kept = cache_path(path, config["PERFORMANCE_HINT"].lower(), depends_on)
     blob = read_compiled(kept)
     if blob is not None:

@@ -25,7 +25,6 @@ from calibration.samples import list_images
 from deploy import onnxruntime_backend
 from deploy.cli import UserError
 from deploy.images import open_image
-from deploy.nms import nms
 from deploy.records import as_record
 from engines import install
 from engines.choices import DEFAULT, Choices
@@ -175,7 +174,7 @@ def expected(onnx: Path, spec: dict[str, Any], pixels: np.ndarray, threshold: fl
         [classes] = BackendClassifier(engine)([pixels])
         return as_record(classes)
     detector = BackendDetector(engine)
-    detector.suppress = partial(nms, threshold=threshold, iou=0.5, max_detections=100)
+    detector.choose_with(threshold)
     [detections] = detector([pixels])
     return as_record(detections)
 

@@ -52,6 +52,17 @@ def test_the_json_holds_every_latency_and_figures_that_follow_from_them(monkeypa
     assert all(name in printed for name in samples) and "a second" in printed and str(out) in printed
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_who_does_letterbox_and_nms_is_told(monkeypatch, capsys, build, tmp_path, compiled):
+    monkeypatch.setattr("deploy.native.native", lambda: object() if compiled else None)
+    out = tmp_path / "latency.json"
+    run_main(monkeypatch, build(), "--iterations", 2, "--no-throughput", "--json", out)
+    assert json.loads(out.read_text())["letterbox_and_nms"] == ("C++" if compiled else "Pillow and NumPy")
+    assert ("with a C++ compiler (g++) they would be faster" in capsys.readouterr().out) != compiled
+    run_main(monkeypatch, build("classification", name="c"), "--iterations", 2, "--no-throughput", "--json", out)
+    assert json.loads(out.read_text())["letterbox_and_nms"] is None
+
+
 def test_raw_is_one_number_a_line(monkeypatch, capsys, build):
     engine = build()
     for more in ([], ["--end-to-end"]):

@@ -1,0 +1,201 @@
+"""The compiled letterbox and NMS against Pillow and NumPy, and what happens where they cannot be compiled."""
+
+import multiprocessing
+import os
+import subprocess
+
+import numpy as np
+import pytest
+from kernel_cases import FILL, candidates, reference, sizes
+from PIL import Image
+
+from deploy import Detector, native, preprocess
+from deploy.cli import UserError
+from deploy.preprocess import compiled_letterbox, letterbox, preparation
+
+LETTERBOX = {"size": [64, 48], "resize": "letterbox", "interpolation": "bilinear", "fill": list(FILL)}
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """Compiled for these tests, whatever the user's cache has."""
+    try:
+        native.compiler()
+    except UserError as reason:
+        pytest.skip(str(reason))
+    path = tmp_path_factory.mktemp("native") / "steps.so"
+    native.compile_to(path)
+    return native.Native(path)
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """An empty cache of the user's; nothing has been loaded yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    native.native.cache_clear()
+    yield tmp_path / "cache" / "effedge"
+    native.native.cache_clear()
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_letterbox_gives_pillows_pixels_to_the_last_bit(steps, monkeypatch, large, seed):
+    monkeypatch.setattr(preprocess, "LARGE", 0 if large else 1 << 60)  # by two threads, or by one
+    random = np.random.default_rng(seed)
+    for picture, size in sizes(seed, 150):
+        image = random.integers(0, 256, (*picture, 3), np.uint8)
+        if random.random() < 0.2:
+            image[:] = 255 * (image > 127)
+        expected = letterbox(image, size, FILL, Image.Resampling.BILINEAR)
+        found = compiled_letterbox(steps, image, size, FILL)
+        np.testing.assert_array_equal(found.pixels, expected.pixels)
+        assert found[1:] == expected[1:]
+
+
+def test_a_picture_that_is_a_view_of_another(steps):
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    for view in (image[10:70, 20:80], image[::-1], image.transpose(1, 0, 2), image[..., ::-1]):
+        expected = letterbox(view, (64, 64), FILL, Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(compiled_letterbox(steps, view, (64, 64), FILL).pixels, expected.pixels)
+
+
+def test_nothing_is_read_behind_a_picture(steps):
+    """A picture that ends where the memory does, on a page behind which none may be read."""
+    import ctypes
+    import mmap
+
+    page = mmap.PAGESIZE
+    memory = mmap.mmap(-1, 2 * page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    if ctypes.CDLL(None, use_errno=True).mprotect(ctypes.c_void_p(start + page), page, 0):
+        pytest.skip("memory cannot be protected here")
+    for height, width in ((7, 31), (1, 1), (30, 40), (1, 400)):
+        count = 3 * height * width
+        image = np.frombuffer(memory, np.uint8, count, page - count).reshape(height, width, 3)
+        assert compiled_letterbox(steps, image, (32, 32), FILL).pixels.shape == (32, 32, 3)
+
+
+def test_boxes_are_those_that_numpy_chooses(steps):
+    random, kept_at_all = np.random.default_rng(0), 0
+    for _ in range(1500):
+        count = int(random.choice([0, 1, 2, 60, 300, 1000]))
+        boxes, scores, classes = candidates(random, count)
+        size = random.integers(1, 513, 2).astype(np.int32)
+        threshold, iou = float(random.choice([0, 0.05, 0.3])), float(random.choice([0.3, 0.5, 0.7]))
+        most = int(random.choice([1, 10, 100, 1000]))
+        expected = reference(boxes, scores, classes, size, threshold, iou, most)
+        (width, height), options = size, {"threshold": threshold, "iou": iou, "max_detections": most}
+        for kind in (np.int32, np.int64):  # of the classes, as backends give them
+            found = steps.choose_boxes(boxes, scores, classes.astype(kind), (height, width), **options)
+            assert found.tolist() == expected.tolist()
+        kept_at_all += len(expected)
+    assert kept_at_all > 15_000
+
+
+def test_it_is_compiled_once_and_kept(steps, cache, monkeypatch):
+    assert native.native() is not None
+    [kept] = cache.iterdir()
+    native.native.cache_clear()
+    monkeypatch.setattr(native, "compiler", lambda: pytest.fail("compiled again"))
+    assert native.native() is not None
+    assert [kept] == list(cache.iterdir())
+
+
+def test_a_damaged_one_is_compiled_again(steps, cache):
+    native.library_path().parent.mkdir(parents=True)
+    native.library_path().write_bytes(b"\x7fELF and no more")
+    assert native.native() is not None
+    assert native.library_path().stat().st_size > 10_000
+
+
+def test_another_cpu_compiles_anew(monkeypatch):
+    here = native.library_path()
+    monkeypatch.setattr(native, "cpu", lambda: {"model": "another", "abilities": "fpu"})
+    assert native.library_path() != here
+
+
+def without_compiler(monkeypatch, cache, tmp_path):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def unwritable(monkeypatch, cache, tmp_path):
+    cache.parent.write_text("a file where the folder would be")
+
+
+def wrong_compiler(monkeypatch, cache, tmp_path):
+    monkeypatch.setenv("CXX", "false")
+
+
+def missing_compiler(monkeypatch, cache, tmp_path):
+    monkeypatch.setenv("CXX", str(tmp_path / "nowhere"))
+
+
+def wrong_numbers(monkeypatch, cache, tmp_path):
+    """Rounds as none of the libraries does: -DFRACTION_BITS in effect, by another header."""
+    (tmp_path / "headers").mkdir()
+    for name in ("letterbox.h", "nms.h"):
+        text = (native.HEADERS / name).read_text().replace("FRACTION_BITS = 22", "FRACTION_BITS = 21")
+        (tmp_path / "headers" / name).write_text(text)
+    monkeypatch.setattr(native, "HEADERS", tmp_path / "headers")
+
+
+@pytest.mark.parametrize("spoil", [without_compiler, unwritable, wrong_compiler, missing_compiler, wrong_numbers])
+def test_where_it_cannot_be_compiled_pillow_and_numpy_do_it(steps, build, cache, monkeypatch, tmp_path, spoil):
+    engine = build(batch=(1, 1, 1))
+    spoil(monkeypatch, cache, tmp_path)
+    assert native.native() is None
+    assert preparation(LETTERBOX).func is letterbox
+    picture = np.zeros((80, 60, 3), np.uint8)
+    picture[20:40, 10:30, 0] = 255
+    [found] = Detector(engine)([picture])
+    assert found.names == ["red"]
+    if cache.is_dir():
+        assert not list(cache.iterdir())  # nothing half-made
+
+
+def test_a_detector_finds_the_same_either_way(steps, build, monkeypatch):
+    random = np.random.default_rng(0)
+    pictures = [random.integers(0, 256, (int(h), int(w), 3), np.uint8) for h, w in random.integers(5, 200, (30, 2))]
+    engine, found = build(), []
+    for which in (steps, None):
+        for module in ("deploy.detector", "deploy.preprocess"):
+            monkeypatch.setattr(f"{module}.native", lambda which=which: which)
+        found.append(list(Detector(engine)(pictures)))
+    for one, other in zip(*found):
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+        np.testing.assert_array_equal(one.scores, other.scores)
+        assert one.class_ids.dtype == other.class_ids.dtype and one.names == other.names
+    assert sum(map(len, found[0])) > 60
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_has_a_thread_of_its_own(steps, monkeypatch):
+    monkeypatch.setattr(preprocess, "LARGE", 0)
+    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    expected = compiled_letterbox(steps, image, (512, 512), FILL).pixels
+    process = multiprocessing.get_context("fork").Process(target=compare, args=(steps, image, expected))
+    process.start()
+    process.join(20)
+    assert process.exitcode == 0
+
+
+def compare(steps, image, expected):
+    np.testing.assert_array_equal(compiled_letterbox(steps, image, (512, 512), FILL).pixels, expected)
+
+
+def test_the_sources_are_clean_for_any_cpu(tmp_path):
+    """Without the instructions of this one too, and without a warning."""
+    try:
+        command = native.compiler()
+    except UserError as reason:
+        pytest.skip(str(reason))
+    flags = ["-O2", "-std=c++14", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
+    plain = tmp_path / "plain.so"
+    subprocess.run([*command, *flags, "-I", str(native.HEADERS), "-o", str(plain), str(native.SOURCE)], check=True)
+    steps = native.Native(plain)
+    native.check(steps)
+    for picture, size in sizes(9, 60):
+        image = np.random.default_rng(1).integers(0, 256, (*picture, 3), np.uint8)
+        expected = letterbox(image, size, FILL, Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(compiled_letterbox(steps, image, size, FILL).pixels, expected.pixels)
