@@ -149,7 +149,7 @@ builds: $(INSTALLED) $(VENV)/.installed-rtx $(VENV)/.installed-lite0 ## what Ten
 latency: $(INSTALLED) $(VENV)/.installed-plot ## ENGINE's p50, p90, p99 and throughput, step by step, on SOURCE; latency.json and .png in it
 	$(BIN)/python -m deploy.latency '$(ENGINE)' $(if $(SOURCE),'$(SOURCE)') --json '$(or $(JSON),$(OUT)/latency.json)' --plot '$(or $(PLOT),$(OUT)/latency.png)'
 latency-test: $(INSTALLED) ## fail if ENGINE is slower than BASELINE by more than TOLERANCE per cent; RECORD=1 writes BASELINE
-	$(BIN)/python -m deploy.latency_test '$(ENGINE)' --baseline '$(BASELINE)' $(if $(RECORD),--record) \
+	$(BIN)/python -m deploy.latency_test '$(ENGINE)' --baseline '$(BASELINE)' $(if $(RECORD),--record) $(if $(NO_ENGINE),--no-engine) \
 	  $(if $(TOLERANCE),--tolerance '$(TOLERANCE)')
 
 .PHONY: benchmark

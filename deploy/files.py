@@ -61,6 +61,16 @@ def sha256_of_folder(folder: Union[str, Path]) -> str:
     return digest.hexdigest()
 
 
+def user_cache() -> Path:
+    """effedge's folder in the user's cache: $XDG_CACHE_HOME/effedge or ~/.cache/effedge. UserError if there is no home
+    folder."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(named if os.path.isabs(named) else os.path.join(os.path.expanduser("~"), ".cache"))
+    if not root.is_absolute():
+        raise UserError("this user has no home folder: set XDG_CACHE_HOME")
+    return root / "effedge"
+
+
 @contextlib.contextmanager
 def explain_os_error(path: Union[str, Path]) -> Iterator[None]:
     """Turn a disk's refusal (no permission, no space, a file where a folder must be) into one line with the path."""

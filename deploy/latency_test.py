@@ -1,36 +1,46 @@
 """Is the engine as fast as it was? python -m deploy.latency_test ENGINE --baseline FILE [--record]
 
---record measures the engine and writes the baseline, a small JSON file for your own repository. Without it the engine
-is held against the baseline, and the exit status is 1 if it became slower by more than the tolerance. Runs take turns
-with a fixed reference workload, disturbed ones do not count, and what looks slower is measured again before it fails,
-so that a busy machine is not taken for a slow engine (deploy/regression.py). The machine must be the one that recorded,
-or one like it. Exit status 3: the machine was too busy to tell.
+--record measures the engine, writes the baseline, a small JSON file for your own repository, and keeps the engine
+beside it (d0.json and the folder d0.engine). Without it the engine is held against the one kept, and the exit status
+is 1 if it is slower by more than the tolerance. Their runs take turns, and what looks slower, or is not sure yet, is
+measured again before it fails, so that a busy machine is not taken for a slow engine (deploy/regression.py). The
+machine must be the one that recorded, or one like it. Exit status 3: the machine was too busy to tell.
+
+A newer runtime (OpenVINO, NumPy, effedge, ...) slows both engines alike. So where one of them is another than the
+baseline's, and where no engine was kept, the engine is held against a fixed reference workload too, whose latencies are
+in the baseline: that is less exact.
 """
 
 import argparse
+import hashlib
 import json
+import shutil
 import sys
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
 from deploy.board import board
 from deploy.board_notes import notes
 from deploy.cli import Parser, UserError, run
-from deploy.files import check_place, read_json, whole_file
-from deploy.latency import PACKAGES, identity
-from deploy.manifest import parse_manifest
+from deploy.files import check_place, read_json, sha256, whole_file, whole_folder
+from deploy.latency import COMPILED, PACKAGES, UNCOMPILED, identity
+from deploy.manifest import NAME, parse_manifest, read_manifest
 
 if TYPE_CHECKING:
     from deploy.regression import Comparison
 
-FORMAT = 3
-ATTEMPTS = 3
+FORMAT = 4
+ATTEMPTS = 4
 TOLERANCE = 5.0  # per cent
 SLOWER, CANNOT_TELL = 1, 3
 MACHINE = ("cpu", "cores")  # what must be the same for latencies to be comparable
 FIELDS = {
-    "format": int, "engine": dict, "machine": dict, "reference": dict, "ms": dict, "before_ms": list, "after_ms": list,
+    "format": int, "engine": dict, "machine": dict, "versions": dict, "reference": dict, "loads": list, "ms": dict,
+    "yardstick_ms": dict,
 }  # fmt: skip
+OWN_CODE, STEPS = "effedge's runtime", "letterbox and NMS"  # in "versions"
+SOURCES = ("*.py", "*/*.cpp", "*/*.h", "*/*.cu")
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,9 +48,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("engine", metavar="ENGINE", help="an engine's folder, such as build/d0-digits/int8-cpu")
     parser.add_argument("--baseline", metavar="FILE", type=Path, required=True, help="the baseline, a .json file")
     parser.add_argument("--record", action="store_true", help="write the baseline")
+    parser.add_argument("--no-engine", action="store_true", help="with --record: do not keep the engine beside it")
     help = f"how much slower is no regression, in per cent (default: {TOLERANCE:g})"
     parser.add_argument("--tolerance", metavar="PERCENT", type=float, default=TOLERANCE, help=help)
     args = parser.parse_args()
+    if args.no_engine and not args.record:
+        parser.error("--no-engine goes with --record")
     if not args.tolerance >= 0:
         parser.error(f"--tolerance {args.tolerance}: expected 0 or more per cent")
     return args
@@ -49,13 +62,14 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     if args.record:
-        baseline = record(args.engine, args.baseline)
-        print(f"recorded {len(baseline['before_ms'])} runs: {args.baseline}")
+        baseline = record(args.engine, args.baseline, keep=not args.no_engine)
+        kept = f", and the engine: {kept_path(args.baseline)}" if baseline["kept"] else ""
+        print(f"recorded {len(baseline['loads'])} runs: {args.baseline}{kept}")
         return
     baseline = read_baseline(args.baseline)
     before = board()
     comparisons = check(args.engine, baseline, args.tolerance / 100)
-    for line in notes(baseline.get("board"), before, board()):
+    for line in notes(baseline.get("board"), before, board()) + circumstances(baseline):
         print(line)
     for step, found in comparisons.items():
         print(sentence(step, found, args.tolerance))
@@ -64,25 +78,77 @@ def main() -> None:
         sys.exit(status)
 
 
-def record(folder: str, path: Path) -> Dict[str, Any]:
-    """Measure an engine and write the baseline. UserError if the machine was too busy for one."""
+def record(folder: str, path: Path, keep: bool = True) -> Dict[str, Any]:
+    """Measure an engine and write the baseline, and beside it the engine if it is to be kept. UserError if the machine
+    was too busy for one."""
     from deploy.interleaved import measure
-    from deploy.machine import machine, versions
+    from deploy.machine import machine
     from deploy.regression import compare
     from deploy.workload import ENGINE
 
     check_place(path)
+    check_kept_path(kept_path(path))
     measured = measure(folder, repeats=2)  # what it is off by, all later tests are
     found = compare(measured, measured, ENGINE, 0)
     if found.slower is None:
         raise UserError(
-            f"only {found.quiet} of {found.runs} runs were undisturbed: the machine is too busy to record a baseline"
+            f"{found.loads} loads of the engine are from {found.low:.2f} to {found.high:.2f} times their mean: the "
+            "machine is too busy to record a baseline"
         )
-    whole = {"format": FORMAT, "engine": identity(folder, parse_manifest(folder))}
-    whole.update(machine=machine(), board=board(), versions=versions(PACKAGES), **measured)
+    whole = {"format": FORMAT, "engine": identity(folder, parse_manifest(folder)), "kept": keep}
+    whole.update(machine=machine(), board=board(), versions=runtime(), **measured)
+    if keep:
+        keep_engine(Path(folder), kept_path(path))
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(whole) + "\n", encoding="utf-8")
     return whole
+
+
+def kept_path(path: Path) -> Path:
+    """The folder of the engine that a baseline keeps."""
+    return path.with_suffix(".engine")
+
+
+def check_kept_path(kept: Path) -> None:
+    """UserError if there is something else: it would be replaced."""
+    if kept.exists() and not (kept / NAME).is_file():
+        raise UserError(f"'{kept}' is no engine's folder, and the baseline's engine would take its place: move it away")
+
+
+def keep_engine(folder: Path, out: Path) -> None:
+    """Copy an engine's folder, without the cache of compiled models."""
+    with whole_folder(out) as temporary:
+        temporary.rmdir()
+        shutil.copytree(str(folder), str(temporary), ignore=shutil.ignore_patterns(".*"))
+
+
+def runtime() -> Dict[str, str]:
+    """The versions of all that an engine's latency depends on beside the engine."""
+    from deploy.machine import versions
+    from deploy.native import native
+
+    here = Path(__file__).resolve().parent
+    sources = sorted(path for pattern in SOURCES for path in here.glob(pattern))
+    digest = hashlib.sha256("".join(sha256(path) for path in sources).encode()).hexdigest()[:16]
+    return {**versions(PACKAGES), OWN_CODE: digest, STEPS: UNCOMPILED if native() is None else COMPILED}
+
+
+def changes(baseline: Dict[str, Any]) -> List[str]:
+    """What of the runtime is another than the baseline's."""
+    now, then = runtime(), baseline["versions"]
+    return [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
+
+
+def circumstances(baseline: Dict[str, Any]) -> List[str]:
+    """Why the engine is held against the reference, a line each."""
+    lines = [
+        f"note: {name} was {baseline['versions'].get(name, 'missing')} when the baseline was recorded, now it is "
+        f"{runtime().get(name, 'missing')}"
+        for name in changes(baseline)
+    ]
+    if "kept_at" not in baseline:
+        lines.append("note: the baseline has no engine beside it, and the reference tells less exactly")
+    return lines
 
 
 def read_baseline(path: Path) -> Dict[str, Any]:
@@ -91,14 +157,20 @@ def read_baseline(path: Path) -> Dict[str, Any]:
         raise UserError(f"no baseline '{path}': record one first, with --record")
     baseline = read_json(path, "record it again")
     fits = isinstance(baseline, dict) and all(isinstance(baseline.get(name), kind) for name, kind in FIELDS.items())
+    if isinstance(baseline, dict) and isinstance(baseline.get("format"), int) and baseline["format"] != FORMAT:
+        raise UserError(f"'{path}' is of format {baseline['format']}, this effedge reads {FORMAT}: record it again")
+    rows = [*baseline["ms"].values(), *baseline["yardstick_ms"].values()] if fits else []
     if (
-        not fits
-        or not baseline["ms"]
-        or len({len(row) for row in (*baseline["ms"].values(), baseline["before_ms"], baseline["after_ms"])}) > 1
+        not rows
+        or not all(isinstance(row, list) and len(row) == len(baseline["loads"]) for row in rows)
+        or not set(baseline["ms"]) == set(baseline["yardstick_ms"])
     ):
         raise UserError(f"'{path}' is no latency baseline: record it again, with --record")
-    if baseline["format"] != FORMAT:
-        raise UserError(f"'{path}' is of format {baseline['format']}, this effedge reads {FORMAT}: record it again")
+    kept = kept_path(path)
+    if baseline.get("kept") and kept.is_dir():
+        if read_manifest(kept)["files"] != baseline["engine"].get("files"):
+            raise UserError(f"'{kept}' is not the engine that '{path}' was recorded of: record it again")
+        baseline["kept_at"] = kept
     return baseline
 
 
@@ -107,9 +179,8 @@ def check(folder: str, baseline: Dict[str, Any], tolerance: float) -> Dict[str, 
 
     Raises UserError if the baseline is of another machine or of another kind of engine.
     """
-    from deploy.interleaved import measure
+    from deploy import interleaved
     from deploy.machine import machine
-    from deploy.regression import compare
 
     here = machine()
     for name in MACHINE:
@@ -119,25 +190,54 @@ def check(folder: str, baseline: Dict[str, Any], tolerance: float) -> Dict[str, 
                 "record one for this machine"
             )
     found: Dict[str, Comparison] = {}
-    for _ in range(ATTEMPTS):
-        now = measure(folder, baseline["reference"])
-        if set(now["ms"]) != set(baseline["ms"]):
-            raise UserError(f"the baseline times {', '.join(baseline['ms'])}, '{folder}' has {', '.join(now['ms'])}")
-        found = {step: compare(baseline, now, step, tolerance) for step in baseline["ms"]}
-        if all(comparison.slower is False for comparison in found.values()):
-            break
+    if "kept_at" in baseline:
+        with tempfile.TemporaryDirectory() as scratch:  # it compiles there, not in the user's repository
+            kept = Path(scratch, "kept")
+            keep_engine(baseline["kept_at"], kept)
+            found = settle(lambda: interleaved.measure_beside(folder, kept), baseline, None, tolerance)
+    if not found or changes(baseline):
+        by_reference = settle(lambda: interleaved.measure(folder, baseline["reference"]), baseline, baseline, tolerance)
+        found.update({f"{step} by the reference" if found else step: one for step, one in by_reference.items()})
     return found
+
+
+def settle(
+    measure: Callable[[], Dict[str, Any]], baseline: Dict[str, Any], against: Optional[Dict[str, Any]], tolerance: float
+) -> Dict[str, "Comparison"]:
+    """Compare all that was measured so far, until no step can be slower, one is slower twice in succession, or there
+    were ATTEMPTS. Slower only at the last of them is not slower."""
+    from deploy.interleaved import joined
+    from deploy.regression import compare
+
+    parts: List[Dict[str, Any]] = []
+    found: Dict[str, Comparison] = {}
+    for _ in range(ATTEMPTS):
+        before = {step for step, one in found.items() if one.slower}
+        parts.append(measure())
+        if set(parts[-1]["ms"]) != set(baseline["ms"]):
+            has = ", ".join(parts[-1]["ms"])
+            raise UserError(f"the baseline times {', '.join(baseline['ms'])}, the engine has {has}")
+        now = joined(parts)
+        found = {step: compare(against, now, step, tolerance) for step in baseline["ms"]}
+        if all(one.settled for one in found.values()) or any(found[step].slower for step in before):
+            break
+    return {
+        step: one._replace(slower=False) if one.slower and step not in before else one for step, one in found.items()
+    }
 
 
 def sentence(step: str, found: "Comparison", tolerance: float) -> str:
     """A comparison in a line."""
     if found.slower is None:
-        return f"{step}: cannot tell, only {found.quiet} of {found.runs} runs were undisturbed: run it again"
+        return (
+            f"{step}: cannot tell, {found.low:.2f} to {found.high:.2f} times the baseline: the machine is too busy, "
+            "run it again"
+        )
     verdict = "SLOWER" if found.slower else "ok"
     interval = f"{found.low:.3f} to {found.high:.3f}"
     return (
-        f"{step}: {verdict}, {found.ratio:.3f} times the baseline ({interval}; more than {1 + tolerance / 100:.3f} is "
-        f"slower; {found.quiet} of {found.runs} runs undisturbed)"
+        f"{step}: {verdict}, {found.ratio:.3f} times the baseline ({interval} by {found.loads} loads; more than "
+        f"{1 + tolerance / 100:.3f} is slower)"
     )
 
 

@@ -1,9 +1,9 @@
 """Letterbox and NMS in C++ (deploy/host), compiled for this CPU: Pillow's pixels and NumPy's choice to the last bit, in
 a third of the time.
 
-It takes a C++ compiler (CXX, c++, g++ or clang++). What one compiled is kept in the user's cache, so that it is asked
-once for a machine; before it is kept, it is held against Pillow and NumPy. Without a compiler, without a cache that can
-be written, or with any difference, Pillow and NumPy do it.
+It takes a C++ compiler (CXX, c++, g++ or clang++). What one compiled is kept in the user's cache and taken from there
+again; before it is kept, it is held against Pillow and NumPy. Without a compiler, without a cache that can be written
+and that is the user's alone, or with any difference, Pillow and NumPy do it.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from PIL import Image
 
 from deploy.cli import UserError
 from deploy.compiled_cache import digest_of
-from deploy.files import sha256, whole_file
+from deploy.files import sha256, user_cache, whole_file
 from deploy.machine import cpu
 from deploy.nms import choose_boxes
 from deploy.resample import resample_table
@@ -87,11 +87,12 @@ def native() -> Optional[Native]:
     """The compiled steps for this machine, or None where there are none."""
     try:
         path = library_path()
-        with contextlib.suppress(OSError):  # there is none yet, or a damaged one
+        with contextlib.suppress(OSError, AttributeError):  # there is none yet, or a damaged one
+            check_owner(path)
             return Native(path)
         compile_to(path)
         return Native(path)
-    except (OSError, UserError, subprocess.SubprocessError):
+    except (OSError, UserError, ValueError, AttributeError, subprocess.SubprocessError):
         return None
 
 
@@ -100,8 +101,14 @@ def library_path() -> Path:
     sources = {path.name: sha256(path) for path in (SOURCE, HEADERS / "letterbox.h", HEADERS / "nms.h")}
     versions = {"pillow": PIL.__version__, "numpy": np.__version__}
     key = digest_of({"sources": sources, "flags": FLAGS, "cpu": cpu(), "versions": versions})
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(cache, "effedge", f"steps-{key}.so")
+    return user_cache() / f"steps-{key}.so"
+
+
+def check_owner(path: Path) -> None:
+    """UserError if others could have put their own code there."""
+    status = path.stat()
+    if hasattr(os, "geteuid") and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
+        raise UserError(f"'{path}' is another user's, or others may write it")
 
 
 def compile_to(path: Path) -> None:
@@ -110,6 +117,9 @@ def compile_to(path: Path) -> None:
         command = [*compiler(), *FLAGS, "-I", str(HEADERS), "-o", str(temporary), str(SOURCE)]
         subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, timeout=SECONDS)
         check(Native(temporary))
+        temporary.chmod(0o755)
+        with open(str(temporary), "rb") as file:
+            os.fsync(file.fileno())  # half a library, after a crash, would end every process that loads it
 
 
 def compiler() -> List[str]:

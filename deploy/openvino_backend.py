@@ -40,7 +40,6 @@ def load_compiled(path: Path, manifest: Dict[str, Any], config: Dict[str, str]) 
     if not manifest.get("files"):
         return core.compile_model(str(path), "CPU", config)
     here = {"openvino": ov.__version__, "cpu": {**cpu(), "cores": cores()}}
-    here = {"openvino": ov.__version__, "cpu": {**cpu(), "cores": cores()}}
     depends_on = {"config": config, "files": manifest["files"], **here}
     kept = cache_path(path, config["PERFORMANCE_HINT"].lower(), depends_on)
     blob = read_compiled(kept)

@@ -8,6 +8,7 @@ its arithmetic in C++ where that can be compiled.
 
 import math
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -71,12 +72,9 @@ def compiled_letterbox(steps: Native, image: np.ndarray, size: Tuple[int, int], 
     resized = letterboxed_size(image.shape[:2], size)
     pixels = np.empty((size[0], size[1], 3), np.uint8)
     work = partial(steps.letterbox, np.ascontiguousarray(image), pixels, resized, fill)
-    if image.size < LARGE:
+    half = resized[0] // 2
+    if image.size < LARGE or not helper().share(partial(work, 0, half), partial(work, half, size[0])):
         work(0, size[0])
-    else:
-        rest = helper().submit(work, resized[0] // 2, size[0])
-        work(0, resized[0] // 2)
-        rest.result()
     return Prepared(pixels, image.shape[:2], resized)
 
 
@@ -91,10 +89,9 @@ def resize_into(out: np.ndarray, image: np.ndarray, resample: Image.Resampling) 
     for axis in (0, 1):
         split = strip_edge(image.shape[axis], out.shape[axis])
         if split is not None:
-            rest = helper().submit(resize_strip, out, image, resample, axis, split, out.shape[axis])
-            resize_strip(out, image, resample, axis, 0, split)
-            rest.result()
-            return
+            strip = partial(resize_strip, out, image, resample, axis)
+            if helper().share(partial(strip, 0, split), partial(strip, split, out.shape[axis])):
+                return
     resize_strip(out, image, resample, 0, 0, out.shape[0])
 
 
@@ -134,10 +131,29 @@ def resize_strip(
     target[...] = np.asarray(narrow.resize((width, height), resample, (0, top, width, bottom)))
 
 
+class Helper:
+    """A thread that takes half of a picture; Pillow and C++ let go of Python's lock."""
+
+    def __init__(self) -> None:
+        self.pool, self.busy = ThreadPoolExecutor(1, "letterbox"), threading.Lock()
+
+    def share(self, first: Callable[[], None], second: Callable[[], None]) -> bool:
+        """Do both at once, or nothing and return False where the thread has another picture's half: then pictures are
+        side by side anyway."""
+        if not self.busy.acquire(blocking=False):
+            return False
+        try:
+            rest = self.pool.submit(second)
+            first()
+            rest.result()
+        finally:
+            self.busy.release()
+        return True
+
+
 @lru_cache(maxsize=None)
-def helper() -> ThreadPoolExecutor:
-    """The thread that takes the second strip; Pillow lets go of Python's lock."""
-    return ThreadPoolExecutor(1, "letterbox")
+def helper() -> Helper:
+    return Helper()
 
 
 if hasattr(os, "register_at_fork"):  # a forked process, as a loader of training data, has the pool but not its thread

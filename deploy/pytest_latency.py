@@ -19,7 +19,16 @@ import pytest
 from deploy.board import board
 from deploy.board_notes import notes
 from deploy.cli import UserError
-from deploy.latency_test import CANNOT_TELL, SLOWER, TOLERANCE, check, exit_status, read_baseline, sentence
+from deploy.latency_test import (
+    CANNOT_TELL,
+    SLOWER,
+    TOLERANCE,
+    check,
+    circumstances,
+    exit_status,
+    read_baseline,
+    sentence,
+)
 
 Check = Callable[..., None]
 
@@ -70,7 +79,7 @@ def hold(engine: Union[str, Path, None], baseline: Union[str, Path], tolerance: 
     before = board()
     found = check(str(engine or recorded["engine"]["folder"]), recorded, tolerance / 100)
     verdicts = [sentence(step, comparison, tolerance) for step, comparison in found.items()]
-    lines = "\n".join(notes(recorded.get("board"), before, board()) + verdicts)
+    lines = "\n".join(notes(recorded.get("board"), before, board()) + circumstances(recorded) + verdicts)
     status = exit_status(found)
     if status == SLOWER:
         raise SlowerError(lines)

@@ -65,7 +65,12 @@ def make_engine(
         "engine",
         out,
         inputs=onnx_files(onnx),
-        options={"precision": precision, "target": target.name, **asdict(choices)},
+        options={
+            "precision": precision,
+            "target": target.name,
+            **asdict(choices),
+            "compute_capabilities": tuple(choices.numbered_capabilities()),
+        },  # fmt: skip
         tools=[distribution] if distribution else [],
         code=["engines"],
         make=make,

@@ -74,7 +74,7 @@ def build_logged(
         api.make_recordable(trt, config)
         if choices.compute_capabilities:
             api.set_compute_capabilities(trt, config, choices.compute_capabilities)
-        backend["compute_capabilities"] = list(choices.compute_capabilities) or ["portable"]
+        backend["compute_capabilities"] = choices.numbered_capabilities() or ["portable"]
     backend.update(configure(trt, builder, config, network, choices))
     if any(isinstance(size, str) for _, dims in header.inputs.values() for size in dims or ["of any rank"]):
         config.add_optimization_profile(batch_profile(builder, header, onnx))

@@ -6,22 +6,20 @@ begins anew. What was measured under another power mode stays as it was measured
 the last millisecond counts. TensorRT-RTX measures nothing while it builds; its timing cache does nothing.
 """
 
-import os
 import re
 from pathlib import Path
 from typing import Any, Optional
 
 from deploy.cli import UserError
-from deploy.files import whole_file
+from deploy.files import user_cache, whole_file
 from engines.gpu import Gpu
 from engines.targets import Target
 
 
 def cache_file(version: str, gpu: Gpu, target: Target) -> Path:
     """Where the cache of a TensorRT version, GPU and target is."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     words = [target.backend, version, gpu.name, gpu.capability, target.name]
-    return root / "effedge" / "timing" / ("_".join(re.sub(r"[^\w.]+", "-", word) for word in words) + ".cache")
+    return user_cache() / "timing" / ("_".join(re.sub(r"[^\w.]+", "-", word) for word in words) + ".cache")
 
 
 def attach(config: Any, path: Path) -> bool:

@@ -1,4 +1,5 @@
-// The arithmetic of letterbox.cu, for the GPU and for the host, where the tests hold it against Pillow's resize.
+// The arithmetic of letterbox.cu, for the GPU and for the host, where the tests hold it against Pillow's resize;
+// deploy/host has the same for CPUs.
 //
 // Pillow resizes uint8 pictures one axis at a time, each by sums of pixels with weights of 22 fractional bits, rounded to
 // uint8 in between. The weights come from the host (deploy/resample.py), so that nothing here is floating point: every

@@ -1,4 +1,5 @@
-// The algorithm of nms.cu, for the GPU and for the host, where the tests hold it against deploy/nms.py.
+// The algorithm of nms.cu, for the GPU and for the host, where the tests hold it against deploy/nms.py; boxes and
+// candidates are deploy/host's too.
 //
 // Greedy, class-aware non-maximum suppression of one picture's candidates by a group of threads, with the float32
 // arithmetic of deploy/nms.py operation for operation; products are never contracted with sums (__fmul_rn).

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from deploy.cli import Parser, UserError, choose, run
 from deploy.files import whole_file
+from deploy.gpu_facts import gpus
 from deploy.machine import machine, versions
+from engines.gpu import first_gpu
 from engines.targets import PRECISIONS, TARGETS, resolve_target
 from pipeline.benchmark.contenders import PACKAGES, Contender, rivals, rivals_on_gpu
 from pipeline.benchmark.race import Row, race, table
@@ -60,14 +62,17 @@ def main() -> None:
     if given.plot is not None:
         from pipeline.benchmark.plot import plot
 
-        plot(rows, f"{given.model}, batch 1, {machine()['cpu']}, {machine()['cores']} cores", given.plot)
+        gpu = None if target.on_cpu else first_gpu()
+        where = f"{machine()['cpu']}, {machine()['cores']} cores" if gpu is None else gpu.name
+        plot(rows, f"{given.model}, batch 1, {where}", given.plot)
         print(f"plot: {given.plot}")
 
 
 def write_json(rows: list[Row], model: str, path: Path) -> None:
     """All latencies, with what they were measured on."""
     figures = {row.name: {"median_ms": row.median, "best_ms": row.best, "rounds_ms": row.rounds} for row in rows}
-    report = {"model": model, "machine": machine(), "versions": versions(PACKAGES), "contenders": figures}
+    report = {"model": model, "machine": machine(), "gpus": gpus(), "versions": versions(PACKAGES)}
+    report["contenders"] = figures
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -36,9 +36,9 @@ def rivals_on_gpu(model: str, weights: str) -> list[Contender]:
     """PyTorch in float32 (of which convolutions may be TF32, as it comes) and FP16, launched step by step, as one CUDA
     graph, and compiled."""
     return [
-        Contender(f"PyTorch{name}{' FP16' * half}", kind, (model, weights, "cuda", "float16" if half else "float32"))
-        for half in (False, True)
-        for name, kind in (("", "eager"), (", CUDA graph,", "graph"), (" compiled", "compiled"))
+        Contender(f"PyTorch {name}{how}".strip(), kind, (model, weights, "cuda", dtype))
+        for name, dtype in (("", "float32"), ("FP16 ", "float16"))
+        for how, kind in (("", "eager"), ("CUDA graph", "graph"), ("compiled", "compiled"))
     ]
 
 

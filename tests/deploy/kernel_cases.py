@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deploy.nms import nms
+from deploy.nms import choose_boxes
 
 FILL = (124, 1, 255)
 
@@ -24,10 +24,7 @@ def sizes(seed, count):
 def reference(boxes, scores, classes, size, threshold, iou, most):
     """What deploy/detector.py does with the candidates on the CPU."""
     width, height = size
-    clipped = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
-    visible = np.flatnonzero((clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1]))
-    options = {"threshold": threshold, "iou": iou, "max_detections": most}
-    return visible[nms(clipped[visible], scores[visible], classes[visible], **options)]
+    return choose_boxes(boxes, scores, classes, (height, width), threshold, iou, most)
 
 
 def candidates(random, count):

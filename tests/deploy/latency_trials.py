@@ -3,6 +3,7 @@
 A baseline of ENGINE is recorded on the quiet machine. Then, in turn, the unchanged engine is held against it while a
 second process keeps one core busy on and off, and the engine with every run made 10% longer (by computing, as a
 slower engine would) on the quiet machine. Prints each verdict, then: false alarms of N, slowdowns found of N.
+With --no-engine the baseline keeps no engine: its reference alone is held against.
 """
 
 import argparse
@@ -29,7 +30,7 @@ def keep_busy() -> None:
 
 
 @contextlib.contextmanager
-def second_process() -> Iterator[None]:
+def second_process(engine: str) -> Iterator[None]:
     process = multiprocessing.Process(target=keep_busy, daemon=True)
     process.start()
     try:
@@ -40,12 +41,14 @@ def second_process() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def slowed_down() -> Iterator[None]:
-    """Every run of an engine within the block takes 10% longer."""
+def slowed_down(engine: str) -> Iterator[None]:
+    """Every run of the engine in this folder, not of the baseline's, takes 10% longer within the block."""
     load = workload.load_model
 
-    def load_slow(*args: Any, **kwargs: Any) -> Any:
-        model = load(*args, **kwargs)
+    def load_slow(folder: Any, *args: Any, **kwargs: Any) -> Any:
+        model = load(folder, *args, **kwargs)
+        if str(folder) != engine:
+            return model
         infer = model.engine.backend
 
         def slow(feeds: Any) -> Any:
@@ -70,13 +73,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("engine")
     parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--no-engine", action="store_true")
     given = parser.parse_args()
     tolerance, alarms, found = latency_test.TOLERANCE, 0, 0
     with tempfile.TemporaryDirectory() as scratch:
-        baseline = latency_test.record(given.engine, Path(scratch) / "baseline.json")
+        path = Path(scratch) / "baseline.json"
+        latency_test.record(given.engine, path, keep=not given.no_engine)
+        baseline = latency_test.read_baseline(path)
         for trial in range(1, given.trials + 1):
             for kind, circumstance in (("unchanged, busy machine", second_process), ("10% slower", slowed_down)):
-                with circumstance():
+                with circumstance(given.engine):
                     comparisons = latency_test.check(given.engine, baseline, tolerance / 100)
                 slower = latency_test.exit_status(comparisons) == latency_test.SLOWER
                 alarms += slower and circumstance is second_process

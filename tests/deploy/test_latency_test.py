@@ -1,12 +1,13 @@
 """python -m deploy.latency_test and its pytest plugin: recording, verdicts, exit status, refusals."""
 
-import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deploy import interleaved, latency_test, regression
@@ -27,15 +28,23 @@ def few_runs(monkeypatch):
     """And all of them count: the machine that runs the tests may be busy, and tests/deploy/test_regression.py has what
     is then done. The engines below are made many times as fast or slow, so that no noise hides it."""
     monkeypatch.setattr(interleaved, "RUNS", RUNS)
-    monkeypatch.setattr(regression, "DISTURBED", 1e9)
+    monkeypatch.setattr(regression, "WIDEST", 1e9)
 
 
 @pytest.fixture
 def baseline(build, tmp_path):
-    """A small engine's folder and its recorded baseline."""
+    """A small engine's folder and its recorded baseline, without the engine."""
     folder = build(size=(256, 256))
-    record(str(folder), tmp_path / "baseline.json")
+    record(str(folder), tmp_path / "baseline.json", keep=False)
     return folder, tmp_path / "baseline.json"
+
+
+@pytest.fixture
+def kept(build, tmp_path):
+    """The same with the engine."""
+    folder = build(size=(256, 256))
+    record(str(folder), tmp_path / "kept.json")
+    return folder, tmp_path / "kept.json"
 
 
 def scaled(path, factor):
@@ -53,8 +62,9 @@ def run_main(monkeypatch, *words):
 def test_a_measurement_takes_turns_with_the_reference(build):
     measured = measure(str(build()), {"threads": 2, "rounds": 5})
     assert measured["reference"] == {"threads": 2, "rounds": 5}
-    assert len(measured["before_ms"]) == len(measured["after_ms"]) == RUNS
-    assert {step: len(row) for step, row in measured["ms"].items()} == {"engine": RUNS, "end to end": RUNS}
+    for name in ("yardstick_ms", "ms"):
+        assert {step: len(row) for step, row in measured[name].items()} == {"engine": RUNS, "end to end": RUNS}
+    assert measured["loads"] == sorted(measured["loads"]) and set(measured["loads"]) == set(range(interleaved.LOADS))
     assert all(whole > engine for engine, whole in zip(measured["ms"]["engine"], measured["ms"]["end to end"]))
 
 
@@ -80,22 +90,87 @@ def test_against_its_own_baseline_it_is_not_slower_and_against_a_much_quicker_on
     assert exit_status(found) == 1 and all(comparison.ratio > 1.5 for comparison in found.values())
 
 
-def test_what_looks_slower_once_is_measured_again(monkeypatch, baseline):
-    folder, path = baseline
-    recorded = read_baseline(path)
-    recorded.update(before_ms=[3.0] * 20, after_ms=[3.0] * 20, ms={"engine": [5.0] * 20, "end to end": [6.0] * 20})
-    slow = {**recorded, "ms": {step: [2 * value for value in row] for step, row in recorded["ms"].items()}}
-    answers = [slow, slow, recorded]
-    monkeypatch.setattr(interleaved, "measure", lambda *_: answers.pop(0))
-    assert exit_status(check(str(folder), recorded, 0.05)) == 0 and not answers
-    answers += [slow] * 3
-    assert exit_status(check(str(folder), recorded, 0.05)) == 1 and not answers
+def made_up(factor, noise=0.0):
+    """A measurement of an engine `factor` times as slow as the yardstick, in six loads of 20 runs."""
+    random = np.random.default_rng(0)
+    engine = 3.0 * factor * (1 + noise * np.repeat(random.normal(size=6), 20))
+    rows = {"yardstick_ms": [3.0] * 120, "ms": engine.tolist()}
+    steps = ("engine", "end to end")
+    return {
+        "loads": np.repeat(range(6), 20).tolist(),
+        **{name: dict.fromkeys(steps, row) for name, row in rows.items()},
+    }
+
+
+@pytest.mark.parametrize(
+    ("answers", "status"),
+    [
+        ([made_up(1.0)], 0),
+        ([made_up(1.2), *[made_up(0.9)] * 3], 0),  # all that was measured counts
+        ([made_up(1.2), made_up(1.2)], 1),
+        ([*[made_up(1.055, 0.05)] * 3, made_up(1.12)], 0),  # only the last looks slower
+        ([made_up(1.05, 0.05)] * 4, 0),  # undecided to the end
+    ],
+)
+def test_it_measures_again_until_it_is_sure(monkeypatch, kept, answers, status):
+    folder, path = kept
+    left = list(answers)
+    monkeypatch.setattr(interleaved, "measure_beside", lambda *_: left.pop(0))
+    assert exit_status(check(str(folder), read_baseline(path), 0.05)) == status and not left
+
+
+def test_the_engine_that_was_kept_is_the_yardstick(kept, build, capsys, monkeypatch):
+    folder, path = kept
+    names = {"engine.xml", "engine.bin", "manifest.json"} & {one.name for one in folder.iterdir()}
+    assert {one.name for one in path.with_suffix(".engine").iterdir()} == names
+    scaled(path, 1 / 100)  # what the reference would tell
+    run_main(monkeypatch, folder, "--baseline", path, "--tolerance", 100)
+    assert "note" not in capsys.readouterr().out
+    slow = build(size=(2048, 2048), name="slow")
+    with pytest.raises(SystemExit) as stopped:
+        run_main(monkeypatch, slow, "--baseline", path)
+    assert stopped.value.code == 1 and capsys.readouterr().out.count("SLOWER") == 2
+    assert {one.name for one in path.with_suffix(".engine").iterdir()} == names  # nothing was compiled into it
+
+
+def test_with_another_runtime_the_reference_is_asked_too(kept, capsys, monkeypatch):
+    folder, path = kept
+    content = json.loads(path.read_text())
+    content["versions"]["openvino"] = "2019.1"
+    path.write_text(json.dumps(content))
+    scaled(path, 1 / 100)
+    with pytest.raises(SystemExit) as stopped:
+        run_main(monkeypatch, folder, "--baseline", path, "--tolerance", 100)
+    lines = capsys.readouterr().out.splitlines()
+    assert stopped.value.code == 1
+    assert lines[0].startswith("note: openvino was 2019.1 when the baseline was recorded, now it is 20")
+    assert [line.partition(",")[0] for line in lines[1:]] == [
+        "engine: ok", "end to end: ok", "engine by the reference: SLOWER", "end to end by the reference: SLOWER",
+    ]  # fmt: skip
+
+
+def test_without_the_engine_the_reference_is_asked_and_a_line_says_so(kept, capsys, monkeypatch):
+    folder, path = kept
+    path.with_suffix(".engine").rename(path.with_suffix(".elsewhere"))
+    scaled(path, 10.0)
+    run_main(monkeypatch, folder, "--baseline", path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("note: the baseline has no engine beside it") and "ok, 0." in lines[1]
+
+
+def test_an_engine_that_another_baseline_kept_is_refused(kept, build):
+    _, path = kept
+    record(str(build("classification", name="other")), path.with_name("other.json"))
+    shutil.rmtree(path.with_suffix(".engine"))
+    path.with_name("other.engine").rename(path.with_suffix(".engine"))
+    with pytest.raises(UserError, match=r"kept.engine' is not the engine that '.*kept.json' was recorded of: record"):
+        read_baseline(path)
 
 
 def test_the_command_records_and_tells_by_its_exit_status(monkeypatch, capsys, build, tmp_path):
     folder, path = build(size=(256, 256)), tmp_path / "d0.json"
-    run_main(monkeypatch, folder, "--baseline", path, "--record")
-    assert "recorded 40 runs" in capsys.readouterr().out
+    run_main(monkeypatch, folder, "--baseline", path, "--record", "--no-engine")
+    assert "recorded 40 runs" in capsys.readouterr().out and not path.with_suffix(".engine").exists()
     assert {"power_mode", "cpu", "gpus"} <= set(json.loads(path.read_text())["board"])
     scaled(path, 10.0)
     run_main(monkeypatch, folder, "--baseline", path)
@@ -108,16 +183,20 @@ def test_the_command_records_and_tells_by_its_exit_status(monkeypatch, capsys, b
 
 def test_another_power_mode_than_the_baselines_is_noted_before_the_verdict(monkeypatch, capsys, tmp_path):
     now = board(write_board(tmp_path / "xavier", BOARDS["xavier"]))
-    content = {"format": latency_test.FORMAT, "engine": {}, "machine": {}, "reference": {}, "ms": {"engine": [1.0]}}
-    content.update(before_ms=[1.0], after_ms=[1.0], board={**now, "power_mode": {"id": 0, "name": "MAXN"}})
+    one = {"engine": [1.0]}
+    content = {"format": latency_test.FORMAT, "engine": {"files": {}}, "machine": {}, "reference": {}, "loads": [0]}
+    content.update(yardstick_ms=one, ms=one, versions=latency_test.runtime(), kept=True)
+    content["board"] = {**now, "power_mode": {"id": 0, "name": "MAXN"}}
     path = tmp_path / "baseline.json"
     path.write_text(json.dumps(content))
+    path.with_suffix(".engine").mkdir()
+    monkeypatch.setattr(latency_test, "read_manifest", lambda folder: {"files": {}})
     monkeypatch.setattr(latency_test, "board", lambda: now)
-    monkeypatch.setattr(latency_test, "check", lambda *_: {"engine": Comparison(1, 1, 1, 20, 20, False)})
+    monkeypatch.setattr(latency_test, "check", lambda *_: {"engine": Comparison(1, 1, 1, 12, False)})
     run_main(monkeypatch, "engine", "--baseline", path)
     assert capsys.readouterr().out.splitlines() == [
         "note: power mode was MAXN (0) when the baseline was recorded, now it is MODE_15W (2)",
-        "engine: ok, 1.000 times the baseline (1.000 to 1.000; more than 1.050 is slower; 20 of 20 runs undisturbed)",
+        "engine: ok, 1.000 times the baseline (1.000 to 1.000 by 12 loads; more than 1.050 is slower)",
     ]
     del content["board"]  # as an earlier effedge recorded it
     path.write_text(json.dumps(content))
@@ -126,7 +205,7 @@ def test_another_power_mode_than_the_baselines_is_noted_before_the_verdict(monke
 
 
 def test_slower_counts_before_cannot_tell():
-    slow, unknown, ok = (Comparison(1, 1, 1, 20, 20, slower) for slower in (True, None, False))
+    slow, unknown, ok = (Comparison(1, 1, 1, 12, slower) for slower in (True, None, False))
     assert exit_status({"a": ok, "b": unknown, "c": slow}) == 1
     assert exit_status({"a": ok, "b": unknown}) == 3
     assert exit_status({"a": ok}) == 0
@@ -137,11 +216,14 @@ def test_slower_counts_before_cannot_tell():
     [
         (lambda it: it["machine"].update(cpu="Other chip"), "recorded on cpu Other chip, this is .*: record one"),
         (lambda it: it["machine"].update(cores=999), "recorded on cores 999"),
-        (lambda it: it.update(format=9), "of format 9, this effedge reads 3"),
+        (lambda it: it.update(format=9), "of format 9, this effedge reads 4"),
         (lambda it: it.update(ms={}), "is no latency baseline"),
         (lambda it: it["ms"].update(engine=[1.0]), "is no latency baseline"),
         (lambda it: it.pop("reference"), "is no latency baseline"),
-        (lambda it: it["ms"].pop("end to end"), "the baseline times engine, '.*' has engine, end to end"),
+        (
+            lambda it: [it[name].pop("end to end") for name in ("ms", "yardstick_ms")],
+            "the baseline times engine, the engine has engine, end to end",
+        ),
     ],
 )
 def test_a_baseline_of_something_else_is_one_line(baseline, change, expected):
@@ -164,13 +246,30 @@ def test_no_baseline_or_a_damaged_one_or_no_place_for_one_is_one_line(tmp_path, 
 
 
 def test_a_machine_too_busy_records_nothing(monkeypatch, build, tmp_path):
-    times = itertools.cycle([1.0, 10.0, 100.0])
-    monkeypatch.setattr(regression, "DISTURBED", 1.15)
-    monkeypatch.setattr(Reference, "time", lambda self: next(times))
-    monkeypatch.setattr("deploy.reference.fitted_reference", lambda *_: Reference(1, 4))
-    with pytest.raises(UserError, match="too busy to record"):
+    made = []
+
+    class Restless(Reference):
+        """Of each load another speed."""
+
+        def __init__(self, threads, rounds):
+            made.append(self)
+            super().__init__(threads, rounds)
+
+        def time(self):
+            return super().time() * 4 ** (len(made) % 3)
+
+    monkeypatch.setattr(regression, "WIDEST", 0.15)
+    monkeypatch.setattr(interleaved, "Reference", Restless)
+    with pytest.raises(UserError, match="loads of the engine are from .* too busy to record"):
         record(str(build()), tmp_path / "a.json")
-    assert not list(tmp_path.glob("*.json"))
+    assert not list(tmp_path.glob("a.*"))
+
+
+def test_what_is_no_engine_is_not_replaced_by_one(build, tmp_path):
+    (tmp_path / "a.engine").write_text("somebody's TensorRT plan")
+    with pytest.raises(UserError, match=r"a.engine' is no engine's folder, .*: move it away"):
+        record(str(build()), tmp_path / "a.json")
+    assert (tmp_path / "a.engine").read_text() == "somebody's TensorRT plan"
 
 
 def test_the_reference_takes_as_long_as_asked():
@@ -182,7 +281,7 @@ def test_the_reference_takes_as_long_as_asked():
 def plugin(folder, path, *words):
     """pytest with the plugin on a file of one test that uses the fixture: (exit status, output)."""
     (path.parent / "test_mine.py").write_text(
-        "from deploy import regression\nregression.DISTURBED = 1e9\n"
+        "from deploy import regression\nregression.WIDEST = 1e9\n"
         f"def test_mine(check_latency):\n    check_latency({str(folder)!r}, {str(path)!r}, tolerance=5)\n"
     )
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--rootdir", path.parent, *words]

@@ -3,23 +3,21 @@
 import numpy as np
 import pytest
 
-from deploy.regression import LEAST_QUIET, compare, quiet_ratios
+from deploy.regression import NORMAL, T, compare, log_ratios
 
 
-def measurement(seed, engine_ms=20.0, runs=120, noise=0.02, busy=0.0, machine=1.0):
-    """`busy` of the time another process doubles all durations, in bouts of five runs; `machine` slows everything."""
+def measurement(seed, engine_ms=20.0, runs=120, noise=0.02, busy=0.0, machine=1.0, luck=0.0, loads=6):
+    """`busy` of the time another process doubles all durations, in bouts of five runs; `machine` slows everything, and
+    each of the loads has its luck."""
     random = np.random.default_rng(seed)
-    bouts = np.repeat(random.random(runs // 5 + 2) < busy, 5)
-    slow = machine * np.where(bouts, 2.0, 1.0)
-
-    def jitter(count):
-        return 1 + noise * np.abs(random.normal(size=count))
-
-    references = (10 * slow[: runs + 1] * jitter(runs + 1)).tolist()
+    bouts = np.repeat(random.random(2 * runs // 5 + 2) < busy, 5)[: 2 * runs].reshape(runs, 2)
+    slow = machine * np.where(bouts, 2.0, 1.0) * (1 + noise * np.abs(random.normal(size=(runs, 2))))
+    load = np.arange(runs) * loads // runs
+    engine = engine_ms * (1 + luck * random.normal(size=loads))[load] * slow[:, 1]
     return {
-        "before_ms": references[:-1],
-        "after_ms": references[1:],
-        "ms": {"engine": (engine_ms * slow[:runs] * jitter(runs)).tolist()},
+        "loads": load.tolist(),
+        "yardstick_ms": {"engine": (10 * slow[:, 0]).tolist()},
+        "ms": {"engine": engine.tolist()},
     }
 
 
@@ -52,24 +50,65 @@ def test_a_faster_engine_is_not_slower():
     assert found(measurement(1, engine_ms=10)).slower is False
 
 
-def test_where_hardly_a_run_is_undisturbed_nothing_is_said():
-    random = np.random.default_rng(0)
-    now = measurement(0, runs=60)
-    now["before_ms"], now["after_ms"] = (10 * random.uniform(1, 30, (2, 60))).tolist()
-    comparison = found(now)
-    assert comparison.slower is None and comparison.quiet < LEAST_QUIET and np.isnan(comparison.ratio)
+def test_where_the_loads_differ_too_much_nothing_is_said():
+    comparison = found(measurement(0, luck=0.3))
+    assert comparison.slower is None and not comparison.settled and comparison.high - comparison.low > 0.15
 
 
-def test_a_run_counts_by_its_neighbours_and_in_their_mean():
-    references = [10, 10, 11, 10, 30, 10, 10]
-    rows = {"before_ms": references[:-1], "after_ms": references[1:], "ms": {"engine": [20, 21, 21, 40, 60, 30]}}
-    assert quiet_ratios(rows, "engine").tolist() == [2, 2, 2, 3]
+def test_a_load_counts_by_the_median_of_its_undisturbed_pairs():
+    rows = {"yardstick_ms": [10, 10, 10, 10, 99, 5], "ms": [20, 21, 23, 50, 20, 15]}
+    measured = {"loads": [0, 0, 0, 0, 0, 1], **{name: {"engine": row} for name, row in rows.items()}}
+    np.testing.assert_allclose(log_ratios(measured, "engine"), np.log([2.1, 3]))
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    """Of 200 pairs of measurements of one engine, the 99% interval should miss 1 about twice."""
+def test_disturbances_of_single_runs_favour_neither():
+    """Of two equal engines, on a machine where any run may take up to twice as long."""
+    means = []
+    for seed in range(30):
+        random = np.random.default_rng(seed)
+        rows = {name: {"engine": random.uniform(10, 20, 240).tolist()} for name in ("yardstick_ms", "ms")}
+        means.append(log_ratios({"loads": np.repeat(range(12), 20).tolist(), **rows}, "engine").mean())
+    assert abs(np.mean(means)) < 0.02
+
+
+def test_the_table_is_students():
+    stats = pytest.importorskip("scipy.stats")
+    np.testing.assert_allclose(T, [stats.t.ppf(0.995, freedom) for freedom in range(1, len(T) + 1)], atol=5e-4)
+    assert pytest.approx(stats.norm.ppf(0.995), abs=5e-4) == NORMAL
+
+
+def test_the_intervals_are_students_and_welchs():
+    stats = pytest.importorskip("scipy.stats")
+    new, old = measurement(1, luck=0.02), measurement(2, luck=0.03, runs=240, loads=12)
+    comparison = compare(old, new, "engine", 0.05)
+    expected = stats.ttest_ind(log_ratios(new, "engine"), log_ratios(old, "engine"), equal_var=False)
+    low, high = np.exp(expected.confidence_interval(0.99))
+    assert comparison.low == pytest.approx(low, abs=2e-3) and comparison.high == pytest.approx(high, abs=2e-3)
+    alone = compare(None, new, "engine", 0.05)
+    low, high = np.exp(stats.ttest_1samp(log_ratios(new, "engine"), 0).confidence_interval(0.99))
+    assert alone.low == pytest.approx(low, rel=1e-4) and alone.high == pytest.approx(high, rel=1e-4)
+
+
+@pytest.mark.parametrize("luck", [0.0, 0.02])
+def test_the_interval_covers_the_truth_as_often_as_it_says(luck):
+    """Of 400 pairs of measurements of one engine, the 99% interval should miss 1 about four times."""
     missed = 0
-    for seed in range(200):
-        comparison = found(measurement(seed), measurement(seed + 5000))
+    for seed in range(400):
+        comparison = found(measurement(seed, luck=luck), measurement(seed + 5000, luck=luck))
         missed += not comparison.low <= 1 <= comparison.high
-    assert missed <= 8
+    assert missed <= 10
+
+
+def test_beside_the_baselines_engine_the_ratio_is_its_own():
+    """No baseline was measured: what the kept engine takes is 1."""
+    for seed in range(20):
+        same = compare(None, measurement(seed, engine_ms=10.0, luck=0.015), "engine", 0.05)
+        slow = compare(None, measurement(seed, engine_ms=11.0, luck=0.015, runs=240, loads=12), "engine", 0.05)
+        assert same.slower is False and same.ratio == pytest.approx(1, abs=0.03)
+        assert slow.slower and slow.ratio == pytest.approx(1.1, abs=0.03)
+
+
+def test_settled_is_what_can_hardly_be_slower():
+    assert found(measurement(1)).settled
+    undecided = compare(None, measurement(3, engine_ms=10.5, luck=0.02), "engine", 0.05)
+    assert undecided.low < 1.05 < undecided.high and undecided.slower is False and not undecided.settled

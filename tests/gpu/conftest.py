@@ -1,6 +1,6 @@
 """What needs an NVIDIA GPU: skipped, with the reason, where CUDA finds none.
 
-No other package than NumPy, Pillow, pycuda and TensorRT (or TensorRT-RTX) is used, so that a Jetson runs these tests.
+The kernels' tests need NumPy, Pillow and pycuda alone, so that a Jetson runs them.
 """
 
 import sys

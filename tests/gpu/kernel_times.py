@@ -1,7 +1,7 @@
 """What copy, letterbox and NMS take on this GPU: python tests/gpu/kernel_times.py [--runs 200]
 
 Medians of CUDA events around each alone, after a warm-up; on the left what the CPU takes for the same, by Pillow and
-NumPy (letterbox on as many cores as it has).
+NumPy (a large picture on two cores).
 """
 
 import sys

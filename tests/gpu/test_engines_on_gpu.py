@@ -17,6 +17,7 @@ WITHIN = {"fp32": 0.002, "fp16": 0.005, "int8": 0.02}  # of the outputs' norm; f
 
 @pytest.fixture(scope="module")
 def target(gpu):
+    pytest.importorskip("onnx")
     from engines.targets import TARGETS
 
     for name, module in (("trt", "tensorrt"), ("rtx", "tensorrt_rtx")):
