@@ -87,7 +87,8 @@ def record(folder: str, path: Path, keep: bool = True) -> Dict[str, Any]:
     from deploy.workload import ENGINE
 
     check_place(path)
-    check_kept_path(kept_path(path))
+    if keep:
+        check_kept_path(kept_path(path))
     measured = measure(folder, repeats=2)  # what it is off by, all later tests are
     found = compare(measured, measured, ENGINE, 0)
     if found.slower is None:
