@@ -202,7 +202,7 @@ def table(report: Dict[str, Any]) -> str:
     for name, row in report["steps"].items():
         figures = [row[key] for key in ("p50", "p90", "p99", "min")]
         lines.append(f"{name:<12}" + "".join(f"{value:9.2f}" for value in figures) + f"{row['per_second']:9.1f}")
-    if report["letterbox_and_nms"] == UNCOMPILED:
+    if report.get("letterbox_and_nms") == UNCOMPILED:  # an earlier effedge, on a board, does not say
         lines.append(f"letterbox and NMS by {UNCOMPILED}: with a C++ compiler (g++) they would be faster")
     many = report["throughput"]
     if many is not None:

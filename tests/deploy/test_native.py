@@ -11,6 +11,7 @@ from PIL import Image
 
 from deploy import Detector, native, preprocess
 from deploy.cli import UserError
+from deploy.files import user_cache
 from deploy.preprocess import compiled_letterbox, letterbox, preparation
 
 LETTERBOX = {"size": [64, 48], "resize": "letterbox", "interpolation": "bilinear", "fill": list(FILL)}
@@ -106,6 +107,27 @@ def test_a_damaged_one_is_compiled_again(steps, cache):
     native.library_path().write_bytes(b"\x7fELF and no more")
     assert native.native() is not None
     assert native.library_path().stat().st_size > 10_000
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no owners of files on this system")
+def test_one_that_others_may_write_is_not_loaded(steps, cache):
+    assert native.native() is not None
+    native.library_path().chmod(0o777)
+    native.native.cache_clear()
+    assert native.native() is None
+
+
+def test_the_users_cache_is_where_xdg_or_the_home_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given in (None, "", "relative/folder"):
+        if given is None:
+            monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        else:
+            monkeypatch.setenv("XDG_CACHE_HOME", given)
+        assert user_cache() == tmp_path / ".cache" / "effedge"
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user without a home
+    with pytest.raises(UserError, match="no home folder: set XDG_CACHE_HOME"):
+        user_cache()
 
 
 def test_another_cpu_compiles_anew(monkeypatch):

@@ -1,7 +1,5 @@
 """The timing cache's file: its key, what is loaded of it, and what is written back."""
 
-from pathlib import Path
-
 import pytest
 
 from engines import timing_cache
@@ -51,7 +49,7 @@ def test_the_file_says_version_gpu_and_target(path, tmp_path):
 
 def test_without_xdg_it_is_in_the_home(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     assert (
         timing_cache.cache_file("8.5.2", ORIN, TARGETS["jetson-orin-jp5"]).parent.parent == tmp_path / ".cache/effedge"
     )
