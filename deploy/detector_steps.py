@@ -57,6 +57,33 @@ class Place(NamedTuple):
     taps_down: int
 
 
+def enqueue_letterbox(
+    kernels: Kernels, stream: Any, given: int, place: Place, narrowed: int, image: int, size: Tuple[int, int], fill: int
+) -> None:
+    """The picture and tables at `place` in the buffer `given` -> `image`, [H,W,3] of `size`, by way of `narrowed`."""
+    height, width = size
+    launch_rows(
+        kernels.narrow, stream, 3 * place.new_width, place.height,
+        given + place.pixels, narrowed, given + place.across,
+        place.height, place.width, place.new_width, place.taps_across,
+    )  # fmt: skip
+    launch_rows(
+        kernels.letterbox, stream, 3 * width, height,
+        narrowed, image, given + place.down,
+        place.new_height, place.new_width, place.taps_down, height, width, fill,
+    )  # fmt: skip
+
+
+def enqueue_nms(
+    kernels: Kernels, stream: Any, addresses: Sequence[int], pictures: int, count: int, most: int, threshold: float,
+    iou: float,
+) -> None:  # fmt: skip
+    """`addresses`: of the boxes, scores, classes, sizes and indices of nms.cu."""
+    launch_blocks(
+        kernels.nms, stream, pictures, NMS_THREADS, NMS_BYTES * count, *addresses, count, most, threshold, iou
+    )
+
+
 class DetectorSteps:
     """The steps in one lane."""
 
@@ -123,22 +150,13 @@ class DetectorSteps:
     def enqueue(self) -> None:
         lane, stream, given = self.lane, self.lane.stream, self.given.address
         self.given.upload(self.size, stream)
+        size, narrowed = (self.height, self.width), int(self.narrowed)
         for index, one in enumerate(self.places):
-            launch_rows(
-                self.kernels.narrow, stream, 3 * one.new_width, one.height,
-                given + one.pixels, int(self.narrowed), given + one.across,
-                one.height, one.width, one.new_width, one.taps_across,
-            )  # fmt: skip
-            launch_rows(
-                self.kernels.letterbox, stream, 3 * self.width, self.height,
-                int(self.narrowed), int(self.image) + index * 3 * self.height * self.width, given + one.down,
-                one.new_height, one.new_width, one.taps_down, self.height, self.width, self.fill,
-            )  # fmt: skip
+            image = int(self.image) + index * 3 * self.height * self.width
+            enqueue_letterbox(self.kernels, stream, given, one, narrowed, image, size, self.fill)
         lane.enqueue_engine()
         count = lane.shape("scores")[1]
-        launch_blocks(
-            self.kernels.nms, stream, len(self.places), NMS_THREADS, NMS_BYTES * count,
-            lane.outputs["boxes"].address, lane.outputs["scores"].address, lane.outputs["classes"].address,
-            given, self.kept.address, count, self.most, self.threshold, self.iou,
-        )  # fmt: skip
+        candidates = [lane.outputs[name].address for name in ("boxes", "scores", "classes")]
+        addresses = [*candidates, given, self.kept.address]
+        enqueue_nms(self.kernels, stream, addresses, len(self.places), count, self.most, self.threshold, self.iou)
         self.kept.download(4 * len(self.places) * self.most, stream)

@@ -12,17 +12,17 @@ in the baseline: that is less exact.
 """
 
 import argparse
-import hashlib
 import json
 import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 from deploy.board import board
 from deploy.board_notes import notes
 from deploy.cli import Parser, UserError, run
+from deploy.compiled_cache import digest_of
 from deploy.files import check_place, read_json, sha256, whole_file, whole_folder
 from deploy.latency import COMPILED, PACKAGES, UNCOMPILED, identity
 from deploy.manifest import NAME, parse_manifest, read_manifest
@@ -130,22 +130,22 @@ def runtime() -> Dict[str, str]:
 
     here = Path(__file__).resolve().parent
     sources = sorted(path for pattern in SOURCES for path in here.glob(pattern))
-    digest = hashlib.sha256("".join(sha256(path) for path in sources).encode()).hexdigest()[:16]
+    digest = digest_of({str(path.relative_to(here)): sha256(path) for path in sources})
     return {**versions(PACKAGES), OWN_CODE: digest, STEPS: UNCOMPILED if native() is None else COMPILED}
 
 
-def changes(baseline: Dict[str, Any]) -> List[str]:
-    """What of the runtime is another than the baseline's."""
-    now, then = runtime(), baseline["versions"]
-    return [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
+def changes(baseline: Dict[str, Any]) -> List[Tuple[str, str, str]]:
+    """What of the runtime is another than the baseline's: (name, then, now) of each."""
+    then, now = baseline["versions"], runtime()
+    rows = [(name, then.get(name, "missing"), now.get(name, "missing")) for name in sorted({*now, *then})]
+    return [row for row in rows if row[1] != row[2]]
 
 
 def circumstances(baseline: Dict[str, Any]) -> List[str]:
     """Why the engine is held against the reference, a line each."""
     lines = [
-        f"note: {name} was {baseline['versions'].get(name, 'missing')} when the baseline was recorded, now it is "
-        f"{runtime().get(name, 'missing')}"
-        for name in changes(baseline)
+        f"note: {name} was {then} when the baseline was recorded, now it is {now}"
+        for name, then, now in changes(baseline)
     ]
     if "kept_at" not in baseline:
         lines.append("note: the baseline has no engine beside it, and the reference tells less exactly")

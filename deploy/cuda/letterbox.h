@@ -21,12 +21,17 @@
 
 constexpr int FRACTION_BITS = 22;
 
+// A sum in fixed point, begun at a half, as a byte.
+BOTH uint8_t rounded(int32_t sum) {
+  sum >>= FRACTION_BITS;
+  return static_cast<uint8_t>(sum < 0 ? 0 : sum > 255 ? 255 : sum);
+}
+
 // The weighted sum of `taps` bytes that lie `stride` apart, rounded.
 BOTH uint8_t weighted(const uint8_t* bytes, size_t stride, const int32_t* weights, int taps) {
   int32_t sum = 1 << (FRACTION_BITS - 1);
   for (int tap = 0; tap < taps; ++tap) sum += bytes[tap * stride] * weights[tap];
-  sum >>= FRACTION_BITS;
-  return static_cast<uint8_t>(sum < 0 ? 0 : sum > 255 ? 255 : sum);
+  return rounded(sum);
 }
 
 // Byte `i` (three a pixel) of a row of `new_width` pixels, made of a row of the picture.

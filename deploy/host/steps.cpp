@@ -38,7 +38,7 @@ struct Pixel {
     for (int i = 0; i < 4; ++i) sums[i] += bytes[i] * weight;
   }
   void store(uint8_t* bytes) const {
-    for (int i = 0; i < 4; ++i) bytes[i] = static_cast<uint8_t>(std::min(std::max(sums[i] >> FRACTION_BITS, 0), 255));
+    for (int i = 0; i < 4; ++i) bytes[i] = rounded(sums[i]);
   }
 };
 #endif
@@ -82,8 +82,7 @@ void add_rows(const uint8_t* const* rows, const int32_t* weights, size_t taps, s
     }
     for (size_t tap = TAPS; tap < taps; ++tap)
       for (size_t i = 0; i < BLOCK; ++i) sums[i] += rows[tap][start + i] * weights[tap];
-    for (size_t i = 0; i < BLOCK; ++i)
-      out[start + i] = static_cast<uint8_t>(std::min(std::max(sums[i] >> FRACTION_BITS, 0), 255));
+    for (size_t i = 0; i < BLOCK; ++i) out[start + i] = rounded(sums[i]);
   }
 }
 

@@ -1,8 +1,10 @@
 """Pictures and candidates to try the CUDA kernels on, on the host and on a GPU, and what NumPy makes of them."""
 
 import numpy as np
+from PIL import Image
 
 from deploy.nms import choose_boxes
+from deploy.preprocess import letterbox
 
 FILL = (124, 1, 255)
 
@@ -19,6 +21,17 @@ def sizes(seed, count):
     yield (4096, 1), (512, 512)
     yield (4096, 3000), (64, 64)
     yield (1080, 1920), (640, 640)
+
+
+def letterbox_cases(seed, count):
+    """(picture, input's size, what Pillow makes of it): noise, and now and then the extremes, as rounding must not
+    leave 0 to 255."""
+    random = np.random.default_rng(seed)
+    for picture, size in sizes(seed, count):
+        image = random.integers(0, 256, (*picture, 3), np.uint8)
+        if random.random() < 0.2:
+            image[:] = 255 * (image > 127)
+        yield image, size, letterbox(image, size, FILL, Image.Resampling.BILINEAR)
 
 
 def reference(boxes, scores, classes, size, threshold, iou, most):

@@ -6,12 +6,10 @@ import subprocess
 
 import numpy as np
 import pytest
-from kernel_cases import FILL, candidates, reference, sizes
-from PIL import Image
+from kernel_cases import FILL, candidates, letterbox_cases, reference
 
 from deploy import kernels
 from deploy.cli import UserError
-from deploy.preprocess import letterbox
 from deploy.resample import resample_table
 
 
@@ -33,12 +31,7 @@ def by_kernel(host_kernels, image, size, resized):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_letterbox_kernels_give_pillows_pixels_to_the_last_bit(host_kernels, seed):
-    random = np.random.default_rng(seed)
-    for picture, size in sizes(seed, 250):
-        image = random.integers(0, 256, (*picture, 3), np.uint8)
-        if random.random() < 0.2:
-            image[:] = 255 * (image > 127)  # the extremes: rounding must not leave 0 to 255
-        expected = letterbox(image, size, FILL, Image.Resampling.BILINEAR)
+    for image, size, expected in letterbox_cases(seed, 250):
         np.testing.assert_array_equal(by_kernel(host_kernels, image, size, expected.resized), expected.pixels)
 
 

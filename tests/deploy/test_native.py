@@ -6,7 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from kernel_cases import FILL, candidates, reference, sizes
+from kernel_cases import FILL, candidates, letterbox_cases, reference
 from PIL import Image
 
 from deploy import Detector, native, preprocess
@@ -42,12 +42,7 @@ def cache(monkeypatch, tmp_path):
 @pytest.mark.parametrize("seed", range(4))
 def test_the_letterbox_gives_pillows_pixels_to_the_last_bit(steps, monkeypatch, large, seed):
     monkeypatch.setattr(preprocess, "LARGE", 0 if large else 1 << 60)  # by two threads, or by one
-    random = np.random.default_rng(seed)
-    for picture, size in sizes(seed, 150):
-        image = random.integers(0, 256, (*picture, 3), np.uint8)
-        if random.random() < 0.2:
-            image[:] = 255 * (image > 127)
-        expected = letterbox(image, size, FILL, Image.Resampling.BILINEAR)
+    for image, size, expected in letterbox_cases(seed, 150):
         found = compiled_letterbox(steps, image, size, FILL)
         np.testing.assert_array_equal(found.pixels, expected.pixels)
         assert found[1:] == expected[1:]
@@ -217,7 +212,5 @@ def test_the_sources_are_clean_for_any_cpu(tmp_path):
     subprocess.run([*command, *flags, "-I", str(native.HEADERS), "-o", str(plain), str(native.SOURCE)], check=True)
     steps = native.Native(plain)
     native.check(steps)
-    for picture, size in sizes(9, 60):
-        image = np.random.default_rng(1).integers(0, 256, (*picture, 3), np.uint8)
-        expected = letterbox(image, size, FILL, Image.Resampling.BILINEAR)
+    for image, size, expected in letterbox_cases(9, 60):
         np.testing.assert_array_equal(compiled_letterbox(steps, image, size, FILL).pixels, expected.pixels)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "deploy"))  # kernel_cases
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "deploy")]  # on_gpu, kernel_cases
 
 
 @pytest.fixture(scope="session")

@@ -14,14 +14,14 @@ import pycuda.driver as cuda
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "deploy")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "deploy"), str(ROOT / "tests" / "gpu")]
 from kernel_cases import FILL, candidates, reference  # noqa: E402
+from on_gpu import placed, uploaded_candidates  # noqa: E402
 
 from deploy.cli import Parser, run  # noqa: E402
-from deploy.detector_steps import NMS_BYTES, NMS_THREADS, load_kernels  # noqa: E402
-from deploy.gpu import Gpu, launch_blocks, launch_rows  # noqa: E402
-from deploy.preprocess import letterbox  # noqa: E402
-from deploy.resample import resample_table  # noqa: E402
+from deploy.detector_steps import enqueue_letterbox, enqueue_nms, load_kernels  # noqa: E402
+from deploy.gpu import Gpu  # noqa: E402
+from deploy.preprocess import letterbox, letterboxed_size  # noqa: E402
 
 SIDE, PICTURES = 512, ((480, 640), (1080, 1920), (3000, 4000))
 COUNT, MOST, THRESHOLD, IOU = 1000, 100, 0.05, 0.5
@@ -48,47 +48,29 @@ def main() -> None:
 def time_letterbox(gpu, kernels, image, runs):
     stream = gpu.stream()
     cpu = on_host(lambda: letterbox(image, (SIDE, SIDE), FILL, Image.Resampling.BILINEAR), runs // 4)
-    new_height, new_width = letterbox(image, (SIDE, SIDE), FILL, Image.Resampling.BILINEAR).resized
+    given, place = placed(gpu, stream, image, letterboxed_size(image.shape[:2], (SIDE, SIDE)))
     height, width = image.shape[:2]
-    (across, taps_across), (down, taps_down) = resample_table(width, new_width), resample_table(height, new_height)
-    picture, *tables = (uploaded(gpu, stream, array) for array in (image, across, down))
-    narrowed, out = gpu.memory(3 * height * new_width), gpu.memory(3 * SIDE * SIDE)
+    narrowed, out = gpu.memory(3 * height * place.new_width), gpu.memory(3 * SIDE * SIDE)
 
     def resize():
-        launch_rows(
-            kernels.narrow, stream, 3 * new_width, height,
-            picture.address, int(narrowed), tables[0].address, height, width, new_width, taps_across,
-        )  # fmt: skip
-        launch_rows(
-            kernels.letterbox, stream, 3 * SIDE, SIDE, int(narrowed), int(out), tables[1].address, new_height,
-            new_width, taps_down, SIDE, SIDE, 0,
-        )  # fmt: skip
+        enqueue_letterbox(kernels, stream, 0, place, int(narrowed), int(out), (SIDE, SIDE), 0)
 
-    copy = on_gpu(lambda: picture.upload(image.nbytes, stream), stream, runs)
+    copy = on_gpu(lambda: given[0].upload(image.nbytes, stream), stream, runs)
     print(f"| letterbox {height} x {width} -> {SIDE} | {cpu:.0f} | {copy:.0f} | {on_gpu(resize, stream, runs):.0f} |")
 
 
 def time_nms(gpu, kernels, pictures, runs):
     stream, size = gpu.stream(), np.array([SIDE, SIDE], np.int32)
     sizes = np.stack([size] * len(pictures))
-    given = [uploaded(gpu, stream, np.stack(part)) for part in (*zip(*pictures), sizes)]
+    given = uploaded_candidates(gpu, stream, pictures, sizes)
     kept = gpu.result_buffer(4 * len(pictures) * MOST)
+    addresses = [buffer.address for buffer in (*given, kept)]
     cpu = on_host(lambda: [reference(*one, size, THRESHOLD, IOU, MOST) for one in pictures], runs // 4)
 
     def select():
-        launch_blocks(
-            kernels.nms, stream, len(pictures), NMS_THREADS, NMS_BYTES * COUNT,
-            *(buffer.address for buffer in given), kept.address, COUNT, MOST, THRESHOLD, IOU,
-        )  # fmt: skip
+        enqueue_nms(kernels, stream, addresses, len(pictures), COUNT, MOST, THRESHOLD, IOU)
 
     print(f"| NMS, {len(pictures)} x {COUNT} candidates | {cpu:.0f} | | {on_gpu(select, stream, runs):.0f} |")
-
-
-def uploaded(gpu, stream, array):
-    buffer = gpu.buffer(array.nbytes)
-    buffer.view(array.dtype, array.shape)[...] = array
-    buffer.upload(array.nbytes, stream)
-    return buffer
 
 
 def on_host(work, runs):

@@ -2,12 +2,9 @@
 
 import numpy as np
 import pytest
-from kernel_cases import FILL, candidates, reference, sizes
-from PIL import Image
+from kernel_cases import FILL, candidates, letterbox_cases, reference
 
 from deploy.cli import UserError
-from deploy.preprocess import letterbox
-from deploy.resample import resample_table
 
 
 @pytest.fixture(scope="module")
@@ -27,29 +24,16 @@ def current(gpu):
         yield gpu
 
 
-def uploaded(gpu, stream, array):
-    buffer = gpu.buffer(array.nbytes)
-    buffer.view(array.dtype, array.shape)[...] = array
-    buffer.upload(array.nbytes, stream)
-    return buffer
-
-
 def letterbox_on_gpu(gpu, kernels, image, size, resized):
-    from deploy.gpu import launch_rows
+    from on_gpu import placed
 
-    stream, (height, width), (new_height, new_width) = gpu.stream(), image.shape[:2], resized
-    (across, taps_across), (down, taps_down) = resample_table(width, new_width), resample_table(height, new_height)
-    given = [uploaded(gpu, stream, array) for array in (image, across, down)]
-    narrowed, out = gpu.memory(3 * height * new_width), gpu.result_buffer(3 * size[0] * size[1])
-    launch_rows(
-        kernels.narrow, stream, 3 * new_width, height,
-        given[0].address, int(narrowed), given[1].address, height, width, new_width, taps_across,
-    )  # fmt: skip
+    from deploy.detector_steps import enqueue_letterbox
+
+    stream = gpu.stream()
+    given, place = placed(gpu, stream, image, resized)
+    narrowed, out = gpu.memory(3 * place.height * place.new_width), gpu.result_buffer(3 * size[0] * size[1])
     fill = FILL[0] | FILL[1] << 8 | FILL[2] << 16
-    launch_rows(
-        kernels.letterbox, stream, 3 * size[1], size[0],
-        int(narrowed), out.address, given[2].address, new_height, new_width, taps_down, *size, fill,
-    )  # fmt: skip
+    enqueue_letterbox(kernels, stream, 0, place, int(narrowed), out.address, size, fill)
     out.download(3 * size[0] * size[1], stream)
     stream.synchronize()
     return out.view(np.uint8, (*size, 3)).copy()
@@ -57,12 +41,7 @@ def letterbox_on_gpu(gpu, kernels, image, size, resized):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_letterbox_kernels_give_pillows_pixels_to_the_last_bit(current, kernels, seed):
-    random = np.random.default_rng(seed)
-    for picture, size in sizes(seed, 120):
-        image = random.integers(0, 256, (*picture, 3), np.uint8)
-        if random.random() < 0.2:
-            image[:] = 255 * (image > 127)
-        expected = letterbox(image, size, FILL, Image.Resampling.BILINEAR)
+    for image, size, expected in letterbox_cases(seed, 120):
         np.testing.assert_array_equal(
             letterbox_on_gpu(current, kernels, image, size, expected.resized), expected.pixels
         )
@@ -70,16 +49,15 @@ def test_the_letterbox_kernels_give_pillows_pixels_to_the_last_bit(current, kern
 
 def nms_on_gpu(gpu, kernels, pictures, sizes, threshold, iou, most):
     """`pictures`: boxes, scores and classes of each, of one count -> what is kept of each, [N,most]."""
-    from deploy.detector_steps import NMS_BYTES, NMS_THREADS
-    from deploy.gpu import launch_blocks
+    from on_gpu import uploaded_candidates
+
+    from deploy.detector_steps import enqueue_nms
 
     stream, count = gpu.stream(), len(pictures[0][1])
-    given = [uploaded(gpu, stream, np.stack(part)) for part in (*zip(*pictures), sizes)]
+    given = uploaded_candidates(gpu, stream, pictures, sizes)
     kept = gpu.result_buffer(4 * len(pictures) * most)
-    launch_blocks(
-        kernels.nms, stream, len(pictures), NMS_THREADS, NMS_BYTES * count,
-        *(buffer.address for buffer in given), kept.address, count, most, threshold, iou,
-    )  # fmt: skip
+    addresses = [buffer.address for buffer in (*given, kept)]
+    enqueue_nms(kernels, stream, addresses, len(pictures), count, most, threshold, iou)
     kept.download(4 * len(pictures) * most, stream)
     stream.synchronize()
     return kept.view(np.int32, (len(pictures), most)).copy()
