@@ -1,38 +1,28 @@
-"""Letterbox and NMS in C++ (deploy/host), compiled for this CPU: Pillow's pixels and NumPy's choice to the last bit, in
-a third of the time.
+"""Letterbox and NMS in C++ (deploy/host/steps.cpp), compiled for this CPU: Pillow's pixels and NumPy's choice to the
+last bit, in a third of the time. Without a compiler (deploy/host_library.py), or with any difference, Pillow and NumPy
+do it."""
 
-It takes a C++ compiler (CXX, c++, g++ or clang++). What one compiled is kept in the user's cache and taken from there
-again; before it is kept, it is held against Pillow and NumPy. Without a compiler, without a cache that can be written
-and that is the user's alone, or with any difference, Pillow and NumPy do it.
-"""
-
-import contextlib
 import ctypes
-import os
-import shlex
-import shutil
-import subprocess
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 import numpy as np
 import PIL
 from PIL import Image
 
 from deploy.cli import UserError
-from deploy.compiled_cache import digest_of
-from deploy.files import sha256, user_cache, whole_file
-from deploy.machine import cpu
+from deploy.host_library import Source, host_library
 from deploy.nms import choose_boxes
 from deploy.resample import resample_table
 
-HERE = Path(__file__).resolve().parent
-SOURCE = HERE / "host" / "steps.cpp"
-HEADERS = HERE / "cuda"
-FLAGS = ["-O3", "-march=native", "-ffp-contract=off", "-std=c++14", "-shared", "-fPIC"]
-COMPILERS = ("c++", "g++", "clang++")
-SECONDS = 60.0  # after which a compiler is taken for stuck
+SOURCE = Source(
+    "steps",
+    "host/steps.cpp",
+    ("cuda/letterbox.h", "cuda/nms.h"),
+    ("-ffp-contract=off", "-std=c++14"),
+    {"pillow": PIL.__version__, "numpy": np.__version__},
+)
 
 
 class Native:
@@ -85,52 +75,7 @@ class Native:
 @lru_cache(maxsize=None)
 def native() -> Optional[Native]:
     """The compiled steps for this machine, or None where there are none."""
-    try:
-        path = library_path()
-        with contextlib.suppress(OSError, AttributeError):  # there is none yet, or a damaged one
-            check_owner(path)
-            return Native(path)
-        compile_to(path)
-        return Native(path)
-    except (OSError, UserError, ValueError, AttributeError, subprocess.SubprocessError):
-        return None
-
-
-def library_path() -> Path:
-    """Where the library of these sources for this CPU is kept, whether it is there or not."""
-    sources = {path.name: sha256(path) for path in (SOURCE, HEADERS / "letterbox.h", HEADERS / "nms.h")}
-    versions = {"pillow": PIL.__version__, "numpy": np.__version__}
-    key = digest_of({"sources": sources, "flags": FLAGS, "cpu": cpu(), "versions": versions})
-    return user_cache() / f"steps-{key}.so"
-
-
-def check_owner(path: Path) -> None:
-    """UserError if others could have put their own code there."""
-    status = path.stat()
-    if hasattr(os, "geteuid") and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
-        raise UserError(f"'{path}' is another user's, or others may write it")
-
-
-def compile_to(path: Path) -> None:
-    """Compile the library, hold it against Pillow and NumPy, and only then put it in its place."""
-    with whole_file(path) as temporary:
-        command = [*compiler(), *FLAGS, "-I", str(HEADERS), "-o", str(temporary), str(SOURCE)]
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, timeout=SECONDS)
-        check(Native(temporary))
-        temporary.chmod(0o755)
-        with open(str(temporary), "rb") as file:
-            os.fsync(file.fileno())  # half a library, after a crash, would end every process that loads it
-
-
-def compiler() -> List[str]:
-    """The command of a C++ compiler. UserError, a reason, if there is none."""
-    if os.environ.get("CXX"):
-        return shlex.split(os.environ["CXX"])
-    for name in COMPILERS:
-        found = shutil.which(name)
-        if found is not None:
-            return [found]
-    raise UserError(f"no C++ compiler ({', '.join(COMPILERS)}) is on PATH")
+    return host_library(SOURCE, Native, check)
 
 
 def check(steps: Native) -> None:

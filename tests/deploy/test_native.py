@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 from kernel_cases import FILL, candidates, letterbox_cases, reference
 from PIL import Image
 
-from deploy import Detector, native, preprocess
+from deploy import Detector, host_library, native, preprocess
 from deploy.cli import UserError
 from deploy.files import user_cache
+from deploy.host_library import library_path
 from deploy.preprocess import compiled_letterbox, letterbox, preparation
 
 LETTERBOX = {"size": [64, 48], "resize": "letterbox", "interpolation": "bilinear", "fill": list(FILL)}
@@ -21,11 +23,11 @@ LETTERBOX = {"size": [64, 48], "resize": "letterbox", "interpolation": "bilinear
 def steps(tmp_path_factory):
     """Compiled for these tests, whatever the user's cache has."""
     try:
-        native.compiler()
+        host_library.compiler()
     except UserError as reason:
         pytest.skip(str(reason))
     path = tmp_path_factory.mktemp("native") / "steps.so"
-    native.compile_to(path)
+    host_library.compile_to(native.SOURCE, path)
     return native.Native(path)
 
 
@@ -92,22 +94,23 @@ def test_it_is_compiled_once_and_kept(steps, cache, monkeypatch):
     assert native.native() is not None
     [kept] = cache.iterdir()
     native.native.cache_clear()
-    monkeypatch.setattr(native, "compiler", lambda: pytest.fail("compiled again"))
+    monkeypatch.setattr(host_library, "compiler", lambda: pytest.fail("compiled again"))
     assert native.native() is not None
     assert [kept] == list(cache.iterdir())
 
 
 def test_a_damaged_one_is_compiled_again(steps, cache):
-    native.library_path().parent.mkdir(parents=True)
-    native.library_path().write_bytes(b"\x7fELF and no more")
+    path = library_path(native.SOURCE)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"\x7fELF and no more")
     assert native.native() is not None
-    assert native.library_path().stat().st_size > 10_000
+    assert path.stat().st_size > 10_000
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no owners of files on this system")
 def test_one_that_others_may_write_is_not_loaded(steps, cache):
     assert native.native() is not None
-    native.library_path().chmod(0o777)
+    library_path(native.SOURCE).chmod(0o777)
     native.native.cache_clear()
     assert native.native() is None
 
@@ -126,9 +129,9 @@ def test_the_users_cache_is_where_xdg_or_the_home_is(monkeypatch, tmp_path):
 
 
 def test_another_cpu_compiles_anew(monkeypatch):
-    here = native.library_path()
-    monkeypatch.setattr(native, "cpu", lambda: {"model": "another", "abilities": "fpu"})
-    assert native.library_path() != here
+    here = library_path(native.SOURCE)
+    monkeypatch.setattr(host_library, "cpu", lambda: {"model": "another", "abilities": "fpu"})
+    assert library_path(native.SOURCE) != here
 
 
 def without_compiler(monkeypatch, cache, tmp_path):
@@ -149,12 +152,12 @@ def missing_compiler(monkeypatch, cache, tmp_path):
 
 
 def wrong_numbers(monkeypatch, cache, tmp_path):
-    """Rounds as none of the libraries does: -DFRACTION_BITS in effect, by another header."""
-    (tmp_path / "headers").mkdir()
-    for name in ("letterbox.h", "nms.h"):
-        text = (native.HEADERS / name).read_text().replace("FRACTION_BITS = 22", "FRACTION_BITS = 21")
-        (tmp_path / "headers" / name).write_text(text)
-    monkeypatch.setattr(native, "HEADERS", tmp_path / "headers")
+    """Rounds as none of the libraries does."""
+    for folder in ("host", "cuda"):
+        shutil.copytree(str(host_library.HERE / folder), str(tmp_path / folder))
+    header = tmp_path / "cuda" / "letterbox.h"
+    header.write_text(header.read_text().replace("FRACTION_BITS = 22", "FRACTION_BITS = 21"))
+    monkeypatch.setattr(host_library, "HERE", tmp_path)
 
 
 @pytest.mark.parametrize("spoil", [without_compiler, unwritable, wrong_compiler, missing_compiler, wrong_numbers])
@@ -204,12 +207,12 @@ def compare(steps, image, expected):
 def test_the_sources_are_clean_for_any_cpu(tmp_path):
     """Without the instructions of this one too, and without a warning."""
     try:
-        command = native.compiler()
+        command = host_library.compiler()
     except UserError as reason:
         pytest.skip(str(reason))
     flags = ["-O2", "-std=c++14", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
-    plain = tmp_path / "plain.so"
-    subprocess.run([*command, *flags, "-I", str(native.HEADERS), "-o", str(plain), str(native.SOURCE)], check=True)
+    plain, source = tmp_path / "plain.so", host_library.HERE / native.SOURCE.main
+    subprocess.run([*command, *flags, "-I", str(host_library.HERE / "cuda"), "-o", str(plain), str(source)], check=True)
     steps = native.Native(plain)
     native.check(steps)
     for image, size, expected in letterbox_cases(9, 60):
