@@ -16,13 +16,13 @@ largest error: degree 5 everywhere cost D0 0.05 AP.
 Whether it is the faster one is for the CPU to say: `time_ratio` takes turns with both.
 """
 
-import time
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from functools import partial
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from deploy.made_up import made_up_array
-from deploy.percentiles import quick
+from engines import turns
 from engines.openvino_graph import opset, sample_sizes
 from engines.truncate import step_behind, truncate
 
@@ -66,8 +66,6 @@ SHARE = 0.1  # of a step of 8 bits
 LEAST = -0.2785 - max(fit.error for fit in (FINEST, *COARSER))  # swish falls to that and no further
 SMALLEST = 1 << 15
 WORTH = 0.98  # how many times as long it may take at most to be taken
-PAIRS, LEAST_PAIRS, SECONDS = 300, 5, 1.5
-WARM_UP = 3
 
 
 def use_polynomial(ov: Any, model: Any) -> int:
@@ -127,8 +125,7 @@ def polynomial(ops: Any, source: Any, name: str, fit: Fit = FINEST) -> Any:
 
 
 def time_ratio(first: Any, second: Any) -> Optional[float]:
-    """How many times as long the first compiled model takes as the second: by the lower quartiles, as what disturbs
-    makes single runs longer.
+    """How many times as long the first compiled model takes as the second.
 
     None where a dimension other than the batch is open, as then nobody knows what would be run.
     """
@@ -136,19 +133,7 @@ def time_ratio(first: Any, second: Any) -> Optional[float]:
     if feeds is None:
         return None
     requests = [compiled.create_infer_request() for compiled in (first, second)]
-    for request in requests * WARM_UP:
-        request.infer(feeds)
-    pairs: List[List[float]] = []
-    started = time.perf_counter()
-    while len(pairs) < PAIRS and (len(pairs) < LEAST_PAIRS or time.perf_counter() - started < SECONDS):
-        times = [0.0, 0.0]
-        for index in (0, 1) if len(pairs) % 2 else (1, 0):
-            begun = time.perf_counter()
-            requests[index].infer(feeds)
-            times[index] = time.perf_counter() - begun
-        pairs.append(times)
-    ours, theirs = quick(pairs, axis=0)
-    return float(ours / theirs)
+    return turns.time_ratio(*(partial(request.infer, feeds) for request in requests))
 
 
 def made_up(compiled: Any) -> Optional[Dict[int, np.ndarray]]:

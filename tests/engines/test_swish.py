@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from deploy import Runner
 from deploy.cli import UserError
-from engines import cpu_builder, swish
+from engines import cpu_builder, swish, turns
 from engines.build import build_engine
 from engines.choices import Choices
 from engines.openvino_graph import opset
@@ -188,43 +188,13 @@ def test_fp32_has_exact_swish_and_a_network_without_any_says_nothing(tmp_path):
         built(network(tmp_path / "net.onnx"), tmp_path / "refused", precision="fp32", form="polynomial")
 
 
-def timed(seconds):
-    """A compiled model whose run takes so long."""
-    clock = SimpleNamespace(seconds=seconds, runs=0)
-
-    def infer(feeds):
-        clock.runs += 1
-        swish.time.now += seconds
-
-    clock.inputs = []
-    clock.create_infer_request = lambda: SimpleNamespace(infer=infer)
-    return clock
-
-
-@pytest.mark.parametrize(("seconds", "pairs"), [(0.001, swish.PAIRS), (0.02, 42), (10.0, swish.LEAST_PAIRS)])
-def test_the_race_is_of_pairs_and_ends_in_time(monkeypatch, seconds, pairs):
-    clock = SimpleNamespace(now=0.0)
-    clock.perf_counter = lambda: clock.now
-    monkeypatch.setattr(swish, "time", clock)
-    first, second = timed(0.8 * seconds), timed(seconds)
-    assert swish.time_ratio(first, second) == pytest.approx(0.8)
-    assert first.runs == second.runs
-    assert first.runs - swish.WARM_UP == pytest.approx(pairs, abs=1)
-
-
-def test_runs_that_something_disturbed_do_not_decide(monkeypatch):
-    clock = SimpleNamespace(now=0.0)
-    clock.perf_counter = lambda: clock.now
-    monkeypatch.setattr(swish, "time", clock)
-    random = np.random.default_rng(0)
-    racers = []
-    for seconds in (0.0008, 0.001):
-
-        def infer(feeds, seconds=seconds):
-            swish.time.now += seconds * random.choice([1.0, random.uniform(1, 3)])
-
-        racers.append(SimpleNamespace(inputs=[], create_infer_request=lambda infer=infer: SimpleNamespace(infer=infer)))
-    assert swish.time_ratio(*racers) == pytest.approx(0.8, abs=0.01)
+def test_compiled_models_are_raced(monkeypatch):
+    monkeypatch.setattr(turns, "time_ratio", lambda first, second: (first(), second()))
+    racers = [
+        SimpleNamespace(inputs=[], create_infer_request=lambda name=name: SimpleNamespace(infer=lambda feeds: name))
+        for name in ("first", "second")
+    ]
+    assert swish.time_ratio(*racers) == ("first", "second")
 
 
 def test_inputs_are_made_up_unless_a_side_is_open(tmp_path):
