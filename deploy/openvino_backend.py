@@ -3,7 +3,7 @@
 import io
 import threading
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 import openvino as ov
@@ -11,7 +11,10 @@ import openvino as ov
 from deploy.backends import Backend
 from deploy.cli import UserError
 from deploy.compiled_cache import cache_path, keep_compiled, read_compiled
+from deploy.front import Front, front_maker
 from deploy.machine import cores, cpu
+
+Shapes = Mapping[str, Tuple[int, int, int]]  # [h,w,channels] of the front's outputs, by their operations' names
 
 
 def load(path: Path, manifest: Dict[str, Any], throughput: bool = False) -> Backend:
@@ -22,41 +25,68 @@ def load(path: Path, manifest: Dict[str, Any], throughput: bool = False) -> Back
     """
     hint = "THROUGHPUT" if throughput else "LATENCY"
     config = {"PERFORMANCE_HINT": hint, **manifest["backend"].get("config", {})}
+    make_front = front_maker(path, manifest, 1 if throughput else cores())
+    front = None if make_front is None else make_front()
     try:
-        compiled = load_compiled(path, manifest, config)
+        compiled = load_compiled(path, manifest, config, None if front is None else front.shapes)
     except RuntimeError as error:
         built = manifest["backend"].get("version")
         reason = str(error).strip().splitlines()[-1]
         raise UserError(
             f"OpenVINO {ov.__version__} cannot load '{path}', built by {built} ({reason}): build the engine again here"
         ) from error
-    return OpenVinoEngine(compiled)
+    return OpenVinoEngine(compiled, make_front)
 
 
-def load_compiled(path: Path, manifest: Dict[str, Any], config: Dict[str, str]) -> Any:
-    """The compiled model, from the folder's cache if it was compiled here before. A model that is in no engine's folder
-    (`manifest` lists no files) has no cache."""
+def load_compiled(path: Path, manifest: Dict[str, Any], config: Dict[str, str], front: Optional[Shapes] = None) -> Any:
+    """The compiled model, without its front if there is one, which has outputs of these shapes; from the folder's cache
+    if it was compiled here before. A model that is in no engine's folder (`manifest` lists no files) has no cache."""
     core = ov.Core()
     if not manifest.get("files"):
-        return core.compile_model(str(path), "CPU", config)
+        return compile_rest(core, path, config, front)
     here = {"openvino": ov.__version__, "cpu": {**cpu(), "cores": cores()}}
-    depends_on = {"config": config, "files": manifest["files"], **here}
+    depends_on = {"config": config, "files": manifest["files"], "front": front is not None, **here}
     kept = cache_path(path, config["PERFORMANCE_HINT"].lower(), depends_on)
     blob = read_compiled(kept)
     if blob is not None:
         return core.import_model(io.BytesIO(blob), "CPU", config)
-    compiled = core.compile_model(str(path), "CPU", config)
+    compiled = compile_rest(core, path, config, front)
     exported = io.BytesIO()
     compiled.export_model(exported)
     keep_compiled(kept, exported.getvalue())
     return compiled
 
 
-class OpenVinoEngine:
-    """A compiled model; each thread that calls it has an infer request of its own, so that none waits for another."""
+def compile_rest(core: Any, path: Path, config: Dict[str, str], front: Optional[Shapes]) -> Any:
+    if front is None:
+        return core.compile_model(str(path), "CPU", config)
+    return core.compile_model(without_front(core.read_model(str(path)), front), "CPU", config)
 
-    def __init__(self, compiled: Any) -> None:
-        self.compiled = compiled
+
+def without_front(model: Any, front: Shapes) -> Any:
+    """The rest of a model, which is changed: it reads the front's outputs, float32 [N,h,w,channels], by the names of
+    the operations that gave them. RuntimeError if there are no such operations."""
+    ops = ov.opset13 if hasattr(ov, "opset13") else ov.runtime.opset13
+    batch = model.inputs[0].get_partial_shape()[0]
+    named = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+    parameters = []
+    for name, shape in front.items():
+        if name not in named:
+            raise RuntimeError(f"the engine has no operation '{name}', which its front names")
+        parameter = ops.parameter(ov.PartialShape([batch, *shape]), np.float32)
+        parameter.output(0).set_names({name})
+        turned = ops.transpose(parameter, ops.constant(np.array([0, 3, 1, 2])))
+        named[name].output(0).replace(turned.output(0))
+        parameters.append(parameter)
+    return ov.Model(model.get_results(), parameters)
+
+
+class OpenVinoEngine:
+    """A compiled model, and what makes its front; each thread that calls it has an infer request and a front of its
+    own, so that none waits for another."""
+
+    def __init__(self, compiled: Any, make_front: Optional[Callable[[], Front]] = None) -> None:
+        self.compiled, self.make_front = compiled, make_front
         self.parallel = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self.names = [(name, index) for index, output in enumerate(compiled.outputs) for name in output.get_names()]
         self.of_thread = threading.local()
@@ -65,5 +95,8 @@ class OpenVinoEngine:
         """Run arrays by input name. Returns the outputs by name."""
         if not hasattr(self.of_thread, "request"):
             self.of_thread.request = self.compiled.create_infer_request()
+            self.of_thread.front = self.make_front and self.make_front()
+        if self.of_thread.front is not None:
+            feeds = self.of_thread.front(*feeds.values())
         results = self.of_thread.request.infer(feeds, share_inputs=True)  # not shared: the outputs, which may be kept
         return {name: results[index] for name, index in self.names}

@@ -13,8 +13,9 @@ from engines.targets import TARGETS, Target
 LEVELS = range(6)
 DLA_MODES = ("fallback", "only")
 AUTO, EXACT, POLYNOMIAL = SWISHES = ("auto", "exact", "polynomial")
+OFF = "off"
 CURRENT_GPU = "current"  # the compute capability of the GPU at hand
-FOR_CPUS = ("swish",)  # all other choices are for GPUs
+FOR_CPUS = ("swish", "front")  # all other choices are for GPUs
 SHARE = 4
 # Where TensorRT-RTX has no INT8, by its support matrix: 1.7 builds such a plan in FP32, for the other GPUs in it too.
 NO_INT8 = ("7.5",)
@@ -34,6 +35,7 @@ class Choices:
         dla: empty: no DLA. "fallback": what the DLA has a layer for goes there, the rest to the GPU. "only": a rest is
             an error.
         swish: "polynomial" (engines/swish.py), "exact", or "auto", the faster one.
+        front: how many of the first blocks are C++ (engines/front.py), "off", or "auto", the fastest.
     """
 
     compute_capabilities: Tuple[str, ...] = ()
@@ -43,12 +45,18 @@ class Choices:
     hardware_compatible: bool = False
     dla: str = ""
     swish: str = AUTO
+    front: str = AUTO
 
     def check(self, target: Target, precision: str) -> None:
         """Raise UserError, before anything is built, for what the target does not offer."""
         choose("swish", self.swish, SWISHES)
         if self.swish == POLYNOMIAL and (target.backend != "openvino" or precision == "fp32"):
             raise UserError(f"--swish {POLYNOMIAL} is for fp16 and int8 engines of target cpu: leave it out")
+        if self.front not in (AUTO, OFF):
+            if not self.front.isdecimal():
+                raise UserError(f"--front {self.front}: expected {AUTO}, {OFF} or a number of blocks")
+            if target.backend != "openvino" or precision == "fp32":
+                raise UserError(f"--front {self.front} is for fp16 and int8 engines of target cpu: leave it out")
         if target.on_cpu:
             for one in fields(self):
                 if one.name not in FOR_CPUS and getattr(self, one.name) != one.default:
@@ -121,6 +129,7 @@ OPTIONS = {
     "hardware_compatible": "--hardware-compatible",
     "dla": "--dla",
     "swish": "--swish",
+    "front": "--front",
 }
 
 
@@ -153,6 +162,11 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
         "--swish", default=AUTO, metavar="FORM",
         help=f"{EXACT}, {POLYNOMIAL} (within 0.0064) or {AUTO}, the faster one (cpu, fp16 and int8; default: {AUTO})",
     )  # fmt: skip
+    parser.add_argument(
+        "--front", default=AUTO, metavar="N",
+        help=f"how many of an EfficientNet's first blocks are C++ of ours, in 16 bits; {OFF}, or {AUTO}, the fastest "
+        f"(cpu, fp16 and int8; default: {AUTO})",
+    )  # fmt: skip
 
 
 def read_choices(given: Any) -> Choices:
@@ -165,6 +179,7 @@ def read_choices(given: Any) -> Choices:
         given.hardware_compatible,
         given.dla,
         given.swish,
+        given.front,
     )
 
 

@@ -3,18 +3,22 @@
 OpenVINO compiles for the CPU that it finds when the engine is loaded; the precision is a hint in the manifest that
 the runtime passes on. So the builder compiles what it saved, here, and reads the executed graph
 (`CompiledModel.get_runtime_model`): on another CPU the layers may run in another precision. Which form of swish is the
-faster one is measured here too (engines/swish.py).
+faster one is measured here too (engines/swish.py), and how many of the first blocks are faster in C++ of ours
+(engines/front.py).
 """
 
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 from deploy.cli import UserError
+from deploy.openvino_backend import compile_rest
 from engines import swish
 from engines.bar import open_bar
-from engines.choices import AUTO, DEFAULT, EXACT, POLYNOMIAL, Choices
+from engines.blocks import find_blocks
+from engines.choices import AUTO, DEFAULT, EXACT, OFF, POLYNOMIAL, Choices
 from engines.fold_dequantize import fold_dequantize
-from engines.manifest import Built, Layer
+from engines.front import Chosen, choose_front, save_front
+from engines.manifest import FRONT, Built, Layer
 from engines.onnx_header import Header
 from engines.own_bias import part_biases
 from engines.picture import arithmetic_first
@@ -30,7 +34,7 @@ MULTIPLYING = ("Convolution", "Deconvolution", "MatMul", "FullyConnected")
 INTEGERS = ("u8", "i8")
 NOT_COUNTED = ("Const", "Input", "Output")  # no work
 WITHOUT_BIAS = "/WithoutBiases"  # OpenVINO reads an ONNX Conv as this convolution and an Add, if the bias is not zero
-STEPS = ("read", "choose", "save", "compile")
+STEPS = ("read", "swish", "front", "save", "compile")
 
 
 def build(
@@ -54,6 +58,7 @@ def build(
             bar.set_postfix_str(STEPS[0])
             model = core.read_model(onnx)
             fold_dequantize(ov, model)
+            blocks = None if precision == "fp32" or choices.front == OFF else find_blocks(model)
             arithmetic_first(ov, model)
             part_biases(ov, model)
             bar.update()
@@ -61,15 +66,23 @@ def build(
             model, form = choose_swish(ov, core, model, config, EXACT if precision == "fp32" else choices.swish)
             bar.update()
             bar.set_postfix_str(STEPS[2])
-            ov.save_model(model, folder / ENGINE, compress_to_fp16=precision == "fp16")
+            chosen = choose_front(ov, core, model, blocks, config, OFF if precision == "fp32" else choices.front)
             bar.update()
             bar.set_postfix_str(STEPS[3])
-            compiled = core.compile_model(folder / ENGINE, "CPU", config)
+            ov.save_model(model, folder / ENGINE, compress_to_fp16=precision == "fp16")
+            if chosen is not None:
+                save_front(folder, chosen)
+            bar.update()
+            bar.set_postfix_str(STEPS[4])
+            compiled = compile_rest(core, folder / ENGINE, config, chosen and chosen.description.shapes)
             bar.update()
         except RuntimeError as error:
             raise UserError(f"OpenVINO cannot build '{onnx}': {reason(error)}") from error
     backend = {"name": "openvino", "version": ov.__version__, "config": config}
-    return Built(ENGINE, backend, executed_layers(compiled, header), "executed", swish=form)
+    if chosen is not None:
+        backend["front"] = chosen.manifest()
+    layers = front_layers(chosen) + executed_layers(compiled, header)
+    return Built(ENGINE, backend, layers, "executed", swish=form)
 
 
 def choose_swish(
@@ -106,6 +119,16 @@ def precision_hint(capabilities: List[str], precision: str) -> str:
         f"this CPU computes in neither FP16 nor bfloat16 (OpenVINO finds {', '.join(capabilities)}): "
         "build PRECISION=fp32 or int8 for it, or fp16 on the CPU that will run it"
     )
+
+
+def front_layers(chosen: Optional[Chosen]) -> List[Layer]:
+    """The convolutions that the front computes."""
+    names = {} if chosen is None else chosen.convolutions
+    return [
+        Layer(name.split(WITHOUT_BIAS)[0], "Convolution", precision, FRONT)
+        for precision, some in names.items()
+        for name in some
+    ]
 
 
 def executed_layers(compiled: Any, header: Header) -> List[Layer]:

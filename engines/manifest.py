@@ -15,6 +15,7 @@ from engines.onnx_header import DTYPES, Dims, Header
 FORMAT = 1
 NAME = "manifest.json"
 UNKNOWN = "unknown"  # a precision that cannot be read
+FRONT = "front"  # the tactic of a layer that engines/front.py took, in the precision that it has there
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """What the passes over an OpenVINO model ask of it. `ov` is the module openvino throughout."""
 
+import importlib
+import importlib.util
 from typing import Any, List, Optional
 
 import numpy as np
@@ -28,3 +30,12 @@ def sample_sizes(shape: Any) -> Optional[List[int]]:
     if shape.rank.is_dynamic or any(shape[axis].is_dynamic for axis in range(1, len(shape))):
         return None
     return [shape[axis].get_length() for axis in range(1, len(shape))]
+
+
+def fold_constants(model: Any) -> None:
+    """Compute, in place, all that depends on constants only."""
+    found = importlib.util.find_spec("openvino.passes")
+    passes = importlib.import_module("openvino.passes" if found else "openvino.runtime.passes")
+    manager = passes.Manager()
+    manager.register_pass(passes.ConstantFolding())
+    manager.run_passes(model)

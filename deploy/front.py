@@ -1,0 +1,185 @@
+"""The front of an engine: an EfficientNet's first blocks in C++ (deploy/host/front.cpp), where the maps are large.
+
+An inference runtime goes through memory layer by layer, and what lies between the layers of these blocks is too large
+for a core's cache: half of an EfficientDet-D0's time on a CPU. The front keeps a few rows of it at a time. It computes
+in 16 bits where the CPU does so in vectors (AVX512-FP16; products by AMX in bfloat16), else in float32.
+
+The engine's builder finds the blocks, races the engine with and without them (engines/front.py), and writes front.npz:
+`layout`, int32 [blocks, FIELDS]; `weights`, float32, in the order in which front.cpp reads them; `outputs`, the names
+of the operations that give the front's outputs; `expected`, every EXPECTED_STEP'th number of each output for
+`sample_picture`.
+"""
+
+import ctypes
+import os
+import weakref
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+from deploy.cli import UserError
+from deploy.host_library import Source, host_library
+from deploy.machine import cpu
+from deploy.made_up import made_up_picture
+
+SOURCE = Source(
+    "front",
+    "host/front.cpp",
+    ("host/crew.h", "host/lanes.h", "host/product.h"),
+    ("-std=c++17", "-pthread", "-ffp-contract=fast", "-fno-math-errno"),
+    {},
+)
+# As front.cpp's Layout, which says what they are.
+FIELDS = (
+    "entry", "in_height", "in_width", "in_channels", "entry_top", "entry_left", "height", "width", "channels", "kernel",
+    "stride", "top", "left", "out_height", "out_width", "out_channels", "squeezed", "residual", "feature",
+)  # fmt: skip
+STEM, EXPANSION, NONE = range(3)
+LEAST_WIDTH = 16  # pixels of a row, which front.cpp multiplies together
+EXPECTED_STEP = 97
+COMPILED, OTHER_CPU, NO_COMPILER = "C++", "it was built on another CPU", "there is no C++ compiler"
+FARTHEST = 0.05  # root of the mean square of what an output is off by, in those of what is expected
+
+
+class Description(NamedTuple):
+    """What front.npz holds."""
+
+    layout: np.ndarray
+    weights: np.ndarray
+    outputs: List[str]
+    expected: np.ndarray
+
+    def column(self, field: str) -> np.ndarray:
+        """A field of all blocks."""
+        return self.layout[:, FIELDS.index(field)]
+
+    @property
+    def picture(self) -> Tuple[int, int, int]:
+        """[H,W,3] of the picture."""
+        return int(self.column("in_height")[0]), int(self.column("in_width")[0]), 3
+
+    @property
+    def shapes(self) -> Dict[str, Tuple[int, int, int]]:
+        """[h,w,channels] of each output, by its operation's name."""
+        sizes = np.stack([self.column(f"out_{field}") for field in ("height", "width", "channels")], 1)
+        rows = sizes[self.column("feature") == 1].tolist()
+        return {name: (row[0], row[1], row[2]) for name, row in zip(self.outputs, rows)}
+
+
+def read_front(path: Path) -> Description:
+    """Raises UserError if the file is missing or damaged."""
+    try:
+        with np.load(str(path)) as file:
+            return Description(file["layout"], file["weights"], file["outputs"].tolist(), file["expected"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"'{path}' is damaged ({error}): build the engine again") from error
+
+
+def sample_picture(shape: Tuple[int, int, int]) -> np.ndarray:
+    """A made-up picture of that shape, on which fronts are compared."""
+    return np.resize(made_up_picture(), shape)
+
+
+class FrontLibrary:
+    """The compiled library's functions, and the precisions ("bf16") of its products of matrices and of its vectors."""
+
+    def __init__(self, path: Path) -> None:
+        """OSError or AttributeError if the library cannot be loaded."""
+        library = ctypes.CDLL(str(path))
+        size, pointer = ctypes.c_size_t, ctypes.c_void_p
+        self.weights, self.make, self.run, self.free = (
+            library.front_weights, library.front_make, library.front_run, library.front_free,
+        )  # fmt: skip
+        self.weights.argtypes, self.weights.restype = [pointer, size], size
+        self.make.argtypes, self.make.restype = [pointer, size, pointer, size], pointer
+        self.run.argtypes, self.run.restype = [pointer, pointer, pointer], None
+        self.free.argtypes, self.free.restype = [pointer], None
+        precisions = (library.front_product_precision, library.front_vector_precision)
+        for function in precisions:
+            function.restype = ctypes.c_char_p
+        self.product_precision, self.vector_precision = (function().decode() for function in precisions)
+
+
+@lru_cache(maxsize=None)
+def front_library() -> Optional[FrontLibrary]:
+    """The library for this machine, or None where there is none. Each front is checked by itself, with its weights."""
+    return host_library(SOURCE, FrontLibrary, lambda library: None)
+
+
+class Front:
+    """A front made ready to run; for one thread at a time."""
+
+    def __init__(self, library: FrontLibrary, description: Description, threads: int) -> None:
+        """To be run by the caller and `threads` - 1 more. UserError if the description is damaged, or there is not the
+        memory."""
+        layout = np.ascontiguousarray(description.layout, np.int32)
+        weights = np.ascontiguousarray(description.weights, np.float32)
+        if layout.ndim != 2 or layout.shape[1] != len(FIELDS) or len(description.shapes) != layout[:, -1].sum():
+            raise UserError("the engine's front is damaged: build the engine again")
+        if library.weights(layout.ctypes.data, len(layout)) != weights.size:
+            raise UserError("the engine's front has not as many weights as its layout says: build the engine again")
+        made = library.make(layout.ctypes.data, len(layout), weights.ctypes.data, threads)
+        if not made:
+            raise UserError("the engine's front cannot be made: too little memory is free, or AMX is not to be had")
+        self.library, self.made, self.picture, self.shapes = library, made, description.picture, description.shapes
+        # Not at the process's end, when threads are gone; nor in a forked process, which never had them.
+        weakref.finalize(self, free_in, os.getpid(), library, made).atexit = False
+
+    def __call__(self, pictures: np.ndarray) -> Dict[str, np.ndarray]:
+        """Pictures, uint8 [N,H,W,3], to the outputs, float32 [N,h,w,channels], by their operations' names. ValueError
+        for pictures of another size."""
+        if pictures.shape[1:] != self.picture or pictures.dtype != np.uint8:
+            raise ValueError(f"pictures are {pictures.dtype} {list(pictures.shape)}, not uint8 [N, {self.picture}]")
+        pictures = np.ascontiguousarray(pictures)
+        outputs = {name: np.empty((len(pictures), *shape), np.float32) for name, shape in self.shapes.items()}
+        for index in range(len(pictures)):
+            addresses = (ctypes.c_void_p * len(outputs))(*(array[index].ctypes.data for array in outputs.values()))
+            self.library.run(self.made, pictures[index].ctypes.data, addresses)
+        return outputs
+
+
+def free_in(process: int, library: FrontLibrary, made: int) -> None:
+    if os.getpid() == process:
+        library.free(made)
+
+
+def samples(outputs: Dict[str, np.ndarray]) -> np.ndarray:
+    """What `expected` keeps of the outputs [N,h,w,channels]."""
+    return np.concatenate([array.reshape(-1)[::EXPECTED_STEP] for array in outputs.values()])
+
+
+def distance(found: np.ndarray, expected: np.ndarray) -> float:
+    """The root of the mean square of their difference, in that of what is expected."""
+    return float(np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2)))
+
+
+def checked_front(library: FrontLibrary, description: Description, threads: int) -> Optional[Front]:
+    """The front, or None where it does not give what is expected. UserError as Front."""
+    front = Front(library, description, threads)
+    found = samples(front(sample_picture(description.picture)[None]))
+    near = found.shape == description.expected.shape and distance(found, description.expected) <= FARTHEST
+    return front if near else None
+
+
+def who_computes(manifest: Mapping[str, Any]) -> Optional[str]:
+    """COMPILED, or why the backend computes the first blocks of an engine that has a front; None for other engines."""
+    front = manifest["backend"].get("front")
+    if front is None:
+        return None
+    if front["cpu"] != cpu():
+        return OTHER_CPU
+    return NO_COMPILER if front_library() is None else COMPILED
+
+
+def front_maker(engine: Path, manifest: Mapping[str, Any], threads: int) -> Optional[Callable[[], Front]]:
+    """What makes the front of the engine whose file is `engine`, one for each thread that runs it, which `threads` in
+    all then compute. None where there is none, or the backend is to compute it. UserError if it is damaged."""
+    library = front_library() if who_computes(manifest) == COMPILED else None
+    if library is None:
+        return None
+    description = read_front(engine.parent / manifest["backend"]["front"]["file"])
+    if checked_front(library, description, threads) is None:
+        return None
+    return partial(Front, library, description, threads)

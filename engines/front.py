@@ -1,0 +1,167 @@
+"""Whether the first blocks of an EfficientNet are computed by deploy/front.py, how many, and what it needs for that.
+
+The engine is raced with and without them on the CPU that builds it. Without a C++ compiler they stay with OpenVINO, and
+where the engine is loaded on another CPU too: the engine's own file has the whole model.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set
+
+import numpy as np
+
+from deploy.cli import UserError
+from deploy.front import (
+    FIELDS,
+    Description,
+    Front,
+    FrontLibrary,
+    checked_front,
+    front_library,
+    sample_picture,
+    samples,
+)
+from deploy.machine import cores, cpu
+from deploy.openvino_backend import without_front
+from engines.blocks import Block, Found
+from engines.choices import AUTO, OFF
+from engines.turns import time_ratio
+
+FILE = "front.npz"
+WORTH = 0.98  # how many times as long a run may take with it at most
+
+
+class Chosen(NamedTuple):
+    """A front that the engine gets: what front.npz will hold, the convolutions that it computes, by the precision of
+    their arithmetic, and how many times as long a run takes with it."""
+
+    description: Description
+    convolutions: Dict[str, List[str]]
+    ratio: Optional[float]
+
+    def manifest(self) -> Dict[str, Any]:
+        """What the runtime needs to know."""
+        ratio = None if self.ratio is None else round(self.ratio, 3)
+        return {"file": FILE, "blocks": len(self.description.layout), "ratio": ratio, "cpu": cpu()}
+
+
+def choose_front(
+    ov: Any, core: Any, model: Any, found: Optional[Found], config: Dict[str, str], asked: str
+) -> Optional[Chosen]:
+    """The fastest front of a model, if it is faster than none; with a number asked for, that of so many blocks.
+
+    Those that end where the maps get smaller are raced, the longest first, as long as a shorter one is faster. Raises
+    UserError if there is no front of the number of blocks that was asked for.
+    """
+    library = front_library()
+    if asked not in (AUTO, OFF):
+        check_asked(int(asked), found, library)
+    if asked == OFF or found is None or library is None:
+        return None
+    pictures = batch_for(model)
+    if asked != AUTO:
+        description = describe(ov, core, model, found, int(asked))
+        if description is None or checked_front(library, description, cores()) is None:
+            return None
+        return Chosen(description, convolutions(found, int(asked), library), None)
+    latency = {"PERFORMANCE_HINT": "LATENCY", **config}
+    whole = core.compile_model(model, "CPU", latency)
+    run_whole = partial(whole.create_infer_request().infer, [pictures])
+    best, least = None, WORTH
+    for count in reversed(stage_ends(found.blocks)):
+        description = describe(ov, core, model, found, count)
+        front = description and checked_front(library, description, cores())
+        if description is None or front is None:
+            continue
+        rest = core.compile_model(without_front(model.clone(), description.shapes), "CPU", latency)
+        ratio = time_ratio(partial(run_both, front, rest.create_infer_request(), pictures), run_whole)
+        if best is not None and ratio >= least:
+            break
+        if ratio <= least:
+            best, least = Chosen(description, convolutions(found, count, library), ratio), ratio
+    return best
+
+
+def check_asked(count: int, found: Optional[Found], library: Optional[FrontLibrary]) -> None:
+    """UserError if there is no front of so many blocks."""
+    blocks = 0 if found is None else len(found.blocks)
+    if not 1 <= count <= blocks:
+        there = f"the model begins with {blocks}" if blocks else "the model does not begin with any that it knows"
+        raise UserError(f"--front {count}: {there}; give {AUTO} or {OFF}, or fewer")
+    if library is None:
+        raise UserError(f"--front {count} takes a C++ compiler with C++17: install g++, or give --front {OFF}")
+
+
+def run_both(front: Front, rest: Any, pictures: np.ndarray) -> None:
+    rest.infer(front(pictures), share_inputs=True)
+
+
+def stage_ends(blocks: Sequence[Block]) -> List[int]:
+    """How many blocks there are up to the end of each size of map."""
+    sizes = [block.layout["out_width"] for block in blocks]
+    return [count for count in range(1, len(blocks) + 1) if count == len(blocks) or sizes[count] != sizes[count - 1]]
+
+
+def describe(ov: Any, core: Any, model: Any, found: Found, count: int) -> Optional[Description]:
+    """The front of the first `count` blocks; it is expected to give what OpenVINO gives in float32. None if the rest of
+    the model reads more than outputs of blocks."""
+    blocks = found.blocks[:count]
+    outputs = read_by_the_rest(model, [block.output for block in blocks])
+    if outputs is None:
+        return None
+    rows = [{**block.layout, "feature": int(block.output in outputs)} for block in blocks]
+    layout = np.array([[row[field] for field in FIELDS] for row in rows], np.int32)
+    weights = np.concatenate([found.means, *(block.weights for block in blocks)]).astype(np.float32)
+    description = Description(layout, weights, outputs, np.empty(0, np.float32))
+    return description._replace(expected=samples(by_openvino(ov, core, found.model, description)))
+
+
+def read_by_the_rest(model: Any, names: Sequence[str]) -> Optional[List[str]]:
+    """Those of the named operations that are read on the way to the results from where nothing named lies between; None
+    if one comes to an input too."""
+    found: Set[str] = set()
+    seen: Set[str] = set()
+    waiting = list(model.get_results())
+    while waiting:
+        node = waiting.pop()
+        if node.get_name() in seen:
+            continue
+        seen.add(node.get_name())
+        if node.get_friendly_name() in names:
+            found.add(node.get_friendly_name())
+        elif node.get_type_name() == "Parameter":
+            return None
+        else:
+            waiting += [value.get_node() for value in node.input_values()]
+    return [name for name in names if name in found]
+
+
+def batch_for(model: Any) -> np.ndarray:
+    """The sample picture as often as one run takes it."""
+    batch, height, width, colors = model.inputs[0].get_partial_shape()
+    pictures = sample_picture((height.get_length(), width.get_length(), colors.get_length()))[None]
+    return np.repeat(pictures, 1 if batch.is_dynamic else batch.get_length(), 0)
+
+
+def by_openvino(ov: Any, core: Any, model: Any, description: Description) -> Dict[str, np.ndarray]:
+    """The front's outputs [N,h,w,channels] for the sample picture, as OpenVINO computes them in float32."""
+    named = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+    ports = [named[name].output(0) for name in description.outputs]
+    compiled = core.compile_model(ov.Model(ports, model.get_parameters()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    results = compiled(batch_for(model))
+    return {name: results[index][:1].transpose(0, 2, 3, 1) for index, name in enumerate(description.outputs)}
+
+
+def convolutions(found: Found, count: int, library: FrontLibrary) -> Dict[str, List[str]]:
+    """The names of the convolutions of the first `count` blocks, by the precision of the front's arithmetic."""
+    names: Dict[str, List[str]] = {}
+    for block in found.blocks[:count]:
+        names.setdefault(library.product_precision, []).extend(block.products)
+        names.setdefault(library.vector_precision, []).extend(block.depthwise)
+    return names
+
+
+def save_front(folder: Path, chosen: Chosen) -> None:
+    """Write front.npz."""
+    fields = chosen.description._asdict()
+    np.savez(folder / FILE, **{**fields, "outputs": np.array(chosen.description.outputs)})
