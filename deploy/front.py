@@ -13,6 +13,7 @@ of the operations that give the front's outputs; `expected`, every EXPECTED_STEP
 import ctypes
 import os
 import weakref
+import zipfile
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
@@ -20,7 +21,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tup
 import numpy as np
 
 from deploy.cli import UserError
-from deploy.host_library import Source, host_library
+from deploy.host_library import COMPILED, Source, host_library
 from deploy.machine import cpu
 from deploy.made_up import made_up_picture
 
@@ -36,10 +37,12 @@ FIELDS = (
     "entry", "in_height", "in_width", "in_channels", "entry_top", "entry_left", "height", "width", "channels", "kernel",
     "stride", "top", "left", "out_height", "out_width", "out_channels", "squeezed", "residual", "feature",
 )  # fmt: skip
-STEM, EXPANSION, NONE = range(3)
+STEM, EXPANSION, NONE = range(3)  # entries
+KERNELS, STRIDES = (3, 5), (1, 2)  # of depthwise convolutions
 LEAST_WIDTH = 16  # pixels of a row, which front.cpp multiplies together
 EXPECTED_STEP = 97
-COMPILED, OTHER_CPU, NO_COMPILER = "C++", "it was built on another CPU", "there is no C++ compiler"
+OTHER_CPU, NO_COMPILER = "the engine was built on another CPU", "there is no C++ compiler"
+WRONG = "that gives something else here than where the engine was built"
 FARTHEST = 0.05  # root of the mean square of what an output is off by, in those of what is expected
 
 
@@ -73,7 +76,7 @@ def read_front(path: Path) -> Description:
     try:
         with np.load(str(path)) as file:
             return Description(file["layout"], file["weights"], file["outputs"].tolist(), file["expected"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"'{path}' is damaged ({error}): build the engine again") from error
 
 
@@ -102,6 +105,9 @@ class FrontLibrary:
         self.product_precision, self.vector_precision = (function().decode() for function in precisions)
 
 
+Maker = Callable[[], "Front"]
+
+
 @lru_cache(maxsize=None)
 def front_library() -> Optional[FrontLibrary]:
     """The library for this machine, or None where there is none. Each front is checked by itself, with its weights."""
@@ -116,7 +122,7 @@ class Front:
         memory."""
         layout = np.ascontiguousarray(description.layout, np.int32)
         weights = np.ascontiguousarray(description.weights, np.float32)
-        if layout.ndim != 2 or layout.shape[1] != len(FIELDS) or len(description.shapes) != layout[:, -1].sum():
+        if layout.ndim != 2 or layout.shape[1] != len(FIELDS) or not fits(description):
             raise UserError("the engine's front is damaged: build the engine again")
         if library.weights(layout.ctypes.data, len(layout)) != weights.size:
             raise UserError("the engine's front has not as many weights as its layout says: build the engine again")
@@ -138,6 +144,14 @@ class Front:
             addresses = (ctypes.c_void_p * len(outputs))(*(array[index].ctypes.data for array in outputs.values()))
             self.library.run(self.made, pictures[index].ctypes.data, addresses)
         return outputs
+
+
+def fits(description: Description) -> bool:
+    """Whether front.cpp has what the layout asks for."""
+    kernels, strides, widths = (set(description.column(field).tolist()) for field in ("kernel", "stride", "width"))
+    known = kernels <= set(KERNELS) and strides <= set(STRIDES) and min(widths) >= LEAST_WIDTH
+    features = int(description.column("feature").sum())
+    return known and bool((description.layout >= 0).all()) and len(description.shapes) == features
 
 
 def free_in(process: int, library: FrontLibrary, made: int) -> None:
@@ -163,23 +177,19 @@ def checked_front(library: FrontLibrary, description: Description, threads: int)
     return front if near else None
 
 
-def who_computes(manifest: Mapping[str, Any]) -> Optional[str]:
-    """COMPILED, or why the backend computes the first blocks of an engine that has a front; None for other engines."""
-    front = manifest["backend"].get("front")
-    if front is None:
-        return None
-    if front["cpu"] != cpu():
-        return OTHER_CPU
-    return NO_COMPILER if front_library() is None else COMPILED
-
-
-def front_maker(engine: Path, manifest: Mapping[str, Any], threads: int) -> Optional[Callable[[], Front]]:
+def front_of(engine: Path, manifest: Mapping[str, Any], threads: int) -> Tuple[Optional[Maker], Optional[str]]:
     """What makes the front of the engine whose file is `engine`, one for each thread that runs it, which `threads` in
-    all then compute. None where there is none, or the backend is to compute it. UserError if it is damaged."""
-    library = front_library() if who_computes(manifest) == COMPILED else None
+    all then compute, and COMPILED; or None, and why the backend computes those blocks too (None: the engine has no
+    front). UserError if it is damaged."""
+    told = manifest["backend"].get("front")
+    if told is None:
+        return None, None
+    if told["cpu"] != cpu():
+        return None, OTHER_CPU
+    library = front_library()
     if library is None:
-        return None
-    description = read_front(engine.parent / manifest["backend"]["front"]["file"])
+        return None, NO_COMPILER
+    description = read_front(engine.parent / told["file"])
     if checked_front(library, description, threads) is None:
-        return None
-    return partial(Front, library, description, threads)
+        return None, WRONG
+    return partial(Front, library, description, threads), COMPILED

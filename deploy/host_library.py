@@ -21,6 +21,7 @@ from deploy.machine import cpu
 HERE = Path(__file__).resolve().parent
 FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
 COMPILERS = ("c++", "g++", "clang++")
+COMPILED = "C++"  # in reports: who does something
 SECONDS = 120.0  # after which a compiler is taken for stuck
 
 Library = TypeVar("Library")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
 from deploy.board_notes import board_lines
 from deploy.cli import Parser, run
 from deploy.files import check_place, whole_file
+from deploy.host_library import COMPILED
 from deploy.manifest import parse_manifest
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 SECONDS = 10.0
 LEAST_RUNS, MOST_RUNS = 20, 1000
 ON_CPU = ("openvino", "onnxruntime")
-COMPILED, UNCOMPILED = "C++", "Pillow and NumPy"
+UNCOMPILED = "Pillow and NumPy"
 PACKAGES = ("numpy", "pillow", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx-cu13", "pycuda")
 
 
@@ -101,6 +102,7 @@ def measure(
 ) -> Dict[str, Any]:
     """The report that --json writes. Raises UserError as `deploy.workload.make_workload`."""
     from deploy.board import board
+    from deploy.front import front_of
     from deploy.machine import machine, versions
     from deploy.percentiles import per_second, summarize, warm_up
     from deploy.throughput import throughput
@@ -129,6 +131,7 @@ def measure(
         "board": {"before": before, "after": after},
         "versions": versions(PACKAGES),
         "letterbox_and_nms": by_whom(manifest),
+        "front": front_of(Path(folder) / manifest["engine"], manifest, 1)[1],
         "pictures": len(pictures),
         "batch": work.batch,
         "load_ms": round(load_ms, 1),
@@ -204,6 +207,9 @@ def table(report: Dict[str, Any]) -> str:
         lines.append(f"{name:<12}" + "".join(f"{value:9.2f}" for value in figures) + f"{row['per_second']:9.1f}")
     if report.get("letterbox_and_nms") == UNCOMPILED:  # an earlier effedge, on a board, does not say
         lines.append(f"letterbox and NMS by {UNCOMPILED}: with a C++ compiler (g++) they would be faster")
+    front = report.get("front")
+    if front not in (None, COMPILED):
+        lines.append(f"the first blocks are not computed in C++, as {front}: they would be faster")
     many = report["throughput"]
     if many is not None:
         lines.append(

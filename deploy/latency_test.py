@@ -24,7 +24,8 @@ from deploy.board_notes import notes
 from deploy.cli import Parser, UserError, run
 from deploy.compiled_cache import digest_of
 from deploy.files import check_place, read_json, sha256, whole_file, whole_folder
-from deploy.latency import COMPILED, PACKAGES, UNCOMPILED, identity
+from deploy.host_library import COMPILED
+from deploy.latency import PACKAGES, UNCOMPILED, identity
 from deploy.manifest import NAME, parse_manifest, read_manifest
 
 if TYPE_CHECKING:

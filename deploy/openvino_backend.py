@@ -11,7 +11,7 @@ import openvino as ov
 from deploy.backends import Backend
 from deploy.cli import UserError
 from deploy.compiled_cache import cache_path, keep_compiled, read_compiled
-from deploy.front import Front, front_maker
+from deploy.front import Front, front_of
 from deploy.machine import cores, cpu
 
 Shapes = Mapping[str, Tuple[int, int, int]]  # [h,w,channels] of the front's outputs, by their operations' names
@@ -25,7 +25,7 @@ def load(path: Path, manifest: Dict[str, Any], throughput: bool = False) -> Back
     """
     hint = "THROUGHPUT" if throughput else "LATENCY"
     config = {"PERFORMANCE_HINT": hint, **manifest["backend"].get("config", {})}
-    make_front = front_maker(path, manifest, 1 if throughput else cores())
+    make_front, _ = front_of(path, manifest, 1 if throughput else cores())
     front = None if make_front is None else make_front()
     try:
         compiled = load_compiled(path, manifest, config, None if front is None else front.shapes)

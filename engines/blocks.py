@@ -15,11 +15,10 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from deploy.front import EXPANSION, FIELDS, LEAST_WIDTH, NONE, STEM
+from deploy.front import EXPANSION, FIELDS, KERNELS, LEAST_WIDTH, NONE, STEM, STRIDES
 from engines.openvino_graph import constant, fold_constants, sample_sizes
 from engines.picture import CHANNELS_FIRST
 
-KERNELS, STRIDES = (3, 5), (1, 2)  # that front.cpp has
 CONVOLUTION, DEPTHWISE = "Convolution", "GroupConvolution"
 
 
@@ -172,7 +171,7 @@ def read_block(first: Any, before: Optional[Any]) -> Tuple[Block, Any]:
     if before is not None and len(readers_of(output)) == 1 and adds and before.output(0) in adds[0].input_values():
         layout["residual"], output = 1, adds[0]
     out_channels, out_height, out_width = map_sizes(output.output(0))
-    expect(min(width, out_width) >= LEAST_WIDTH)
+    expect(width >= LEAST_WIDTH)
     layout.update(
         in_channels=in_sizes[0], in_height=in_sizes[1], in_width=in_sizes[2], height=height, width=width,
         channels=channels, kernel=kernel, stride=stride, out_height=out_height, out_width=out_width,

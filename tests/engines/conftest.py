@@ -6,7 +6,7 @@ from typing import Callable
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "deploy")]  # graphs, front_cases
 import graphs  # noqa: E402
 
 

@@ -1,0 +1,309 @@
+"""The first blocks in C++: found in a graph made of them, as many as pay, and the engine's numbers with them."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from front_cases import random_front, reference
+from graphs import Graph, spec
+from onnx import TensorProto
+
+from deploy import Runner
+from deploy.cli import UserError
+from deploy.front import EXPANSION, FIELDS, NONE, STEM, distance, front_library
+from engines import front
+from engines.blocks import find_blocks
+from engines.build import build_engine
+from engines.choices import Choices
+from engines.fold_dequantize import fold_dequantize
+from engines.targets import TARGETS
+
+ov = pytest.importorskip("openvino")
+BLOCKS = [
+    (STEM, 32, 3, 1, 8, 16, 0),
+    (EXPANSION, 96, 3, 2, 4, 24, 0),
+    (EXPANSION, 144, 3, 1, 6, 24, 1),
+    (EXPANSION, 144, 5, 2, 6, 40, 0),
+    (NONE, 0, 5, 1, 10, 40, 1),
+]
+HEIGHT, WIDTH = 96, 128
+ENDS = [1, 3, 5]
+
+
+@pytest.fixture(scope="module")
+def library():
+    found = front_library()
+    if found is None:
+        pytest.skip("no C++ compiler")
+    return found
+
+
+@pytest.fixture(scope="module")
+def description():
+    return random_front(np.random.default_rng(1), HEIGHT, WIDTH, BLOCKS)
+
+
+class Layers(Graph):
+    """A graph with what EfficientNets are made of; `quantized`: the inputs and weights of convolutions on maps."""
+
+    def __init__(self, quantized):
+        super().__init__()
+        self.quantized_maps = quantized
+
+    def convolution(self, value, weights, bias, name, small=False, **attributes):
+        kernel = np.ascontiguousarray(weights.transpose(3, 2, 0, 1), np.float32)  # of [h,w,in,out]
+        if self.quantized_maps and not small:
+            scale = (np.abs(kernel).max((1, 2, 3)) / 127).astype(np.float32)
+            parts = {"int8": np.round(kernel / scale[:, None, None, None]).astype(np.int8), "scale": scale}
+            parts["zero"] = np.zeros(len(scale), np.int8)
+            names = [self.constant(f"{name}_{part}", array) for part, array in parts.items()]
+            weight = self.add("DequantizeLinear", names, f"{name}_w", axis=0)
+            value = self.quantized(value, 0.2, f"{name}_in")
+        else:
+            weight = self.constant(f"{name}_w", kernel)
+        return self.add(
+            "Conv", [value, weight, self.constant(f"{name}_b", bias.astype(np.float32))], name, **attributes
+        )
+
+    def swish(self, value, name):
+        return self.add("Mul", [value, self.add("Sigmoid", [value], f"{name}_gate")], f"{name}_swish")
+
+
+def network(path, description, *, quantized=False, batch=1, tail=None, gates="factor"):
+    """The blocks of a description as an ONNX, with a 1x1 convolution on each output, "map0" and so on."""
+    graph, flat = Layers(quantized), description.weights
+
+    def take(*shape):
+        nonlocal flat
+        taken, flat = flat[: math.prod(shape)], flat[math.prod(shape) :]
+        return taken.reshape(shape)
+
+    value = graph.add("Cast", ["image"], "cast", to=TensorProto.FLOAT)
+    value = graph.add("Transpose", [value], "transpose", perm=[0, 3, 1, 2])
+    value = graph.add("Sub", [value, graph.constant("means", take(3).reshape(1, 3, 1, 1))], "sub")
+    outputs = []
+    for index, numbers in enumerate(description.layout):
+        row, given = dict(zip(FIELDS, numbers.tolist())), value
+        channels, squeezed, name = row["channels"], row["squeezed"], f"block{index}"
+        if row["entry"] == STEM:
+            pads = sides(row["in_height"], row["in_width"], 3, 2, row["entry_top"], row["entry_left"])
+            weights = take(3, 3, 3, channels)
+            stem = graph.convolution(value, weights, take(channels), f"{name}_stem", True, strides=[2, 2], pads=pads)
+            value = graph.swish(stem, f"{name}_stem")
+        elif row["entry"] == EXPANSION:
+            weights = take(1, 1, row["in_channels"], channels)
+            value = graph.swish(graph.convolution(value, weights, take(channels), f"{name}_expand"), f"{name}_expand")
+        kernel, stride = row["kernel"], row["stride"]
+        pads = sides(row["height"], row["width"], kernel, stride, row["top"], row["left"])
+        weights = take(kernel, kernel, 1, channels)
+        depthwise = graph.convolution(
+            value, weights, take(channels), f"{name}_dw", pads=pads, strides=[stride] * 2, group=channels
+        )
+        value = graph.swish(depthwise, f"{name}_dw")
+        mean = graph.add("ReduceMean", [value, graph.constant(f"{name}_axes", np.int64([2, 3]))], f"{name}_mean")
+        reduced = graph.convolution(mean, take(1, 1, channels, squeezed), take(squeezed), f"{name}_reduce", True)
+        reduced = graph.swish(reduced, f"{name}_reduce")
+        expanded = graph.convolution(reduced, take(1, 1, squeezed, channels), take(channels), f"{name}_excite", True)
+        gate, factor = graph.add("Sigmoid", [expanded], f"{name}_gate"), take(channels).reshape(1, -1, 1, 1)
+        if gates == "factor":
+            gate = graph.add("Mul", [gate, graph.constant(f"{name}_factor", factor)], f"{name}_scaled")
+        value = graph.add("Mul", [value, gate], f"{name}_gated")
+        weights = take(1, 1, channels, row["out_channels"])
+        value = graph.convolution(value, weights, take(row["out_channels"]), f"{name}_project")
+        if row["residual"]:
+            value = graph.add("Add", [value, given], f"{name}_sum")
+        if row["feature"]:
+            weights = head(index, row["out_channels"])
+            outputs.append((graph.convolution(value, weights, np.zeros(8), f"map{len(outputs)}"), row))
+    if tail is not None:
+        outputs = tail(graph, value, outputs)
+    count = "N" if batch is None else batch
+    found = [(name, TensorProto.FLOAT, [count, 8, row["out_height"], row["out_width"]]) for name, row in outputs]
+    inputs = [("image", TensorProto.UINT8, [count, *description.picture])]
+    batches = [1, 2, 4] if batch is None else [batch] * 3
+    metadata = {"effedge": {**spec(batches), "input": {**spec(batches)["input"], "size": [HEIGHT, WIDTH]}}}
+    return graph.save(path, inputs, found, metadata)
+
+
+def sides(height, width, kernel, stride, top, left):
+    """ONNX's pads, with what lies behind: to the size that TensorFlow's padding gives."""
+    behind = [
+        max(0, (-(-size // stride) - 1) * stride + kernel - size) - before
+        for size, before in ((height, top), (width, left))
+    ]
+    return [top, left, *behind]
+
+
+def model_of(path):
+    """As the builder has it when it looks for blocks."""
+    model = ov.Core().read_model(path)
+    fold_dequantize(ov, model)
+    return model
+
+
+def built(path, folder, front, precision="fp16"):
+    folder.mkdir()
+    choices = Choices(swish="exact", front=front)
+    build_engine(path, folder, precision=precision, target=TARGETS["cpu"], choices=choices, quiet=True)
+    return json.loads((folder / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_the_blocks_are_found_as_they_were_put_in(tmp_path, description, quantized):
+    found = find_blocks(model_of(network(tmp_path / "net.onnx", description, quantized=quantized)))
+    assert front.stage_ends(found.blocks) == ENDS
+    rows = [[block.layout[field] for field in FIELDS[:-1]] for block in found.blocks]
+    assert rows == description.layout[:, :-1].tolist()
+    weights = np.concatenate([found.means, *(block.weights for block in found.blocks)])
+    assert weights.shape == description.weights.shape
+    assert distance(weights, description.weights) < (0.01 if quantized else 1e-7)
+    names = {name.split("/")[0] for block in found.blocks for name in block.products + block.depthwise}
+    assert names == {
+        f"block{index}_{part}"
+        for index, block in enumerate(BLOCKS)
+        for part in ("dw", "reduce", "excite", "project", *{STEM: ["stem"], EXPANSION: ["expand"], NONE: []}[block[0]])
+    }
+
+
+def test_gates_need_no_factor(tmp_path, description):
+    found = find_blocks(model_of(network(tmp_path / "net.onnx", description, gates="plain")))
+    channels, squeezed = 32, 8
+    behind = channels * 16 + 16  # projection and its bias
+    np.testing.assert_array_equal(found.blocks[0].weights[-behind - channels : -behind], np.ones(channels))
+    assert len(found.blocks) == len(BLOCKS) and found.blocks[0].layout["squeezed"] == squeezed
+
+
+def test_outputs_are_what_the_rest_reads(tmp_path, description):
+    core, model = ov.Core(), model_of(network(tmp_path / "net.onnx", description))
+    found = find_blocks(model)
+    for count, features in ((1, [0]), (2, [1]), (3, [2]), (4, [2, 3]), (5, [2, 4])):
+        described = front.describe(ov, core, model, found, count)
+        assert np.flatnonzero(described.column("feature")).tolist() == features
+        assert described.outputs == [found.blocks[index].output for index in features]
+        if count == len(BLOCKS):
+            np.testing.assert_array_equal(described.layout, description.layout)
+
+
+def also_the_picture(graph, value, outputs):
+    """Another way from the picture, past the blocks."""
+    weights = np.random.default_rng(0).normal(size=(4, 4, 3, 8))
+    name = graph.convolution("sub_out", weights, np.zeros(8), "past", True, strides=[4, 4])
+    return [*outputs, (name, {"out_height": HEIGHT // 4, "out_width": WIDTH // 4})]
+
+
+def test_a_model_that_reads_the_picture_elsewhere_too_has_no_front(tmp_path, library, description):
+    manifest = built(network(tmp_path / "net.onnx", description, tail=also_the_picture), tmp_path / "engine", "auto")
+    assert "front" not in manifest["backend"]
+
+
+def test_other_models_have_none(prepared):
+    for name in ("f32", "int8", "tail", "no-metadata"):
+        assert find_blocks(model_of(prepared(name))) is None
+
+
+@pytest.mark.parametrize("batch", [1, 2, None])
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_the_engine_gives_what_the_blocks_give(tmp_path, library, description, precision, batch):
+    path = network(tmp_path / "net.onnx", description, quantized=precision == "int8", batch=batch)
+    whole = built(path, tmp_path / "whole", "off", precision)
+    assert "front" not in whole["backend"] and not (tmp_path / "whole" / "front.npz").exists()
+    random = np.random.default_rng(2)
+    pictures = random.integers(0, 256, (batch or 3, *description.picture), np.uint8)
+    for count in ENDS:
+        folder = tmp_path / f"front{count}"
+        manifest = built(path, folder, str(count), precision)
+        told = manifest["backend"]["front"]
+        assert (told["blocks"], told["ratio"], told["file"]) == (count, None, "front.npz")
+        assert manifest["files"].keys() == {"engine.xml", "engine.bin", "front.npz"}
+        layers = {row["name"]: row for row in manifest["precision"]["layers"] if row.get("tactic") == "front"}
+        assert {f"block{index}_dw" for index in range(count)} <= layers.keys()
+        assert layers["block0_stem"]["precision"] == library.product_precision
+        assert layers["block0_dw"]["precision"] == library.vector_precision
+        names = [row["name"] for row in manifest["precision"]["layers"] if row["type"].lower() == "convolution"]
+        assert len(set(names)) == len(names) == sum(manifest["precision"]["convolutions"].values())
+        assert manifest["precision"]["not_built"] == []
+        for _ in range(2):  # the second time from the folder's cache
+            found = Runner(folder)({"image": pictures})
+            for name, expected in maps(description, pictures).items():
+                assert distance(found[name], expected) < (0.1 if precision == "int8" else 0.02)
+
+
+def maps(description, pictures):
+    """The network's outputs by the textbook."""
+    features = [reference(description, picture) for picture in pictures]
+    found = {}
+    for number, index in enumerate((2, 4)):
+        rows = [one[f"block {index}"] for one in features]
+        found[f"map{number}_out"] = np.stack([row @ head(index, row.shape[-1])[0, 0] for row in rows])
+    return {name: array.transpose(0, 3, 1, 2) for name, array in found.items()}
+
+
+def head(index, channels):
+    """The weights of the 1x1 convolution on the output of a block."""
+    return np.random.default_rng(index).normal(size=(1, 1, channels, 8))
+
+
+@pytest.mark.parametrize(
+    ("ratios", "blocks", "raced"),
+    [
+        ({5: 0.7, 3: 0.8, 1: 0.5}, 5, [5, 3]),
+        ({5: 0.7, 3: 0.6, 1: 0.9}, 3, [5, 3, 1]),
+        ({5: 0.9, 3: 0.8, 1: 0.7}, 1, [5, 3, 1]),
+        ({5: 1.2, 3: 1.1, 1: 0.97}, 1, [5, 3, 1]),
+        ({5: 1.0, 3: 0.99, 1: 1.3}, None, [5, 3, 1]),
+    ],
+)
+def test_as_many_blocks_as_are_fastest(monkeypatch, tmp_path, capsys, library, description, ratios, blocks, raced):
+    asked = []
+
+    def ratio(first, second):
+        asked.append(ENDS[-1 - len(asked)])
+        first(), second()
+        return ratios[asked[-1]]
+
+    monkeypatch.setattr(front, "time_ratio", ratio)
+    manifest = built(network(tmp_path / "net.onnx", description), tmp_path / "engine", "auto")
+    assert asked == raced
+    told = manifest["backend"].get("front")
+    assert (told and told["blocks"]) == blocks
+    said = capsys.readouterr().out
+    if blocks is None:
+        assert "in C++" not in said and not (tmp_path / "engine" / "front.npz").exists()
+    else:
+        assert told["ratio"] == ratios[blocks]
+        assert f"the first {blocks} blocks in C++" in said and f"{ratios[blocks]:.2f} times as long" in said
+
+
+def test_one_that_gives_something_else_is_not_taken(monkeypatch, tmp_path, library, description):
+    monkeypatch.setattr(front, "checked_front", lambda library, described, threads: None)
+    path = network(tmp_path / "net.onnx", description)
+    for number, asked in enumerate(("auto", "3")):
+        assert "front" not in built(path, tmp_path / str(number), asked)["backend"]
+
+
+def test_what_is_asked_for_and_is_not_there_is_an_error(monkeypatch, tmp_path, library, description, prepared):
+    path = network(tmp_path / "net.onnx", description)
+    with pytest.raises(UserError, match="--front 6: the model begins with 5"):
+        built(path, tmp_path / "six", "6")
+    with pytest.raises(UserError, match="--front 1: the model does not begin with any"):
+        built(prepared("f32"), tmp_path / "none", "1")
+    monkeypatch.setattr(front, "front_library", lambda: None)
+    with pytest.raises(UserError, match=r"--front 3 takes a C\+\+ compiler"):
+        built(path, tmp_path / "uncompiled", "3")
+    assert "front" not in built(path, tmp_path / "without", "auto")["backend"]
+
+
+def test_fp32_has_none(tmp_path, library, description):
+    manifest = built(network(tmp_path / "net.onnx", description), tmp_path / "fp32", "auto", "fp32")
+    assert "front" not in manifest["backend"]
+
+
+def test_an_engine_of_another_cpu_is_run_whole(monkeypatch, tmp_path, library, description):
+    built(network(tmp_path / "net.onnx", description), tmp_path / "engine", "5")
+    pictures = np.random.default_rng(3).integers(0, 256, (1, *description.picture), np.uint8)
+    with_front = Runner(tmp_path / "engine")({"image": pictures})
+    monkeypatch.setattr("deploy.front.cpu", lambda: {"model": "another"})
+    whole = Runner(tmp_path / "engine")({"image": pictures})
+    for name, array in whole.items():
+        assert 0 < distance(with_front[name], array) < 0.05
