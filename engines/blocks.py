@@ -46,7 +46,7 @@ class Found(NamedTuple):
 
 
 class Affine(NamedTuple):
-    """A convolution with its bias: weights [out,in,h,w], bias [out], its operation and the one that adds the bias."""
+    """A convolution with its bias: weights [out,in,h,w], bias [out], its operation and the one that gives the result."""
 
     weights: np.ndarray
     bias: np.ndarray
@@ -203,14 +203,18 @@ def squeeze_excite(activated: Any) -> Tuple[Any, List[Affine], np.ndarray]:
 
 
 def affine(node: Any) -> Affine:
-    """A convolution and the Add of its bias behind it."""
+    """A convolution and the Add of its bias behind it, if it has one."""
     expect(node.get_type_name() in (CONVOLUTION, DEPTHWISE))
     expect(all(int(one) == 1 for one in node.get_attributes()["dilations"]))
-    add = one_of(node, "Add")
-    weights, bias = values_of(node, 1), values_of(add, 1).reshape(-1)
     out_channels = map_sizes(node.output(0))[0]
+    end, bias = node, np.zeros(1, np.float32)  # OpenVINO reads a bias of zeros as none
+    readers = readers_of(node)
+    if len(readers) == 1 and readers[0].get_type_name() == "Add":
+        value = constant(readers[0].input_value(1).get_node())
+        if value is not None:
+            end, bias = readers[0], value.reshape(-1)
     expect(bias.size in (1, out_channels))
-    return Affine(weights, np.resize(bias, out_channels), node, add)
+    return Affine(values_of(node, 1), np.resize(bias, out_channels), node, end)
 
 
 def swish(node: Any) -> Any:

@@ -47,9 +47,9 @@ def description():
 class Layers(Graph):
     """A graph with what EfficientNets are made of; `quantized`: the inputs and weights of convolutions on maps."""
 
-    def __init__(self, quantized):
+    def __init__(self, quantized, biases):
         super().__init__()
-        self.quantized_maps = quantized
+        self.quantized_maps, self.biases = quantized, biases
 
     def convolution(self, value, weights, bias, name, small=False, **attributes):
         kernel = np.ascontiguousarray(weights.transpose(3, 2, 0, 1), np.float32)  # of [h,w,in,out]
@@ -62,17 +62,16 @@ class Layers(Graph):
             value = self.quantized(value, 0.2, f"{name}_in")
         else:
             weight = self.constant(f"{name}_w", kernel)
-        return self.add(
-            "Conv", [value, weight, self.constant(f"{name}_b", bias.astype(np.float32))], name, **attributes
-        )
+        last = [self.constant(f"{name}_b", bias.astype(np.float32))] if self.biases else []
+        return self.add("Conv", [value, weight, *last], name, **attributes)
 
     def swish(self, value, name):
         return self.add("Mul", [value, self.add("Sigmoid", [value], f"{name}_gate")], f"{name}_swish")
 
 
-def network(path, description, *, quantized=False, batch=1, tail=None, gates="factor"):
+def network(path, description, *, quantized=False, batch=1, tail=None, gates="factor", biases=True):
     """The blocks of a description as an ONNX, with a 1x1 convolution on each output, "map0" and so on."""
-    graph, flat = Layers(quantized), description.weights
+    graph, flat = Layers(quantized, biases), description.weights
 
     def take(*shape):
         nonlocal flat
@@ -164,6 +163,13 @@ def test_the_blocks_are_found_as_they_were_put_in(tmp_path, description, quantiz
         for index, block in enumerate(BLOCKS)
         for part in ("dw", "reduce", "excite", "project", *{STEM: ["stem"], EXPANSION: ["expand"], NONE: []}[block[0]])
     }
+
+
+def test_convolutions_need_no_bias(tmp_path, description):
+    path = network(tmp_path / "net.onnx", description, biases=False)
+    found = find_blocks(model_of(path))
+    assert front.stage_ends(found.blocks) == ENDS
+    assert not found.blocks[0].weights[-16:].any() and found.blocks[0].weights[-32:-16].all()
 
 
 def test_gates_need_no_factor(tmp_path, description):
