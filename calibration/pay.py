@@ -31,6 +31,8 @@ from engines.targets import TARGETS, Target, check_buildable_here, installed, re
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from engines.choices import Choices
+
 TELLING = 0.06  # the width of an interval beyond which nothing is said
 SLACK = 0.005  # what a group may cost by the look of it: a few groups more, and it would be no noise
 INT8, FLOAT, UNKNOWN = "int8", "16 bit", "int8, too noisy to tell"
@@ -159,7 +161,7 @@ def pay_stage(int8: Path, out: Path, target: Target, *, quiet: bool = False) -> 
             def engine_of(wanted: ir.Model) -> Path:
                 found = next((folder for one, folder in built if one is wanted), None)
                 if found is None:
-                    found = build(wanted, Path(scratch) / str(len(built)), target, swish=swish_of(built))
+                    found = build(wanted, Path(scratch) / str(len(built)), target, choices_of(built))
                     built.append((wanted, found))
                 return found
 
@@ -190,25 +192,29 @@ def check_runs_here(target: Target) -> None:
         )
 
 
-def swish_of(built: Sequence[tuple[ir.Model, Path]]) -> str:
-    """The form of swish of the engines so far, so that all have the same one and it is raced once."""
+def choices_of(built: Sequence[tuple[ir.Model, Path]]) -> Choices:
+    """The form of swish and the length of the front of the engines so far, so that all have the same and each is raced
+    once."""
     from deploy.manifest import parse_manifest
-    from engines.choices import AUTO
+    from engines.choices import AUTO, OFF, Choices
 
-    return str(parse_manifest(built[0][1]).get("swish", {}).get("form", AUTO)) if built else AUTO
+    if not built:
+        return Choices()
+    manifest = parse_manifest(built[0][1])
+    blocks = (manifest["backend"].get("front") or {}).get("blocks", OFF)
+    return Choices(swish=manifest.get("swish", {}).get("form", AUTO), front=str(blocks))
 
 
-def build(model: ir.Model, folder: Path, target: Target, *, swish: str) -> Path:
+def build(model: ir.Model, folder: Path, target: Target, choices: Choices) -> Path:
     """An INT8 engine in `folder`, which is made."""
     from calibration import onnx_file
     from engines.build import build_engine
-    from engines.choices import Choices
 
     onnx = folder.with_suffix(".onnx")
     onnx_file.save(model, onnx)
     folder.mkdir()
     with contextlib.redirect_stdout(io.StringIO()):  # a line each
-        build_engine(onnx, folder, precision="int8", target=target, choices=Choices(swish=swish), quiet=True)
+        build_engine(onnx, folder, precision="int8", target=target, choices=choices, quiet=True)
     return folder
 
 

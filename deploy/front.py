@@ -12,11 +12,12 @@ of the operations that give the front's outputs; `expected`, every EXPECTED_STEP
 
 import ctypes
 import os
+import threading
 import weakref
 import zipfile
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -97,7 +98,7 @@ class FrontLibrary:
         )  # fmt: skip
         self.weights.argtypes, self.weights.restype = [pointer, size], size
         self.make.argtypes, self.make.restype = [pointer, size, pointer, size], pointer
-        self.run.argtypes, self.run.restype = [pointer, pointer, pointer], None
+        self.run.argtypes, self.run.restype = [pointer, pointer, pointer], ctypes.c_int
         self.free.argtypes, self.free.restype = [pointer], None
         precisions = (library.front_product_precision, library.front_vector_precision)
         for function in precisions:
@@ -105,13 +106,14 @@ class FrontLibrary:
         self.product_precision, self.vector_precision = (function().decode() for function in precisions)
 
 
-Maker = Callable[[], "Front"]
-
-
 @lru_cache(maxsize=None)
 def front_library() -> Optional[FrontLibrary]:
     """The library for this machine, or None where there is none. Each front is checked by itself, with its weights."""
     return host_library(SOURCE, FrontLibrary, lambda library: None)
+
+
+class TooLarge(UserError):
+    """A number on the way is larger than FP16 holds."""
 
 
 class Front:
@@ -135,14 +137,18 @@ class Front:
 
     def __call__(self, pictures: np.ndarray) -> Dict[str, np.ndarray]:
         """Pictures, uint8 [N,H,W,3], to the outputs, float32 [N,h,w,channels], by their operations' names. ValueError
-        for pictures of another size."""
+        for pictures of another size, TooLarge if a number on the way is larger than FP16 holds."""
         if pictures.shape[1:] != self.picture or pictures.dtype != np.uint8:
             raise ValueError(f"pictures are {pictures.dtype} {list(pictures.shape)}, not uint8 [N, {self.picture}]")
         pictures = np.ascontiguousarray(pictures)
         outputs = {name: np.empty((len(pictures), *shape), np.float32) for name, shape in self.shapes.items()}
         for index in range(len(pictures)):
             addresses = (ctypes.c_void_p * len(outputs))(*(array[index].ctypes.data for array in outputs.values()))
-            self.library.run(self.made, pictures[index].ctypes.data, addresses)
+            if not self.library.run(self.made, pictures[index].ctypes.data, addresses):
+                raise TooLarge(
+                    "numbers on the way through the engine's first blocks are larger than FP16 holds (65504): build it "
+                    "with --front off (make engine BUILD_OPTIONS='--front off')"
+                )
         return outputs
 
 
@@ -172,15 +178,34 @@ def distance(found: np.ndarray, expected: np.ndarray) -> float:
 def checked_front(library: FrontLibrary, description: Description, threads: int) -> Optional[Front]:
     """The front, or None where it does not give what is expected. UserError as Front."""
     front = Front(library, description, threads)
-    found = samples(front(sample_picture(description.picture)[None]))
+    try:
+        found = samples(front(sample_picture(description.picture)[None]))
+    except TooLarge:
+        return None
     near = found.shape == description.expected.shape and distance(found, description.expected) <= FARTHEST
     return front if near else None
 
 
-def front_of(engine: Path, manifest: Mapping[str, Any], threads: int) -> Tuple[Optional[Maker], Optional[str]]:
-    """What makes the front of the engine whose file is `engine`, one for each thread that runs it, which `threads` in
-    all then compute, and COMPILED; or None, and why the backend computes those blocks too (None: the engine has no
-    front). UserError if it is damaged."""
+class Fronts:
+    """The fronts of an engine, one for each thread that runs it.
+
+    Attributes: `shapes`, [h,w,channels] of the outputs by their operations' names.
+    """
+
+    def __init__(self, library: FrontLibrary, description: Description, threads: int, first: Front) -> None:
+        """Each to be run by `threads` in all; `first` is there already."""
+        self.make, self.shapes = partial(Front, library, description, threads), description.shapes
+        self.spare, self.lock = [first], threading.Lock()
+
+    def __call__(self) -> Front:
+        """One for the calling thread. UserError if there is not the memory."""
+        with self.lock:
+            return self.spare.pop() if self.spare else self.make()
+
+
+def fronts_of(engine: Path, manifest: Mapping[str, Any], threads: int) -> Tuple[Optional[Fronts], Optional[str]]:
+    """The fronts of the engine whose file is `engine`, each of which `threads` in all compute, and COMPILED; or None,
+    and why the backend computes those blocks too (None: the engine has no front). UserError if it is damaged."""
     told = manifest["backend"].get("front")
     if told is None:
         return None, None
@@ -190,6 +215,5 @@ def front_of(engine: Path, manifest: Mapping[str, Any], threads: int) -> Tuple[O
     if library is None:
         return None, NO_COMPILER
     description = read_front(engine.parent / told["file"])
-    if checked_front(library, description, threads) is None:
-        return None, WRONG
-    return partial(Front, library, description, threads), COMPILED
+    first = checked_front(library, description, threads)
+    return (None, WRONG) if first is None else (Fronts(library, description, threads, first), COMPILED)

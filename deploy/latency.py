@@ -102,7 +102,7 @@ def measure(
 ) -> Dict[str, Any]:
     """The report that --json writes. Raises UserError as `deploy.workload.make_workload`."""
     from deploy.board import board
-    from deploy.front import front_of
+    from deploy.front import fronts_of
     from deploy.machine import machine, versions
     from deploy.percentiles import per_second, summarize, warm_up
     from deploy.throughput import throughput
@@ -131,7 +131,7 @@ def measure(
         "board": {"before": before, "after": after},
         "versions": versions(PACKAGES),
         "letterbox_and_nms": by_whom(manifest),
-        "front": front_of(Path(folder) / manifest["engine"], manifest, 1)[1],
+        "front": fronts_of(Path(folder) / manifest["engine"], manifest, 1)[1],
         "pictures": len(pictures),
         "batch": work.batch,
         "load_ms": round(load_ms, 1),

@@ -3,7 +3,7 @@
 import io
 import threading
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 import openvino as ov
@@ -11,7 +11,7 @@ import openvino as ov
 from deploy.backends import Backend
 from deploy.cli import UserError
 from deploy.compiled_cache import cache_path, keep_compiled, read_compiled
-from deploy.front import Front, front_of
+from deploy.front import Fronts, fronts_of
 from deploy.machine import cores, cpu
 
 Shapes = Mapping[str, Tuple[int, int, int]]  # [h,w,channels] of the front's outputs, by their operations' names
@@ -25,17 +25,16 @@ def load(path: Path, manifest: Dict[str, Any], throughput: bool = False) -> Back
     """
     hint = "THROUGHPUT" if throughput else "LATENCY"
     config = {"PERFORMANCE_HINT": hint, **manifest["backend"].get("config", {})}
-    make_front, _ = front_of(path, manifest, 1 if throughput else cores())
-    front = None if make_front is None else make_front()
+    fronts, _ = fronts_of(path, manifest, 1 if throughput else cores())
     try:
-        compiled = load_compiled(path, manifest, config, None if front is None else front.shapes)
+        compiled = load_compiled(path, manifest, config, None if fronts is None else fronts.shapes)
     except RuntimeError as error:
         built = manifest["backend"].get("version")
         reason = str(error).strip().splitlines()[-1]
         raise UserError(
             f"OpenVINO {ov.__version__} cannot load '{path}', built by {built} ({reason}): build the engine again here"
         ) from error
-    return OpenVinoEngine(compiled, make_front)
+    return OpenVinoEngine(compiled, fronts)
 
 
 def load_compiled(path: Path, manifest: Dict[str, Any], config: Dict[str, str], front: Optional[Shapes] = None) -> Any:
@@ -82,11 +81,11 @@ def without_front(model: Any, front: Shapes) -> Any:
 
 
 class OpenVinoEngine:
-    """A compiled model, and what makes its front; each thread that calls it has an infer request and a front of its
-    own, so that none waits for another."""
+    """A compiled model, and the fronts that give its inputs, if it has any; each thread that calls it has an infer
+    request and a front of its own, so that none waits for another."""
 
-    def __init__(self, compiled: Any, make_front: Optional[Callable[[], Front]] = None) -> None:
-        self.compiled, self.make_front = compiled, make_front
+    def __init__(self, compiled: Any, fronts: Optional[Fronts] = None) -> None:
+        self.compiled, self.fronts = compiled, fronts
         self.parallel = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self.names = [(name, index) for index, output in enumerate(compiled.outputs) for name in output.get_names()]
         self.of_thread = threading.local()
@@ -95,7 +94,7 @@ class OpenVinoEngine:
         """Run arrays by input name. Returns the outputs by name."""
         if not hasattr(self.of_thread, "request"):
             self.of_thread.request = self.compiled.create_infer_request()
-            self.of_thread.front = self.make_front and self.make_front()
+            self.of_thread.front = None if self.fronts is None else self.fronts()
         if self.of_thread.front is not None:
             feeds = self.of_thread.front(*feeds.values())
         results = self.of_thread.request.infer(feeds, share_inputs=True)  # not shared: the outputs, which may be kept

@@ -46,7 +46,7 @@ class Found(NamedTuple):
 
 
 class Affine(NamedTuple):
-    """A convolution with its bias: weights [out,in,h,w], bias [out], its operation and the one that gives the result."""
+    """A convolution: weights [out,in,h,w], bias [out], its operation and the one that gives the result with bias."""
 
     weights: np.ndarray
     bias: np.ndarray

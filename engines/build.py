@@ -72,7 +72,7 @@ def make_engine(
             "compute_capabilities": tuple(choices.numbered_capabilities()),
         },  # fmt: skip
         tools=[distribution] if distribution else [],
-        code=["engines"],
+        code=["engines", *(["deploy/front.py", "deploy/host"] if target.backend == "openvino" else [])],
         make=make,
         folder=True,
     )

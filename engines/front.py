@@ -51,7 +51,7 @@ def choose_front(
     """The fastest front of a model, if it is faster than none; with a number asked for, that of so many blocks.
 
     Those that end where the maps get smaller are raced, the longest first, as long as a shorter one is faster. Raises
-    UserError if there is no front of the number of blocks that was asked for.
+    UserError if there is no front of the number of blocks that was asked for, or it is not right.
     """
     library = front_library()
     if asked not in (AUTO, OFF):
@@ -61,8 +61,10 @@ def choose_front(
     pictures = batch_for(model)
     if asked != AUTO:
         description = describe(ov, core, model, found, int(asked))
-        if description is None or checked_front(library, description, cores()) is None:
-            return None
+        if description is None:
+            raise UserError(f"--front {asked}: the rest of the model reads more than these blocks give; take {AUTO}")
+        if checked_front(library, description, cores()) is None:
+            raise UserError(f"--front {asked}: it gives something else here than OpenVINO; take {AUTO}")
         return Chosen(description, convolutions(found, int(asked), library), None)
     latency = {"PERFORMANCE_HINT": "LATENCY", **config}
     whole = core.compile_model(model, "CPU", latency)

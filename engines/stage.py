@@ -21,11 +21,16 @@ from deploy.files import sha256, sha256_of_folder, whole_file, whole_folder
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def code_digest(*packages: str) -> str:
-    """SHA-256 over the Python sources of our own packages, so that a changed stage makes its artefacts anew."""
+SOURCES = (".py", ".cpp", ".h", ".cu")
+
+
+def code_digest(*parts: str) -> str:
+    """SHA-256 over the sources of parts of our own code, folders or files, so that a changed stage makes its artefacts
+    anew."""
     digest = hashlib.sha256()
-    for package in packages:
-        for source in sorted((ROOT / package).rglob("*.py")):
+    for part in parts:
+        found = [ROOT / part] if (ROOT / part).is_file() else (ROOT / part).rglob("*")
+        for source in sorted(path for path in found if path.suffix in SOURCES):
             digest.update(source.relative_to(ROOT).as_posix().encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()
 

@@ -47,25 +47,27 @@ struct Layout {
 constexpr size_t STEM_SIDE = 3, STEM_STRIDE = 2, COLORS = 3;
 constexpr size_t LARGEST_KERNEL = 5;
 constexpr size_t GROUPS = LANES / COLUMNS;  // of columns in a vector
-constexpr size_t HIGH = 2;                  // times PIXELS that are multiplied together where there are as many
+constexpr size_t HIGH = 2;                  // times PIXELS that the second pass multiplies together
 constexpr size_t LEAST_PARTS = 8;           // of a phase, so that several threads end at about the same time
 constexpr size_t MOST_PIXELS = 512;         // of the second pass in one part
-enum Phase { FIRST, SCALE, SECOND, PHASES };  // of a block
+// Of a block, one after the other: the first pass and the gates, the weights times the gates, the second pass.
+enum Phase { FIRST, SCALE, SECOND, PHASES };
 
 struct Block {
   size_t entry, in_height, in_width, in_channels, entry_top, entry_left, height, width, channels, kernel, stride, top,
       left, out_height, out_width, out_channels, squeezed;
   bool residual, feature;
-  size_t lanes;                      // channels, up to whole vectors
-  size_t bands, band_rows;           // of the first pass
-  size_t part_pixels;                // of the second
+  size_t lanes;             // channels, up to whole vectors
+  size_t bands, band_rows;  // of the first pass
+  size_t part_pixels;       // of the second
   Matrix first, last;
-  Numbers<Real> depthwise, depthwise_bias;  // [vector][tap][LANES], [lanes]
-  Numbers<float> sums;                      // [bands][lanes], of what the first pass wrote
-  Numbers<Stored> reduce, expand;           // [channels,squeezed], [squeezed,channels]
-  std::vector<float> reduce_bias, expand_bias, factor;  // [squeezed], [channels], [channels], of the gates
-  Numbers<float> gates;                     // [lanes], those behind the channels 0
-  Numbers<Stored> projection;               // in the order of `last`
+  Numbers<Real> depthwise, depthwise_bias;      // [vector][tap][LANES], [lanes]
+  Numbers<float> sums;                          // [bands][lanes], of what the first pass wrote
+  Numbers<Stored> reduce, expand;               // [channels,squeezed], [squeezed,channels]
+  std::vector<float> reduce_bias, expand_bias;  // [squeezed], [channels]
+  std::vector<float> factor;                    // [channels], of the gates
+  Numbers<float> gates;                         // [lanes], those behind the channels 0
+  Numbers<Stored> projection;                   // in the order of `last`
 
   size_t pixels() const { return out_height * out_width; }
   size_t stem_line() const { return COLORS * (entry_left + in_width + STEM_SIDE); }
@@ -82,7 +84,7 @@ struct Bench {
 class Front {
  public:
   Front(const Layout* layouts, size_t count, const float* weights, size_t threads);
-  void run(const uint8_t* picture, float* const* features);
+  bool run(const uint8_t* picture, float* const* features);
 
  private:
   const float* read(Block& block, const float* weights);
@@ -101,6 +103,7 @@ class Front {
   std::unique_ptr<Crew> crew;
   const uint8_t* picture = nullptr;
   float* const* features = nullptr;
+  bool finite = true;  // what was computed of the picture so far
   std::vector<size_t> feature_index;
 };
 
@@ -132,7 +135,7 @@ Front::Front(const Layout* layouts, size_t count, const float* weights, size_t t
     if (b.bands > 1) b.bands += b.bands * vectors % 2;  // two threads have as many parts each
     b.band_rows = (b.out_height + b.bands - 1) / b.bands;
     b.bands = (b.out_height + b.band_rows - 1) / b.band_rows;
-    b.part_pixels = std::min(MOST_PIXELS, up(b.pixels() / LEAST_PARTS, HIGH * PIXELS));
+    b.part_pixels = std::min(MOST_PIXELS, up(b.pixels() / LEAST_PARTS + 1, HIGH * PIXELS));
     weights = read(b, weights);
     parts.insert(parts.end(), {b.bands * vectors, b.last.groups, (b.pixels() + b.part_pixels - 1) / b.part_pixels});
     feature_index.push_back(i ? feature_index.back() + blocks[i - 1]->feature : 0);
@@ -210,16 +213,19 @@ const float* Front::read(Block& b, const float* weights) {
   b.last.make(b.lanes, b.out_channels);
   b.projection.make(b.last.size());
   for (size_t row = 0; row < b.channels; ++row)
-    for (size_t column = 0; column < b.out_channels; ++column) b.projection[b.last.place(row, column)] = as_stored(*weights++);
+    for (size_t column = 0; column < b.out_channels; ++column)
+      b.projection[b.last.place(row, column)] = as_stored(*weights++);
   for (size_t column = 0; column < b.out_channels; ++column) b.last.set_bias(column, *weights++);
   b.sums.make(b.bands * b.lanes);
   return weights;
 }
 
-void Front::run(const uint8_t* given, float* const* results) {
+bool Front::run(const uint8_t* given, float* const* results) {
   picture = given;
   features = results;
+  finite = true;
   crew->run();
+  return finite;
 }
 
 // The three rows of the picture, with their padding, that a row of the stem reads: [3][stem_line()].
@@ -355,7 +361,10 @@ void Front::squeeze(Block& b) {
     const float value = reduced[i] * sigmoid(reduced[i]);
     for (size_t c = 0; c < b.channels; ++c) gates[c] += value * as_float(b.expand[i * b.channels + c]);
   }
-  for (size_t c = 0; c < b.channels; ++c) gates[c] = sigmoid(gates[c]) * b.factor[c];
+  for (size_t c = 0; c < b.channels; ++c) {
+    gates[c] = sigmoid(gates[c]) * b.factor[c];
+    finite = finite && std::isfinite(mean_of[c]) && std::isfinite(gates[c]);
+  }
 }
 
 // The second pass over some pixels.
@@ -404,6 +413,9 @@ extern "C" Front* front_make(const Layout* layouts, size_t count, const float* w
 }
 
 // A picture, uint8 [height,width,3], to the outputs of those blocks that are features, float32 [height,width,channels].
-extern "C" void front_run(Front* front, const uint8_t* picture, float* const* features) { front->run(picture, features); }
+// Returns 0 if something on the way was larger than the vectors' type holds (FP16: 65504).
+extern "C" int front_run(Front* front, const uint8_t* picture, float* const* features) {
+  return front->run(picture, features);
+}
 
 extern "C" void front_free(Front* front) { delete front; }

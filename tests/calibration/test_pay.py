@@ -23,6 +23,7 @@ from calibration.study import quantize
 from calibration.unquantize import int8_layers
 from deploy.cli import UserError
 from engines.build import build_engine
+from engines.choices import Choices
 from engines.targets import TARGETS
 
 DEPTHWISE = ["block1_depthwise", "block2_depthwise"]
@@ -271,15 +272,20 @@ def test_the_stage_races_engines_here_and_the_manifest_says_what_was_kept(
 
 
 @pytest.mark.parametrize(
-    ("manifest", "form"), [({"swish": {"form": "exact"}}, "exact"), ({"swish": {"form": "polynomial"}}, "polynomial"),
-                           ({}, "auto")],
-)  # fmt: skip
-def test_all_engines_have_the_form_of_swish_of_the_first(tmp_path, manifest, form) -> None:
-    """Otherwise each build would race it anew, and might decide otherwise."""
+    ("manifest", "form", "front"),
+    [
+        ({"swish": {"form": "exact"}}, "exact", "off"),
+        ({"swish": {"form": "polynomial"}, "backend": {"front": {"blocks": 11}}}, "polynomial", "11"),
+        ({}, "auto", "off"),
+    ],
+)
+def test_all_engines_have_the_swish_and_the_front_of_the_first(tmp_path, manifest, form, front) -> None:
+    """Otherwise each build would race them anew, and might decide otherwise."""
     least = {"format": 1, "spec": {}, "backend": {}, "engine": "engine.xml", "files": {"engine.xml": ""}}
     (tmp_path / "manifest.json").write_text(json.dumps({**least, **manifest}))
-    assert pay.swish_of([(None, tmp_path), (None, tmp_path / "never read")]) == form
-    assert pay.swish_of([]) == "auto"
+    chosen = pay.choices_of([(None, tmp_path), (None, tmp_path / "never read")])
+    assert (chosen.swish, chosen.front) == (form, front)
+    assert pay.choices_of([]) == Choices()
 
 
 @pytest.mark.parametrize(

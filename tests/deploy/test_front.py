@@ -129,6 +129,17 @@ def test_a_forked_process_computes_it_alone(library):
     assert process.exitcode == 0
 
 
+@pytest.mark.parametrize("factor", [1e4, np.nan])
+def test_numbers_that_fp16_does_not_hold_are_told(library, factor):
+    description = random_front(np.random.default_rng(7), *CASES["stride in the first"])
+    made = Front(library, description._replace(weights=description.weights * np.float32(factor)), 2)
+    if library.vector_precision == "f32" and np.isfinite(factor):
+        assert all(np.isfinite(array).all() for array in made(picture_of(description)[None]).values())
+        return
+    with pytest.raises(UserError, match="larger than FP16 holds .* --front off"):
+        made(picture_of(description)[None])
+
+
 @pytest.fixture
 def described():
     description = random_front(np.random.default_rng(6), *CASES["narrow"])
@@ -145,6 +156,8 @@ def compiled():
 
 def test_one_that_gives_something_else_is_not_taken(compiled, described):
     assert front.checked_front(compiled, described, 2) is not None
+    large = described._replace(weights=described.weights * np.float32(1e4))
+    assert front.checked_front(compiled, large, 1) is None
     other = described._replace(weights=np.where(described.weights > 2, 0, described.weights).astype(np.float32))
     assert front.checked_front(compiled, other, 2) is None
     assert front.checked_front(compiled, described._replace(expected=described.expected[1:]), 2) is None
@@ -197,16 +210,18 @@ def test_a_damaged_file_is_told(tmp_path, described):
 def test_it_is_computed_only_on_the_cpu_that_raced_it_and_with_a_compiler(monkeypatch, tmp_path, compiled, described):
     np.savez(tmp_path / "front.npz", **{**described._asdict(), "outputs": np.array(described.outputs)})
     engine, told = tmp_path / "engine.xml", {"file": "front.npz", "cpu": front.cpu()}
-    assert front.front_of(engine, {"backend": {}}, 1) == (None, None)
-    make, who = front.front_of(engine, {"backend": {"front": told}}, 1)
-    assert who == host_library.COMPILED and make().shapes == described.shapes
+    assert front.fronts_of(engine, {"backend": {}}, 1) == (None, None)
+    fronts, who = front.fronts_of(engine, {"backend": {"front": told}}, 1)
+    assert who == host_library.COMPILED and fronts.shapes == described.shapes
+    made = [fronts() for _ in range(3)]
+    assert len(set(map(id, made))) == 3 and {one.picture for one in made} == {described.picture}
     elsewhere = {"backend": {"front": {**told, "cpu": {"model": "another"}}}}
-    assert front.front_of(engine, elsewhere, 1) == (None, front.OTHER_CPU)
+    assert front.fronts_of(engine, elsewhere, 1) == (None, front.OTHER_CPU)
     monkeypatch.setattr(front, "front_library", lambda: None)
-    assert front.front_of(engine, {"backend": {"front": told}}, 1) == (None, front.NO_COMPILER)
+    assert front.fronts_of(engine, {"backend": {"front": told}}, 1) == (None, front.NO_COMPILER)
     monkeypatch.setattr(front, "front_library", lambda: compiled)
     monkeypatch.setattr(front, "FARTHEST", 0.0)
-    assert front.front_of(engine, {"backend": {"front": told}}, 1) == (None, front.WRONG)
+    assert front.fronts_of(engine, {"backend": {"front": told}}, 1) == (None, front.WRONG)
 
 
 def test_swish_is_the_engines(compiled):

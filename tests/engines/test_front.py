@@ -191,16 +191,18 @@ def test_outputs_are_what_the_rest_reads(tmp_path, description):
             np.testing.assert_array_equal(described.layout, description.layout)
 
 
-def also_the_picture(graph, value, outputs):
-    """Another way from the picture, past the blocks."""
-    weights = np.random.default_rng(0).normal(size=(4, 4, 3, 8))
-    name = graph.convolution("sub_out", weights, np.zeros(8), "past", True, strides=[4, 4])
-    return [*outputs, (name, {"out_height": HEIGHT // 4, "out_width": WIDTH // 4})]
+def also_the_stem(graph, value, outputs):
+    """Another way from within a block."""
+    weights = np.random.default_rng(0).normal(size=(4, 4, 32, 8))
+    name = graph.convolution("block0_stem_swish_out", weights, np.zeros(8), "past", True, strides=[4, 4])
+    return [*outputs, (name, {"out_height": HEIGHT // 8, "out_width": WIDTH // 8})]
 
 
-def test_a_model_that_reads_the_picture_elsewhere_too_has_no_front(tmp_path, library, description):
-    manifest = built(network(tmp_path / "net.onnx", description, tail=also_the_picture), tmp_path / "engine", "auto")
+def test_a_model_that_reads_from_within_a_block_has_no_front(tmp_path, library, description):
+    manifest = built(network(tmp_path / "net.onnx", description, tail=also_the_stem), tmp_path / "engine", "auto")
     assert "front" not in manifest["backend"]
+    with pytest.raises(UserError, match="--front 5: the rest of the model reads more"):
+        built(tmp_path / "net.onnx", tmp_path / "five", "5")
 
 
 def test_other_models_have_none(prepared):
@@ -284,8 +286,9 @@ def test_as_many_blocks_as_are_fastest(monkeypatch, tmp_path, capsys, library, d
 def test_one_that_gives_something_else_is_not_taken(monkeypatch, tmp_path, library, description):
     monkeypatch.setattr(front, "checked_front", lambda library, described, threads: None)
     path = network(tmp_path / "net.onnx", description)
-    for number, asked in enumerate(("auto", "3")):
-        assert "front" not in built(path, tmp_path / str(number), asked)["backend"]
+    assert "front" not in built(path, tmp_path / "auto", "auto")["backend"]
+    with pytest.raises(UserError, match="--front 3: it gives something else here than OpenVINO"):
+        built(path, tmp_path / "three", "3")
 
 
 def test_what_is_asked_for_and_is_not_there_is_an_error(monkeypatch, tmp_path, library, description, prepared):
