@@ -12,7 +12,6 @@ of the operations that give the front's outputs; `expected`, every EXPECTED_STEP
 
 import ctypes
 import os
-import threading
 import weakref
 import zipfile
 from functools import lru_cache, partial
@@ -24,7 +23,6 @@ import numpy as np
 from deploy.cli import UserError
 from deploy.host_library import COMPILED, Source, host_library
 from deploy.machine import cpu
-from deploy.made_up import made_up_picture
 
 SOURCE = Source(
     "front",
@@ -38,11 +36,15 @@ FIELDS = (
     "entry", "in_height", "in_width", "in_channels", "entry_top", "entry_left", "height", "width", "channels", "kernel",
     "stride", "top", "left", "out_height", "out_width", "out_channels", "squeezed", "residual", "feature",
 )  # fmt: skip
+FLAGS = ("residual", "feature")
+FORMAT = 1  # of front.npz
 STEM, EXPANSION, NONE = range(3)  # entries
 KERNELS, STRIDES = (3, 5), (1, 2)  # of depthwise convolutions
 LEAST_WIDTH = 16  # pixels of a row, which front.cpp multiplies together
 EXPECTED_STEP = 97
-OTHER_CPU, NO_COMPILER = "the engine was built on another CPU", "there is no C++ compiler"
+OTHER_CPU, NO_LIBRARY = "the engine was built on another CPU", "there is no C++ compiler, or no AMX for this process"
+OTHER_FORMAT = "the engine was built by another effedge"
+OTHER_COMPILER = "the compiler here makes them in other precisions than those that were raced"
 WRONG = "that gives something else here than where the engine was built"
 FARTHEST = 0.05  # root of the mean square of what an output is off by, in those of what is expected
 
@@ -82,8 +84,11 @@ def read_front(path: Path) -> Description:
 
 
 def sample_picture(shape: Tuple[int, int, int]) -> np.ndarray:
-    """A made-up picture of that shape, on which fronts are compared."""
-    return np.resize(made_up_picture(), shape)
+    """Blots and some noise, of that shape, on which fronts are compared: the same for every version of NumPy."""
+    y, x, color = np.ogrid[: shape[0], : shape[1], : shape[2]]
+    blots = (y // 40 * 7 + x // 40 * 11 + color * 5) * 31 % 200
+    noise = (y * 7919 + x * 104729 + color * 1299709) % 9973 % 55
+    return (blots + noise).astype(np.uint8)
 
 
 class FrontLibrary:
@@ -93,9 +98,10 @@ class FrontLibrary:
         """OSError or AttributeError if the library cannot be loaded."""
         library = ctypes.CDLL(str(path))
         size, pointer = ctypes.c_size_t, ctypes.c_void_p
-        self.weights, self.make, self.run, self.free = (
-            library.front_weights, library.front_make, library.front_run, library.front_free,
+        self.allowed, self.weights, self.make, self.run, self.free = (
+            library.front_allowed, library.front_weights, library.front_make, library.front_run, library.front_free,
         )  # fmt: skip
+        self.allowed.argtypes, self.allowed.restype = [], ctypes.c_int
         self.weights.argtypes, self.weights.restype = [pointer, size], size
         self.make.argtypes, self.make.restype = [pointer, size, pointer, size], pointer
         self.run.argtypes, self.run.restype = [pointer, pointer, pointer], ctypes.c_int
@@ -103,17 +109,20 @@ class FrontLibrary:
         precisions = (library.front_product_precision, library.front_vector_precision)
         for function in precisions:
             function.restype = ctypes.c_char_p
-        self.product_precision, self.vector_precision = (function().decode() for function in precisions)
+        self.precisions = [function().decode() for function in precisions]
+        self.product_precision, self.vector_precision = self.precisions
 
 
 @lru_cache(maxsize=None)
 def front_library() -> Optional[FrontLibrary]:
-    """The library for this machine, or None where there is none. Each front is checked by itself, with its weights."""
-    return host_library(SOURCE, FrontLibrary, lambda library: None)
+    """The library for this machine, or None where there is none, or the system does not let this process use AMX. Each
+    front is checked by itself, with its weights."""
+    library = host_library(SOURCE, FrontLibrary)
+    return library if library is not None and library.allowed() else None
 
 
 class TooLarge(UserError):
-    """A number on the way is larger than FP16 holds."""
+    """A number on the way is larger than its type holds (FP16: 65504)."""
 
 
 class Front:
@@ -124,40 +133,59 @@ class Front:
         memory."""
         layout = np.ascontiguousarray(description.layout, np.int32)
         weights = np.ascontiguousarray(description.weights, np.float32)
-        if layout.ndim != 2 or layout.shape[1] != len(FIELDS) or not fits(description):
+        if not fits(description):
             raise UserError("the engine's front is damaged: build the engine again")
         if library.weights(layout.ctypes.data, len(layout)) != weights.size:
             raise UserError("the engine's front has not as many weights as its layout says: build the engine again")
         made = library.make(layout.ctypes.data, len(layout), weights.ctypes.data, threads)
         if not made:
-            raise UserError("the engine's front cannot be made: too little memory is free, or AMX is not to be had")
-        self.library, self.made, self.picture, self.shapes = library, made, description.picture, description.shapes
+            raise UserError("the engine's front cannot be made: too little memory is free; close what else uses it")
+        self.library, self.made, self.precision = library, made, library.vector_precision
+        self.picture, self.shapes = description.picture, description.shapes
         # Not at the process's end, when threads are gone; nor in a forked process, which never had them.
         weakref.finalize(self, free_in, os.getpid(), library, made).atexit = False
 
     def __call__(self, pictures: np.ndarray) -> Dict[str, np.ndarray]:
         """Pictures, uint8 [N,H,W,3], to the outputs, float32 [N,h,w,channels], by their operations' names. ValueError
-        for pictures of another size, TooLarge if a number on the way is larger than FP16 holds."""
+        for pictures of another size, TooLarge if a number on the way is larger than its type holds."""
         if pictures.shape[1:] != self.picture or pictures.dtype != np.uint8:
-            raise ValueError(f"pictures are {pictures.dtype} {list(pictures.shape)}, not uint8 [N, {self.picture}]")
+            raise ValueError(f"pictures are {pictures.dtype} {list(pictures.shape)}, not uint8 [N, *{self.picture}]")
         pictures = np.ascontiguousarray(pictures)
         outputs = {name: np.empty((len(pictures), *shape), np.float32) for name, shape in self.shapes.items()}
         for index in range(len(pictures)):
             addresses = (ctypes.c_void_p * len(outputs))(*(array[index].ctypes.data for array in outputs.values()))
             if not self.library.run(self.made, pictures[index].ctypes.data, addresses):
                 raise TooLarge(
-                    "numbers on the way through the engine's first blocks are larger than FP16 holds (65504): build it "
-                    "with --front off (make engine BUILD_OPTIONS='--front off')"
+                    f"numbers on the way through the engine's first blocks are larger than {self.precision} holds: "
+                    "build it with --front off (make engine BUILD_OPTIONS='--front off')"
                 )
         return outputs
 
 
 def fits(description: Description) -> bool:
-    """Whether front.cpp has what the layout asks for."""
-    kernels, strides, widths = (set(description.column(field).tolist()) for field in ("kernel", "stride", "width"))
-    known = kernels <= set(KERNELS) and strides <= set(STRIDES) and min(widths) >= LEAST_WIDTH
-    features = int(description.column("feature").sum())
-    return known and bool((description.layout >= 0).all()) and len(description.shapes) == features
+    """Whether the layout is one that front.cpp has, and its blocks follow each other."""
+    layout = description.layout
+    if layout.ndim != 2 or layout.shape[1] != len(FIELDS) or not len(layout) or (layout < 0).any():
+        return False
+    field = {name: description.column(name) for name in FIELDS}
+    counts = [name for name in FIELDS if name not in ("entry", "entry_top", "entry_left", "top", "left", *FLAGS)]
+    given = np.stack([field[f"in_{name}"] for name in ("height", "width", "channels")])
+    made = np.stack([field[f"out_{name}"] for name in ("height", "width", "channels")])
+    before, behind = np.stack([field["top"], field["left"]]), np.stack([field["height"], field["width"]])
+    return bool(
+        all((field[name] >= 1).all() for name in counts)
+        and field["entry"][0] == STEM
+        and np.isin(field["entry"][1:], (EXPANSION, NONE)).all()
+        and (given[:, 1:] == made[:, :-1]).all()
+        and (given == made)[:, field["residual"] != 0].all()
+        and np.isin(field["kernel"], KERNELS).all()
+        and np.isin(field["stride"], STRIDES).all()
+        and (before < field["kernel"]).all()
+        and ((made[:2] - 1) * field["stride"] <= before + behind).all()
+        and (field["width"] >= LEAST_WIDTH).all()
+        and max(field["entry_top"][0], field["entry_left"][0]) <= 2
+        and len(description.outputs) == field["feature"].sum() > 0
+    )
 
 
 def free_in(process: int, library: FrontLibrary, made: int) -> None:
@@ -167,7 +195,8 @@ def free_in(process: int, library: FrontLibrary, made: int) -> None:
 
 def samples(outputs: Dict[str, np.ndarray]) -> np.ndarray:
     """What `expected` keeps of the outputs [N,h,w,channels]."""
-    return np.concatenate([array.reshape(-1)[::EXPECTED_STEP] for array in outputs.values()])
+    rows = [array.reshape(-1)[::EXPECTED_STEP] for array in outputs.values()]
+    return np.concatenate(rows).astype(np.float32)
 
 
 def distance(found: np.ndarray, expected: np.ndarray) -> float:
@@ -187,20 +216,22 @@ def checked_front(library: FrontLibrary, description: Description, threads: int)
 
 
 class Fronts:
-    """The fronts of an engine, one for each thread that runs it.
+    """What makes the fronts of an engine, of which each serves one run at a time.
 
     Attributes: `shapes`, [h,w,channels] of the outputs by their operations' names.
     """
 
     def __init__(self, library: FrontLibrary, description: Description, threads: int, first: Front) -> None:
-        """Each to be run by `threads` in all; `first` is there already."""
+        """Each is to be run by `threads` in all; `first` is there already."""
         self.make, self.shapes = partial(Front, library, description, threads), description.shapes
-        self.spare, self.lock = [first], threading.Lock()
+        self.spare = [first]
 
     def __call__(self) -> Front:
-        """One for the calling thread. UserError if there is not the memory."""
-        with self.lock:
-            return self.spare.pop() if self.spare else self.make()
+        """One more. UserError if there is not the memory."""
+        try:
+            return self.spare.pop()
+        except IndexError:
+            return self.make()
 
 
 def fronts_of(engine: Path, manifest: Mapping[str, Any], threads: int) -> Tuple[Optional[Fronts], Optional[str]]:
@@ -209,11 +240,15 @@ def fronts_of(engine: Path, manifest: Mapping[str, Any], threads: int) -> Tuple[
     told = manifest["backend"].get("front")
     if told is None:
         return None, None
-    if told["cpu"] != cpu():
+    if told.get("format") != FORMAT:
+        return None, OTHER_FORMAT
+    if told.get("cpu") != cpu():
         return None, OTHER_CPU
     library = front_library()
     if library is None:
-        return None, NO_COMPILER
-    description = read_front(engine.parent / told["file"])
+        return None, NO_LIBRARY
+    if told.get("precisions") != library.precisions:
+        return None, OTHER_COMPILER
+    description = read_front(engine.parent / str(told.get("file")))
     first = checked_front(library, description, threads)
     return (None, WRONG) if first is None else (Fronts(library, description, threads, first), COMPILED)

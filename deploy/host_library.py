@@ -1,8 +1,9 @@
 """C++ of ours (deploy/host), compiled for the CPU at hand when it is first needed.
 
 It takes a C++ compiler (CXX, c++, g++ or clang++). What one compiled is kept in the user's cache and taken from there
-again; before it is kept, it is checked. Without a compiler, without a cache that can be written and that is the user's
-alone, or where the check finds anything, there is no library, and the caller does without.
+again; before it is kept, it is loaded, and checked where its caller has a check. Without a compiler, without a cache
+that can be written and that is the user's alone, or where the check finds anything, there is no library, and the caller
+does without.
 """
 
 import contextlib
@@ -39,7 +40,7 @@ class Source(NamedTuple):
 
 
 def host_library(
-    source: Source, load: Callable[[Path], Library], check: Callable[[Library], None]
+    source: Source, load: Callable[[Path], Library], check: Optional[Callable[[Library], None]] = None
 ) -> Optional[Library]:
     """What `load` makes of the compiled library's path, or None where there is none. `load` may raise OSError or
     AttributeError for a damaged one, `check` UserError."""
@@ -50,7 +51,9 @@ def host_library(
             return load(path)
         with whole_file(path) as temporary:
             compile_to(source, temporary)
-            check(load(temporary))
+            library = load(temporary)
+            if check is not None:
+                check(library)
             temporary.chmod(0o755)
             with open(str(temporary), "rb") as file:
                 os.fsync(file.fileno())  # half a library, after a crash, would end every process that loads it

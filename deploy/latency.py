@@ -112,6 +112,7 @@ def measure(
     started = time.perf_counter()
     work = make_workload(folder, pictures, batch)
     load_ms = 1000 * (time.perf_counter() - started)
+    _, front = fronts_of(Path(folder) / manifest["engine"], manifest, 1)
     warming = warm_up(lambda: sum(work.run().values()))
     before = board()
     times = collect(work, iterations)
@@ -131,7 +132,7 @@ def measure(
         "board": {"before": before, "after": after},
         "versions": versions(PACKAGES),
         "letterbox_and_nms": by_whom(manifest),
-        "front": fronts_of(Path(folder) / manifest["engine"], manifest, 1)[1],
+        "front": front,
         "pictures": len(pictures),
         "batch": work.batch,
         "load_ms": round(load_ms, 1),

@@ -1,9 +1,8 @@
 """Engines for the CPU, run by OpenVINO."""
 
 import io
-import threading
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 import openvino as ov
@@ -11,7 +10,7 @@ import openvino as ov
 from deploy.backends import Backend
 from deploy.cli import UserError
 from deploy.compiled_cache import cache_path, keep_compiled, read_compiled
-from deploy.front import Fronts, fronts_of
+from deploy.front import Front, Fronts, fronts_of
 from deploy.machine import cores, cpu
 
 Shapes = Mapping[str, Tuple[int, int, int]]  # [h,w,channels] of the front's outputs, by their operations' names
@@ -81,21 +80,26 @@ def without_front(model: Any, front: Shapes) -> Any:
 
 
 class OpenVinoEngine:
-    """A compiled model, and the fronts that give its inputs, if it has any; each thread that calls it has an infer
-    request and a front of its own, so that none waits for another."""
+    """A compiled model, and the fronts that give its inputs, if it has any. Each run that is under way has an infer
+    request and a front of its own, so that none waits for another; they are kept for the next ones."""
 
     def __init__(self, compiled: Any, fronts: Optional[Fronts] = None) -> None:
         self.compiled, self.fronts = compiled, fronts
         self.parallel = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self.names = [(name, index) for index, output in enumerate(compiled.outputs) for name in output.get_names()]
-        self.of_thread = threading.local()
+        self.spare: List[Tuple[Any, Optional[Front]]] = []  # of the runs that ended
 
     def __call__(self, feeds: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
         """Run arrays by input name. Returns the outputs by name."""
-        if not hasattr(self.of_thread, "request"):
-            self.of_thread.request = self.compiled.create_infer_request()
-            self.of_thread.front = None if self.fronts is None else self.fronts()
-        if self.of_thread.front is not None:
-            feeds = self.of_thread.front(*feeds.values())
-        results = self.of_thread.request.infer(feeds, share_inputs=True)  # not shared: the outputs, which may be kept
-        return {name: results[index] for name, index in self.names}
+        try:
+            request, front = self.spare.pop()
+        except IndexError:
+            front = None if self.fronts is None else self.fronts()
+            request = self.compiled.create_infer_request()
+        try:
+            if front is not None:
+                feeds = front(*feeds.values())
+            results = request.infer(feeds, share_inputs=True)  # not shared: the outputs, which may be kept
+            return {name: results[index] for name, index in self.names}
+        finally:
+            self.spare.append((request, front))

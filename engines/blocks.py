@@ -6,8 +6,8 @@ A block is an inverted residual with squeeze-and-excitation, as pipeline/mbconv.
     [+ input]
 
 and the stem, a 3x3 convolution with stride 2 and swish on the picture less its mean, counts as the first block's
-expansion. Batch normalization is folded by then. Quantizers on the way are left out: the front computes in 16 bits,
-with the weights as they were rounded to 8.
+expansion. Batch normalization is folded by then. Quantizers on the way are left out: the front computes with the
+weights as they were rounded to 8 bits, but in more.
 """
 
 import contextlib
@@ -59,12 +59,16 @@ class Affine(NamedTuple):
 
     @property
     def padding(self) -> List[int]:
-        """Top and left."""
-        return [int(number) for number in self.node.get_attributes()["pads_begin"]]
+        """Top, left, bottom and right."""
+        attributes = self.node.get_attributes()
+        return [int(number) for name in ("pads_begin", "pads_end") for number in attributes[name]]
 
     @property
     def is_pointwise(self) -> bool:
         return self.weights.shape[2:] == (1, 1) and self.strides == [1, 1] and not any(self.padding)
+
+    def padded_by_less_than(self, size: int) -> bool:
+        return all(0 <= number < size for number in self.padding)
 
     @property
     def matrix(self) -> np.ndarray:
@@ -113,9 +117,10 @@ def next_block(before: Any) -> Optional[Tuple[Block, Any]]:
 def beginning(model: Any) -> Tuple[np.ndarray, Any]:
     """The means of the colours, and the stem's convolution."""
     parameters = model.get_parameters()
+    expect(len(parameters) == 1)
     node = parameters[0]
     sizes = sample_sizes(node.output(0).get_partial_shape())
-    expect(len(parameters) == 1 and sizes is not None and len(sizes) == 3 and sizes[2] == 3)
+    expect(sizes is not None and len(sizes) == 3 and sizes[2] == 3)
     expect(node.get_output_element_type(0).to_dtype() == np.uint8)
     means = np.zeros(3, np.float32)
     passed: List[str] = []
@@ -124,8 +129,8 @@ def beginning(model: Any) -> Tuple[np.ndarray, Any]:
         if node.get_type_name() == "Transpose":
             expect(values_of(node, 1).tolist() == CHANNELS_FIRST)
         if node.get_type_name() == "Subtract":
-            expect("Subtract" not in passed and values_of(node, 1).size in (1, 3))
-            means = np.resize(values_of(node, 1).reshape(-1), 3)
+            expect("Subtract" not in passed and "Transpose" in passed)
+            means = of_channels(values_of(node, 1), 3)
         passed.append(node.get_type_name())
     expect(passed.count("Transpose") == 1)
     return means, node
@@ -146,8 +151,8 @@ def read_block(first: Any, before: Optional[Any]) -> Tuple[Block, Any]:
         products.append(entry)
         if before is None:
             layout["entry"] = STEM
-            layout["entry_top"], layout["entry_left"] = entry.padding
-            expect(entry.weights.shape[1:] == (3, 3, 3) and entry.strides == [2, 2])
+            layout["entry_top"], layout["entry_left"] = entry.padding[:2]
+            expect(entry.weights.shape[1:] == (3, 3, 3) and entry.strides == [2, 2] and entry.padded_by_less_than(3))
         else:
             layout["entry"] = EXPANSION
             expect(entry.is_pointwise)
@@ -156,10 +161,10 @@ def read_block(first: Any, before: Optional[Any]) -> Tuple[Block, Any]:
     channels, height, width = map_sizes(node.input_value(0))
     depthwise = affine(node)
     kernel, stride = depthwise.weights.shape[-1], depthwise.strides[0]
-    expect(depthwise.weights.size == channels * kernel * kernel and kernel in KERNELS)
-    expect(depthwise.strides == [stride, stride] and stride in STRIDES)
+    expect(depthwise.weights.shape == (channels, 1, 1, kernel, kernel) and kernel in KERNELS)
+    expect(depthwise.strides == [stride, stride] and stride in STRIDES and depthwise.padded_by_less_than(kernel))
     weights += [depthwise.weights.reshape(channels, -1).T, depthwise.bias]
-    layout["top"], layout["left"] = depthwise.padding
+    layout["top"], layout["left"] = depthwise.padding[:2]
     gated, gates, factors = squeeze_excite(swish(depthwise.end))
     weights += [array for gate in gates for array in (gate.matrix, gate.bias)] + [factors]
     projection = affine(one_of(gated, CONVOLUTION))
@@ -168,9 +173,10 @@ def read_block(first: Any, before: Optional[Any]) -> Tuple[Block, Any]:
     weights += [projection.matrix, projection.bias]
     output = projection.end
     adds = [one for one in readers_of(output) if one.get_type_name() == "Add"]
-    if before is not None and len(readers_of(output)) == 1 and adds and before.output(0) in adds[0].input_values():
-        layout["residual"], output = 1, adds[0]
     out_channels, out_height, out_width = map_sizes(output.output(0))
+    if before is not None and len(readers_of(output)) == 1 and adds and before.output(0) in adds[0].input_values():
+        expect(in_sizes == (out_channels, out_height, out_width))
+        layout["residual"], output = 1, adds[0]
     expect(width >= LEAST_WIDTH)
     layout.update(
         in_channels=in_sizes[0], in_height=in_sizes[1], in_width=in_sizes[2], height=height, width=width,
@@ -192,35 +198,36 @@ def squeeze_excite(activated: Any) -> Tuple[Any, List[Affine], np.ndarray]:
     expect(reduce.is_pointwise and expand.is_pointwise)
     gate = one_of(expand.end, "Sigmoid")
     product = one_of(gate, "Multiply")
-    factor = np.ones(1, np.float32)
+    factor = np.ones(len(expand.bias), np.float32)
     if activated.output(0) not in product.input_values():  # equalization leaves a factor of each gate
         values = [constant(one.get_node()) for one in product.input_values() if one != gate.output(0)]
-        expect(len(values) == 1 and values[0] is not None and values[0].size in (1, len(expand.bias)))
-        factor = np.asarray(values[0]).reshape(-1)
+        expect(len(values) == 1 and values[0] is not None)
+        factor = of_channels(np.asarray(values[0]), len(expand.bias))
         product = one_of(product, "Multiply")
         expect(activated.output(0) in product.input_values())
-    return product, [reduce, expand], np.resize(factor, len(expand.bias))
+    return product, [reduce, expand], factor
 
 
 def affine(node: Any) -> Affine:
     """A convolution and the Add of its bias behind it, if it has one."""
     expect(node.get_type_name() in (CONVOLUTION, DEPTHWISE))
     expect(all(int(one) == 1 for one in node.get_attributes()["dilations"]))
+    expect(node.get_output_element_type(0).to_dtype() == np.float32)
     out_channels = map_sizes(node.output(0))[0]
-    end, bias = node, np.zeros(1, np.float32)  # OpenVINO reads a bias of zeros as none
+    end, bias = node, np.zeros(out_channels, np.float32)  # OpenVINO reads a bias of zeros as none
     readers = readers_of(node)
     if len(readers) == 1 and readers[0].get_type_name() == "Add":
         value = constant(readers[0].input_value(1).get_node())
         if value is not None:
-            end, bias = readers[0], value.reshape(-1)
-    expect(bias.size in (1, out_channels))
-    return Affine(values_of(node, 1), np.resize(bias, out_channels), node, end)
+            end, bias = readers[0], of_channels(value, out_channels)
+    return Affine(values_of(node, 1), bias, node, end)
 
 
 def swish(node: Any) -> Any:
     """The operation that ends x * sigmoid(x), where x is the node's output."""
     readers = readers_of(node)
     if [one.get_type_name() for one in readers] == ["Swish"]:
+        expect(readers[0].get_input_size() == 1)  # a second one would be its beta
         return readers[0]
     expect(sorted(one.get_type_name() for one in readers) == ["Multiply", "Sigmoid"])
     product = next(one for one in readers if one.get_type_name() == "Multiply")
@@ -248,6 +255,13 @@ def values_of(node: Any, index: int) -> np.ndarray:
     if value is None:
         raise Mismatch
     return value
+
+
+def of_channels(value: np.ndarray, channels: int) -> np.ndarray:
+    """A number for each channel, of a constant that is combined with [N,C,H,W]."""
+    shape = (1,) * (4 - value.ndim) + value.shape
+    expect(shape in ((1, 1, 1, 1), (1, channels, 1, 1)))
+    return np.resize(value.reshape(-1), channels)
 
 
 def map_sizes(port: Any) -> Tuple[int, int, int]:

@@ -53,7 +53,7 @@ class Choices:
         if self.swish == POLYNOMIAL and (target.backend != "openvino" or precision == "fp32"):
             raise UserError(f"--swish {POLYNOMIAL} is for fp16 and int8 engines of target cpu: leave it out")
         if self.front not in (AUTO, OFF):
-            if not self.front.isdecimal():
+            if not self.front.isdecimal() or int(self.front) < 1:
                 raise UserError(f"--front {self.front}: expected {AUTO}, {OFF} or a number of blocks")
             if target.backend != "openvino" or precision == "fp32":
                 raise UserError(f"--front {self.front} is for fp16 and int8 engines of target cpu: leave it out")
@@ -164,8 +164,8 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--front", default=AUTO, metavar="N",
-        help=f"how many of an EfficientNet's first blocks are C++ of ours, in 16 bits; {OFF}, or {AUTO}, the fastest "
-        f"(cpu, fp16 and int8; default: {AUTO})",
+        help="how many of an EfficientNet's first blocks are C++ of ours, in 16 bits where the CPU has them; "
+        f"{OFF}, or {AUTO}, the fastest (cpu, fp16 and int8; default: {AUTO})",
     )  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def build(
     backend = {"name": "openvino", "version": ov.__version__, "config": config}
     if chosen is not None:
         backend["front"] = chosen.manifest()
-    layers = front_layers(chosen) + executed_layers(compiled, header)
+    layers = front_layers(chosen, header) + executed_layers(compiled, header)
     return Built(ENGINE, backend, layers, "executed", swish=form)
 
 
@@ -121,19 +121,23 @@ def precision_hint(capabilities: List[str], precision: str) -> str:
     )
 
 
-def front_layers(chosen: Optional[Chosen]) -> List[Layer]:
-    """The convolutions that the front computes."""
-    names = {} if chosen is None else chosen.convolutions
-    return [
-        Layer(name.split(WITHOUT_BIAS)[0], "Convolution", precision, FRONT)
-        for precision, some in names.items()
-        for name in some
-    ]
+def front_layers(chosen: Optional[Chosen], header: Header) -> List[Layer]:
+    """The convolutions that the front computes, with their ONNX nodes' names."""
+    convolutions, layers = by_alias(header), []
+    for precision, names in ({} if chosen is None else chosen.convolutions).items():
+        plain = [name.split(WITHOUT_BIAS)[0] for name in names]
+        layers += [Layer(convolutions.get(name, name), "Convolution", precision, FRONT) for name in plain]
+    return layers
+
+
+def by_alias(header: Header) -> Dict[str, str]:
+    """The name of the ONNX node for each name that OpenVINO may give to a convolution."""
+    return {alias: node.name for node in header.convolutions for alias in (node.name, *node.outputs)}
 
 
 def executed_layers(compiled: Any, header: Header) -> List[Layer]:
     """The executed graph's layers. A convolution has its ONNX node's name, other layers OpenVINO's."""
-    convolutions = {alias: node.name for node in header.convolutions for alias in (node.name, *node.outputs)}
+    convolutions = by_alias(header)
     layers = []
     for operation in compiled.get_runtime_model().get_ordered_ops():
         info = {key: value.astype(str) for key, value in operation.get_rt_info().items() if hasattr(value, "astype")}

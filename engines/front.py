@@ -13,6 +13,7 @@ import numpy as np
 from deploy.cli import UserError
 from deploy.front import (
     FIELDS,
+    FORMAT,
     Description,
     Front,
     FrontLibrary,
@@ -32,17 +33,19 @@ WORTH = 0.98  # how many times as long a run may take with it at most
 
 
 class Chosen(NamedTuple):
-    """A front that the engine gets: what front.npz will hold, the convolutions that it computes, by the precision of
-    their arithmetic, and how many times as long a run takes with it."""
+    """A front that the engine gets: what front.npz will hold, the precisions of its products and vectors, the
+    convolutions that it computes, by their precision, and how many times as long a run takes with it."""
 
     description: Description
+    precisions: List[str]
     convolutions: Dict[str, List[str]]
     ratio: Optional[float]
 
     def manifest(self) -> Dict[str, Any]:
         """What the runtime needs to know."""
         ratio = None if self.ratio is None else round(self.ratio, 3)
-        return {"file": FILE, "blocks": len(self.description.layout), "ratio": ratio, "cpu": cpu()}
+        told = {"format": FORMAT, "file": FILE, "blocks": len(self.description.layout), "ratio": ratio}
+        return {**told, "precisions": self.precisions, "cpu": cpu()}
 
 
 def choose_front(
@@ -53,10 +56,12 @@ def choose_front(
     Those that end where the maps get smaller are raced, the longest first, as long as a shorter one is faster. Raises
     UserError if there is no front of the number of blocks that was asked for, or it is not right.
     """
-    library = front_library()
-    if asked not in (AUTO, OFF):
-        check_asked(int(asked), found, library)
-    if asked == OFF or found is None or library is None:
+    if asked == OFF:
+        return None
+    if asked != AUTO:
+        check_asked(int(asked), found)
+    library = None if found is None else front_library()
+    if found is None or library is None:
         return None
     pictures = batch_for(model)
     if asked != AUTO:
@@ -65,10 +70,10 @@ def choose_front(
             raise UserError(f"--front {asked}: the rest of the model reads more than these blocks give; take {AUTO}")
         if checked_front(library, description, cores()) is None:
             raise UserError(f"--front {asked}: it gives something else here than OpenVINO; take {AUTO}")
-        return Chosen(description, convolutions(found, int(asked), library), None)
+        return chosen(library, description, found, None)
     latency = {"PERFORMANCE_HINT": "LATENCY", **config}
     whole = core.compile_model(model, "CPU", latency)
-    run_whole = partial(whole.create_infer_request().infer, [pictures])
+    run_whole = partial(whole.create_infer_request().infer, [pictures], share_inputs=True)
     best, least = None, WORTH
     for count in reversed(stage_ends(found.blocks)):
         description = describe(ov, core, model, found, count)
@@ -80,18 +85,23 @@ def choose_front(
         if best is not None and ratio >= least:
             break
         if ratio <= least:
-            best, least = Chosen(description, convolutions(found, count, library), ratio), ratio
+            best, least = chosen(library, description, found, ratio), ratio
     return best
 
 
-def check_asked(count: int, found: Optional[Found], library: Optional[FrontLibrary]) -> None:
-    """UserError if there is no front of so many blocks."""
-    blocks = 0 if found is None else len(found.blocks)
-    if not 1 <= count <= blocks:
-        there = f"the model begins with {blocks}" if blocks else "the model does not begin with any that it knows"
-        raise UserError(f"--front {count}: {there}; give {AUTO} or {OFF}, or fewer")
-    if library is None:
-        raise UserError(f"--front {count} takes a C++ compiler with C++17: install g++, or give --front {OFF}")
+def check_asked(count: int, found: Optional[Found]) -> None:
+    """UserError if there is no front of so many blocks, or no library that computes it."""
+    if found is None:
+        raise UserError(
+            f"--front {count}: the model does not begin with an EfficientNet's blocks; give {AUTO} or {OFF}"
+        )
+    if not 1 <= count <= len(found.blocks):
+        raise UserError(f"--front {count}: expected 1 to {len(found.blocks)}, the blocks that the model begins with")
+    if front_library() is None:
+        raise UserError(
+            f"--front {count}: its library cannot be made here; it takes g++ or clang++ on PATH, with C++17, a cache "
+            f"that can be written, and a system that lets processes use AMX; give {AUTO} or {OFF}"
+        )
 
 
 def run_both(front: Front, rest: Any, pictures: np.ndarray) -> None:
@@ -154,16 +164,16 @@ def by_openvino(ov: Any, core: Any, model: Any, description: Description) -> Dic
     return {name: results[index][:1].transpose(0, 2, 3, 1) for index, name in enumerate(description.outputs)}
 
 
-def convolutions(found: Found, count: int, library: FrontLibrary) -> Dict[str, List[str]]:
-    """The names of the convolutions of the first `count` blocks, by the precision of the front's arithmetic."""
+def chosen(library: FrontLibrary, description: Description, found: Found, ratio: Optional[float]) -> Chosen:
+    """The description's front, with the names of its convolutions by the precision of the library's arithmetic."""
     names: Dict[str, List[str]] = {}
-    for block in found.blocks[:count]:
+    for block in found.blocks[: len(description.layout)]:
         names.setdefault(library.product_precision, []).extend(block.products)
         names.setdefault(library.vector_precision, []).extend(block.depthwise)
-    return names
+    return Chosen(description, library.precisions, names, ratio)
 
 
-def save_front(folder: Path, chosen: Chosen) -> None:
+def save_front(folder: Path, front: Chosen) -> None:
     """Write front.npz."""
-    fields = chosen.description._asdict()
-    np.savez(folder / FILE, **{**fields, "outputs": np.array(chosen.description.outputs)})
+    fields = front.description._asdict()
+    np.savez(folder / FILE, **{**fields, "outputs": np.array(front.description.outputs)})

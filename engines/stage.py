@@ -19,8 +19,6 @@ from deploy.cli import UserError
 from deploy.files import sha256, sha256_of_folder, whole_file, whole_folder
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
 SOURCES = (".py", ".cpp", ".h", ".cu")
 
 
@@ -85,7 +83,7 @@ def run_stage(
             `options` instead.
         options: JSON values; every option that changes the artefact.
         tools: PyPI distributions whose version changes the artefact.
-        code: our own packages that do.
+        code: our own packages and files that do.
         make: writes the whole artefact to the path that it is given; raises UserError on bad input.
         folder: the artefact is a folder rather than one file.
 

@@ -1,5 +1,5 @@
-// Threads that do one list of phases together: each phase in parts, which go to whoever is free, and no phase before the
-// one in front of it is done.
+// Threads that do one list of phases together: each phase in parts, which go to whoever is free, and no phase before
+// the one in front of it is done.
 #pragma once
 
 #include <atomic>
@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -19,13 +20,16 @@
 class Crew {
  public:
   // do_part(thread, phase, part) in threads 0 (the caller of `run`) to `threads` - 1; do_end(phase) once, after the
-  // phase's last part. In every thread that takes part, `in_thread` is called with the work to do.
+  // phase's last part.
   std::function<void(size_t, size_t, size_t)> do_part;
   std::function<void(size_t)> do_end;
 
   Crew(size_t threads, std::vector<size_t> parts) : parts(std::move(parts)) {
     phases.reset(new Phase[this->parts.size()]);
-    for (size_t thread = 1; thread < threads; ++thread) helpers.emplace_back([this, thread] { help(thread); });
+    try {
+      for (size_t thread = 1; thread < threads; ++thread) helpers.emplace_back([this, thread] { help(thread); });
+    } catch (const std::system_error&) {  // the system gives no more threads: those that are there do it
+    }
   }
   ~Crew() {
     {
@@ -36,7 +40,7 @@ class Crew {
     for (std::thread& helper : helpers) helper.join();
   }
 
-  // Do all phases. A helper that comes late, or never, is not waited for.
+  // Do all phases. A helper that has not begun, and may never, is not waited for.
   void run() {
     for (size_t i = 0; i < parts.size(); ++i) phases[i].next = 0, phases[i].done = 0, phases[i].over = false;
     {

@@ -1,4 +1,4 @@
-// The first blocks of an EfficientNet on the CPU: deploy/front.py compiles this for the CPU at hand and says what it is for.
+// The first blocks of an EfficientNet on the CPU; deploy/front.py compiles this for the CPU at hand and says what for.
 //
 // There the maps are large and the channels few, so that nearly all time goes into moving what lies between the layers.
 // Here an inverted residual block (MobileNetV2's; with squeeze-and-excitation: EfficientNet, arXiv 1905.11946, section
@@ -9,6 +9,7 @@
 // Maps are [height,width,channels]. Picture and maps are padded as each layer's layout says.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <exception>
 #include <memory>
@@ -24,11 +25,21 @@ constexpr float END = 7;
 constexpr float MINUS_H[] = {-0.102276113f, 0.239071042f,  -0.24079888f,  0.0911652506f,
                              0.29893521f,   -0.50146315f,  0.0441397829f, 0.171226857f};
 
-INLINE Vec swish(Vec x) {
-  const Vec u = multiply_add(least(magnitude(x), all(END)), all(2 / END), all(-1));
+INLINE Vec swish(Vec x) {  // of what is no number, no number
+  const Vec u = multiply_add(least(all(END), magnitude(x)), all(2 / END), all(-1));
   Vec value = all(MINUS_H[7]);
   for (int i = 6; i > 0; --i) value = multiply_add(value, u, all(static_cast<Real>(MINUS_H[i])));
-  return multiply_add(value, u, most(x, Vec{}) + all(static_cast<Real>(MINUS_H[0])));
+  return multiply_add(value, u, most(Vec{}, x) + all(static_cast<Real>(MINUS_H[0])));
+}
+static bool all_finite(const float* numbers, size_t count) {
+  constexpr uint32_t LARGEST_EXPONENT = 0x7f800000;  // of infinities and of what is no number
+  int found = 0;
+  for (size_t i = 0; i < count; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, numbers + i, sizeof bits);
+    found |= (bits & LARGEST_EXPONENT) == LARGEST_EXPONENT;
+  }
+  return !found;
 }
 inline float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
 
@@ -44,6 +55,7 @@ struct Layout {
   int32_t residual;  // the block's input is added to its output
   int32_t feature;   // its output is one of the front's
 };
+static_assert(sizeof(Layout) == 19 * sizeof(int32_t), "the fields follow each other");
 constexpr size_t STEM_SIDE = 3, STEM_STRIDE = 2, COLORS = 3;
 constexpr size_t LARGEST_KERNEL = 5;
 constexpr size_t GROUPS = LANES / COLUMNS;  // of columns in a vector
@@ -66,6 +78,7 @@ struct Block {
   Numbers<Stored> reduce, expand;               // [channels,squeezed], [squeezed,channels]
   std::vector<float> reduce_bias, expand_bias;  // [squeezed], [channels]
   std::vector<float> factor;                    // [channels], of the gates
+  std::vector<float> mean, reduced;             // [channels], [squeezed]: room for what the gates come from
   Numbers<float> gates;                         // [lanes], those behind the channels 0
   Numbers<Stored> projection;                   // in the order of `last`
 
@@ -103,7 +116,7 @@ class Front {
   std::unique_ptr<Crew> crew;
   const uint8_t* picture = nullptr;
   float* const* features = nullptr;
-  bool finite = true;  // what was computed of the picture so far
+  std::atomic<bool> finite{true};  // what was computed of the picture so far
   std::vector<size_t> feature_index;
 };
 
@@ -123,7 +136,7 @@ Front::Front(const Layout* layouts, size_t count, const float* weights, size_t t
     const Layout& from = layouts[i];
     blocks.emplace_back(new Block);
     Block& b = *blocks.back();
-    const int32_t* numbers = &from.entry;
+    const int32_t* numbers = reinterpret_cast<const int32_t*>(&from);
     for (size_t* field : {&b.entry, &b.in_height, &b.in_width, &b.in_channels, &b.entry_top, &b.entry_left, &b.height,
                           &b.width, &b.channels, &b.kernel, &b.stride, &b.top, &b.left, &b.out_height, &b.out_width,
                           &b.out_channels, &b.squeezed})
@@ -209,6 +222,8 @@ const float* Front::read(Block& b, const float* weights) {
   take_stored(b.expand, b.squeezed * b.channels);
   take(b.expand_bias, b.channels);
   take(b.factor, b.channels);
+  b.mean.resize(b.channels);
+  b.reduced.resize(b.squeezed);
   b.gates.make(b.lanes);
   b.last.make(b.lanes, b.out_channels);
   b.projection.make(b.last.size());
@@ -349,21 +364,21 @@ void Front::first(Block& b, const Stored* input, size_t part, Bench& bench) {
 
 // Squeeze-and-excitation's gates, which are then multiplied into the weights of the projection.
 void Front::squeeze(Block& b) {
-  std::vector<float> mean_of(b.channels), reduced(b.reduce_bias);
+  std::fill(b.mean.begin(), b.mean.end(), 0.0f);
   for (size_t band = 0; band < b.bands; ++band)
-    for (size_t c = 0; c < b.channels; ++c) mean_of[c] += b.sums[band * b.lanes + c];
+    for (size_t c = 0; c < b.channels; ++c) b.mean[c] += b.sums[band * b.lanes + c] / static_cast<float>(b.pixels());
+  std::copy(b.reduce_bias.begin(), b.reduce_bias.end(), b.reduced.begin());
   for (size_t c = 0; c < b.channels; ++c)
-    for (size_t i = 0; i < b.squeezed; ++i)
-      reduced[i] += mean_of[c] / static_cast<float>(b.pixels()) * as_float(b.reduce[c * b.squeezed + i]);
+    for (size_t i = 0; i < b.squeezed; ++i) b.reduced[i] += b.mean[c] * as_float(b.reduce[c * b.squeezed + i]);
   float* gates = b.gates;
   std::copy(b.expand_bias.begin(), b.expand_bias.end(), gates);
   for (size_t i = 0; i < b.squeezed; ++i) {
-    const float value = reduced[i] * sigmoid(reduced[i]);
+    const float value = b.reduced[i] * sigmoid(b.reduced[i]);
     for (size_t c = 0; c < b.channels; ++c) gates[c] += value * as_float(b.expand[i * b.channels + c]);
   }
   for (size_t c = 0; c < b.channels; ++c) {
     gates[c] = sigmoid(gates[c]) * b.factor[c];
-    finite = finite && std::isfinite(mean_of[c]) && std::isfinite(gates[c]);
+    if (!std::isfinite(b.mean[c]) || !std::isfinite(gates[c])) finite = false;
   }
 }
 
@@ -389,6 +404,9 @@ void Front::second(Block& b, const Stored* input, Stored* output, float* feature
         if (feature) store_floats(feature + place, sums, count);
       }
   }
+  if (feature && !all_finite(feature + from * b.out_channels, (to - from) * b.out_channels)) finite = false;
+  // The next block multiplies by 0 what it reads behind the map: it must be a number.
+  if (to == b.pixels()) std::fill_n(output + to * b.out_channels, LANES, static_cast<Stored>(0));
 }
 
 // The precision of the 1x1 convolutions' and of the stem's products, and of all else that is done to maps.
@@ -402,9 +420,11 @@ extern "C" size_t front_weights(const Layout* layouts, size_t count) {
   return weights;
 }
 
-// A front that is to be run by `threads`; null if there is no memory, or no AMX where this was compiled for it.
+// Whether this process may do what this was compiled for; to be asked before a front is made.
+extern "C" int front_allowed() { return Tiles::allowed(); }
+
+// A front that is to be run by `threads`; null if there is no memory.
 extern "C" Front* front_make(const Layout* layouts, size_t count, const float* weights, size_t threads) {
-  if (!Tiles::allowed()) return nullptr;
   try {
     return new Front(layouts, count, weights, threads);
   } catch (const std::exception&) {
@@ -413,7 +433,8 @@ extern "C" Front* front_make(const Layout* layouts, size_t count, const float* w
 }
 
 // A picture, uint8 [height,width,3], to the outputs of those blocks that are features, float32 [height,width,channels].
-// Returns 0 if something on the way was larger than the vectors' type holds (FP16: 65504).
+// Returns 0 if something on the way was larger than the vectors' type holds (FP16: 65504, and 8188 behind a depthwise
+// convolution, where eight are added up).
 extern "C" int front_run(Front* front, const uint8_t* picture, float* const* features) {
   return front->run(picture, features);
 }

@@ -38,6 +38,7 @@ INLINE Vec load(const Real* numbers) {
 }
 INLINE void store(Real* numbers, Vec vec) { std::memcpy(numbers, &vec, sizeof vec); }
 INLINE Vec all(Real number) { return number - Vec{}; }
+// least(a, b) and most(a, b) are b where a or b is no number.
 
 #ifdef HAS_HALF
 INLINE Vec least(Vec a, Vec b) { return (Vec)_mm512_min_ph((__m512h)a, (__m512h)b); }

@@ -46,9 +46,9 @@ constexpr size_t PIXELS = 16;  // rows of the left matrix that are multiplied to
 using Stored = uint16_t;
 using Sum = float;
 constexpr bool exact_bytes = true;  // numbers up to 255 are exact, and products with them are summed in float32
-constexpr size_t COLUMNS = 16;  // of the right matrix in a tile
-constexpr size_t DEEPEST = 32;  // its rows in a tile, at most
-constexpr size_t TOGETHER = 2;  // its rows that are multiplied at once
+constexpr size_t COLUMNS = 16;      // of the right matrix in a tile
+constexpr size_t DEEPEST = 32;      // its rows in a tile, at most
+constexpr size_t TOGETHER = 2;      // its rows that are multiplied at once
 
 INLINE Stored as_stored(float number) {
   uint32_t bits;
@@ -175,7 +175,10 @@ class Matrix {
 
 #ifdef HAS_AMX
 
-// The tiles of a thread as they were, put back at the end: what else runs in this thread may count on them.
+// GCC believes that these instructions read and write no memory, or a pointer's worth of it.
+INLINE void written() { asm volatile("" ::: "memory"); }
+
+// The shapes of a thread's tiles as they were, put back at the end: what else runs in this thread may count on them.
 class Tiles {
  public:
   Tiles() {
@@ -211,8 +214,6 @@ class Tiles {
     written();
     _tile_loadconfig(&config);
   }
-  // GCC believes that the two instructions read and write only a pointer's worth of it.
-  static void written() { asm volatile("" ::: "memory"); }
   Config before;
 };
 
@@ -224,6 +225,7 @@ INLINE void product(const Stored* pixels, size_t stride, const Matrix& matrix, s
   const Stored *weights = matrix.group(group), *right = matrix.group(group + WIDE - 1);
   const Sum *bias = matrix.bias_of(group), *right_bias = matrix.bias_of(group + WIDE - 1);
   const Stored* below = pixels + PIXELS * stride;
+  written();
   _tile_loadd(0, bias, 0);
   if (WIDE > 1) _tile_loadd(1, right_bias, 0);
   if (HIGH > 1) _tile_loadd(2, bias, 0);
@@ -246,14 +248,16 @@ INLINE void product(const Stored* pixels, size_t stride, const Matrix& matrix, s
   if (WIDE > 1) _tile_stored(1, sums + COLUMNS, 4 * sums_stride);
   if (HIGH > 1) _tile_stored(2, sums + PIXELS * sums_stride, 4 * sums_stride);
   if (HIGH > 1 && WIDE > 1) _tile_stored(3, sums + PIXELS * sums_stride + COLUMNS, 4 * sums_stride);
+  written();
 }
 
 // A vector of the matrix's columns, LANES from group `group` on, for PIXELS pixels. A pixel follows the other after
-// `stride` numbers, what a step multiplies after `step_stride`. PREPARED: the first two steps' weights are in tiles 4 to 7.
+// `stride` numbers, what a step multiplies after `step_stride`. PREPARED: `prepare` has put the weights into tiles 4 to 7.
 template <bool PREPARED>
 INLINE void vector_product(const Stored* pixels, size_t stride, size_t step_stride, const Matrix& matrix, size_t group,
                            Sum* sums) {
   const Stored *weights = matrix.group(group), *right = matrix.group(group + 1);
+  written();
   _tile_loadd(0, matrix.bias_of(group), 0);
   _tile_loadd(1, matrix.bias_of(group + 1), 0);
   if (PREPARED) {
@@ -276,7 +280,9 @@ INLINE void vector_product(const Stored* pixels, size_t stride, size_t step_stri
   }
   _tile_stored(0, sums, 4 * LANES);
   _tile_stored(1, sums + COLUMNS, 4 * LANES);
+  written();
 }
+// Load the weights of a vector of columns once for many products; false if there are too many.
 INLINE bool prepare(const Matrix& matrix, size_t group) {
   if (matrix.steps > 2) return false;
   _tile_loadd(4, matrix.group(group), 64);

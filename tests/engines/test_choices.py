@@ -29,6 +29,11 @@ from engines.targets import TARGETS
         ("cpu", "fp32", {"swish": "polynomial"}, "--swish polynomial is for fp16 and int8 engines of target cpu"),
         ("cpu-ort", "int8", {"swish": "polynomial"}, "--swish polynomial is for fp16 and int8 engines of target cpu"),
         ("rtx", "int8", {"swish": "polynomial"}, "--swish polynomial is for fp16 and int8 engines of target cpu"),
+        ("cpu", "int8", {"front": "on"}, "--front on: expected auto, off or a number of blocks"),
+        ("cpu", "int8", {"front": "0"}, "--front 0: expected auto, off or a number of blocks"),
+        ("cpu", "fp32", {"front": "3"}, "--front 3 is for fp16 and int8 engines of target cpu"),
+        ("cpu-ort", "int8", {"front": "3"}, "--front 3 is for fp16 and int8 engines of target cpu"),
+        ("rtx", "int8", {"front": "3"}, "--front 3 is for fp16 and int8 engines of target cpu"),
     ],
 )
 def test_what_a_target_does_not_offer_is_refused(target, precision, asked, message):
@@ -53,9 +58,9 @@ def test_the_gpu_at_hand_must_be_there_and_have_int8(monkeypatch, gpu, message):
 
 def test_what_it_offers_is_not():
     Choices().check(TARGETS["cpu"], "int8")
-    Choices(swish="polynomial").check(TARGETS["cpu"], "int8")
+    Choices(swish="polynomial", front="11").check(TARGETS["cpu"], "int8")
     for name in ("cpu", "cpu-ort", "trt"):
-        Choices(swish="exact").check(TARGETS[name], "fp32")
+        Choices(swish="exact", front="off").check(TARGETS[name], "fp32")
     Choices(compute_capabilities=("8.6",), workspace_mib=64).check(TARGETS["rtx"], "int8")
     Choices(compute_capabilities=("7.5",)).check(TARGETS["rtx"], "fp16")
     asked = Choices(optimization_level=5, version_compatible=True, hardware_compatible=True)
@@ -84,7 +89,7 @@ def test_a_quarter_of_a_boards_memory_and_no_limit_on_a_gpu_of_its_own(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "choices", [Choices(), Choices(("8.6", "12.0"), 64, 0, True, True, "only"), Choices(swish="polynomial")]
+    "choices", [Choices(), Choices(("8.6", "12.0"), 64, 0, True, True, "only"), Choices(swish="polynomial", front="5")]
 )
 def test_choices_survive_the_way_through_a_command_line(choices):
     parser = argparse.ArgumentParser()

@@ -2,14 +2,17 @@
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import onnx
 import pytest
 from front_cases import random_front, reference
 from graphs import Graph, spec
 from onnx import TensorProto
 
-from deploy import Runner
+import deploy.front as front_module
+from deploy import Runner, openvino_backend
 from deploy.cli import UserError
 from deploy.front import EXPANSION, FIELDS, NONE, STEM, distance, front_library
 from engines import front
@@ -69,7 +72,7 @@ class Layers(Graph):
         return self.add("Mul", [value, self.add("Sigmoid", [value], f"{name}_gate")], f"{name}_swish")
 
 
-def network(path, description, *, quantized=False, batch=1, tail=None, gates="factor", biases=True):
+def network(path, description, *, quantized=False, batch=1, tail=None, gates="factor", biases=True, sizes=True):
     """The blocks of a description as an ONNX, with a 1x1 convolution on each output, "map0" and so on."""
     graph, flat = Layers(quantized, biases), description.weights
 
@@ -118,7 +121,10 @@ def network(path, description, *, quantized=False, batch=1, tail=None, gates="fa
     if tail is not None:
         outputs = tail(graph, value, outputs)
     count = "N" if batch is None else batch
-    found = [(name, TensorProto.FLOAT, [count, 8, row["out_height"], row["out_width"]]) for name, row in outputs]
+    found = [
+        (name, TensorProto.FLOAT, [count, 8, row["out_height"], row["out_width"]] if sizes else [None] * 4)
+        for name, row in outputs
+    ]
     inputs = [("image", TensorProto.UINT8, [count, *description.picture])]
     batches = [1, 2, 4] if batch is None else [batch] * 3
     metadata = {"effedge": {**spec(batches), "input": {**spec(batches)["input"], "size": [HEIGHT, WIDTH]}}}
@@ -205,6 +211,54 @@ def test_a_model_that_reads_from_within_a_block_has_no_front(tmp_path, library, 
         built(tmp_path / "net.onnx", tmp_path / "five", "5")
 
 
+def attribute(node, **attributes):
+    del node.attribute[:]
+    node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in attributes.items())
+
+
+def spoil(path, change):
+    model = onnx.load(path)
+    nodes = {node.name: node for node in model.graph.node}
+    constants = {one.name: one for one in model.graph.initializer}
+    change(nodes, constants)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def replace_constant(constants, name, value):
+    constants[name].CopyFrom(onnx.numpy_helper.from_array(np.asarray(value), name))
+
+
+CHANGES = {  # what is changed -> how many blocks are left
+    "padding behind a 1x1": (lambda nodes, constants: attribute(nodes["block1_project"], pads=[0, 0, 1, 1]), 1),
+    "a 1x1 with a stride": (lambda nodes, constants: attribute(nodes["block1_expand"], strides=[2, 2]), 1),
+    "much padding behind a depthwise one": (
+        lambda nodes, constants: attribute(nodes["block0_dw"], group=32, pads=[1, 1, 3, 1]), 0),
+    "dilation": (lambda nodes, constants: attribute(nodes["block0_dw"], group=32, pads=[2] * 4, dilations=[2, 2]), 0),
+    "a mean over rows only": (lambda nodes, constants: replace_constant(constants, "block1_axes", np.int64([2])), 1),
+    "a factor of columns": (
+        lambda nodes, constants: replace_constant(constants, "block0_factor", np.ones((1, 1, 1, 64), np.float32)), 0),
+    "another activation": (lambda nodes, constants: setattr(nodes["block1_expand_gate"], "op_type", "HardSigmoid"), 1),
+    "another gate": (lambda nodes, constants: setattr(nodes["block2_gate"], "op_type", "Tanh"), 2),
+    "means of columns": (
+        lambda nodes, constants: replace_constant(constants, "means", np.zeros((1, 1, 1, WIDTH), np.float32)), 0),
+    "a mean added": (lambda nodes, constants: setattr(nodes["sub"], "op_type", "Add"), 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_only_looks_like_a_block_is_none(tmp_path, description, name):
+    change, blocks = CHANGES[name]
+    path = network(tmp_path / "net.onnx", description, sizes=False)
+    spoil(path, change)
+    found = find_blocks(model_of(path))
+    assert (len(found.blocks) if found else 0) == blocks
+
+
+def test_float16_graphs_have_none(prepared):
+    assert find_blocks(model_of(prepared("f16"))) is None
+
+
 def test_other_models_have_none(prepared):
     for name in ("f32", "int8", "tail", "no-metadata"):
         assert find_blocks(model_of(prepared(name))) is None
@@ -212,7 +266,7 @@ def test_other_models_have_none(prepared):
 
 @pytest.mark.parametrize("batch", [1, 2, None])
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_the_engine_gives_what_the_blocks_give(tmp_path, library, description, precision, batch):
+def test_the_engine_gives_what_the_blocks_give(monkeypatch, tmp_path, library, description, precision, batch):
     path = network(tmp_path / "net.onnx", description, quantized=precision == "int8", batch=batch)
     whole = built(path, tmp_path / "whole", "off", precision)
     assert "front" not in whole["backend"] and not (tmp_path / "whole" / "front.npz").exists()
@@ -232,9 +286,61 @@ def test_the_engine_gives_what_the_blocks_give(tmp_path, library, description, p
         assert len(set(names)) == len(names) == sum(manifest["precision"]["convolutions"].values())
         assert manifest["precision"]["not_built"] == []
         for _ in range(2):  # the second time from the folder's cache
-            found = Runner(folder)({"image": pictures})
+            runner, ran = Runner(folder), count_runs(monkeypatch)
+            found = runner({"image": pictures})
+            assert ran == [len(pictures)]
             for name, expected in maps(description, pictures).items():
                 assert distance(found[name], expected) < (0.1 if precision == "int8" else 0.02)
+
+
+def count_runs(monkeypatch):
+    """How many pictures each run of a front from now on takes."""
+    ran, call = [], front_module.Front.__call__
+
+    def counted(self, pictures):
+        ran.append(len(pictures))
+        return call(self, pictures)
+
+    monkeypatch.setattr(front_module.Front, "__call__", counted)
+    return ran
+
+
+@pytest.mark.parametrize("throughput", [False, True])
+def test_several_threads_and_what_they_leave(monkeypatch, tmp_path, library, description, throughput):
+    manifest = built(network(tmp_path / "net.onnx", description), tmp_path / "engine", "5")
+    engine = openvino_backend.load(tmp_path / "engine" / manifest["engine"], manifest, throughput)
+    random = np.random.default_rng(4)
+    pictures = [random.integers(0, 256, (1, *description.picture), np.uint8) for _ in range(6)]
+    expected = [engine({"image": picture}) for picture in pictures]
+    made, make = [], engine.fronts.make
+    monkeypatch.setattr(engine.fronts, "make", lambda: made.append(make()) or made[-1])
+    for _ in range(3):  # threads come and go
+        with ThreadPoolExecutor(3) as pool:
+            for found, known in zip(pool.map(lambda picture: engine({"image": picture}), pictures), expected):
+                for name, array in found.items():
+                    np.testing.assert_array_equal(array, known[name])
+    assert len(made) <= 2  # and one was there
+
+
+def test_an_engine_lives_on_after_a_front_could_not_be_made(monkeypatch, tmp_path, library, description):
+    manifest = built(network(tmp_path / "net.onnx", description), tmp_path / "engine", "5")
+    engine = openvino_backend.load(tmp_path / "engine" / manifest["engine"], manifest)
+    feeds = {"image": np.zeros((1, *description.picture), np.uint8)}
+    spare, make = engine.fronts.spare.pop(), engine.fronts.make
+    del spare
+
+    def refuse():
+        raise UserError("too little memory")
+
+    monkeypatch.setattr(engine.fronts, "make", refuse)
+    for _ in range(2):
+        with pytest.raises(UserError, match="too little memory"):
+            engine(feeds)
+    monkeypatch.setattr(engine.fronts, "make", make)
+    assert set(engine(feeds)) == {"map0_out", "map1_out"}
+    with pytest.raises(ValueError, match="not uint8"):
+        engine({"image": np.zeros((1, 8, 8, 3), np.uint8)})
+    assert set(engine(feeds)) == {"map0_out", "map1_out"}
 
 
 def maps(description, pictures):
@@ -266,7 +372,9 @@ def test_as_many_blocks_as_are_fastest(monkeypatch, tmp_path, capsys, library, d
     asked = []
 
     def ratio(first, second):
-        asked.append(ENDS[-1 - len(asked)])
+        made, _, pictures = first.args
+        channels = max(array.shape[-1] for array in made(pictures).values())
+        asked.append({16: 1, 24: 3, 40: 5}[channels])
         first(), second()
         return ratios[asked[-1]]
 
@@ -293,12 +401,12 @@ def test_one_that_gives_something_else_is_not_taken(monkeypatch, tmp_path, libra
 
 def test_what_is_asked_for_and_is_not_there_is_an_error(monkeypatch, tmp_path, library, description, prepared):
     path = network(tmp_path / "net.onnx", description)
-    with pytest.raises(UserError, match="--front 6: the model begins with 5"):
+    with pytest.raises(UserError, match="--front 6: expected 1 to 5"):
         built(path, tmp_path / "six", "6")
-    with pytest.raises(UserError, match="--front 1: the model does not begin with any"):
+    with pytest.raises(UserError, match="--front 1: the model does not begin with an EfficientNet's"):
         built(prepared("f32"), tmp_path / "none", "1")
     monkeypatch.setattr(front, "front_library", lambda: None)
-    with pytest.raises(UserError, match=r"--front 3 takes a C\+\+ compiler"):
+    with pytest.raises(UserError, match="--front 3: its library cannot be made here"):
         built(path, tmp_path / "uncompiled", "3")
     assert "front" not in built(path, tmp_path / "without", "auto")["backend"]
 
