@@ -153,6 +153,11 @@ def by_whom(manifest: Dict[str, Any]) -> Optional[str]:
     return UNCOMPILED if native() is None else COMPILED
 
 
+def front_notes(who: Optional[str]) -> List[str]:
+    """A line if the first blocks of an engine that has a front are not computed by it here (deploy/front.py)."""
+    return [] if who in (None, COMPILED) else [f"the first blocks are not computed in C++, as {who}: that is slower"]
+
+
 def identity(folder: str, manifest: Dict[str, Any]) -> Dict[str, Any]:
     """Which engine it is: its folder, model, precision, target, backend, and the hashes of its files."""
     return {
@@ -208,9 +213,7 @@ def table(report: Dict[str, Any]) -> str:
         lines.append(f"{name:<12}" + "".join(f"{value:9.2f}" for value in figures) + f"{row['per_second']:9.1f}")
     if report.get("letterbox_and_nms") == UNCOMPILED:  # an earlier effedge, on a board, does not say
         lines.append(f"letterbox and NMS by {UNCOMPILED}: with a C++ compiler (g++) they would be faster")
-    front = report.get("front")
-    if front not in (None, COMPILED):
-        lines.append(f"the first blocks are not computed in C++, as {front}: they would be faster")
+    lines += front_notes(report.get("front"))
     many = report["throughput"]
     if many is not None:
         lines.append(

@@ -25,7 +25,7 @@ from deploy.cli import Parser, UserError, run
 from deploy.compiled_cache import digest_of
 from deploy.files import check_place, read_json, sha256, whole_file, whole_folder
 from deploy.host_library import COMPILED
-from deploy.latency import PACKAGES, UNCOMPILED, identity
+from deploy.latency import PACKAGES, UNCOMPILED, front_notes, identity
 from deploy.manifest import NAME, parse_manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def main() -> None:
     baseline = read_baseline(args.baseline)
     before = board()
     comparisons = check(args.engine, baseline, args.tolerance / 100)
-    for line in notes(baseline.get("board"), before, board()) + circumstances(baseline):
+    for line in notes(baseline.get("board"), before, board()) + circumstances(args.engine, baseline):
         print(line)
     for step, found in comparisons.items():
         print(sentence(step, found, args.tolerance))
@@ -142,9 +142,14 @@ def changes(baseline: Dict[str, Any]) -> List[Tuple[str, str, str]]:
     return [row for row in rows if row[1] != row[2]]
 
 
-def circumstances(baseline: Dict[str, Any]) -> List[str]:
-    """Why the engine is held against the reference, a line each."""
-    lines = [
+def circumstances(folder: str, baseline: Dict[str, Any]) -> List[str]:
+    """Why the engine in `folder` is held against the reference, or slower here than it could be, a line each."""
+    from deploy.front import fronts_of
+
+    manifest = parse_manifest(folder)
+    _, who = fronts_of(Path(folder) / manifest["engine"], manifest, 1)
+    lines = [f"note: {line}" for line in front_notes(who)]
+    lines += [
         f"note: {name} was {then} when the baseline was recorded, now it is {now}"
         for name, then, now in changes(baseline)
     ]

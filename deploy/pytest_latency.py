@@ -77,9 +77,10 @@ def hold(engine: Union[str, Path, None], baseline: Union[str, Path], tolerance: 
     """
     recorded = read_baseline(Path(baseline))
     before = board()
-    found = check(str(engine or recorded["engine"]["folder"]), recorded, tolerance / 100)
+    folder = str(engine or recorded["engine"]["folder"])
+    found = check(folder, recorded, tolerance / 100)
     verdicts = [sentence(step, comparison, tolerance) for step, comparison in found.items()]
-    lines = "\n".join(notes(recorded.get("board"), before, board()) + circumstances(recorded) + verdicts)
+    lines = "\n".join(notes(recorded.get("board"), before, board()) + circumstances(folder, recorded) + verdicts)
     status = exit_status(found)
     if status == SLOWER:
         raise SlowerError(lines)

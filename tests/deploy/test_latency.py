@@ -10,6 +10,7 @@ from PIL import Image
 from deploy import latency
 from deploy.board import board
 from deploy.cli import UserError
+from deploy.latency_test import circumstances
 from deploy.machine import field, machine, versions
 from deploy.made_up import made_up_picture
 from deploy.percentiles import WINDOW, per_second, summarize, warm_up
@@ -61,6 +62,20 @@ def test_who_does_letterbox_and_nms_is_told(monkeypatch, capsys, build, tmp_path
     assert ("with a C++ compiler (g++) they would be faster" in capsys.readouterr().out) != compiled
     run_main(monkeypatch, build("classification", name="c"), "--iterations", 2, "--no-throughput", "--json", out)
     assert json.loads(out.read_text())["letterbox_and_nms"] is None
+
+
+def test_why_a_front_is_not_computed_is_told(monkeypatch, capsys, build, tmp_path):
+    out, engine = tmp_path / "latency.json", build()
+    run_main(monkeypatch, engine, "--iterations", 2, "--no-throughput", "--json", out)
+    assert json.loads(out.read_text())["front"] is None and "first blocks" not in capsys.readouterr().out
+    manifest = json.loads((engine / "manifest.json").read_text())
+    manifest["backend"]["front"] = {"format": 1, "file": "front.npz", "cpu": {"model": "another"}}
+    (engine / "manifest.json").write_text(json.dumps(manifest))
+    run_main(monkeypatch, engine, "--iterations", 2, "--no-throughput", "--json", out)
+    assert json.loads(out.read_text())["front"] == "the engine was built on another CPU"
+    told = "the first blocks are not computed in C++, as the engine was built on another CPU: that is slower"
+    assert told in capsys.readouterr().out
+    assert f"note: {told}" in circumstances(str(engine), {"versions": {}})
 
 
 def test_raw_is_one_number_a_line(monkeypatch, capsys, build):
