@@ -183,7 +183,7 @@ def test_the_command_records_and_tells_by_its_exit_status(monkeypatch, capsys, b
 
 def test_another_power_mode_than_the_baselines_is_noted_before_the_verdict(monkeypatch, capsys, build, tmp_path):
     now = board(write_board(tmp_path / "xavier", BOARDS["xavier"]))
-    one = {"engine": [1.0]}
+    engine, one = build(), {"engine": [1.0]}
     content = {"format": latency_test.FORMAT, "engine": {"files": {}}, "machine": {}, "reference": {}, "loads": [0]}
     content.update(yardstick_ms=one, ms=one, versions=latency_test.runtime(), kept=True)
     content["board"] = {**now, "power_mode": {"id": 0, "name": "MAXN"}}
@@ -193,14 +193,14 @@ def test_another_power_mode_than_the_baselines_is_noted_before_the_verdict(monke
     monkeypatch.setattr(latency_test, "read_manifest", lambda folder: {"files": {}})
     monkeypatch.setattr(latency_test, "board", lambda: now)
     monkeypatch.setattr(latency_test, "check", lambda *_: {"engine": Comparison(1, 1, 1, 12, False)})
-    run_main(monkeypatch, build(), "--baseline", path)
+    run_main(monkeypatch, engine, "--baseline", path)
     assert capsys.readouterr().out.splitlines() == [
         "note: power mode was MAXN (0) when the baseline was recorded, now it is MODE_15W (2)",
         "engine: ok, 1.000 times the baseline (1.000 to 1.000 by 12 loads; more than 1.050 is slower)",
     ]
     del content["board"]  # as an earlier effedge recorded it
     path.write_text(json.dumps(content))
-    run_main(monkeypatch, build(), "--baseline", path)
+    run_main(monkeypatch, engine, "--baseline", path)
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
