@@ -32,6 +32,7 @@ BLOCKS = [
 ]
 HEIGHT, WIDTH = 96, 128
 ENDS = [1, 3, 5]
+CAPABILITIES, SIXTEEN_BITS = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"), {"BF16", "FP16"}
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +149,8 @@ def model_of(path):
 
 
 def built(path, folder, front, precision="fp16"):
+    if precision == "fp16" and not SIXTEEN_BITS.intersection(CAPABILITIES):
+        pytest.skip("OpenVINO has no 16 bits on this CPU")
     folder.mkdir()
     choices = Choices(swish="exact", front=front)
     build_engine(path, folder, precision=precision, target=TARGETS["cpu"], choices=choices, quiet=True)
