@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 import numpy as np
 import openvino as ov
@@ -61,20 +61,26 @@ def compile_rest(core: Any, path: Path, config: Dict[str, str], front: Optional[
     return core.compile_model(without_front(core.read_model(str(path)), front), "CPU", config)
 
 
+def named_outputs(model: Any, names: Iterable[str]) -> List[Any]:
+    """The outputs of the operations with these names. RuntimeError if there is none with one of them."""
+    named = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+    missing = [name for name in names if name not in named]
+    if missing:
+        raise RuntimeError(f"the engine has no operation '{missing[0]}', which its front names")
+    return [named[name].output(0) for name in names]
+
+
 def without_front(model: Any, front: Shapes) -> Any:
     """The rest of a model, which is changed: it reads the front's outputs, float32 [N,h,w,channels], by the names of
     the operations that gave them. RuntimeError if there are no such operations."""
     ops = ov.opset13 if hasattr(ov, "opset13") else ov.runtime.opset13
     batch = model.inputs[0].get_partial_shape()[0]
-    named = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
     parameters = []
-    for name, shape in front.items():
-        if name not in named:
-            raise RuntimeError(f"the engine has no operation '{name}', which its front names")
+    for (name, shape), port in zip(front.items(), named_outputs(model, front)):
         parameter = ops.parameter(ov.PartialShape([batch, *shape]), np.float32)
         parameter.output(0).set_names({name})
         turned = ops.transpose(parameter, ops.constant(np.array([0, 3, 1, 2])))
-        named[name].output(0).replace(turned.output(0))
+        port.replace(turned.output(0))
         parameters.append(parameter)
     return ov.Model(model.get_results(), parameters)
 

@@ -16,8 +16,9 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from deploy.front import EXPANSION, FIELDS, KERNELS, LEAST_WIDTH, NONE, STEM, STRIDES
-from engines.openvino_graph import constant, fold_constants, sample_sizes
+from engines.openvino_graph import constant, fold_constants, of_channels, sample_sizes
 from engines.picture import CHANNELS_FIRST
+from engines.swish import swish_input
 
 CONVOLUTION, DEPTHWISE = "Convolution", "GroupConvolution"
 
@@ -130,7 +131,7 @@ def beginning(model: Any) -> Tuple[np.ndarray, Any]:
             expect(values_of(node, 1).tolist() == CHANNELS_FIRST)
         if node.get_type_name() == "Subtract":
             expect("Subtract" not in passed and "Transpose" in passed)
-            means = of_channels(values_of(node, 1), 3)
+            means = required(of_channels(values_of(node, 1), 3))
         passed.append(node.get_type_name())
     expect(passed.count("Transpose") == 1)
     return means, node
@@ -202,7 +203,7 @@ def squeeze_excite(activated: Any) -> Tuple[Any, List[Affine], np.ndarray]:
     if activated.output(0) not in product.input_values():  # equalization leaves a factor of each gate
         values = [constant(one.get_node()) for one in product.input_values() if one != gate.output(0)]
         expect(len(values) == 1 and values[0] is not None)
-        factor = of_channels(np.asarray(values[0]), len(expand.bias))
+        factor = required(of_channels(np.asarray(values[0]), len(expand.bias)))
         product = one_of(product, "Multiply")
         expect(activated.output(0) in product.input_values())
     return product, [reduce, expand], factor
@@ -219,21 +220,17 @@ def affine(node: Any) -> Affine:
     if len(readers) == 1 and readers[0].get_type_name() == "Add":
         value = constant(readers[0].input_value(1).get_node())
         if value is not None:
-            end, bias = readers[0], of_channels(value, out_channels)
+            end, bias = readers[0], required(of_channels(value, out_channels))
     return Affine(values_of(node, 1), bias, node, end)
 
 
 def swish(node: Any) -> Any:
-    """The operation that ends x * sigmoid(x), where x is the node's output."""
+    """The operation that ends x * sigmoid(x), where x is the node's output, which nothing else reads."""
     readers = readers_of(node)
-    if [one.get_type_name() for one in readers] == ["Swish"]:
-        expect(readers[0].get_input_size() == 1)  # a second one would be its beta
-        return readers[0]
-    expect(sorted(one.get_type_name() for one in readers) == ["Multiply", "Sigmoid"])
-    product = next(one for one in readers if one.get_type_name() == "Multiply")
-    gate = next(one for one in readers if one.get_type_name() == "Sigmoid")
-    expect(gate.output(0) in product.input_values())
-    return product
+    ends = [one for one in readers if swish_input(one) == node.output(0)]
+    expect(len(ends) == 1)
+    expect(len(readers) == (1 if ends[0].get_type_name() == "Swish" else 2))  # the other one is its sigmoid
+    return ends[0]
 
 
 def readers_of(node: Any) -> List[Any]:
@@ -251,17 +248,7 @@ def one_of(node: Any, *types: str) -> Any:
 
 def values_of(node: Any, index: int) -> np.ndarray:
     """A constant input, as float32."""
-    value = constant(node.input_value(index).get_node())
-    if value is None:
-        raise Mismatch
-    return value
-
-
-def of_channels(value: np.ndarray, channels: int) -> np.ndarray:
-    """A number for each channel, of a constant that is combined with [N,C,H,W]."""
-    shape = (1,) * (4 - value.ndim) + value.shape
-    expect(shape in ((1, 1, 1, 1), (1, channels, 1, 1)))
-    return np.resize(value.reshape(-1), channels)
+    return required(constant(node.input_value(index).get_node()))
 
 
 def map_sizes(port: Any) -> Tuple[int, int, int]:
@@ -270,6 +257,12 @@ def map_sizes(port: Any) -> Tuple[int, int, int]:
     if sizes is None or len(sizes) != 3:
         raise Mismatch
     return sizes[0], sizes[1], sizes[2]
+
+
+def required(value: Optional[np.ndarray]) -> np.ndarray:
+    if value is None:
+        raise Mismatch
+    return value
 
 
 def expect(fits: bool) -> None:

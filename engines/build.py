@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
 from deploy.cli import Parser, UserError, choose, run
+from deploy.front import SOURCE
 from engines.choices import DEFAULT, POLYNOMIAL, Choices, add_choices, read_choices
 from engines.manifest import FRONT, UNKNOWN, Built, write_manifest
 from engines.onnx_header import Header, onnx_files, read_header
@@ -33,8 +34,7 @@ from engines.targets import (
 from engines.tensorrt_log import LOG
 
 # What engines/front.py relies on, beside its own package.
-OF_FRONTS = ["deploy/front.py", "deploy/openvino_backend.py"]
-OF_FRONTS += [f"deploy/host/{name}" for name in ("front.cpp", "crew.h", "lanes.h", "product.h")]
+OF_FRONTS = [f"deploy/{name}" for name in ("front.py", "openvino_backend.py", SOURCE.main, *SOURCE.included)]
 CPU_BUILDERS = {"openvino": "engines.cpu_builder", "onnxruntime": "engines.onnxruntime_builder"}
 LOWER = ("f16", "bf16", "int8")
 ASKED = {"fp32": ("f32",), "fp16": ("f16", "bf16"), "int8": ("int8",)}

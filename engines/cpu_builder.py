@@ -52,13 +52,14 @@ def build(
     Raises UserError if OpenVINO refuses the model, or fp16 is asked of a CPU without 16-bit arithmetic.
     """
     core = ov.Core()
+    front = OFF if precision == "fp32" else choices.front
     config = {HINT: precision_hint(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), precision)}
     with open_bar(len(STEPS), "building", disable_progress) as bar:
         try:
             bar.set_postfix_str(STEPS[0])
             model = core.read_model(onnx)
             fold_dequantize(ov, model)
-            blocks = None if precision == "fp32" or choices.front == OFF else find_blocks(model)
+            blocks = None if front == OFF else find_blocks(model)
             arithmetic_first(ov, model)
             part_biases(ov, model)
             bar.update()
@@ -66,7 +67,7 @@ def build(
             model, form = choose_swish(ov, core, model, config, EXACT if precision == "fp32" else choices.swish)
             bar.update()
             bar.set_postfix_str(STEPS[2])
-            chosen = choose_front(ov, core, model, blocks, config, OFF if precision == "fp32" else choices.front)
+            chosen = choose_front(ov, core, model, blocks, config, front)
             bar.update()
             bar.set_postfix_str(STEPS[3])
             ov.save_model(model, folder / ENGINE, compress_to_fp16=precision == "fp16")

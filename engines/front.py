@@ -23,7 +23,7 @@ from deploy.front import (
     samples,
 )
 from deploy.machine import cores, cpu
-from deploy.openvino_backend import without_front
+from deploy.openvino_backend import named_outputs, without_front
 from engines.blocks import Block, Found
 from engines.choices import AUTO, OFF
 from engines.turns import time_ratio
@@ -157,8 +157,7 @@ def batch_for(model: Any) -> np.ndarray:
 
 def by_openvino(ov: Any, core: Any, model: Any, description: Description) -> Dict[str, np.ndarray]:
     """The front's outputs [N,h,w,channels] for the sample picture, as OpenVINO computes them in float32."""
-    named = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
-    ports = [named[name].output(0) for name in description.outputs]
+    ports = named_outputs(model, description.outputs)
     compiled = core.compile_model(ov.Model(ports, model.get_parameters()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     results = compiled(batch_for(model))
     return {name: results[index][:1].transpose(0, 2, 3, 1) for index, name in enumerate(description.outputs)}

@@ -19,6 +19,14 @@ def constant(node: Any) -> Optional[np.ndarray]:
     return node.data.astype(np.float32) if node.get_type_name() == "Constant" else None
 
 
+def of_channels(value: np.ndarray, channels: int) -> Optional[np.ndarray]:
+    """A number for each channel, of a constant that is combined with [N,C,H,W]; None if it is none."""
+    shape = (1,) * (4 - value.ndim) + value.shape
+    if shape not in ((1, 1, 1, 1), (1, channels, 1, 1)):
+        return None
+    return np.broadcast_to(value.reshape(-1), channels).astype(np.float32)
+
+
 def only_reader(node: Any) -> Optional[Any]:
     """The one operation that reads the node's output; None if there are more."""
     readers = [port.get_node() for port in node.output(0).get_target_inputs()]

@@ -12,7 +12,7 @@ from typing import Any, List, Optional, Tuple
 
 import numpy as np
 
-from engines.openvino_graph import constant, only_reader, opset, sample_sizes
+from engines.openvino_graph import constant, of_channels, only_reader, opset, sample_sizes
 
 CHANNELS_FIRST = [0, 3, 1, 2]
 ARITHMETIC = ("Subtract", "Add", "Multiply", "Divide")
@@ -83,9 +83,6 @@ def arithmetic(node: Optional[Any], channels: int) -> List[Step]:
 def channel_values(node: Any, channels: int) -> Optional[np.ndarray]:
     """The constant second operand, one number a channel, of float32 arithmetic on [N,C,H,W]; None for all else."""
     value = constant(node.input_value(1).get_node()) if node.get_type_name() in ARITHMETIC else None
-    if value is None or value.ndim > 4 or node.get_output_element_type(0).to_dtype() != np.float32:
+    if value is None or node.get_output_element_type(0).to_dtype() != np.float32:
         return None
-    shape = (1,) * (4 - value.ndim) + value.shape
-    if shape not in ((1, 1, 1, 1), (1, channels, 1, 1)):
-        return None
-    return np.broadcast_to(value.reshape(-1), channels).astype(np.float32)
+    return of_channels(value, channels)

@@ -17,6 +17,7 @@ import openvino as ov
 from deploy import front, host_library
 from deploy.machine import cores
 from deploy.manifest import read_manifest
+from deploy.openvino_backend import named_outputs
 
 ROUNDS, RUNS = 12, 10
 VARIANTS: Dict[str, List[str]] = {
@@ -50,8 +51,7 @@ def by_openvino(folder: Path, manifest: Dict[str, Any], description: front.Descr
     """The same blocks of the engine's own file."""
     core = ov.Core()
     model = core.read_model(str(folder / manifest["engine"]))
-    named = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
-    ports = [named[name].output(0) for name in description.outputs]
+    ports = named_outputs(model, description.outputs)
     config = {"PERFORMANCE_HINT": "LATENCY", **manifest["backend"]["config"]}
     request = core.compile_model(ov.Model(ports, model.get_parameters()), "CPU", config).create_infer_request()
     return lambda pictures: request.infer([pictures], share_inputs=True)
