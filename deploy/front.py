@@ -126,7 +126,10 @@ class TooLarge(UserError):
 
 
 class Front:
-    """A front made ready to run; for one thread at a time."""
+    """A front made ready to run; for one thread at a time.
+
+    Attributes: `shapes`, [h,w,channels] of the outputs by their operations' names; `another`, which makes one more.
+    """
 
     def __init__(self, library: FrontLibrary, description: Description, threads: int) -> None:
         """To be run by the caller and `threads` - 1 more. UserError if the description is damaged, or there is not the
@@ -142,6 +145,7 @@ class Front:
             raise UserError("the engine's front cannot be made: too little memory is free; close what else uses it")
         self.library, self.made, self.precision = library, made, library.vector_precision
         self.picture, self.shapes = description.picture, description.shapes
+        self.another = partial(Front, library, description, threads)
         # Not at the process's end, when threads are gone; nor in a forked process, which never had them.
         weakref.finalize(self, free_in, os.getpid(), library, made).atexit = False
 
@@ -215,28 +219,9 @@ def checked_front(library: FrontLibrary, description: Description, threads: int)
     return front if near else None
 
 
-class Fronts:
-    """What makes the fronts of an engine, of which each serves one run at a time.
-
-    Attributes: `shapes`, [h,w,channels] of the outputs by their operations' names.
-    """
-
-    def __init__(self, library: FrontLibrary, description: Description, threads: int, first: Front) -> None:
-        """Each is to be run by `threads` in all; `first` is there already."""
-        self.make, self.shapes = partial(Front, library, description, threads), description.shapes
-        self.spare = [first]
-
-    def __call__(self) -> Front:
-        """One more. UserError if there is not the memory."""
-        try:
-            return self.spare.pop()
-        except IndexError:
-            return self.make()
-
-
-def fronts_of(engine: Path, manifest: Mapping[str, Any], threads: int) -> Tuple[Optional[Fronts], Optional[str]]:
-    """The fronts of the engine whose file is `engine`, each of which `threads` in all compute, and COMPILED; or None,
-    and why the backend computes those blocks too (None: the engine has no front). UserError if it is damaged."""
+def front_of(engine: Path, manifest: Mapping[str, Any], threads: int) -> Tuple[Optional[Front], Optional[str]]:
+    """The front of the engine whose file is `engine`, which `threads` in all compute, and COMPILED; or None, and why
+    the backend computes those blocks too (None: the engine has no front). UserError if it is damaged."""
     told = manifest["backend"].get("front")
     if told is None:
         return None, None
@@ -250,5 +235,5 @@ def fronts_of(engine: Path, manifest: Mapping[str, Any], threads: int) -> Tuple[
     if told.get("precisions") != library.precisions:
         return None, OTHER_COMPILER
     description = read_front(engine.parent / str(told.get("file")))
-    first = checked_front(library, description, threads)
-    return (None, WRONG) if first is None else (Fronts(library, description, threads, first), COMPILED)
+    front = checked_front(library, description, threads)
+    return front, WRONG if front is None else COMPILED

@@ -102,7 +102,7 @@ def measure(
 ) -> Dict[str, Any]:
     """The report that --json writes. Raises UserError as `deploy.workload.make_workload`."""
     from deploy.board import board
-    from deploy.front import fronts_of
+    from deploy.front import front_of
     from deploy.machine import machine, versions
     from deploy.percentiles import per_second, summarize, warm_up
     from deploy.throughput import throughput
@@ -112,7 +112,7 @@ def measure(
     started = time.perf_counter()
     work = make_workload(folder, pictures, batch)
     load_ms = 1000 * (time.perf_counter() - started)
-    _, front = fronts_of(Path(folder) / manifest["engine"], manifest, 1)
+    _, front = front_of(Path(folder) / manifest["engine"], manifest, 1)
     warming = warm_up(lambda: sum(work.run().values()))
     before = board()
     times = collect(work, iterations)

@@ -144,10 +144,10 @@ def changes(baseline: Dict[str, Any]) -> List[Tuple[str, str, str]]:
 
 def circumstances(folder: str, baseline: Dict[str, Any]) -> List[str]:
     """Why the engine in `folder` is held against the reference, or slower here than it could be, a line each."""
-    from deploy.front import fronts_of
+    from deploy.front import front_of
 
     manifest = parse_manifest(folder)
-    _, who = fronts_of(Path(folder) / manifest["engine"], manifest, 1)
+    _, who = front_of(Path(folder) / manifest["engine"], manifest, 1)
     lines = [f"note: {line}" for line in front_notes(who)]
     lines += [
         f"note: {name} was {then} when the baseline was recorded, now it is {now}"

@@ -10,7 +10,7 @@ import openvino as ov
 from deploy.backends import Backend
 from deploy.cli import UserError
 from deploy.compiled_cache import cache_path, keep_compiled, read_compiled
-from deploy.front import Front, Fronts, fronts_of
+from deploy.front import Front, front_of
 from deploy.machine import cores, cpu
 
 Shapes = Mapping[str, Tuple[int, int, int]]  # [h,w,channels] of the front's outputs, by their operations' names
@@ -24,16 +24,16 @@ def load(path: Path, manifest: Dict[str, Any], throughput: bool = False) -> Back
     """
     hint = "THROUGHPUT" if throughput else "LATENCY"
     config = {"PERFORMANCE_HINT": hint, **manifest["backend"].get("config", {})}
-    fronts, _ = fronts_of(path, manifest, 1 if throughput else cores())
+    front, _ = front_of(path, manifest, 1 if throughput else cores())
     try:
-        compiled = load_compiled(path, manifest, config, None if fronts is None else fronts.shapes)
+        compiled = load_compiled(path, manifest, config, None if front is None else front.shapes)
     except RuntimeError as error:
         built = manifest["backend"].get("version")
         reason = str(error).strip().splitlines()[-1]
         raise UserError(
             f"OpenVINO {ov.__version__} cannot load '{path}', built by {built} ({reason}): build the engine again here"
         ) from error
-    return OpenVinoEngine(compiled, fronts)
+    return OpenVinoEngine(compiled, front)
 
 
 def load_compiled(path: Path, manifest: Dict[str, Any], config: Dict[str, str], front: Optional[Shapes] = None) -> Any:
@@ -86,21 +86,21 @@ def without_front(model: Any, front: Shapes) -> Any:
 
 
 class OpenVinoEngine:
-    """A compiled model, and the fronts that give its inputs, if it has any. Each run that is under way has an infer
+    """A compiled model, and the front that gives its inputs, if it has one. Each run that is under way has an infer
     request and a front of its own, so that none waits for another; they are kept for the next ones."""
 
-    def __init__(self, compiled: Any, fronts: Optional[Fronts] = None) -> None:
-        self.compiled, self.fronts = compiled, fronts
+    def __init__(self, compiled: Any, front: Optional[Front] = None) -> None:
+        self.compiled, self.front = compiled, front
         self.parallel = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self.names = [(name, index) for index, output in enumerate(compiled.outputs) for name in output.get_names()]
-        self.spare: List[Tuple[Any, Optional[Front]]] = []  # of the runs that ended
+        self.spare: List[Tuple[Any, Optional[Front]]] = [(compiled.create_infer_request(), front)]  # in no run now
 
     def __call__(self, feeds: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
         """Run arrays by input name. Returns the outputs by name."""
         try:
             request, front = self.spare.pop()
         except IndexError:
-            front = None if self.fronts is None else self.fronts()
+            front = None if self.front is None else self.front.another()
             request = self.compiled.create_infer_request()
         try:
             if front is not None:

@@ -257,24 +257,24 @@ def test_it_is_computed_only_on_the_cpu_that_raced_it_and_with_a_compiler(monkey
     np.savez(tmp_path / "front.npz", **{**described._asdict(), "outputs": np.array(described.outputs)})
     told = {"format": front.FORMAT, "file": "front.npz", "cpu": front.cpu(), "precisions": compiled.precisions}
     engine = tmp_path / "engine.xml"
-    assert front.fronts_of(engine, {"backend": {}}, 1) == (None, None)
-    fronts, who = front.fronts_of(engine, {"backend": {"front": told}}, 1)
-    assert who == host_library.COMPILED and fronts.shapes == described.shapes
-    made = [fronts() for _ in range(3)]
+    assert front.front_of(engine, {"backend": {}}, 1) == (None, None)
+    first, who = front.front_of(engine, {"backend": {"front": told}}, 1)
+    assert who == host_library.COMPILED and first.shapes == described.shapes
+    made = [first, first.another(), first.another()]
     assert len(set(map(id, made))) == 3 and {one.picture for one in made} == {described.picture}
     for field, other, reason in (
         ("cpu", {"model": "another"}, front.OTHER_CPU),
         ("format", 0, front.OTHER_FORMAT),
         ("precisions", ["f64", "f64"], front.OTHER_COMPILER),
     ):
-        assert front.fronts_of(engine, {"backend": {"front": {**told, field: other}}}, 1) == (None, reason)
+        assert front.front_of(engine, {"backend": {"front": {**told, field: other}}}, 1) == (None, reason)
     with pytest.raises(UserError, match="is damaged"):
-        front.fronts_of(engine, {"backend": {"front": {**told, "file": None}}}, 1)
+        front.front_of(engine, {"backend": {"front": {**told, "file": None}}}, 1)
     monkeypatch.setattr(front, "front_library", lambda: None)
-    assert front.fronts_of(engine, {"backend": {"front": told}}, 1) == (None, front.NO_LIBRARY)
+    assert front.front_of(engine, {"backend": {"front": told}}, 1) == (None, front.NO_LIBRARY)
     monkeypatch.setattr(front, "front_library", lambda: compiled)
     monkeypatch.setattr(front, "FARTHEST", 0.0)
-    assert front.fronts_of(engine, {"backend": {"front": told}}, 1) == (None, front.WRONG)
+    assert front.front_of(engine, {"backend": {"front": told}}, 1) == (None, front.WRONG)
 
 
 def test_there_is_none_where_the_system_does_not_allow_it(monkeypatch):

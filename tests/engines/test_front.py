@@ -220,8 +220,8 @@ def test_several_threads_and_what_they_leave(monkeypatch, tmp_path, library, des
     random = np.random.default_rng(4)
     pictures = [random.integers(0, 256, (1, *description.picture), np.uint8) for _ in range(6)]
     expected = [engine({"image": picture}) for picture in pictures]
-    made, make = [], engine.fronts.make
-    monkeypatch.setattr(engine.fronts, "make", lambda: made.append(make()) or made[-1])
+    made, make = [], engine.front.another
+    monkeypatch.setattr(engine.front, "another", lambda: made.append(make()) or made[-1])
     for _ in range(3):  # threads come and go
         with ThreadPoolExecutor(3) as pool:
             for found, known in zip(pool.map(lambda picture: engine({"image": picture}), pictures), expected):
@@ -234,17 +234,17 @@ def test_an_engine_lives_on_after_a_front_could_not_be_made(monkeypatch, tmp_pat
     manifest = built(network(tmp_path / "net.onnx", description), tmp_path / "engine", "5")
     engine = openvino_backend.load(tmp_path / "engine" / manifest["engine"], manifest)
     feeds = {"image": np.zeros((1, *description.picture), np.uint8)}
-    spare, make = engine.fronts.spare.pop(), engine.fronts.make
-    del spare
+    engine.spare.clear()
+    make = engine.front.another
 
     def refuse():
         raise UserError("too little memory")
 
-    monkeypatch.setattr(engine.fronts, "make", refuse)
+    monkeypatch.setattr(engine.front, "another", refuse)
     for _ in range(2):
         with pytest.raises(UserError, match="too little memory"):
             engine(feeds)
-    monkeypatch.setattr(engine.fronts, "make", make)
+    monkeypatch.setattr(engine.front, "another", make)
     assert set(engine(feeds)) == {"map0_out", "map1_out"}
     with pytest.raises(ValueError, match="not uint8"):
         engine({"image": np.zeros((1, 8, 8, 3), np.uint8)})
