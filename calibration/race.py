@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deploy.percentiles import quick
-from deploy.workload import make_workload
+from effedge.deploy.timing.percentiles import quick
+from effedge.deploy.timing.workload import make_workload
 
 LOADS, TURNS = 4, 30
 WARM_UP = 10  # runs of each; what disturbs one disturbs the other, so they need not be steady
@@ -32,7 +32,7 @@ class Interval(NamedTuple):
 
 
 def race_engines(first: Path, second: Path) -> Interval:
-    """The first engine's latency over the second's. UserError as `deploy.workload.make_workload`."""
+    """The first engine's latency over the second's. UserError as `effedge.deploy.timing.workload.make_workload`."""
     loads = []
     for _ in range(LOADS):
         works = [make_workload(folder, [], decode=False) for folder in (first, second)]

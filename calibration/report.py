@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calibration.source import METADATA
-from deploy.cli import UserError
+from effedge.calibration.ranges.source import METADATA
+from effedge.deploy.common.cli import UserError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -19,7 +19,7 @@ def read_report(path: Path) -> tuple[ir.Model, dict[str, Any]]:
     Raises:
         UserError: no ONNX file, or one without a report of an INT8 calibration by this version.
     """
-    from calibration import onnx_file
+    from effedge.calibration.graph import onnx_file
 
     model = onnx_file.read(path)
     try:
@@ -29,6 +29,6 @@ def read_report(path: Path) -> tuple[ir.Model, dict[str, Any]]:
     if not {"thresholds", "sensitivity", "float_layers"} <= set(report):
         raise UserError(
             f"'{path}' has no report of an INT8 calibration: give the int8.onnx that `make calibrate` or "
-            "python -m calibration.quantize wrote"
+            "effedge quantize wrote"
         )
     return model, report

@@ -1,9 +1,8 @@
-"""What each layer costs in INT8, worst first: python -m calibration.sensitivity INT8.onnx [--json FILE] [--plot FILE]
+"""What each layer costs in INT8, worst first: effedge sensitivity INT8.onnx [--json FILE] [--plot FILE]
 
 It is read from the report that calibration left in the INT8 ONNX. A row is a group of layers whose inputs share one
-scale. Its gain is its share of the damage to the outputs (calibration/damage.py), by what the group does in INT8 alone.
-Layers that a placement rule keeps in 16 bit, such as squeeze-and-excite, were never tried. python -m
-pipeline.sensitivity measures, on labelled pictures, what each group costs in points of AP or top-1.
+scale. Its gain is its share of the damage to the outputs (calibration/search/output_error.py), by what the group does in INT8 alone.
+Layers that a placement rule keeps in 16 bit, such as squeeze-and-excite, were never tried. effedge layer-accuracy measures, on labelled pictures, what each group costs in points of AP or top-1.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from calibration.report import read_report
-from deploy.cli import Parser, UserError, run
-from deploy.files import whole_file
-from deploy.plot import check_drawable, figure_at
+from effedge.calibration.report import read_report
+from effedge.deploy.common.cli import Parser, UserError
+from effedge.deploy.common.files import whole_file
+from effedge.deploy.common.plot import check_drawable, figure_at
 
 WORST = 20
 INT8 = "INT8"
@@ -26,7 +25,7 @@ WIDTH = 60  # of the layers' names, in the table
 
 
 def main() -> None:
-    parser = Parser(prog="python -m calibration.sensitivity", description=__doc__)
+    parser = Parser(prog="effedge sensitivity", description=__doc__)
     parser.add_argument("model", type=Path, metavar="INT8.onnx", help="such as build/d0-digits/int8.onnx")
     add_outputs(parser)
     given = parser.parse_args()
@@ -143,7 +142,7 @@ def shortened(names: list[str]) -> str:
 
 
 def plot(found: list[dict[str, Any]], path: Path) -> None:
-    """Draw the drops as bars into a picture, or the gains without them; UserError as `deploy.plot.figure_at`."""
+    """Draw the drops as bars into a picture, or the gains without them; UserError as `effedge.deploy.common.plot.figure_at`."""
     key = "drop" if "drop" in found[0] else "gain"
     with figure_at(path, 10, 1.2 + 0.28 * len(found)) as figure:
         axes = figure.subplots()
@@ -155,7 +154,3 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
         axes.invert_yaxis()
         axes.set_xlabel("points lost by itself in INT8" if key == "drop" else "share of the damage to the outputs")
         axes.legend(loc="lower right")
-
-
-if __name__ == "__main__":
-    run(main)

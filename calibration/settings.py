@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from calibration.thresholds import AUTO, CHOICES
-from deploy.cli import UserError, choose
+from effedge.calibration.ranges.thresholds import AUTO, CHOICES
+from effedge.deploy.common.cli import UserError, choose
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -49,12 +49,14 @@ class Budget:
     accuracy: of a model, more is better; by default minus the damage (damage.py), which needs no labels.
     unit: of both, in words.
     record: what else the outcome depends on, for the stage's record: JSON values.
+    code: the modules that compute `accuracy`, for the stage's record.
     """
 
     max_drop: float
     accuracy: Callable[[ir.Model], float] | None = None
     unit: str = "damage"
     record: tuple[tuple[str, Any], ...] = ()
+    code: tuple[str, ...] = ()
 
     def options(self) -> dict[str, Any]:
         """For the stage's record."""

@@ -1,6 +1,6 @@
 """The INT8 thresholds as TensorRT's calibration cache, for a toolchain that quantizes by itself (TensorRT 7 to 10).
 
-    python -m calibration.tensorrt_cache INT8.onnx --out int8.cache --onnx-out float.onnx [--tensorrt 8.6.1]
+    effedge tensorrt-cache INT8.onnx --out int8.cache --onnx-out float.onnx [--tensorrt 8.6.1]
     trtexec --onnx=float.onnx --int8 --fp16 --calib=int8.cache
 
 The cache goes with the ONNX written beside it (float_twin.py), and with no other: its weights are those that the ranges
@@ -20,10 +20,10 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from calibration.report import read_report
-from calibration.thresholds import INT8_MAX
-from deploy.cli import Parser, UserError, run
-from deploy.files import whole_file
+from effedge.calibration.ranges.thresholds import INT8_MAX
+from effedge.calibration.report import read_report
+from effedge.deploy.common.cli import Parser, UserError
+from effedge.deploy.common.files import whole_file
 
 HEADER = "TRT-{}-EntropyCalibration2"
 
@@ -70,7 +70,7 @@ def command(onnx: Path, cache: Path, in_float: Mapping[str, str]) -> str:
 
 
 def main() -> None:
-    parser = Parser(prog="python -m calibration.tensorrt_cache", description=__doc__)
+    parser = Parser(prog="effedge tensorrt-cache", description=__doc__)
     parser.add_argument("model", type=Path, metavar="INT8.onnx", help="such as build/d0-digits/int8.onnx")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the cache")
     parser.add_argument("--onnx-out", type=Path, metavar="FILE.onnx", help="the float ONNX (default: OUT.onnx)")
@@ -81,8 +81,8 @@ def main() -> None:
     if len({path.resolve() for path in (given.model, given.out, onnx)}) < 3:
         raise UserError(f"'{given.model}', '{given.out}' and '{onnx}' must be three files: choose other names")
 
-    from calibration import onnx_file
-    from calibration.float_twin import float_twin
+    from effedge.calibration.graph import onnx_file
+    from effedge.calibration.graph.float_twin import float_twin
 
     model, report = read_report(given.model)
     if report.get("zero_points"):
@@ -95,7 +95,3 @@ def main() -> None:
     with whole_file(given.out) as temporary:
         temporary.write_text(cache_text(report["thresholds"], version))
     print(command(onnx, given.out, report["float_layers"]))
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,9 +1,9 @@
-"""How long an engine takes, step by step: python -m deploy.latency ENGINE [PICTURES]
+"""How long an engine takes, step by step: effedge latency ENGINE [PICTURES]
 
 Each run takes a batch through all steps: decode (from the disk), prepare (letterbox or crop), engine, select (NMS, or
 the best classes). The end-to-end time is their sum. Without PICTURES (a picture or a folder) a made-up picture is used;
 then the selection has little to do. The board's power mode, clocks, temperatures and throttling are read before and
-after (deploy/board.py). Runs begin once the machine has warmed up. Throughput mode does the steps of
+after (deploy/timing/board.py). Runs begin once the machine has warmed up. Throughput mode does the steps of
 several pictures side by side.
 
 --raw prints one latency in ms a line, of the engine alone, to be compared with other tools' by scripts; with
@@ -17,14 +17,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
 
-from deploy.board_notes import board_lines
-from deploy.cli import Parser, run
-from deploy.files import check_place, whole_file
-from deploy.host_library import COMPILED
-from deploy.manifest import parse_manifest
+from effedge.deploy.common.cli import Parser
+from effedge.deploy.common.files import check_place, whole_file
+from effedge.deploy.native.compiled_library import COMPILED
+from effedge.deploy.runtime.manifest import parse_manifest
+from effedge.deploy.timing.board_notes import board_lines
 
 if TYPE_CHECKING:
-    from deploy.workload import Times, Workload
+    from effedge.deploy.timing.workload import Times, Workload
 
 SECONDS = 10.0
 LEAST_RUNS, MOST_RUNS = 20, 1000
@@ -34,7 +34,7 @@ PACKAGES = ("numpy", "pillow", "openvino", "onnxruntime", "tensorrt", "tensorrt-
 
 
 def parse_args() -> argparse.Namespace:
-    parser = Parser(prog="python -m deploy.latency", description=__doc__)
+    parser = Parser(prog="effedge latency", description=__doc__)
     parser.add_argument("engine", metavar="ENGINE", help="an engine's folder, such as build/d0-digits/int8-cpu")
     parser.add_argument("pictures", metavar="PICTURES", nargs="?", help="a picture, or a folder of pictures")
     count = f"runs to time (default: {SECONDS:g} seconds of them)"
@@ -59,7 +59,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from deploy.images import find_images
+    from effedge.deploy.image.files import find_images
 
     pictures = [] if args.pictures is None else find_images(args.pictures)
     for path in (args.json, args.plot):
@@ -75,7 +75,7 @@ def main() -> None:
             temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         print(f"json: {args.json}")
     if args.plot is not None:
-        from deploy.latency_plot import plot_histogram
+        from effedge.deploy.timing.latency_plot import plot_histogram
 
         plot_histogram(report, args.plot)
         print(f"plot: {args.plot}")
@@ -83,8 +83,8 @@ def main() -> None:
 
 def print_raw(args: argparse.Namespace, pictures: Sequence[Path]) -> None:
     """Latencies, a line each, as soon as they are known."""
-    from deploy.percentiles import warm_up
-    from deploy.workload import make_workload
+    from effedge.deploy.timing.percentiles import warm_up
+    from effedge.deploy.timing.workload import make_workload
 
     work = make_workload(args.engine, pictures, args.batch, decode=False)
     once = (lambda: sum(work.run().values())) if args.end_to_end else work.time_engine
@@ -100,13 +100,13 @@ def measure(
     batch: Optional[int] = None,
     with_throughput: bool = True,
 ) -> Dict[str, Any]:
-    """The report that --json writes. Raises UserError as `deploy.workload.make_workload`."""
-    from deploy.board import board
-    from deploy.front import front_of
-    from deploy.machine import machine, versions
-    from deploy.percentiles import per_second, summarize, warm_up
-    from deploy.throughput import throughput
-    from deploy.workload import END_TO_END, make_workload
+    """The report that --json writes. Raises UserError as `effedge.deploy.timing.workload.make_workload`."""
+    from effedge.deploy.native.cpu_blocks.blocks import front_of
+    from effedge.deploy.timing.board import board
+    from effedge.deploy.timing.machine import machine, versions
+    from effedge.deploy.timing.percentiles import per_second, summarize, warm_up
+    from effedge.deploy.timing.throughput import throughput
+    from effedge.deploy.timing.workload import END_TO_END, make_workload
 
     manifest = parse_manifest(folder)
     started = time.perf_counter()
@@ -146,7 +146,7 @@ def measure(
 
 def by_whom(manifest: Dict[str, Any]) -> Optional[str]:
     """What does a detector's letterbox and NMS on the CPU; None for other engines."""
-    from deploy.native import native
+    from effedge.deploy.native.letterbox_nms.library import native
 
     if manifest["spec"].get("task") != "detection" or manifest["backend"]["name"] not in ON_CPU:
         return None
@@ -154,7 +154,7 @@ def by_whom(manifest: Dict[str, Any]) -> Optional[str]:
 
 
 def front_notes(who: Optional[str]) -> List[str]:
-    """A line if the first blocks of an engine that has a front are not computed by it here (deploy/front.py)."""
+    """A line if the first blocks of an engine that has a front are not computed by it here (deploy/native/cpu_blocks/blocks.py)."""
     return [] if who in (None, COMPILED) else [f"the first blocks are not computed in C++, as {who}: that is slower"]
 
 
@@ -221,7 +221,3 @@ def table(report: Dict[str, Any]) -> str:
             f"{many['gain']:.2f} times one after the other"
         )
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    run(main)

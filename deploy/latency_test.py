@@ -1,9 +1,9 @@
-"""Is the engine as fast as it was? python -m deploy.latency_test ENGINE --baseline FILE [--record]
+"""Is the engine as fast as it was? effedge latency-test ENGINE --baseline FILE [--record]
 
 --record measures the engine, writes the baseline, a small JSON file for your own repository, and keeps the engine
 beside it (d0.json and the folder d0.engine). Without it the engine is held against the one kept, and the exit status
 is 1 if it is slower by more than the tolerance. Their runs take turns, and what looks slower, or is not sure yet, is
-measured again before it fails, so that a busy machine is not taken for a slow engine (deploy/regression.py). The
+measured again before it fails, so that a busy machine is not taken for a slow engine (deploy/timing/regression.py). The
 machine must be the one that recorded, or one like it. Exit status 3: the machine was too busy to tell.
 
 A newer runtime (OpenVINO, NumPy, effedge, ...) slows both engines alike. So where one of them is another than the
@@ -19,17 +19,18 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
-from deploy.board import board
-from deploy.board_notes import notes
-from deploy.cli import Parser, UserError, run
-from deploy.compiled_cache import digest_of
-from deploy.files import check_place, read_json, sha256, whole_file, whole_folder
-from deploy.host_library import COMPILED
-from deploy.latency import PACKAGES, UNCOMPILED, front_notes, identity
-from deploy.manifest import NAME, parse_manifest, read_manifest
+from effedge.deploy.common.cli import Parser, UserError
+from effedge.deploy.common.code_digest import code_digest
+from effedge.deploy.common.files import check_place, read_json, whole_file, whole_folder
+from effedge.deploy.latency import PACKAGES, UNCOMPILED, front_notes, identity
+from effedge.deploy.native.compiled_library import COMPILED
+from effedge.deploy.runtime.backends import BACKENDS
+from effedge.deploy.runtime.manifest import NAME, parse_manifest, read_manifest
+from effedge.deploy.timing.board import board
+from effedge.deploy.timing.board_notes import notes
 
 if TYPE_CHECKING:
-    from deploy.regression import Comparison
+    from effedge.deploy.timing.regression import Comparison
 
 FORMAT = 4
 ATTEMPTS = 4
@@ -41,11 +42,10 @@ FIELDS = {
     "yardstick_ms": dict,
 }  # fmt: skip
 OWN_CODE, STEPS = "effedge's runtime", "letterbox and NMS"  # in "versions"
-SOURCES = ("*.py", "*/*.cpp", "*/*.h", "*/*.cu")
 
 
 def parse_args() -> argparse.Namespace:
-    parser = Parser(prog="python -m deploy.latency_test", description=__doc__)
+    parser = Parser(prog="effedge latency-test", description=__doc__)
     parser.add_argument("engine", metavar="ENGINE", help="an engine's folder, such as build/d0-digits/int8-cpu")
     parser.add_argument("--baseline", metavar="FILE", type=Path, required=True, help="the baseline, a .json file")
     parser.add_argument("--record", action="store_true", help="write the baseline")
@@ -82,10 +82,10 @@ def main() -> None:
 def record(folder: str, path: Path, keep: bool = True) -> Dict[str, Any]:
     """Measure an engine and write the baseline, and beside it the engine if it is to be kept. UserError if the machine
     was too busy for one."""
-    from deploy.interleaved import measure
-    from deploy.machine import machine
-    from deploy.regression import compare
-    from deploy.workload import ENGINE
+    from effedge.deploy.timing.interleaved import measure
+    from effedge.deploy.timing.machine import machine
+    from effedge.deploy.timing.regression import compare
+    from effedge.deploy.timing.workload import ENGINE
 
     check_place(path)
     if keep:
@@ -126,12 +126,10 @@ def keep_engine(folder: Path, out: Path) -> None:
 
 def runtime() -> Dict[str, str]:
     """The versions of all that an engine's latency depends on beside the engine."""
-    from deploy.machine import versions
-    from deploy.native import native
+    from effedge.deploy.native.letterbox_nms.library import native
+    from effedge.deploy.timing.machine import versions
 
-    here = Path(__file__).resolve().parent
-    sources = sorted(path for pattern in SOURCES for path in here.glob(pattern))
-    digest = digest_of({str(path.relative_to(here)): sha256(path) for path in sources})
+    digest = code_digest("effedge.deploy.timing.workload", *(module for module, _ in BACKENDS.values()))
     return {**versions(PACKAGES), OWN_CODE: digest, STEPS: UNCOMPILED if native() is None else COMPILED}
 
 
@@ -144,7 +142,7 @@ def changes(baseline: Dict[str, Any]) -> List[Tuple[str, str, str]]:
 
 def circumstances(folder: str, baseline: Dict[str, Any]) -> List[str]:
     """Why the engine in `folder` is held against the reference, or slower here than it could be, a line each."""
-    from deploy.front import front_of
+    from effedge.deploy.native.cpu_blocks.blocks import front_of
 
     manifest = parse_manifest(folder)
     _, who = front_of(Path(folder) / manifest["engine"], manifest, 1)
@@ -186,8 +184,8 @@ def check(folder: str, baseline: Dict[str, Any], tolerance: float) -> Dict[str, 
 
     Raises UserError if the baseline is of another machine or of another kind of engine.
     """
-    from deploy import interleaved
-    from deploy.machine import machine
+    from effedge.deploy.timing import interleaved
+    from effedge.deploy.timing.machine import machine
 
     here = machine()
     for name in MACHINE:
@@ -213,8 +211,8 @@ def settle(
 ) -> Dict[str, "Comparison"]:
     """Compare all that was measured so far, until no step can be slower, one is slower twice in succession, or there
     were ATTEMPTS. Slower only at the last of them is not slower."""
-    from deploy.interleaved import joined
-    from deploy.regression import compare
+    from effedge.deploy.timing.interleaved import joined
+    from effedge.deploy.timing.regression import compare
 
     parts: List[Dict[str, Any]] = []
     found: Dict[str, Comparison] = {}
@@ -253,7 +251,3 @@ def exit_status(comparisons: Dict[str, "Comparison"]) -> int:
     if any(found.slower for found in comparisons.values()):
         return SLOWER
     return CANNOT_TELL if any(found.slower is None for found in comparisons.values()) else 0
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,4 +1,4 @@
-"""What an engine sees in pictures or video: python -m deploy.predict ENGINE SOURCE
+"""What an engine sees in pictures or video: effedge predict ENGINE SOURCE
 
 SOURCE is a picture or a folder of pictures; or a video file, a camera (/dev/video0, camera:0, csi:0 on a Jetson), a
 stream (rtsp://..., http://...) or a GStreamer pipeline (... ! appsink).
@@ -35,15 +35,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
 
-from deploy.cli import Parser, UserError, run
-from deploy.files import explain_os_error, whole_file
-from deploy.manifest import parse_manifest
+from effedge.deploy.common.cli import Parser, UserError
+from effedge.deploy.common.files import explain_os_error, whole_file
+from effedge.deploy.runtime.manifest import parse_manifest
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from deploy.detector import Detections
-    from deploy.records import Model, Result
+    from effedge.deploy.image.records import Model, Result
+    from effedge.deploy.runtime.detector import Detections
 
 THRESHOLD = 0.3
 # Written under their own names; pictures of other formats become NAME.png.
@@ -62,7 +62,7 @@ def probability(text: str) -> float:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = Parser(prog="python -m deploy.predict", description=__doc__)
+    parser = Parser(prog="effedge predict", description=__doc__)
     parser.add_argument("engine", metavar="ENGINE", help="an engine's folder, such as build/d0-digits/int8-cpu")
     help = "a picture, a folder of pictures (not its sub-folders), or video"
     parser.add_argument("source", metavar="SOURCE", help=help)
@@ -81,15 +81,15 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # file names may hold bytes that are no UTF-8
             stream.reconfigure(errors="backslashreplace")
-    from deploy.video import is_video
+    from effedge.deploy.video.source import is_video
 
     if is_video(args.source):
-        from deploy.predict_video import predict_video
+        from effedge.deploy.video.predict_video import predict_video
 
         loaded = partial(load, args.engine, args.threshold, drawing=args.out is not None)
         predict_video(loaded, args.source, args.out, args.json, args.quiet)
         return
-    from deploy.images import find_images
+    from effedge.deploy.image.files import find_images
 
     sources = find_images(args.source)
     drawings = name_drawings(sources, args.out) if args.out is not None else []
@@ -136,13 +136,13 @@ def check_json(path: Optional[str], taken: List[Path]) -> None:
 def load(folder: str, threshold: Optional[float], drawing: bool) -> "Model":
     """The Detector or Classifier of an engine folder. Raises UserError for options that a classifier does not have."""
     if parse_manifest(folder)["spec"].get("task") == "classification":
-        from deploy.classifier import Classifier
+        from effedge.deploy.runtime.classifier import Classifier
 
         if drawing or threshold is not None:
             option = "--out" if drawing else "--threshold"
             raise UserError(f"{option} is for detectors and '{folder}' is a classifier: leave it out, or use --json")
         return Classifier(folder)
-    from deploy.detector import Detector
+    from effedge.deploy.runtime.detector import Detector
 
     return Detector(folder, threshold=THRESHOLD if threshold is None else threshold)
 
@@ -171,8 +171,8 @@ def predict(model: "Model", sources: List[Path], drawings: List[Path], quiet: bo
     return the records for the JSON."""
     import numpy as np
 
-    from deploy.images import open_image
-    from deploy.records import as_record, summary
+    from effedge.deploy.image.files import open_image
+    from effedge.deploy.image.records import as_record, summary
 
     records: List[Dict[str, Any]] = []
     milliseconds: List[float] = []
@@ -196,11 +196,7 @@ def predict(model: "Model", sources: List[Path], drawings: List[Path], quiet: bo
 def save_drawing(image: "np.ndarray", detections: "Detections", path: Path) -> None:
     from PIL import Image
 
-    from deploy.draw import draw_detections
+    from effedge.deploy.image.draw import draw_detections
 
     # The quality matters to JPEG alone; the other formats ignore it.
     Image.fromarray(draw_detections(image, detections)).save(str(path), quality=95)
-
-
-if __name__ == "__main__":
-    run(main)

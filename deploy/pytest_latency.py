@@ -16,10 +16,8 @@ from typing import Any, Callable, List, Optional, Tuple, Union
 
 import pytest
 
-from deploy.board import board
-from deploy.board_notes import notes
-from deploy.cli import UserError
-from deploy.latency_test import (
+from effedge.deploy.common.cli import UserError
+from effedge.deploy.latency_test import (
     CANNOT_TELL,
     SLOWER,
     TOLERANCE,
@@ -29,6 +27,8 @@ from deploy.latency_test import (
     read_baseline,
     sentence,
 )
+from effedge.deploy.timing.board import board
+from effedge.deploy.timing.board_notes import notes
 
 Check = Callable[..., None]
 
@@ -73,7 +73,7 @@ class SlowerError(AssertionError):
 def hold(engine: Union[str, Path, None], baseline: Union[str, Path], tolerance: float = TOLERANCE) -> None:
     """Raise SlowerError if the engine is slower than its baseline, skip if the machine is too busy to tell.
 
-    Raises UserError as `deploy.latency_test.check`.
+    Raises UserError as `effedge.deploy.latency_test.check`.
     """
     recorded = read_baseline(Path(baseline))
     before = board()

@@ -1,6 +1,6 @@
 """Build an engine: a prepared ONNX in, one folder out that runs on the target.
 
-    python -m engines.build int8.onnx --precision int8 --target rtx --out build/int8-rtx
+    effedge build int8.onnx --precision int8 --target rtx --out build/int8-rtx
 
 The ONNX says what can be built of it: INT8 needs its Q/DQ pairs, FP16 on a typed target its FP16 tensors. A builder
 reports each layer's precision as built, and what was asked for and not built is an error.
@@ -14,13 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
-from deploy.cli import Parser, UserError, choose, run
-from deploy.front import SOURCE
-from engines.choices import DEFAULT, POLYNOMIAL, Choices, add_choices, read_choices
-from engines.manifest import FRONT, UNKNOWN, Built, write_manifest
-from engines.onnx_header import Header, onnx_files, read_header
-from engines.stage import progress_disabled, run_stage
-from engines.targets import (
+from effedge.deploy.common.cli import Parser, UserError, choose
+from effedge.engines.build_options import DEFAULT, POLYNOMIAL, Choices, add_choices, read_choices
+from effedge.engines.manifest import FRONT, UNKNOWN, Built, write_manifest
+from effedge.engines.onnx_header import Header, onnx_files, read_header
+from effedge.engines.stage import progress_disabled, run_stage
+from effedge.engines.targets import (
     PRECISIONS,
     TARGETS,
     TYPED,
@@ -31,11 +30,15 @@ from engines.targets import (
     installed,
     resolve_target,
 )
-from engines.tensorrt_log import LOG
+from effedge.engines.tensorrt.log import LOG
 
-# What engines/front.py relies on, beside its own package.
-OF_FRONTS = [f"deploy/{name}" for name in ("front.py", "openvino_backend.py", SOURCE.main, *SOURCE.included)]
-CPU_BUILDERS = {"openvino": "engines.cpu_builder", "onnxruntime": "engines.onnxruntime_builder"}
+# By the target's backend; imported only where they are needed, as each needs a package of its own.
+BUILDERS = {
+    "openvino": "effedge.engines.openvino.builder",
+    "onnxruntime": "effedge.engines.onnxruntime.builder",
+    "tensorrt": "effedge.engines.tensorrt.builder",
+    "tensorrt_rtx": "effedge.engines.tensorrt.builder",
+}
 LOWER = ("f16", "bf16", "int8")
 ASKED = {"fp32": ("f32",), "fp16": ("f16", "bf16"), "int8": ("int8",)}
 
@@ -63,7 +66,7 @@ def make_engine(
             build_engine(onnx, folder, precision=precision, target=target, choices=choices, quiet=quiet)
 
     if not onnx.is_file():
-        raise UserError(f"no ONNX model at '{onnx}': give the path of one (python -m pipeline.export writes it)")
+        raise UserError(f"no ONNX model at '{onnx}': give the path of one (effedge export writes it)")
     return run_stage(
         "engine",
         out,
@@ -75,7 +78,7 @@ def make_engine(
             "compute_capabilities": tuple(choices.numbered_capabilities()),
         },  # fmt: skip
         tools=[distribution] if distribution else [],
-        code=["engines", *(OF_FRONTS if target.backend == "openvino" else [])],
+        code=[__name__, BUILDERS[target.backend]],
         make=make,
         folder=True,
     )
@@ -117,24 +120,16 @@ def build_engine(
     check_prepared(header, onnx, precision, target)
     backend = import_backend(target)
     disable_progress = progress_disabled(quiet)
-    if target.on_cpu:
-        builder = importlib.import_module(CPU_BUILDERS[target.backend])
-        built = builder.build(
-            backend, onnx, folder, header, precision=precision, choices=choices, disable_progress=disable_progress
-        )
-    else:
-        from engines import tensorrt_builder
-
-        built = tensorrt_builder.build(
-            backend,
-            onnx,
-            folder,
-            header,
-            precision=precision,
-            target=target,
-            choices=choices,
-            disable_progress=disable_progress,
-        )
+    built: Built = importlib.import_module(BUILDERS[target.backend]).build(
+        backend,
+        onnx,
+        folder,
+        header,
+        precision=precision,
+        target=target,
+        choices=choices,
+        disable_progress=disable_progress,
+    )
     not_built = check_built(header, built, precision, target)
     write_manifest(
         folder,
@@ -160,7 +155,7 @@ def build_engine(
 def check_prepared(header: Header, onnx: Path, precision: str, target: Target) -> None:
     """Raise UserError unless the file holds what `precision` needs on `target`, and nothing that contradicts it."""
     quantized, half = header.quantized_layers, header.half_layers
-    quantize = "python -m calibration.quantize writes such a file"
+    quantize = "effedge quantize writes such a file"
     check_precision(precision, target)
     if precision == "int8" and not quantized:
         pairs = any(node.op == "QuantizeLinear" for node in header.nodes)
@@ -229,10 +224,10 @@ def describe_swish(swish: Dict[str, Any]) -> str:
 
 
 def describe_front(front: Dict[str, Any]) -> str:
-    """Like 'the first 16 blocks in C++ (deploy/front.py), in bf16 and f16: a run takes 0.7 times as long with them'."""
+    """Like 'the first 16 blocks in C++ (deploy/native/cpu_blocks/blocks.py), in bf16 and f16: a run takes 0.7 times as long with them'."""
     compared = "" if front["ratio"] is None else f": a run takes {front['ratio']:.2f} times as long with them"
     kinds = " and ".join(sorted(set(front["precisions"])))
-    return f"the first {front['blocks']} blocks in C++ (deploy/front.py), in {kinds}{compared}"
+    return f"the first {front['blocks']} blocks in C++ (deploy/native/cpu_blocks/blocks.py), in {kinds}{compared}"
 
 
 def tool_versions(target: Target, built: Built) -> Dict[str, str]:
@@ -245,7 +240,7 @@ def tool_versions(target: Target, built: Built) -> Dict[str, str]:
 
 
 def main() -> None:
-    parser = Parser(prog="python -m engines.build", description=__doc__)
+    parser = Parser(prog="effedge build", description=__doc__)
     parser.add_argument("onnx", type=Path, help="a prepared ONNX model: simplified, quantized (int8) or FP16")
     parser.add_argument("--precision", required=True, metavar="P", help=", ".join(PRECISIONS))
     rows = "\n".join(f"  {row.name}: {row.device}" for row in TARGETS.values())
@@ -263,7 +258,3 @@ def main() -> None:
         quiet=options.quiet,
     )
     print(options.out)
-
-
-if __name__ == "__main__":
-    run(main)

@@ -5,10 +5,10 @@ import subprocess
 import sys
 from typing import List, NamedTuple, Optional, Tuple
 
-from deploy.board import l4t
-from deploy.cli import UserError
-from engines import targets
-from engines.targets import TARGETS, Target
+from effedge.deploy.common.cli import UserError
+from effedge.deploy.timing.board import l4t
+from effedge.engines import targets
+from effedge.engines.targets import TARGETS, Target
 
 # Importing alone does not show whether a backend works here: what else it needs, and its first call.
 PROBES = {

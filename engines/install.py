@@ -16,17 +16,19 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from deploy.cli import EXIT_USER_ERROR, Parser, UserError, run
-from deploy.files import explain_os_error, read_json, whole_file
-from engines.bar import LINES
-from engines.device import Found, find_target
-from engines.stage import record_path, run_stage
-from engines.targets import TARGETS
+from effedge.deploy.common.cli import EXIT_USER_ERROR, Parser, UserError, run
+from effedge.deploy.common.files import explain_os_error, read_json, whole_file
+from effedge.deploy.common.progress import LINES
+from effedge.deploy.runtime.backends import BACKENDS
+from effedge.engines.device import Found, find_target
+from effedge.engines.stage import record_path, run_stage
+from effedge.engines.targets import TARGETS
 
 BUNDLE, DEVICE, INSTALLED = Path("bundle.json"), Path("device.json"), Path("installed.json")
 MODEL, PICTURE, EXPECTED = Path("model/model.onnx"), Path("selftest/picture.png"), Path("selftest/expected.json")
 ENGINE, FOUND, LATENCY = Path("engine"), Path("found.json"), Path("latency.json")
 MADE = (ENGINE, FOUND, LATENCY)
+BUILD, PREDICT, TIME = "effedge.engines.build", "effedge.deploy.predict", "effedge.deploy.latency"
 LEAST_PILLOW = (9, 1)
 REMEDY = "unpack the bundle again"
 
@@ -50,8 +52,9 @@ def main() -> None:
     with explain_os_error(Path.cwd()):
         forget_another_device(found)
         build(bundle, found)
-        outcome = self_test(bundle)
-        figures = measure(options.iterations)
+        backend, _ = BACKENDS[found.target.backend]
+        outcome = self_test(bundle, backend)
+        figures = measure(options.iterations, backend)
         report(bundle, found, outcome, figures)
 
 
@@ -87,12 +90,12 @@ def forget_another_device(found: Found) -> None:
 
 def build(bundle: Dict[str, Any], found: Found) -> None:
     options = ["--precision", bundle["precision"], "--target", found.target.name, "--out", str(ENGINE)]
-    call("engines.build", str(MODEL), *options, *bundle["build_options"])
+    call(BUILD, str(MODEL), *options, *bundle["build_options"])
 
 
-def self_test(bundle: Dict[str, Any]) -> Dict[str, Any]:
+def self_test(bundle: Dict[str, Any], backend: str) -> Dict[str, Any]:
     """Run the bundled picture, unless that is done; UserError if the engine does not find what it should."""
-    from engines.selftest import TOLERANCES, compare
+    from effedge.engines.selftest import TOLERANCES, compare
 
     threshold = [] if bundle["threshold"] is None else ["--threshold", str(bundle["threshold"])]
     run_stage(
@@ -101,8 +104,8 @@ def self_test(bundle: Dict[str, Any]) -> Dict[str, Any]:
         inputs={"manifest": ENGINE / "manifest.json", "picture": PICTURE, "expected": EXPECTED},
         options={"threshold": bundle["threshold"]},
         tools=[],
-        code=["deploy", "engines"],
-        make=lambda path: call("deploy.predict", str(ENGINE), str(PICTURE), "--json", str(path), *threshold),
+        code=[PREDICT, backend],
+        make=lambda path: call(PREDICT, str(ENGINE), str(PICTURE), "--json", str(path), *threshold),
     )
     outcome = compare(read_json(EXPECTED, REMEDY), read_json(FOUND, "remove it")[0], bundle["precision"])
     least_iou, most_apart = TOLERANCES[bundle["precision"]]
@@ -122,8 +125,8 @@ def self_test(bundle: Dict[str, Any]) -> Dict[str, Any]:
     return {"expected": outcome.expected, "iou": round(outcome.iou, 4), "score": round(outcome.score, 4)}
 
 
-def measure(iterations: Optional[int]) -> Dict[str, Any]:
-    """Time the engine, unless that is done; the report of `deploy.latency --json`."""
+def measure(iterations: Optional[int], backend: str) -> Dict[str, Any]:
+    """Time the engine, unless that is done; the report of `effedge latency --json`."""
     few = [] if iterations is None else ["--iterations", str(iterations), "--no-throughput"]
     run_stage(
         "latency",
@@ -131,8 +134,8 @@ def measure(iterations: Optional[int]) -> Dict[str, Any]:
         inputs={"manifest": ENGINE / "manifest.json", "picture": PICTURE},
         options={"iterations": iterations},
         tools=[],
-        code=["deploy"],
-        make=lambda path: call("deploy.latency", str(ENGINE), str(PICTURE), "--json", str(path), *few),
+        code=[TIME, backend],
+        make=lambda path: call(TIME, str(ENGINE), str(PICTURE), "--json", str(path), *few),
     )
     return read_json(LATENCY, "remove it")
 

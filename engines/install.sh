@@ -17,4 +17,4 @@ PYTHON=${PYTHON:-python3}
 command -v "$PYTHON" >/dev/null 2>&1 || fail "there is no '$PYTHON' here: install Python 3.8 or later (PYTHON= names it)"
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 8))' ||
     fail "'$PYTHON' is $("$PYTHON" -V 2>&1), expected Python 3.8 or later: name a newer one with PYTHON="
-exec "$PYTHON" -m engines.install "$@"
+exec "$PYTHON" -m effedge.engines.install "$@"

@@ -1,6 +1,6 @@
 """manifest.json, the page that makes a folder an engine: what it holds, what was asked, what was built, from what.
 
-Written last, into the folder that is not yet in its place; deploy/manifest.py reads and checks it.
+Written last, into the folder that is not yet in its place; deploy/runtime/manifest.py reads and checks it.
 """
 
 import json
@@ -9,13 +9,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from deploy.files import sha256
-from engines.onnx_header import DTYPES, Dims, Header
+from effedge.deploy.common.files import sha256
+from effedge.engines.onnx_header import DTYPES, Dims, Header
 
 FORMAT = 1
 NAME = "manifest.json"
 UNKNOWN = "unknown"  # a precision that cannot be read
-FRONT = "front"  # the tactic of a layer that engines/front.py took, in the precision that it has there
+FRONT = (
+    "front"  # the tactic of a layer that engines/openvino/cpu_blocks/choose.py took, in the precision that it has there
+)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple, Union
 
-from deploy.cli import UserError
+from effedge.deploy.common.cli import UserError
 
 METADATA_KEY = "effedge"
 CALIBRATION_KEY = "effedge_calibration"  # a prepared ONNX's report: of it, which layers are in 16 bit, and why

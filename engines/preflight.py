@@ -1,6 +1,6 @@
 """Pre-flight: what of an ONNX file a target cannot take, node by node, before a build that may take an hour on a board.
 
-    python -m engines.preflight MODEL.onnx --target jetson-orin [--dla fallback | --dla only]
+    effedge preflight MODEL.onnx --target jetson-orin [--dla fallback | --dla only]
 
 prints a line for each finding; the exit status is 2 if the build would fail. Only the file's header is read, so it
 takes milliseconds, and no TensorRT is needed: a model can be looked at here for a board that is elsewhere.
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Tuple
 
-from deploy.cli import Parser, UserError, choose, run
-from engines.choices import DLA_MODES
-from engines.onnx_header import PAIRS, UINT8, Header, read_header
-from engines.targets import TARGETS, Target
+from effedge.deploy.common.cli import Parser, UserError, choose
+from effedge.engines.build_options import DLA_MODES
+from effedge.engines.onnx_header import PAIRS, UINT8, Header, read_header
+from effedge.engines.targets import TARGETS, Target
 
 # ONNX operators that a TensorRT reads only from this version on ...
 SINCE = {
@@ -118,7 +118,7 @@ def integer_pairs(header: Header, target: Target) -> Iterator[Finding]:
     """Forms of Q/DQ that other quantizers write and TensorRT's parser refuses."""
     for node in header.int32_dequantized:
         why = "DequantizeLinear of INT32, as of a bias, which TensorRT refuses: quantize it anew with float biases"
-        yield Finding(node.name, f"{why} (python -m calibration.quantize)")
+        yield Finding(node.name, f"{why} (effedge quantize)")
     if header.shifted:
         why = f"a zero point other than 0 ({len(header.shifted)} nodes from here on), which TensorRT does not take"
         yield Finding(header.shifted[0], f"{why}: calibrate it for this target")
@@ -126,7 +126,7 @@ def integer_pairs(header: Header, target: Target) -> Iterator[Finding]:
         data_and_zero = (*node.inputs[:1], *node.inputs[2:3])
         if node.op in PAIRS and UINT8 in map(header.initializers.get, data_and_zero):
             why = f"{node.op} of uint8, where TensorRT takes int8 with zero point 0: quantize it anew"
-            yield Finding(node.name, f"{why} (python -m calibration.quantize)")
+            yield Finding(node.name, f"{why} (effedge quantize)")
 
 
 def suppression(header: Header, target: Target) -> Iterator[Finding]:
@@ -151,7 +151,7 @@ def off_dla(header: Header, target: Target, dla: str) -> Iterator[Finding]:
     pairs = [node for node in header.nodes if node.op in PAIRS]
     if pairs:
         why = f"Q/DQ ({len(pairs)} nodes from here on), but a DLA takes INT8 by ranges alone"
-        yield Finding(pairs[0].name, f"{why}: python -m calibration.tensorrt_cache writes them, and the float ONNX")
+        yield Finding(pairs[0].name, f"{why}: effedge tensorrt-cache writes them, and the float ONNX")
     for node in header.nodes:
         if node.op not in ON_DLA and node.op not in PAIRS:
             why = f"{node.op}, which a DLA has no layer for" if dla == "only" else f"{node.op} falls back to the GPU"
@@ -162,13 +162,15 @@ def refuse(header: Header, onnx: Path, target: Target, dla: str = "") -> None:
     """Raise UserError if a build would fail, with the first reason and how many there are."""
     fatal = [finding for finding in preflight(header, target, dla) if finding.fatal]
     if fatal:
-        more = f" (and {len(fatal) - 1} more: python -m engines.preflight lists them)" if len(fatal) > 1 else ""
+        more = f" (and {len(fatal) - 1} more: effedge preflight lists them)" if len(fatal) > 1 else ""
         raise UserError(f"{target.name} cannot take '{onnx}': {fatal[0]}{more}")
 
 
 def main() -> None:
     parser = Parser(
-        prog="python -m engines.preflight", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="effedge preflight",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("onnx", type=Path, metavar="MODEL.onnx")
     parser.add_argument("--target", required=True, metavar="T", help=", ".join(TARGETS))
@@ -182,7 +184,3 @@ def main() -> None:
     if fatal:
         raise UserError(f"{target.name} cannot take '{options.onnx}': see {fatal} lines above")
     print(f"preflight: nothing known speaks against '{options.onnx}' on {target.name}")
-
-
-if __name__ == "__main__":
-    run(main)

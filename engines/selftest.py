@@ -1,6 +1,6 @@
 """Whether an engine finds what it should in the bundled picture: expected detections, or classes, against found ones.
 
-Both are records as `deploy.predict --json` writes them. The expected ones are the same ONNX's on another runtime, so
+Both are records as `effedge predict --json` writes them. The expected ones are the same ONNX's on another runtime, so
 that they agree only within a tolerance: of the overlap of boxes (IoU), and of scores.
 """
 

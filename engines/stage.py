@@ -6,7 +6,6 @@ again; one whose inputs changed is, whatever the file dates say. The artefact is
 so a kill between the two only means that the stage runs once more.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import resource
@@ -15,22 +14,9 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Sequence
 
-from deploy.cli import UserError
-from deploy.files import sha256, sha256_of_folder, whole_file, whole_folder
-
-ROOT = Path(__file__).resolve().parent.parent
-SOURCES = (".py", ".cpp", ".h", ".cu")
-
-
-def code_digest(*parts: str) -> str:
-    """SHA-256 over the sources of parts of our own code, folders or files, so that a changed stage makes its artefacts
-    anew."""
-    digest = hashlib.sha256()
-    for part in parts:
-        found = [ROOT / part] if (ROOT / part).is_file() else (ROOT / part).rglob("*")
-        for source in sorted(path for path in found if path.suffix in SOURCES):
-            digest.update(source.relative_to(ROOT).as_posix().encode() + b"\0" + source.read_bytes())
-    return digest.hexdigest()
+from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.code_digest import code_digest
+from effedge.deploy.common.files import sha256, sha256_of_folder, whole_file, whole_folder
 
 
 def tool_versions(distributions: Sequence[str]) -> Dict[str, str]:
@@ -83,7 +69,7 @@ def run_stage(
             `options` instead.
         options: JSON values; every option that changes the artefact.
         tools: PyPI distributions whose version changes the artefact.
-        code: our own packages and files that do.
+        code: the modules that make the artefact, such as `__name__`; what they import is found (code_digest.py).
         make: writes the whole artefact to the path that it is given; raises UserError on bad input.
         folder: the artefact is a folder rather than one file.
 

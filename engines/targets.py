@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional, Sequence, Tuple
 
-from deploy.cli import UserError, choose
-from engines.gpu import first_gpu
+from effedge.deploy.common.cli import UserError, choose
+from effedge.engines.gpu import first_gpu
 
 PRECISIONS = ("fp32", "fp16", "int8")
 L4T_RELEASE = Path("/etc/nv_tegra_release")  # every JetPack has it, nothing else does

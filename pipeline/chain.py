@@ -1,7 +1,7 @@
 """The whole way from a checkpoint, or from anybody's ONNX, to an engine: what `make engine` runs.
 
-    python -m pipeline.chain d0 --precision int8 --target cpu
-    python -m pipeline.chain --onnx net.onnx --calibration arrays.npz --precision int8 --target cpu
+    effedge engine d0 --precision int8 --target cpu
+    effedge engine --onnx net.onnx --calibration arrays.npz --precision int8 --target cpu
 
 Load and export, simplify, calibrate or convert, build: each stage is skipped while its record says that it is up to
 date, so a second precision re-uses the export, and a second call does nothing. The engine's folder is printed last.
@@ -15,28 +15,36 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from calibration.fp16 import convert
-from calibration.pay import check_runs_here, pay_stage
-from calibration.quantize import calibrate
-from calibration.samples import ARRAY_SUFFIXES, list_images
-from calibration.settings import DEFAULT, Settings, add_settings, read_settings
-from deploy.cli import Parser, UserError, choose, run
-from engines.build import make_engine
-from engines.choices import DEFAULT as DEFAULT_CHOICES
-from engines.choices import Choices, add_choices, read_choices
-from engines.onnx_header import read_header
-from engines.targets import PRECISIONS, TARGETS, TYPED, Target, check_buildable_here, check_precision, resolve_target
-from pipeline.data.records import DataSet
-from pipeline.digits_cache import digits_folder
-from pipeline.export import Batch, export_stage, parse_batch
-from pipeline.locate import locate_weights
-from pipeline.model_accuracy import check_drop, drop_budget, read_labelled
-from pipeline.published import KINDS
-from pipeline.qat.stage import fine_tune
-from pipeline.qat.tuning import Tuning
-from pipeline.simplify import simplify_stage
-from pipeline.simplify_any import check_inputs, simplify_any_stage
-from pipeline.zoo import MODELS, input_size, is_detector
+from effedge.calibration.by_latency import check_runs_here, pay_stage
+from effedge.calibration.fp16.convert import convert
+from effedge.calibration.quantize import calibrate
+from effedge.calibration.ranges.samples import ARRAY_SUFFIXES, list_images
+from effedge.calibration.settings import DEFAULT, Settings, add_settings, read_settings
+from effedge.deploy.common.cli import Parser, UserError, choose
+from effedge.engines.build import make_engine
+from effedge.engines.build_options import DEFAULT as DEFAULT_CHOICES
+from effedge.engines.build_options import Choices, add_choices, read_choices
+from effedge.engines.onnx_header import read_header
+from effedge.engines.targets import (
+    PRECISIONS,
+    TARGETS,
+    TYPED,
+    Target,
+    check_buildable_here,
+    check_precision,
+    resolve_target,
+)
+from effedge.pipeline.datasets.digits_cache import digits_folder
+from effedge.pipeline.datasets.records import DataSet
+from effedge.pipeline.evaluation.accuracy_limit import check_drop, drop_budget, read_labelled
+from effedge.pipeline.export.foreign_model import check_inputs, simplify_any_stage
+from effedge.pipeline.export.simplify import simplify_stage
+from effedge.pipeline.export.torch_to_onnx import Batch, export_stage, parse_batch
+from effedge.pipeline.models.zoo import MODELS, input_size, is_detector
+from effedge.pipeline.training.finetune.stage import fine_tune
+from effedge.pipeline.training.finetune.tuning import Tuning
+from effedge.pipeline.weights.locate import locate_weights
+from effedge.pipeline.weights.published import KINDS
 
 CALIBRATION_IMAGES = 128
 FP16_IMAGES = 16  # only overflow matters there
@@ -231,7 +239,7 @@ def build_onnx_chain(onnx: Path, request: Request, *, batch: Batch | None = None
         if not header.spec:
             raise UserError(
                 f"MAX_DROP (--max-drop) needs accuracy, and '{onnx}' does not say what its outputs mean: "
-                "python -m calibration.quantize --max-damage needs no labels"
+                "effedge quantize --max-damage needs no labels"
             )
         labelled = read_labelled(request.validation, None, header.spec["task"])
     simplified = request.out / "-".join([file_word(onnx), *([batch_word(batch)] if batch else [])]) / "simplified.onnx"
@@ -275,7 +283,7 @@ def from_simplified(simplified: Path, request: Request, calibration: Path | None
     if request.until == "calibrate":
         return prepared
     if request.until == "bundle":
-        from pipeline.bundle import bundle_stage
+        from effedge.pipeline.shipping.bundle import bundle_stage
 
         return bundle_stage(
             prepared,
@@ -298,7 +306,7 @@ def from_simplified(simplified: Path, request: Request, calibration: Path | None
 
 
 def main() -> None:
-    parser = Parser(prog="pipeline.chain", description=__doc__)
+    parser = Parser(prog="effedge engine", description=__doc__)
     parser.add_argument("model", nargs="?", help=", ".join(MODELS))
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="instead of a model: an ONNX file, whoever made it")
     parser.add_argument("--precision", default="int8", help="fp32, fp16 or int8 (default: %(default)s)")
@@ -313,14 +321,18 @@ def main() -> None:
     parser.add_argument("--max-drop", type=float, metavar="X", help="points of AP or top-1 that INT8 may lose")
     finetune = "steps of quantization-aware fine-tuning on the calibration pictures, such as 300 (default: none)"
     parser.add_argument("--finetune", type=int, default=0, metavar="STEPS", help=finetune)
-    parser.add_argument("--validation", metavar="DATA", help="labelled pictures for --max-drop, as pipeline.evaluate's")
+    parser.add_argument(
+        "--validation",
+        metavar="DATA",
+        help="labelled pictures for --max-drop, as effedge.pipeline.evaluation.evaluate's",
+    )
     parser.add_argument(
         "--by-latency", action="store_true", help="of INT8: what is not faster in it on the target stays in 16 bit"
     )
     add_choices(parser)
     parser.add_argument("--out", type=Path, default=Path("build"), help="folder of all artefacts (%(default)s)")
     parser.add_argument("--until", default="engine", help=f"stop after {', '.join(STAGES)} (in place of an engine)")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="what a bundle tests itself on")
+    parser.add_argument("--selftest-image", type=Path, metavar="FILE", help="the image that a bundle tests itself on")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
     given = parser.parse_args()
     if (given.model is None) == (given.onnx is None):
@@ -346,7 +358,7 @@ def main() -> None:
         validation=given.validation,
         by_latency=given.by_latency,
         until=given.until,
-        picture=given.picture,
+        picture=given.selftest_image,
         choices=read_choices(given),
         quiet=given.quiet,
         finetune=given.finetune,
@@ -365,7 +377,3 @@ def main() -> None:
             labels=given.labels,
         )
     print(last)
-
-
-if __name__ == "__main__":
-    run(main)

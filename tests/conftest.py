@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from deploy.cli import run
+from effedge.deploy.common.cli import run
 
 # A job in the background of a shell starts with Ctrl-C ignored, and its children inherit that; the tests of Ctrl-C need
 # it as it is in a terminal.

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from calibration.placement.layers import Layer, find_layers, reason_for_float
-from calibration.placement.residual import shortcuts
-from calibration.placement.sharing import scale_groups
-from calibration.placement.squeeze_excite import squeeze_excite_layers
+from effedge.calibration.placement.layers import Layer, find_layers, reason_for_float
+from effedge.calibration.placement.residual import shortcuts
+from effedge.calibration.placement.sharing import scale_groups
+from effedge.calibration.placement.squeeze_excite import squeeze_excite_layers
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Q/DQ pairs and INT8 weights into the graph, as a plan says (`calibration.placement`).
+"""Q/DQ pairs and INT8 weights into the graph, as a plan says (`effedge.calibration.placement`).
 
 Activations: QuantizeLinear + DequantizeLinear, INT8, one scale and zero point per tensor (thresholds.step). One pair
 serves all quantized readers of a tensor; its other readers (a swish's product, a layer in 16 bit, a graph output) go on
@@ -15,9 +15,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from calibration.onnx_file import insert_behind
-from calibration.placement.layers import Layer
-from calibration.thresholds import INT8_MAX, step
+from effedge.calibration.graph.onnx_file import insert_behind
+from effedge.calibration.placement.layers import Layer
+from effedge.calibration.ranges.thresholds import INT8_MAX, step
 
 
 def quantize_weight(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from calibration.onnx_file import constant
+from effedge.calibration.graph.onnx_file import constant
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 

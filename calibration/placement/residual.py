@@ -15,7 +15,7 @@ from collections.abc import Collection
 
 import onnx_ir as ir
 
-from calibration.placement.sharing import data_inputs, passes_values_on
+from effedge.calibration.placement.sharing import data_inputs, passes_values_on
 
 FUSED_ACTIVATIONS = ("Relu", "Clip")  # conv + add + ReLU is one kernel
 

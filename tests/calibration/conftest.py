@@ -1,19 +1,15 @@
 """Small models for the tests of calibration/."""
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-import networks  # noqa: E402
-
-from calibration import onnx_file  # noqa: E402
-from calibration.samples import Samples  # noqa: E402
+from effedge.calibration.graph import onnx_file
+from effedge.calibration.ranges.samples import Samples
+from tests.calibration import networks
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.samples import Samples
+from effedge.calibration.ranges.samples import Samples
 
 
 class Network:

@@ -6,19 +6,19 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import networks
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from calibration.quantize import calibrate
-from calibration.settings import DEFAULT, Settings
-from deploy import Runner
-from deploy.cli import UserError
-from engines.build import build_engine
-from engines.targets import TARGETS
+from effedge import Runner
+from effedge.calibration.quantize import calibrate
+from effedge.calibration.settings import DEFAULT, Settings
+from effedge.deploy.common.cli import UserError
+from effedge.engines.build import build_engine
+from effedge.engines.targets import TARGETS
+from tests.calibration import networks
 
 SAMPLES = 24
 LEAST_DB, LEAST_DB_BETWEEN_RUNTIMES = 20, 30

@@ -4,22 +4,22 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import networks
 import numpy as np
 import onnx_ir as ir
 import pytest
-from networks import Network
 
-from calibration.correct import correct
-from calibration.macs import macs
-from calibration.onnx_file import session
-from calibration.samples import Samples
-from calibration.settings import Settings
-from calibration.source import METADATA
-from calibration.sqnr import last_layers, sqnr
-from calibration.study import Study, describe, quantize
-from calibration.trial import Trials
-from deploy.cli import UserError
+from effedge.calibration.graph.macs import macs
+from effedge.calibration.graph.onnx_file import session
+from effedge.calibration.post_training import Study, describe, quantize
+from effedge.calibration.ranges.samples import Samples
+from effedge.calibration.ranges.source import METADATA
+from effedge.calibration.search.sqnr import last_layers, sqnr
+from effedge.calibration.search.trials import Trials
+from effedge.calibration.settings import Settings
+from effedge.calibration.weights.correct import correct
+from effedge.deploy.common.cli import UserError
+from tests.calibration import networks
+from tests.calibration.networks import Network
 
 Load = Callable[[Network], ir.Model]
 Run = Callable[..., list[np.ndarray]]
@@ -243,11 +243,11 @@ def test_a_correction_that_does_harm_is_not_taken(
     def harm_by_refit(*arguments: Any, refitted: bool, **options: Any) -> None:
         (harm if refitted else correct)(*arguments, refitted=refitted, **options)
 
-    monkeypatch.setattr("calibration.study.correct", harm_by_refit)
+    monkeypatch.setattr("effedge.calibration.post_training.correct", harm_by_refit)
     _, report = quantize(model, samples, Settings("minmax"), quiet=True)
     assert report["correction"] == "rounded" and report["damage"] < Trials(model, samples)(rounded)
 
-    monkeypatch.setattr("calibration.study.correct", harm)
+    monkeypatch.setattr("effedge.calibration.post_training.correct", harm)
     changed, report = quantize(model, samples, Settings("minmax"), quiet=True)
     assert report["correction"] == "none"
     feed = networks.feeds(1, seed=9)[0]

@@ -4,12 +4,12 @@ import json
 import sys
 from functools import partial
 
-import networks
 import onnx
 import pytest
 
-from calibration.sensitivity import main, rows, shortened, table, with_drops
-from calibration.source import METADATA
+from effedge.calibration.ranges.source import METADATA
+from effedge.calibration.sensitivity import main, rows, shortened, table, with_drops
+from tests.calibration import networks
 
 REPORT = {
     "damage": 0.05,

@@ -5,16 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import networks
 import numpy as np
 import onnx
 import pytest
 from PIL import Image
 
-from calibration import fp16, onnx_file
-from calibration.quantize import calibrate
-from calibration.settings import Settings
-from deploy.cli import UserError
+from effedge.calibration.fp16 import convert
+from effedge.calibration.graph import onnx_file
+from effedge.calibration.quantize import calibrate
+from effedge.calibration.settings import Settings
+from effedge.deploy.common.cli import UserError
+from tests.calibration import networks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,7 +59,7 @@ def test_quantize_from_a_folder_then_nothing_to_do_then_other_images(
 def test_the_command_takes_its_settings_from_the_options(model: Path, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "int8.onnx"
     options = ["--method", "entropy", "--no-correction", "--float-share", "0", "--images", "3", "--quiet"]
-    command = [sys.executable, "-m", "calibration.quantize", str(model), "--calibration", str(pictures)]
+    command = [sys.executable, "-m", "effedge", "quantize", str(model), "--calibration", str(pictures)]
     subprocess.run([*command, "--out", str(out), *options], cwd=ROOT, check=True, capture_output=True)
     report = json.loads({prop.key: prop.value for prop in onnx.load(out).metadata_props}["effedge_calibration"])
     assert (report["method"], report["correction"], report["images"]) == ("entropy", "none", 3)
@@ -69,7 +70,7 @@ def test_an_up_to_date_stage_imports_neither_onnx_nor_onnx_runtime(model: Path, 
     out = tmp_path / "int8.onnx"
     calibrate(model, pictures, out, quiet=True)
     script = (
-        "import sys; from pathlib import Path; from calibration.quantize import calibrate\n"
+        "import sys; from pathlib import Path; from effedge.calibration.quantize import calibrate\n"
         f"assert not calibrate(Path({str(model)!r}), Path({str(pictures)!r}), Path({str(out)!r}))\n"
         "assert not {'onnx', 'onnx_ir', 'onnxruntime', 'torch'} & set(sys.modules), sorted(sys.modules)"
     )
@@ -90,10 +91,10 @@ def test_fp16_stage_with_and_without_ranges(
     model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "fp16.onnx"
-    assert fp16.convert(model, out, quiet=True)
+    assert convert.convert(model, out, quiet=True)
     assert "no ranges given" in capsys.readouterr().out
-    assert not fp16.convert(model, out, quiet=True)
-    assert fp16.convert(model, out, data=pictures, quiet=True)
+    assert not convert.convert(model, out, quiet=True)
+    assert convert.convert(model, out, data=pictures, quiet=True)
     assert "ranges of 6 runs" in capsys.readouterr().out
     assert out.stat().st_size < model.stat().st_size
 
@@ -142,7 +143,7 @@ def test_bad_models_are_one_clear_line_and_leave_nothing(
     with pytest.raises(UserError, match=message):
         calibrate(path, pictures, out, quiet=True)
     with pytest.raises(UserError, match=message):
-        fp16.convert(path, out, quiet=True)
+        convert.convert(path, out, quiet=True)
     assert not out.parent.exists() or not list(out.parent.iterdir())
 
 
@@ -151,15 +152,15 @@ def test_external_weights_that_are_there_end_up_inside(tmp_path: Path) -> None:
     source.parent.mkdir()
     proto = networks.classifier().proto()
     onnx.save(proto, source, save_as_external_data=True, location="w.bin", size_threshold=0)
-    fp16.convert(source, out, quiet=True)
+    convert.convert(source, out, quiet=True)
     assert sorted(path.name for path in out.parent.iterdir()) == ["fp16.onnx", "fp16.onnx.json"]
     assert onnx_file.load(out).graph.outputs[0].name == "logits"
 
-    assert not fp16.convert(source, out, quiet=True)
+    assert not convert.convert(source, out, quiet=True)
     weights = np.fromfile(source.parent / "w.bin", np.uint8)
     weights[-4:] ^= 1  # the last float32's smallest bits
     weights.tofile(source.parent / "w.bin")
-    assert fp16.convert(source, out, quiet=True), "the weights beside the ONNX file changed"
+    assert convert.convert(source, out, quiet=True), "the weights beside the ONNX file changed"
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,12 @@ def test_mistakes_on_the_command_line_are_one_line_and_exit_2(
 ) -> None:
     (tmp_path / "empty").mkdir()
     places = {"model": model, "pictures": pictures, "empty": tmp_path / "empty", "out": tmp_path / "int8.onnx"}
-    command = [sys.executable, "-m", "calibration.quantize", *(argument.format(**places) for argument in arguments)]
+    command = [
+        sys.executable,
+        "-m",
+        "effedge.calibration.quantize",
+        *(argument.format(**places) for argument in arguments),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr

@@ -5,19 +5,19 @@ import re
 import struct
 from functools import partial
 
-import networks
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 
-from calibration import onnx_file
-from calibration.float_twin import float_twin
-from calibration.settings import Settings
-from calibration.source import METADATA
-from calibration.study import quantize
-from calibration.tensorrt_cache import cache_text, main, version_number
-from deploy.cli import UserError
+from effedge.calibration.graph import onnx_file
+from effedge.calibration.graph.float_twin import float_twin
+from effedge.calibration.post_training import quantize
+from effedge.calibration.ranges.source import METADATA
+from effedge.calibration.settings import Settings
+from effedge.calibration.tensorrt_cache import cache_text, main, version_number
+from effedge.deploy.common.cli import UserError
+from tests.calibration import networks
 
 
 def read_cache(text):

@@ -10,7 +10,6 @@ import ctypes
 import hashlib
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
@@ -19,8 +18,7 @@ import openvino as ov
 import openvino.opset13 as ops
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-import fake_cuda  # noqa: E402
+from tests.deploy import fake_cuda
 
 Build = Callable[..., Path]
 

@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-CUDA_SOURCES = HERE.parents[1] / "deploy" / "cuda"
+CUDA_SOURCES = HERE.parents[1] / "deploy" / "native" / "cuda"
 RUBBISH = 0xCD
 
 

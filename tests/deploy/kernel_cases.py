@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from deploy.nms import choose_boxes
-from deploy.preprocess import letterbox
+from effedge.deploy.image.nms import choose_boxes
+from effedge.deploy.image.preprocess import letterbox
 
 FILL = (124, 1, 255)
 
@@ -35,7 +35,7 @@ def letterbox_cases(seed, count):
 
 
 def reference(boxes, scores, classes, size, threshold, iou, most):
-    """What deploy/detector.py does with the candidates on the CPU."""
+    """What deploy/runtime/detector.py does with the candidates on the CPU."""
     width, height = size
     return choose_boxes(boxes, scores, classes, (height, width), threshold, iou, most)
 

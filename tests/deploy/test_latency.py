@@ -1,4 +1,4 @@
-"""python -m deploy.latency on small engines: what it measures, prints and writes, and what it refuses."""
+"""effedge latency on small engines: what it measures, prints and writes, and what it refuses."""
 
 import json
 import sys
@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploy import latency
-from deploy.board import board
-from deploy.cli import UserError
-from deploy.latency_test import circumstances
-from deploy.machine import field, machine, versions
-from deploy.made_up import made_up_picture
-from deploy.percentiles import WINDOW, per_second, summarize, warm_up
-from deploy.workload import make_workload
+from effedge.deploy import latency
+from effedge.deploy.common.cli import UserError
+from effedge.deploy.latency_test import circumstances
+from effedge.deploy.timing.board import board
+from effedge.deploy.timing.machine import field, machine, versions
+from effedge.deploy.timing.percentiles import WINDOW, per_second, summarize, warm_up
+from effedge.deploy.timing.synthetic_inputs import made_up_picture
+from effedge.deploy.timing.workload import make_workload
 from tests.deploy.boards import BOARDS, write_board
 
 STEPS = ["decode", "prepare", "engine", "select"]
@@ -55,7 +55,7 @@ def test_the_json_holds_every_latency_and_figures_that_follow_from_them(monkeypa
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_who_does_letterbox_and_nms_is_told(monkeypatch, capsys, build, tmp_path, compiled):
-    monkeypatch.setattr("deploy.native.native", lambda: object() if compiled else None)
+    monkeypatch.setattr("effedge.deploy.native.letterbox_nms.library.native", lambda: object() if compiled else None)
     out = tmp_path / "latency.json"
     run_main(monkeypatch, build(), "--iterations", 2, "--no-throughput", "--json", out)
     assert json.loads(out.read_text())["letterbox_and_nms"] == ("C++" if compiled else "Pillow and NumPy")
@@ -158,7 +158,7 @@ def test_warm_is_when_two_windows_agree():
 def test_the_board_before_and_after_is_in_the_report_and_in_the_table(monkeypatch, capsys, build, tmp_path):
     orin = write_board(tmp_path / "orin", BOARDS["orin"])
     readings = iter([board(orin), {**board(orin), "throttle_counts": {"under voltage (oc1)": 2}}])
-    monkeypatch.setattr("deploy.board.board", lambda: next(readings))
+    monkeypatch.setattr("effedge.deploy.timing.board.board", lambda: next(readings))
     run_main(monkeypatch, build(), "--iterations", 5, "--json", tmp_path / "latency.json")
     found = json.loads((tmp_path / "latency.json").read_text())["board"]
     assert found["before"]["throttle_counts"]["under voltage (oc1)"] == 0

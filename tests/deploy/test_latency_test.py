@@ -1,4 +1,4 @@
-"""python -m deploy.latency_test and its pytest plugin: recording, verdicts, exit status, refusals."""
+"""effedge latency-test and its pytest plugin: recording, verdicts, exit status, refusals."""
 
 import json
 import os
@@ -10,22 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy import interleaved, latency_test, regression
-from deploy.board import board
-from deploy.cli import UserError
-from deploy.interleaved import measure
-from deploy.latency_test import check, exit_status, read_baseline, record
-from deploy.reference import Reference, fitted_reference
-from deploy.regression import Comparison
+from effedge.deploy import latency_test
+from effedge.deploy.common.cli import UserError
+from effedge.deploy.latency_test import check, exit_status, read_baseline, record
+from effedge.deploy.timing import interleaved, regression
+from effedge.deploy.timing.board import board
+from effedge.deploy.timing.interleaved import measure
+from effedge.deploy.timing.reference import Reference, fitted_reference
+from effedge.deploy.timing.regression import Comparison
 from tests.deploy.boards import BOARDS, write_board
 
-ROOT = Path(latency_test.__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RUNS = 20
 
 
 @pytest.fixture(autouse=True)
 def few_runs(monkeypatch):
-    """And all of them count: the machine that runs the tests may be busy, and tests/deploy/test_regression.py has what
+    """And all of them count: the machine that runs the tests may be busy, and tests/deploy/timing/test_regression.py has what
     is then done. The engines below are made many times as fast or slow, so that no noise hides it."""
     monkeypatch.setattr(interleaved, "RUNS", RUNS)
     monkeypatch.setattr(regression, "WIDEST", 1e9)
@@ -281,11 +282,11 @@ def test_the_reference_takes_as_long_as_asked():
 def plugin(folder, path, *words):
     """pytest with the plugin on a file of one test that uses the fixture: (exit status, output)."""
     (path.parent / "test_mine.py").write_text(
-        "from deploy import regression\nregression.WIDEST = 1e9\n"
+        "from effedge.deploy.timing import regression\nregression.WIDEST = 1e9\n"
         f"def test_mine(check_latency):\n    check_latency({str(folder)!r}, {str(path)!r}, tolerance=5)\n"
     )
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--rootdir", path.parent, *words]
-    command += ["-p", "deploy.pytest_latency"]  # by itself, it would come with the installed package
+    command += ["-p", "effedge.deploy.pytest_latency"]  # by itself, it would come with the installed package
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
         [str(word) for word in [*command, path.parent / "test_mine.py"]],

@@ -1,4 +1,4 @@
-"""python -m deploy.predict as its user meets it: output, files, and each mistake as one line with exit status 2."""
+"""effedge predict as its user meets it: output, files, and each mistake as one line with exit status 2."""
 
 import json
 import os
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def predict(*arguments, cwd=None):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "deploy.predict", *map(str, arguments)]
+    command = [sys.executable, "-m", "effedge", "predict", *map(str, arguments)]
     return subprocess.run(command, cwd=str(cwd or ROOT), env=environment, capture_output=True, text=True)
 
 
@@ -225,14 +225,14 @@ def test_wrong_usage(build):
 
 
 def test_ctrl_c_leaves_nothing(build, pictures, tmp_path, monkeypatch, capsys):
-    import deploy.draw
-    from deploy import predict as script
-    from deploy.cli import run
+    import effedge.deploy.image.draw
+    from effedge.deploy import predict as script
+    from effedge.deploy.common.cli import run
 
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(deploy.draw, "draw_detections", interrupt)
+    monkeypatch.setattr(effedge.deploy.image.draw, "draw_detections", interrupt)
     arguments = [build(), pictures, "--out", tmp_path / "out", "--json", tmp_path / "found.json"]
     monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
@@ -244,7 +244,7 @@ def test_ctrl_c_leaves_nothing(build, pictures, tmp_path, monkeypatch, capsys):
 def test_help_is_quick_and_needs_neither_numpy_nor_pillow():
     code = (
         "import sys; sys.modules.update(numpy=None, PIL=None, openvino=None); "
-        "sys.argv = ['predict', '--help']; from deploy.predict import main; main()"
+        "sys.argv = ['predict', '--help']; from effedge.deploy.predict import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=str(ROOT), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,13 +1,11 @@
 """Prepared ONNX files, made once for all tests of engines/."""
 
-import sys
 from pathlib import Path
 from typing import Callable
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "deploy")]  # graphs, front_cases
-import graphs  # noqa: E402
+from tests.engines import graphs
 
 
 @pytest.fixture(scope="session")

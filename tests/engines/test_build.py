@@ -1,22 +1,20 @@
 """The stage: what is asked against what is in the file and what was built, the manifest, and when it is made anew."""
 
 from dataclasses import replace
-from pathlib import Path
 
-import graphs
 import pytest
 
-from deploy.cli import UserError
-from deploy.files import sha256
-from deploy.manifest import read_manifest
-from engines import build
-from engines.build import OF_FRONTS, check_built, check_prepared, make_engine
-from engines.choices import Choices
-from engines.cpu_builder import precision_hint
-from engines.manifest import Built, Layer, write_manifest
-from engines.onnx_header import read_header
-from engines.stage import code_digest
-from engines.targets import TARGETS
+from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.files import sha256
+from effedge.deploy.runtime.manifest import read_manifest
+from effedge.engines import build
+from effedge.engines.build import check_built, check_prepared, make_engine
+from effedge.engines.build_options import Choices
+from effedge.engines.manifest import Built, Layer, write_manifest
+from effedge.engines.onnx_header import read_header
+from effedge.engines.openvino.builder import precision_hint
+from effedge.engines.targets import TARGETS
+from tests.engines import graphs
 
 ov = pytest.importorskip("openvino")
 CPU = TARGETS["cpu"]
@@ -76,21 +74,6 @@ def test_what_the_front_took_is_not_missed_but_the_rest_is(prepared):
     assert check_built(header, with_front("", "", "f32", "int8"), "int8", CPU) == ["conv2"]
     with pytest.raises(UserError, match="int8 was asked for and openvino 1 did not build it"):
         check_built(header, with_front("", "", "f32", "f32"), "int8", CPU)
-
-
-def test_a_changed_source_of_the_front_makes_openvinos_engines_anew(monkeypatch, tmp_path):
-    for name in ("engines", "deploy/host"):
-        (tmp_path / name).mkdir(parents=True)
-    for name in ("engines/build.py", "deploy/front.py", "deploy/host/front.cpp", "deploy/host/steps.cpp"):
-        (tmp_path / name).write_text(name)
-    monkeypatch.setattr("engines.stage.ROOT", tmp_path)
-    before, alone = code_digest("engines", "deploy/front.py", "deploy/host/front.cpp"), code_digest("engines")
-    (tmp_path / "deploy/host/steps.cpp").write_text("changed")
-    assert code_digest("engines", "deploy/front.py", "deploy/host/front.cpp") == before
-    (tmp_path / "deploy/host/front.cpp").write_text("changed")
-    assert code_digest("engines", "deploy/front.py", "deploy/host/front.cpp") != before
-    assert code_digest("engines") == alone
-    assert all((Path(__file__).parents[2] / part).is_file() for part in OF_FRONTS)
 
 
 def test_the_manifest_says_what_the_engine_is(prepared, tmp_path):

@@ -2,10 +2,10 @@
 
 import pytest
 
-from deploy.cli import UserError
-from engines import device, targets
-from engines.device import Found, backend_version, find_target, l4t_release
-from engines.targets import TARGETS
+from effedge.deploy.common.cli import UserError
+from effedge.engines import device, targets
+from effedge.engines.device import Found, backend_version, find_target, l4t_release
+from effedge.engines.targets import TARGETS
 
 # Of an Orin with JetPack 6.2, as NVIDIA writes it.
 NV_TEGRA_RELEASE = (

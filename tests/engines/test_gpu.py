@@ -4,8 +4,8 @@ import ctypes
 
 import pytest
 
-from engines import gpu
-from engines.gpu import Gpu, first_gpu
+from effedge.engines import gpu
+from effedge.engines.gpu import Gpu, first_gpu
 
 # CUdevice_attribute of cuda.h
 ATTRIBUTES = {18: 1, 75: 8, 76: 7}

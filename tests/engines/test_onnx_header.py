@@ -2,11 +2,11 @@
 
 import onnx
 import pytest
-from graphs import spec
 from onnx import TensorProto, helper
 
-from deploy.cli import UserError
-from engines.onnx_header import read_header
+from effedge.deploy.common.cli import UserError
+from effedge.engines.onnx_header import read_header
+from tests.engines.graphs import spec
 
 
 @pytest.mark.parametrize("name", ["f32", "f16", "int8", "int8-dynamic", "int32-bias", "tail", "nms"])

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from deploy.cli import UserError
-from engines.onnx_header import INT32, Header, Node, read_header
-from engines.preflight import NEVER, ON_DLA, SINCE, main, preflight, refuse
-from engines.targets import TARGETS
+from effedge.deploy.common.cli import UserError
+from effedge.engines.onnx_header import INT32, Header, Node, read_header
+from effedge.engines.preflight import NEVER, ON_DLA, SINCE, main, preflight, refuse
+from effedge.engines.targets import TARGETS
 
 PLAIN = Header(13, {}, (1, 1, 1), [], {"x": (1, (1, 3, 8, 8))}, {"y": (1, None)}, {}, ())
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engines.selftest import compare
+from effedge.engines.selftest import compare
 
 
 def box(x0=0, y0=0, x1=100, y1=100, score=0.9, class_id=1):

@@ -4,9 +4,9 @@ import importlib.machinery
 
 import pytest
 
-from deploy.cli import UserError
-from engines import targets
-from engines.targets import FLAGS, TARGETS, TYPED, check_buildable_here, import_backend, resolve_target
+from effedge.deploy.common.cli import UserError
+from effedge.engines import targets
+from effedge.engines.targets import FLAGS, TARGETS, TYPED, check_buildable_here, import_backend, resolve_target
 
 
 @pytest.mark.parametrize(

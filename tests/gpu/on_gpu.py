@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from deploy.detector_steps import Place
-from deploy.resample import resample_table
+from effedge.deploy.image.resample import resample_table
+from effedge.deploy.runtime.tensorrt.detector_steps import Place
 
 
 def uploaded(gpu, stream, array):

@@ -1,16 +1,13 @@
 """Engines of TensorRT or TensorRT-RTX, whichever is installed, built and run on this GPU."""
 
 import importlib.util
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from deploy import Detector
-from deploy.manifest import read_manifest
+from effedge import Detector
+from effedge.deploy.runtime.manifest import read_manifest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
 SIZE = (48, 64)
 WITHIN = {"fp32": 0.002, "fp16": 0.005, "int8": 0.02}  # of the outputs' norm; fp32 may use TF32's 10 bits
 
@@ -18,7 +15,7 @@ WITHIN = {"fp32": 0.002, "fp16": 0.005, "int8": 0.02}  # of the outputs' norm; f
 @pytest.fixture(scope="module")
 def target(gpu):
     pytest.importorskip("onnx")
-    from engines.targets import TARGETS
+    from effedge.engines.targets import TARGETS
 
     for name, module in (("trt", "tensorrt"), ("rtx", "tensorrt_rtx")):
         if importlib.util.find_spec(module) is not None:
@@ -29,8 +26,8 @@ def target(gpu):
 @pytest.fixture(scope="module")
 def make(target, tmp_path_factory):
     """make(onnx, precision) builds an engine's folder."""
-    from engines.build import make_engine
-    from engines.choices import CURRENT_GPU, DEFAULT, Choices
+    from effedge.engines.build import make_engine
+    from effedge.engines.build_options import CURRENT_GPU, DEFAULT, Choices
 
     choices = Choices(compute_capabilities=(CURRENT_GPU,)) if target.name == "rtx" else DEFAULT
 
@@ -44,9 +41,8 @@ def make(target, tmp_path_factory):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_an_engine_gives_what_onnx_runtime_gives(make, tmp_path, precision):
-    import graphs
-
-    from deploy.backends import load_backend
+    from effedge.deploy.runtime.backends import load_backend
+    from tests.engines import graphs
 
     onnxruntime = pytest.importorskip("onnxruntime")
     path = graphs.network(
@@ -65,8 +61,9 @@ def test_an_engine_gives_what_onnx_runtime_gives(make, tmp_path, precision):
 
 def colour_finder(path, batch):
     """A detector of three candidates: the box around the pixels whose red (green, blue) is above 127."""
-    import graphs
     from onnx import TensorProto
+
+    from tests.engines import graphs
 
     graph, (height, width) = graphs.Graph(), SIZE
     number = graph.add("Cast", ["image"], "number", to=TensorProto.FLOAT)

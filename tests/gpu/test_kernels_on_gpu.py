@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
-from kernel_cases import FILL, candidates, letterbox_cases, reference
 
-from deploy.cli import UserError
+from effedge.deploy.common.cli import UserError
+from tests.deploy.kernel_cases import FILL, candidates, letterbox_cases, reference
 
 
 @pytest.fixture(scope="module")
 def kernels(gpu, tmp_path_factory):
     """Compiled by nvcc for this GPU."""
-    from deploy.detector_steps import load_kernels
+    from effedge.deploy.runtime.tensorrt.detector_steps import load_kernels
 
     engine = tmp_path_factory.mktemp("kernels") / "engine.plan"
     engine.write_bytes(b"")
@@ -25,9 +25,8 @@ def current(gpu):
 
 
 def letterbox_on_gpu(gpu, kernels, image, size, resized):
-    from on_gpu import placed
-
-    from deploy.detector_steps import enqueue_letterbox
+    from effedge.deploy.runtime.tensorrt.detector_steps import enqueue_letterbox
+    from tests.gpu.on_gpu import placed
 
     stream = gpu.stream()
     given, place = placed(gpu, stream, image, resized)
@@ -49,9 +48,8 @@ def test_the_letterbox_kernels_give_pillows_pixels_to_the_last_bit(current, kern
 
 def nms_on_gpu(gpu, kernels, pictures, sizes, threshold, iou, most):
     """`pictures`: boxes, scores and classes of each, of one count -> what is kept of each, [N,most]."""
-    from on_gpu import uploaded_candidates
-
-    from deploy.detector_steps import enqueue_nms
+    from effedge.deploy.runtime.tensorrt.detector_steps import enqueue_nms
+    from tests.gpu.on_gpu import uploaded_candidates
 
     stream, count = gpu.stream(), len(pictures[0][1])
     given = uploaded_candidates(gpu, stream, pictures, sizes)
@@ -84,7 +82,7 @@ def test_the_nms_kernel_keeps_what_numpy_keeps(current, kernels):
 
 
 def test_a_recorded_graph_does_the_same_with_new_numbers(current, kernels):
-    from deploy.gpu import Graph
+    from effedge.deploy.runtime.tensorrt.gpu import Graph
 
     stream, buffer = current.stream(), current.buffer(64)
     back = current.result_buffer(64)
@@ -110,7 +108,7 @@ def test_a_buffer_that_does_not_fit_is_one_line(gpu):
 def test_a_failed_capture_leaves_the_stream_usable(current):
     import pycuda.driver as cuda
 
-    from deploy.gpu import CaptureError, Graph
+    from effedge.deploy.runtime.tensorrt.gpu import CaptureError, Graph
 
     stream, buffer = current.stream(), current.buffer(64)
 

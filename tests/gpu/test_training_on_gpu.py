@@ -6,10 +6,10 @@ import sys
 import pytest
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file
 
-from deploy.cli import UserError  # noqa: E402
-from pipeline import train  # noqa: E402
+from effedge.deploy.common.cli import UserError
+from effedge.pipeline.training import train
 
 STEPS = 6
 WORDS = ["b0", "--data", "digits", "--size", "64", "--batch", "16", "--warmup", "2", "--workers", "1", "-q"]

@@ -1,13 +1,9 @@
 """Exported and simplified models, made once for all tests of pipeline/."""
 
 import functools
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 class Prepared(NamedTuple):
@@ -25,10 +21,10 @@ class Prepared(NamedTuple):
 def prepare(name, size=None, batch=(1, 1, 1), classes=7):
     import onnx_ir as ir
 
-    from pipeline.export import export_model
-    from pipeline.simplify import simplify
-    from pipeline.weights import load_weights
-    from pipeline.zoo import create_model, input_size
+    from effedge.pipeline.export.simplify import simplify
+    from effedge.pipeline.export.torch_to_onnx import export_model
+    from effedge.pipeline.models.zoo import create_model, input_size
+    from effedge.pipeline.weights.load import load_weights
 
     exported = ir.to_proto(export_model(name, "random", size=size, batch=batch, classes=classes))
     module = create_model(name, classes).eval()
@@ -58,7 +54,8 @@ def folders(tmp_path):
     """Two pictures of each colour, noisy enough that a crop tells which."""
     import numpy as np
     from PIL import Image
-    from small_training import COLOURS
+
+    from tests.pipeline.small_training import COLOURS
 
     random = np.random.default_rng(0)
     for name, colour in COLOURS.items():
@@ -73,6 +70,6 @@ def folders(tmp_path):
 
 @pytest.fixture
 def coco(tmp_path):
-    from small_training import write_coco
+    from tests.pipeline.small_training import write_coco
 
     return write_coco(tmp_path, 6)

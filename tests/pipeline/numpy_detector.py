@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from pipeline.anchors import decode, make_anchors
+from effedge.pipeline.models.anchors import decode, make_anchors
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LARGEST_STRETCH = 62.5  # a box's side over its anchor's

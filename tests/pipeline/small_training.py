@@ -10,13 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from deploy.cli import UserError
-from pipeline import train as train_module
-from pipeline.train import main
-from pipeline.training_data import training_data
-from pipeline.training_options import Options
+from effedge.deploy.common.cli import UserError
+from effedge.pipeline.training.data.sources import training_data
+from effedge.pipeline.training.options import Options
+from effedge.pipeline.training.train import main
 
-ROOT = Path(train_module.__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 COLOURS = {"blue": (20, 30, 220), "green": (20, 210, 30), "red": (230, 20, 10)}
 B0 = Options(model="b0", data="", size=32, steps=5, batch=2, rate=1e-3, warmup=2, decay=1e-2, drop_connect=0.2, seed=0,
              init=None)  # fmt: skip

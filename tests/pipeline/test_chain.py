@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploy.cli import run
-from deploy.manifest import read_manifest
-from pipeline import chain
-from pipeline.chain import artefact_name
+from effedge.deploy.common.cli import run
+from effedge.deploy.runtime.manifest import read_manifest
+from effedge.pipeline import chain
+from effedge.pipeline.chain import artefact_name
 
 pytest.importorskip("openvino")
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ class Done(NamedTuple):
 
 
 def command(out, *arguments):
-    return [sys.executable, "-m", "pipeline.chain", *arguments, "--out", str(out)]
+    return [sys.executable, "-m", "effedge", "engine", *arguments, "--out", str(out)]
 
 
 def in_new_process(out, *arguments):
@@ -48,7 +48,7 @@ def call(monkeypatch, capsys):
     """call(out, *arguments): the command in this process, which is spared the imports."""
 
     def inner(out, *arguments):
-        monkeypatch.setattr(sys, "argv", ["pipeline.chain", *arguments, "--out", str(out)])
+        monkeypatch.setattr(sys, "argv", ["effedge.pipeline.chain", *arguments, "--out", str(out)])
         with pytest.raises(SystemExit) as caught:
             run(chain.main)
         return Done(caught.value.code, *capsys.readouterr())
@@ -196,8 +196,8 @@ def test_a_changed_artefact_is_made_again(built, out, call):
 @pytest.fixture
 def three_classes(tmp_path):
     """A checkpoint of B0 with three classes."""
-    from pipeline.checkpoint import save_weights
-    from pipeline.zoo import create_model
+    from effedge.pipeline.models.zoo import create_model
+    from effedge.pipeline.weights.save import save_weights
 
     path = tmp_path / "three.safetensors"
     save_weights(create_model("b0", 3).state_dict(), path, {})

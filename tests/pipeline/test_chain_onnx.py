@@ -9,11 +9,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy import Runner
-from deploy.cli import run
-from deploy.manifest import read_manifest
-from engines.onnx_header import read_header
-from pipeline import chain
+from effedge import Runner
+from effedge.deploy.common.cli import run
+from effedge.deploy.runtime.manifest import read_manifest
+from effedge.engines.onnx_header import read_header
+from effedge.pipeline import chain
 
 pytest.importorskip("openvino")
 Done = namedtuple("Done", "status out err")
@@ -25,7 +25,15 @@ def call(monkeypatch, capsys, tmp_path):
     """call(*arguments): the command, whose artefacts go to tmp_path/build."""
 
     def inner(*arguments, target="cpu"):
-        command = ["pipeline.chain", *map(str, arguments), "--target", target, "--out", str(tmp_path / "build"), "-q"]
+        command = [
+            "effedge.pipeline.chain",
+            *map(str, arguments),
+            "--target",
+            target,
+            "--out",
+            str(tmp_path / "build"),
+            "-q",
+        ]
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as caught:
             run(chain.main)

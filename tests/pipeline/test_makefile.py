@@ -39,4 +39,4 @@ def test_a_detectors_pictures_are_drawn_and_a_classifiers_cannot_be(asked, tmp_p
     if task is not None:  # else predict says that there is no engine
         (tmp_path / "manifest.json").write_text(json.dumps({"spec": {"task": task}}, indent=1))
     words = asked("predict", f"ENGINE={tmp_path}", "SOURCE=a.jpg")
-    assert words == ["-m", "deploy.predict", str(tmp_path), "a.jpg", *drawn]
+    assert words == ["-m", "effedge", "predict", str(tmp_path), "a.jpg", *drawn]

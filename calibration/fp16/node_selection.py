@@ -1,0 +1,103 @@
+"""Which nodes compute in float16: the network's body, less those that float16 cannot serve (effedge.calibration.fp16.convert)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from effedge.calibration.graph.onnx_file import constant
+from effedge.calibration.placement.layers import OPERATORS
+from effedge.calibration.placement.sharing import passes_values_on
+from effedge.deploy.common.cli import UserError
+
+LARGEST = 65504.0  # of float16
+HEADROOM = 2.0  # other images than those seen may go further
+TOO_SMALL = "is too small for it"
+KEPT_BITS = 10  # float16 has 11 significant bits; a constant that loses more than one of them is kept in float32
+SUMS = ("GlobalAveragePool", "ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
+# Besides the operators that move values: those that pick some of them. They are exact in float16, and the casts behind
+# them are smaller: the best score of an anchor instead of all of its classes.
+SELECTS = ("ReduceMax", "ReduceMin", "Gather", "GatherElements", "GatherND")
+
+
+def body(graph: ir.Graph) -> list[ir.Node]:
+    """The layers with weights, what leads to them, and what moves or selects their results; in the graph's order.
+
+    Raises UserError if a node has a subgraph, as what it reads from outside cannot be followed, and if shape inference
+    could not tell the type of a tensor.
+    """
+    for node in graph:
+        if any(attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in _attributes(node)):
+            raise UserError(f"node '{node.name}' ({node.op_type}) has a subgraph, which FP16 conversion cannot follow")
+    inside: set[ir.Node] = set()
+    for node in reversed(graph):
+        if node.op_type in OPERATORS or any(
+            consumer in inside for output in node.outputs for consumer in output.consumers()
+        ):
+            inside.add(node)
+    for node in graph:
+        if (passes_values_on(node) or node.op_type in SELECTS) and node.inputs[0] is not None:
+            if node.op_type == "Concat":
+                sources = [value.producer() for value in node.inputs if value is not None]
+            else:
+                sources = [node.inputs[0].producer()]
+            if all(producer in inside for producer in sources if producer is not None) and any(sources):
+                inside.add(node)
+    chosen = [node for node in graph if node in inside]
+    for value in (value for node in chosen for value in node.outputs):
+        if value.dtype is None:
+            raise UserError(f"the type of tensor '{value.name}' is unknown (an operator that ONNX does not define?)")
+    return chosen
+
+
+def _attributes(node: ir.Node) -> list[ir.Attr]:
+    return [attribute for attribute in node.attributes.values() if isinstance(attribute, ir.Attr)]
+
+
+def keep_in_float32(nodes: Sequence[ir.Node], amax: Mapping[str, float]) -> dict[ir.Node, str]:
+    """Those of the nodes that must not be float16, with the reason.
+
+    Args:
+        amax: the largest magnitude seen of tensors, by name; those without are taken to fit.
+    """
+    kept: dict[ir.Node, str] = {}
+    for node in nodes:
+        reason = _reason(node, amax)
+        if reason is not None:
+            kept[node] = reason
+    return kept
+
+
+def _reason(node: ir.Node, amax: Mapping[str, float]) -> str | None:
+    if node.op_type in SUMS:
+        return "it sums over a map"
+    for index, value in enumerate((*node.inputs, *node.outputs)):
+        if value is None:
+            continue
+        reached = amax.get(value.name or "", 0.0)
+        if reached > LARGEST / HEADROOM:
+            return f"'{value.name}' reached {reached:.3g}, too near to 65504 or beyond"
+        array = constant(value)
+        if array is None or array.dtype != np.float32:
+            continue
+        problem = constant_problem(array)
+        if problem == TOO_SMALL and node.op_type in OPERATORS and index == 2:
+            continue  # a bias is added to the layer's sums: so small a one makes no difference
+        if problem is not None:
+            return f"its constant '{value.name}' {problem}"
+    return None
+
+
+def constant_problem(array: np.ndarray) -> str | None:
+    """Why float16 cannot hold the float32 array, or None.
+
+    Values far below the largest one may lose bits, as they matter little beside it; the largest one may not.
+    """
+    amax = float(np.abs(array).max(initial=0.0))
+    if not amax <= LARGEST:
+        return "goes beyond 65504"
+    with np.errstate(over="ignore"):
+        error = float(np.abs(array - array.astype(np.float16).astype(np.float32)).max(initial=0.0))
+    return TOO_SMALL if error > amax * 2.0**-KEPT_BITS else None

@@ -1,0 +1,179 @@
+"""ONNX files in and out: read one with everything that a pass relies on, run one, write one.
+
+After `load`, a model has no Constant nodes and no initializers among its inputs, every node and tensor has its own
+name, tensors carry the type and shape that ONNX's shape inference finds, and the weights are in memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+from google.protobuf.message import DecodeError, EncodeError
+from onnx_ir.passes import common
+
+from effedge.calibration.graph.raise_opset import raise_opset
+from effedge.deploy.common.cli import UserError
+
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger",
+             "QLinearMatMul", "MatMulInteger")  # fmt: skip
+
+
+def load(path: str | Path) -> ir.Model:
+    """Read an ONNX file for a pass over its whole graph.
+
+    Raises:
+        UserError: as `read`; a graph within a node (If, Loop, Scan), which no pass looks into.
+    """
+    model = read(path)
+    check_flat(model, path)
+    return prepare(model)
+
+
+def read(path: str | Path) -> ir.Model:
+    """An ONNX file as it is, with its weights in memory, at opset 13 or later.
+
+    Raises:
+        UserError: the file is missing, cut short, empty, older than opset 11, or lacks its external weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"no ONNX file at '{path}': expected one made by effedge.pipeline.export.simplify or any other exporter"
+        )
+    try:
+        model = ir.load(path)
+    except (DecodeError, ValueError, TypeError) as error:
+        raise UserError(f"'{path}' is no whole ONNX file ({error}): export it again") from error
+    if len(model.graph) == 0:
+        raise UserError(f"'{path}' holds no nodes, so it is no whole ONNX file: export it again")
+    _check_external_data(model, path)
+    return raise_opset(ir.external_data.load_to_model(model), path)
+
+
+def prepare(model: ir.Model) -> ir.Model:
+    """Bring a model that is in memory into the form that the passes expect (in place)."""
+    if model.functions:
+        model = common.InlinePass()(model).model
+    for tidy in (
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.RemoveInitializersFromInputsPass(),
+        common.NameFixPass(),
+        common.ShapeInferencePass(check_type=False, strict_mode=False),
+    ):
+        tidy(model)
+    taken: set[str] = set()
+    for node in model.graph:  # reports and the engine's layers go by these names
+        base = name = node.name or node.op_type
+        count = 1
+        while name in taken:
+            name, count = f"{base}_{count}", count + 1
+        node.name = name
+        taken.add(name)
+    return model
+
+
+def _check_external_data(model: ir.Model, path: Path) -> None:
+    for tensor in (value.const_value for value in model.graph.initializers.values()):
+        if not isinstance(tensor, ir.ExternalTensor):
+            continue
+        size = os.path.getsize(tensor.path) if os.path.isfile(tensor.path) else None
+        if size is None:
+            problem = "is missing"
+        elif size < (tensor.offset or 0) + (tensor.length or tensor.nbytes):
+            problem = "is cut short"
+        else:
+            continue
+        raise UserError(f"'{path}' keeps its weights in '{tensor.path}', which {problem}: put it beside the ONNX file")
+
+
+def check_flat(model: ir.Model, path: str | Path) -> None:
+    """Raise a UserError if a node holds a graph of its own."""
+    for node in (*model.graph, *(node for function in model.functions.values() for node in function)):
+        if any(
+            attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+            for attribute in node.attributes.values()
+        ):
+            raise UserError(
+                f"'{path}' has a graph within a graph ({node.op_type} '{node.name or node.outputs[0].name}'), which "
+                "cannot be calibrated: export the model without control flow that its input decides"
+            )
+
+
+def check_float(model: ir.Model, path: str | Path) -> None:
+    """Raise a UserError if the model is already quantized."""
+    for node in model.graph:
+        if node.op_type in QUANTIZED:
+            raise UserError(f"'{path}' is already quantized ({node.op_type} '{node.name}'): give the float model")
+
+
+def save(model: ir.Model, path: str | Path) -> None:
+    """Write the model, weights inside, to `path`. Raises UserError beyond protobuf's 2 GiB."""
+    try:
+        ir.save(model, path)
+    except (EncodeError, ValueError) as error:
+        raise UserError(f"cannot write '{path}': {error}; a model is at most 2 GiB here") from error
+
+
+def session(model: ir.Model, outputs: Sequence[str] = (), *, threads: int = 0) -> onnxruntime.InferenceSession:
+    """ONNX Runtime (CPU) on the model, with the tensors named in `outputs` as its outputs (its own if none are named).
+
+    Args:
+        threads: 0 takes every core.
+    """
+    if outputs:
+        model = model.clone()
+        values = {value.name: value for node in model.graph for value in node.outputs}
+        model.graph.outputs[:] = [values[name] for name in outputs]
+        for value in model.graph.outputs:
+            if value.type is None:
+                value.type = ir.TensorType(ir.DataType.FLOAT)
+        common.RemoveUnusedNodesPass()(model)
+    return session_of(ir.to_proto(model).SerializeToString(), threads=threads)
+
+
+def session_of(data: bytes, *, threads: int = 0) -> onnxruntime.InferenceSession:
+    """ONNX Runtime (CPU) on the bytes of an ONNX file, which need never lie on the disk."""
+    _share_memory()
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+@functools.cache
+def _share_memory() -> None:
+    """One arena for all sessions, which run one after the other: each would keep what its largest run took (eight of
+    D0: 1.2 GiB more)."""
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    as_requested = {
+        "max_mem": 0,
+        "arena_extend_strategy": 1,
+        "initial_chunk_size_bytes": -1,
+        "max_dead_bytes_per_chunk": -1,
+    }
+    onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg(as_requested))
+
+
+def insert_behind(graph: ir.Graph, value: ir.Value, nodes: ir.Node | Sequence[ir.Node]) -> None:
+    """Put nodes just behind the one that writes `value`, or first of all where it is an input of the graph."""
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], nodes)
+    else:
+        graph.insert_after(producer, nodes)
+
+
+def constant(value: ir.Value | None) -> np.ndarray | None:
+    """The content of an initializer; None for every other tensor."""
+    if value is None or not value.is_initializer() or value.const_value is None:
+        return None
+    return value.const_value.numpy()

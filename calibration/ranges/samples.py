@@ -1,0 +1,204 @@
+"""Calibration data: what the model is fed, one run of the model at a time.
+
+Two sources: arrays per input (.npz, or .npy for a model with one input; first axis = samples), or images (a folder, or
+a COCO json with its images), which go through the model's own preprocessing as its spec says
+(metadata_props["effedge"]). Listing and hashing need neither ONNX nor ONNX Runtime, so that an up-to-date stage is
+found out in no time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from effedge.deploy.common.cli import UserError
+from effedge.deploy.image.files import list_images as list_folder
+from effedge.deploy.image.files import open_image
+from effedge.deploy.image.preprocess import preparation
+
+ARRAY_SUFFIXES = (".npz", ".npy")
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of the model: dtype, and shape with None for a symbolic dimension."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A sequence of runs: `load(i)` gives the feeds of run i, `names[i]` what an error message calls it."""
+
+    names: Sequence[str]
+    load: Callable[[int], dict[str, np.ndarray]]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        for index, name in enumerate(self.names):
+            yield name, self.load(index)
+
+    def spread(self, count: int) -> Samples:
+        """At most `count` of the samples, evenly spread."""
+        chosen = spread(range(len(self)), count)
+        return Samples([self.names[i] for i in chosen], lambda index: self.load(chosen[index]))
+
+    def beside(self, count: int) -> Samples:
+        """The samples that `spread(count)` leaves out; all, where it leaves less than half."""
+        taken = set(spread(range(len(self)), count))
+        rest = [index for index in range(len(self)) if index not in taken]
+        if 2 * len(rest) < len(self):
+            return self
+        return Samples([self.names[i] for i in rest], lambda index: self.load(rest[index]))
+
+
+def spread(items: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` of the items, evenly spread and in their order.
+
+    >>> spread([0, 1, 2, 3, 4, 5], 3)
+    [0, 2, 4]
+    """
+    if count >= len(items):
+        return list(items)
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def list_images(data: Path, images_dir: Path | None = None, count: int | None = None) -> list[Path]:
+    """The image files of a folder, of its folders (one per class), or those that a COCO json names; in a fixed order.
+
+    Args:
+        images_dir: where the COCO json's `file_name`s lie; by default `images/` beside it, or its own folder.
+        count: take that many, evenly spread over the list.
+
+    Raises:
+        UserError: nothing at `data`, no images there, no COCO json, an image that is missing, count < 1.
+    """
+    if count is not None and count < 1:
+        raise UserError(f"--images {count}: expected 1 or more")
+    if data.is_dir():
+        # Classification data comes as a folder per class.
+        folders = [folder for folder in sorted(data.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
+        per_class = folders and not any(path.is_file() for path in data.iterdir())
+        paths = [path for folder in folders for path in list_folder(folder)] if per_class else list_folder(data)
+    elif data.suffix.lower() == ".json" and data.is_file():
+        beside = data.parent / "images"
+        paths = _coco_images(data, images_dir or (beside if beside.is_dir() else data.parent))
+    else:
+        raise UserError(f"no calibration data at '{data}': expected a folder of images, a COCO .json, .npz or .npy")
+    return spread(paths, count or len(paths))
+
+
+def _coco_images(data: Path, images_dir: Path) -> list[Path]:
+    try:
+        paths = [images_dir / image["file_name"] for image in json.loads(data.read_text())["images"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"'{data}' is no COCO json (no images with file_name): give one, or a folder") from error
+    if not paths:
+        raise UserError(f"'{data}' lists no images: expected a COCO json with some, or a folder of images")
+    missing = next((path for path in paths if not path.is_file()), None)
+    if missing is not None:
+        raise UserError(f"'{data}' names '{missing}', which is missing: say where its images lie with --images-dir")
+    return paths
+
+
+def digest(paths: Sequence[Path]) -> str:
+    """SHA-256 over the names and the bytes of the files, in this order."""
+    whole = hashlib.sha256()
+    for path in paths:
+        whole.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()
+
+
+def image_samples(paths: Sequence[Path], spec: dict[str, Any], model_input: Input) -> Samples:
+    """Images, preprocessed as the model's spec says, in runs of the model's (static) batch.
+
+    A last batch that is not full is filled up with its last image.
+
+    Raises (when a run is loaded):
+        UserError: a file is no picture.
+    """
+    try:
+        prepare = preparation(spec["input"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the model's preprocessing ({spec!r}) cannot be read ({error!r}): export it again") from error
+    batch = model_input.shape[0] or 1
+    groups = [list(paths[start : start + batch]) for start in range(0, len(paths), batch)]
+
+    def load(index: int) -> dict[str, np.ndarray]:
+        group = groups[index] + [groups[index][-1]] * (batch - len(groups[index]))
+        return {model_input.name: np.stack([prepare(open_image(path)).pixels for path in group])}
+
+    return Samples([", ".join(str(path) for path in group) for group in groups], load)
+
+
+def array_samples(path: Path, inputs: Sequence[Input], count: int | None = None) -> Samples:
+    """Arrays of an .npz (one per input, by its name) or an .npy (one input), in runs of the model's batch.
+
+    Raises:
+        UserError: a missing input, a wrong dtype or shape, different lengths, no samples, not finite, unreadable.
+    """
+    if count is not None and count < 1:
+        raise UserError(f"--images {count}: expected 1 or more")
+    arrays = _read_arrays(path, inputs)
+    for given in inputs:
+        _check_array(path, given, arrays[given.name])
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"the arrays of '{path}' differ in length ({lengths}): expected as many samples for each input")
+    batch = next((given.shape[0] for given in inputs if given.shape and given.shape[0]), None) or 1
+    starts = spread(range(0, next(iter(lengths.values())), batch), (count or 10**9 + batch) // batch or 1)
+
+    def load(index: int) -> dict[str, np.ndarray]:
+        feeds = {}
+        for name, array in arrays.items():
+            part = array[starts[index] : starts[index] + batch]
+            full = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
+            if full.dtype.kind == "f" and not np.isfinite(full).all():
+                raise UserError(f"input '{name}' is NaN or infinite in sample {starts[index]} of '{path}': remove it")
+            feeds[name] = np.ascontiguousarray(full)
+        return feeds
+
+    return Samples([f"sample {start} of {path}" for start in starts], load)
+
+
+def _read_arrays(path: Path, inputs: Sequence[Input]) -> dict[str, np.ndarray]:
+    names = [given.name for given in inputs]
+    if not path.is_file():
+        raise UserError(f"no calibration data at '{path}': expected a folder of images, a COCO .json, .npz or .npy")
+    try:
+        loaded = np.load(path, mmap_mode="r" if path.suffix.lower() == ".npy" else None, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            if len(names) != 1:
+                raise UserError(f"'{path}' is one array, but the model has inputs {names}: give an .npz with all")
+            return {names[0]: loaded}
+        missing = [name for name in names if name not in loaded.files]
+        if missing:
+            raise UserError(f"'{path}' has {loaded.files}, but the model also needs {missing}: add them by name")
+        return {name: loaded[name] for name in names}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"'{path}' is no whole .npz or .npy file of plain arrays ({error}): make it again") from error
+
+
+def _check_array(path: Path, expected: Input, array: np.ndarray) -> None:
+    where = f"array '{expected.name}' of '{path}'"
+    if array.dtype != expected.dtype:
+        raise UserError(f"{where} is {array.dtype}, the model takes {expected.dtype}: convert it")
+    fits = array.ndim == len(expected.shape) and all(
+        size is None or size == got for size, got in zip(expected.shape[1:], array.shape[1:], strict=True)
+    )
+    if not fits:
+        shape = ", ".join(["samples", *("any" if size is None else str(size) for size in expected.shape[1:])])
+        raise UserError(f"{where} has shape {list(array.shape)}, the model takes [{shape}]: convert it")
+    if len(array) == 0:
+        raise UserError(f"{where} is empty: expected at least one sample")

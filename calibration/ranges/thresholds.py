@@ -1,0 +1,141 @@
+"""From a range to a threshold: the magnitude up to which INT8 holds a tensor; what is beyond it clips.
+
+Symmetric INT8 (zero point 0), as TensorRT wants it, spends as much on -threshold as on threshold: scale = threshold /
+127. What comes out of an activation reaches far to one side only, and where the target takes zero points all 256 steps
+lie between its lowest value and the threshold (Krishnamoorthi 2018, section 2.1): steps of half the size for a ReLU.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from effedge.calibration.ranges.histogram import Histogram
+from effedge.deploy.common.cli import choose
+
+PERCENT = 99.99
+INT8_MAX = 127  # -128 is not used: the range stays symmetric, and TensorRT and OpenVINO agree on it
+UINT8_MAX = 255  # steps between the ends, where a zero point says which of them is 0
+CANDIDATES = 96  # thresholds that `least_error` tries
+ENTROPY_CANDIDATES = 200  # and `least_divergence`
+LEAST_SHARE = 1e-7
+ONE_SIDED = 0.5  # of the threshold: what reaches further down would gain less than a quarter of the step
+
+
+class Step(NamedTuple):
+    """INT8 of a tensor: x is scale * (q - zero_point), q in -128..127."""
+
+    scale: float
+    zero_point: int = 0
+
+
+def step(threshold: float, low: float | None = None) -> Step:
+    """The step of a tensor that is held up to a threshold.
+
+    Args:
+        low: the lowest value that it may have, at most 0, where zero points are allowed; None for symmetric INT8.
+
+    >>> [tuple(step(*each)) for each in ((127.0, None), (127.0, -100.0), (255.0, 0.0), (254.0, -1.0))]
+    [(1.0, 0), (1.0, 0), (1.0, -128), (1.0, -127)]
+    """
+    if low is None or low < -threshold * ONE_SIDED:
+        return Step(threshold / INT8_MAX)
+    scale = (threshold - low) / UINT8_MAX
+    return Step(scale, -(INT8_MAX + 1) + round(-low / scale))
+
+
+def squared_errors(histogram: Histogram, thresholds: np.ndarray) -> np.ndarray:
+    """The summed squared error of INT8 at each threshold, on the histogram: of clipping, and of rounding.
+
+    Rounding to a step errs by a twelfth of its square; but a value below half a step becomes 0, and errs by itself.
+    """
+    counts = histogram.counts.astype(np.float64)
+    number, first, second = (np.cumsum(counts * histogram.centres**power) for power in (0, 1, 2))
+    last = np.clip((thresholds / histogram.bin_width).astype(int), 1, len(counts)) - 1  # the bins that do not clip
+    clipped = (
+        (second[-1] - second[last])
+        - 2 * thresholds * (first[-1] - first[last])
+        + thresholds**2 * (number[-1] - number[last])
+    )
+    step = thresholds / INT8_MAX
+    zero = np.clip((step / 2 / histogram.bin_width).astype(int), 1, len(counts)) - 1
+    return clipped + second[zero] + step**2 / 12 * (number[last] - number[zero])
+
+
+def least_error(histogram: Histogram) -> float:
+    """The threshold with the least squared error (Sung, Shin and Hwang 2015, section 3.1)."""
+    candidates = histogram.amax * np.linspace(1 / CANDIDATES, 1, CANDIDATES)
+    return float(candidates[np.argmin(squared_errors(histogram, candidates))])
+
+
+def signal_to_noise(histogram: Histogram, value: float) -> float:
+    """The power of the values over that of INT8's error at threshold `value`, in dB."""
+    power = float((histogram.counts * histogram.centres**2).sum())
+    return 10 * math.log10(power / max(float(squared_errors(histogram, np.array([value]))[0]), 1e-30 * power))
+
+
+def at_percentile(histogram: Histogram, percent: float) -> float:
+    """The threshold that `percent` of the values do not exceed; the largest magnitude where that is as good as 0, as of
+    a tensor that is zero but for a handful of values."""
+    value = histogram.percentile(percent)
+    return value if value > histogram.bin_width else histogram.amax
+
+
+def least_divergence(histogram: Histogram) -> float:
+    """The threshold whose 128 steps keep most of the distribution: the least Kullback-Leibler divergence (Migacz 2017,
+    "8-bit Inference with TensorRT", the entropy calibration).
+
+    The clipped values are added to the last bin that stays. Each step spreads what it holds evenly over those of its
+    bins that held anything.
+    """
+    if histogram.amax == 0:
+        return 0.0
+    counts = histogram.counts[: int(histogram.amax / histogram.bin_width) + 1].astype(np.float64)
+    counts[0] = 0  # exact zeros and next to them: INT8 holds them at any threshold
+    levels = INT8_MAX + 1
+    best, bins = np.inf, len(counts)
+    for stop in np.unique(np.linspace(min(levels, len(counts)), len(counts), ENTROPY_CANDIDATES).astype(int)):
+        kept = counts[:stop].copy()
+        held = kept > 0
+        step = np.arange(stop) * levels // stop
+        mass, members = np.bincount(step, kept, levels), np.bincount(step, held, levels)
+        spread = np.where(held, (mass / np.maximum(members, 1))[step], 0)
+        kept[-1] += counts[stop:].sum()
+        divergence = _divergence(kept, spread)
+        if divergence < best:
+            best, bins = divergence, int(stop)
+    return min(bins * histogram.bin_width, histogram.amax)
+
+
+def _divergence(p: np.ndarray, q: np.ndarray) -> float:
+    """sum p log(p / q) of two histograms; where q lacks what p has, as in the bin that the clipped values join, q gets
+    next to nothing, so that it costs much."""
+    if p.sum() == 0 or q.sum() == 0:
+        return math.inf
+    held = p > 0
+    p = p[held] / p.sum()
+    q = np.maximum(q[held] / q.sum(), LEAST_SHARE)
+    return float((p * np.log(p / q)).sum())
+
+
+AUTO = "auto"
+METHODS = {
+    # Nothing clips; a single outlier costs every other value its resolution.
+    "minmax": lambda histogram: histogram.amax,
+    # One value in ten thousand may clip.
+    "percentile": lambda histogram: at_percentile(histogram, PERCENT),
+    "entropy": least_divergence,
+    "mse": least_error,
+}
+CHOICES = (AUTO, *METHODS)  # auto: each by the error that it makes downstream (choice.py)
+
+
+def threshold(histogram: Histogram, method: str) -> float:
+    """The threshold of a tensor (or of tensors that share one, merged); 0 if nothing but zeros was seen.
+
+    Raises:
+        UserError: `method` is none of METHODS.
+    """
+    return METHODS[choose("method", method, METHODS)](histogram)

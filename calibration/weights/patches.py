@@ -1,0 +1,99 @@
+"""What a layer's kernel meets: the rows of its input as a matrix product sees them, at some of its output's positions.
+
+A convolution is a product of its weights [groups, channels out / groups, K] with patches [groups, K], where K is the
+input channels of the group times the kernel's area. A Gemm or MatMul is one with a kernel of area 1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from effedge.calibration.placement.layers import Layer, integer
+
+
+def kernel_matrix(layer: Layer) -> np.ndarray:
+    """The float weights as [groups, out / groups, K]."""
+    weight = layer.weight_array
+    assert weight is not None
+    if layer.node.op_type == "Conv":
+        groups = integer(layer.node, "group", 1)
+        return weight.reshape(groups, len(weight) // groups, -1)
+    return (weight if layer.axis == 0 else weight.T)[None]
+
+
+def from_matrix(layer: Layer, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The inverse of `kernel_matrix`, for weights of `shape`."""
+    if layer.node.op_type == "Conv":
+        return matrix.reshape(shape)
+    return np.ascontiguousarray(matrix[0] if layer.axis == 0 else matrix[0].T)
+
+
+class Patches:
+    """Takes the same random positions of every tensor that is given with the same seed.
+
+    >>> Patches(layer, most=512)(x, seed=3).shape  # doctest: +SKIP
+    (groups, 512, K)
+    """
+
+    def __init__(self, layer: Layer, most: int) -> None:
+        """`most`: positions to take of one tensor."""
+        self.layer, self.most = layer, most
+        node = layer.node
+        if node.op_type == "Conv":
+            weight = layer.weight_array
+            assert weight is not None
+            self.groups = integer(node, "group", 1)
+            self.kernel = weight.shape[2:]
+            dims = len(self.kernel)
+            self.strides = _integers(node, "strides", [1] * dims)
+            self.dilations = _integers(node, "dilations", [1] * dims)
+            self.pads = _integers(node, "pads", [0] * 2 * dims)
+            auto = node.attributes.get("auto_pad")
+            self.auto_pad = "NOTSET" if auto is None else auto.as_string()
+
+    def __call__(self, x: np.ndarray, seed: int) -> np.ndarray:
+        """[groups, positions, K] of a tensor [N, C, *spatial] for a convolution, [*, K] for a product."""
+        random = np.random.default_rng(seed)
+        if self.layer.node.op_type != "Conv":
+            rows = x.reshape(-1, x.shape[-1])
+            return rows[_chosen(random, len(rows), self.most)][None]
+        before, after = self._padding(x.shape[2:])
+        x = np.pad(x, [(0, 0), (0, 0), *zip(before, after, strict=True)])
+        reach = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
+        outputs = [(size - r) // s + 1 for size, r, s in zip(x.shape[2:], reach, self.strides, strict=True)]
+        flat = _chosen(random, x.shape[0] * math.prod(outputs), self.most)
+        sample, *at = np.unravel_index(flat, (x.shape[0], *outputs))
+        taps = np.unravel_index(np.arange(math.prod(self.kernel)), self.kernel)
+        index = [
+            position[:, None] * stride + tap * dilation
+            for position, stride, tap, dilation in zip(at, self.strides, taps, self.dilations, strict=True)
+        ]
+        patches = x.transpose(0, *range(2, x.ndim), 1)[(sample[:, None], *index)]  # [P, taps, C]
+        grouped = patches.reshape(len(flat), len(taps[0]) if self.kernel else 1, self.groups, -1)
+        return grouped.transpose(2, 0, 3, 1).reshape(self.groups, len(flat), -1)
+
+    def _padding(self, spatial: tuple[int, ...]) -> tuple[list[int], list[int]]:
+        dims = len(self.kernel)
+        if self.auto_pad in ("NOTSET", "VALID"):
+            pads = self.pads if self.auto_pad == "NOTSET" else [0] * 2 * dims
+            return list(pads[:dims]), list(pads[dims:])
+        before, after = [], []
+        for size, k, s, d in zip(spatial, self.kernel, self.strides, self.dilations, strict=True):
+            total = max(0, (math.ceil(size / s) - 1) * s + (k - 1) * d + 1 - size)
+            small = total // 2
+            before.append(small if self.auto_pad == "SAME_UPPER" else total - small)
+            after.append(total - before[-1])
+        return before, after
+
+
+def _chosen(random: np.random.Generator, count: int, most: int) -> np.ndarray:
+    """`most` of `count` positions, in order; all where there are no more."""
+    return np.arange(count) if count <= most else np.sort(random.choice(count, most, replace=False))
+
+
+def _integers(node: ir.Node, name: str, default: list[int]) -> list[int]:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else list(attribute.as_ints())

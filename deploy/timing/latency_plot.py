@@ -1,0 +1,28 @@
+"""A histogram of latencies, a panel for each step."""
+
+from pathlib import Path
+from typing import Any, Dict
+
+import numpy as np
+
+from effedge.deploy.common.plot import figure_at
+
+BINS = 60
+LAST_PERCENTILE = 99.5  # the few slowest would squeeze the rest into one bar
+
+
+def plot_histogram(report: Dict[str, Any], path: Path) -> None:
+    """Draw each step's latencies of a report of `effedge.deploy.latency`; UserError as `effedge.deploy.common.plot.figure_at`."""
+    samples, engine, machine = report["samples_ms"], report["engine"], report["machine"]
+    with figure_at(path, 8, 1 + 1.4 * len(samples)) as figure:
+        panels = figure.subplots(len(samples), squeeze=False)[:, 0]
+        for axis, (name, values) in zip(panels, samples.items()):
+            end = np.percentile(values, LAST_PERCENTILE)
+            axis.hist([value for value in values if value <= end], bins=BINS, color="tab:blue")
+            for percentile, style in (("p50", "-"), ("p90", "--"), ("p99", ":")):
+                value = report["steps"][name][percentile]
+                axis.axvline(value, color="black", linestyle=style, label=f"{percentile} {value:.2f} ms")
+            axis.set_ylabel(name)
+            axis.legend(fontsize="small", loc="upper right")
+        panels[-1].set_xlabel("ms")
+        panels[0].set_title(f"{engine['folder']}: {engine['precision']} on {machine['cpu']}, {machine['cores']} cores")

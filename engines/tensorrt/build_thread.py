@@ -1,0 +1,65 @@
+"""A TensorRT build on a thread of its own, with a progress bar, which Ctrl-C stops where the version allows it."""
+
+import contextlib
+import signal
+import sys
+import threading
+from typing import Any, Iterator, List
+
+from effedge.engines.targets import Target
+from effedge.engines.tensorrt.build_progress import progress_monitor
+
+
+def build_plan(trt: Any, builder: Any, network: Any, config: Any, target: Target, disable_progress: bool) -> Any:
+    """The plan's bytes, or None if the builder gave up (its log says why).
+
+    The build runs on a thread of its own: this one stays free to receive Ctrl-C, which Python only delivers between
+    its own instructions on the main thread, and the builder asks at each of its steps whether to go on.
+    """
+    cancelled, finished = threading.Event(), threading.Event()
+    monitor = None
+    if target.progress:
+        monitor = config.progress_monitor = progress_monitor(trt, cancelled, disable_progress)
+    plans: List[Any] = []
+
+    def work() -> None:
+        try:
+            plans.append(builder.build_serialized_network(network, config))
+        finally:
+            finished.set()
+
+    worker = threading.Thread(target=work, name="builder")
+    with ctrl_c_sets(cancelled):
+        worker.start()
+        while not finished.wait(0.1):
+            if monitor is not None:
+                monitor.tick()
+        worker.join()
+    if monitor is not None:
+        monitor.close()
+    if cancelled.is_set():
+        raise KeyboardInterrupt
+    return plans[0] if plans else None
+
+
+@contextlib.contextmanager
+def ctrl_c_sets(cancelled: threading.Event) -> Iterator[None]:
+    """Within the block Ctrl-C sets the event and raises nothing: an exception would leave the builder's thread behind.
+
+    Does nothing off the main thread, which alone receives signals, and where Ctrl-C is ignored anyway.
+    """
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or previous in (signal.SIG_IGN, None):
+        yield
+        return
+
+    def handler(number: int, frame: Any) -> None:
+        if not cancelled.is_set():
+            cancelled.set()
+            print("cancelling: the builder stops after its current step", file=sys.stderr)
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

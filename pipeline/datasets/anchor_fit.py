@@ -1,0 +1,109 @@
+"""How well a model's anchors fit the objects of a data set, and which would fit them better.
+
+An object's fit is its IoU with the anchor that overlaps it most, as `effedge.pipeline.training.matching` pairs them: from 0.5 on an
+anchor learns it as a match; below that it is taken all the same, but has far to go. Redmon and Farhadi 2017
+("YOLO9000", section 2, "Dimension clusters") choose anchors so: k-means over the shapes of the boxes with the distance
+1 - IoU. A head here has three scales times three aspect ratios, so the ratios are clustered by themselves, and the
+scale is searched. Every class counts alike, as in average precision: by objects alone, the suggestion would give up
+the few small ones among many large.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from effedge.pipeline.models.anchors import ASPECTS, SCALES, level_sizes
+from effedge.pipeline.training.matching import MATCH_IOU
+
+Aspects = tuple[tuple[float, float], ...]  # (width, height) factors
+
+SCALE_GRID = tuple(float(scale) for scale in np.round(np.geomspace(1.0, 8.0, 19), 2))  # six an octave
+SAMPLE = 5000  # objects that a search looks at
+ROUNDS = 50  # of k-means, which stands still much earlier
+GAIN = 0.02  # of mean IoU; less is not worth another head
+
+
+class Anchors(NamedTuple):
+    """What decides the anchors of an input of `size` x `size` pixels."""
+
+    size: int
+    levels: int
+    scale: float
+    aspects: Aspects = ASPECTS
+
+
+def best_overlaps(boxes: np.ndarray, anchors: Anchors) -> np.ndarray:
+    """IoU [n] of boxes [n,4], xyxy in input pixels, with the anchor that overlaps each most.
+
+    Of the anchors of one shape that is one on the nearest cell, so not all of them need be looked at.
+    """
+    best = np.zeros(len(boxes))
+    x0, y0, x1, y1 = boxes.T.astype(np.float64)
+    area = (x1 - x0) * (y1 - y0)
+    for rows, columns in level_sizes((anchors.size, anchors.size), anchors.levels):
+        stride_y, stride_x = anchors.size / rows, anchors.size / columns
+        cx = (np.clip(np.floor((x0 + x1) / 2 / stride_x), 0, columns - 1) + 0.5) * stride_x
+        cy = (np.clip(np.floor((y0 + y1) / 2 / stride_y), 0, rows - 1) + 0.5) * stride_y
+        for octave in range(SCALES):
+            base = anchors.scale * 2.0 ** (octave / SCALES)
+            for w, h in anchors.aspects:
+                width, height = base * stride_x * w, base * stride_y * h
+                across = np.minimum(x1, cx + width / 2) - np.maximum(x0, cx - width / 2)
+                down = np.minimum(y1, cy + height / 2) - np.maximum(y0, cy - height / 2)
+                shared = np.maximum(across, 0) * np.maximum(down, 0)
+                best = np.maximum(best, shared / (area + width * height - shared))
+    return best
+
+
+def smallest_area(anchors: Anchors) -> float:
+    """Of an anchor, in pixels."""
+    rows, columns = level_sizes((anchors.size, anchors.size), anchors.levels)[0]
+    return anchors.scale**2 * anchors.size / rows * anchors.size / columns * min(w * h for w, h in anchors.aspects)
+
+
+def cluster_aspects(boxes: np.ndarray, count: int = len(ASPECTS)) -> Aspects:
+    """`count` aspect ratios that boxes [n,4] cluster around, as (width, height) factors of area 1, the squarest first.
+
+    Between boxes of area 1 and one centre the IoU falls with the distance of the logarithms of their ratios, so k-means
+    with the distance 1 - IoU is k-means along that axis.
+    """
+    ratios = np.log((boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1]))
+    centres = np.quantile(ratios, (np.arange(count) + 0.5) / count)
+    for _ in range(ROUNDS):
+        nearest = np.abs(ratios[:, None] - centres).argmin(axis=1)
+        members = [ratios[nearest == index] for index in range(count)]
+        moved = np.array([own.mean() if len(own) else old for own, old in zip(members, centres, strict=True)])
+        if np.allclose(moved, centres):
+            break
+        centres = moved
+    centres = centres[np.argsort(np.abs(centres), kind="stable")]
+    return tuple((round(float(np.exp(c / 2)), 2), round(float(np.exp(-c / 2)), 2)) for c in centres)
+
+
+def balanced(values: np.ndarray, class_ids: np.ndarray) -> float:
+    """The mean over the classes of each class's mean of values [n]."""
+    return float(np.mean([values[class_ids == index].mean() for index in np.unique(class_ids)]))
+
+
+def suggest(boxes: np.ndarray, class_ids: np.ndarray, anchors: Anchors) -> Anchors:
+    """The anchors of the scale and ratios that fit boxes [n,4] of classes [n] best, by a sample of them.
+
+    None that match fewer objects than `anchors` do are suggested, whatever their mean.
+    """
+    step = max(1, len(boxes) // SAMPLE)
+    sample, of_class = boxes[::step], class_ids[::step]
+
+    def measure(candidate: Anchors) -> tuple[float, float]:
+        fits = best_overlaps(sample, candidate)
+        return balanced(fits, of_class), balanced(fits >= MATCH_IOU, of_class)
+
+    best, (best_fit, least) = anchors, measure(anchors)
+    for aspects in (anchors.aspects, cluster_aspects(sample)):
+        for scale in SCALE_GRID:
+            candidate = anchors._replace(scale=scale, aspects=aspects)
+            fit, matched = measure(candidate)
+            if fit > best_fit and matched >= least:
+                best, best_fit = candidate, fit
+    return best

@@ -1,0 +1,147 @@
+"""COCO's annotation file: a JSON of images, annotations and categories (cocodataset.org, "Data format").
+
+Boxes are [x, y, width, height] in pixels there, xyxy here. Class ids count the categories in the order of their ids,
+which may begin anywhere and have gaps; `records.match_labels` finds a model's ids by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from effedge.deploy.common.cli import UserError
+from effedge.pipeline.datasets.problems import Problems
+from effedge.pipeline.datasets.records import DataSet, Record, require_files
+
+
+def read_coco(path: Path, images: Path | None = None, problems: Problems | None = None) -> DataSet:
+    """The data set of a COCO json; pictures without annotations belong to it too.
+
+    Args:
+        path: the json.
+        images: the folder of the pictures. By default `images/` beside the json, or the json's own folder.
+        problems: collects what is wrong with single pictures and annotations, which are then left out.
+
+    Raises:
+        UserError: no JSON, or a part that is missing. Without `problems`, BrokenData for what they would collect.
+    """
+    found = problems or Problems()
+    content = _load(path)
+    names = _categories(path, content["categories"], found)
+    class_ids = {category: index for index, category in enumerate(sorted(names))}
+    files = _files(path, content["images"], found)
+    if not names or not files:
+        found.refuse()
+    by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in content["annotations"]:
+        if _sound(path, annotation, files, names, found):
+            by_image[annotation["image_id"]].append(annotation)
+    folder = images or _image_folder(path, list(files.values()))
+    records = [_record(folder / name, by_image[image_id], class_ids) for image_id, name in files.items()]
+    require_files(records, "give their folder with --images", found)
+    if problems is None:
+        found.refuse()
+    kept = sum(len(record.boxes) for record in records)
+    notes = _notes(content["annotations"], sum(map(len, by_image.values())) - kept)
+    return DataSet("detection", [names[category] for category in class_ids], records, notes)
+
+
+def _files(path: Path, images: list[Any], problems: Problems) -> dict[Any, str]:
+    """Image id -> file name."""
+    files: dict[Any, str] = {}
+    for image in images:
+        if not isinstance(image, dict) or "id" not in image or not isinstance(image.get("file_name"), str):
+            problems.add("image", f"'{path}' has an image without id or file_name: {image!r:.80}")
+        elif image["id"] in files:
+            problems.add("image id", f"'{path}' has two images with the id {image['id']}: ids must differ")
+        else:
+            files[image["id"]] = image["file_name"]
+    return files
+
+
+def _notes(annotations: list[Any], without_area: int) -> list[str]:
+    """What is odd and harms nothing."""
+    notes = []
+    if without_area:
+        notes.append(f"{without_area} objects have a box without area and are left out")
+    ids = [annotation["id"] for annotation in annotations if isinstance(annotation, dict) and "id" in annotation]
+    if again := len(ids) - len(set(map(str, ids))):
+        notes.append(f"{again} annotations have the id of another; each counts as an object of its own")
+    return notes
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"'{path}' does not exist: expected a COCO json") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{path}' is no JSON ({error}): expected a COCO json") from error
+    for part in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(part), list):
+            raise UserError(f"'{path}' has no list of {part}: expected a COCO json (images, annotations, categories)")
+    for part in ("images", "categories"):
+        if not content[part]:
+            raise UserError(f"'{path}' has an empty list of {part}: nothing to read")
+    return content
+
+
+def _categories(path: Path, categories: list[Any], problems: Problems) -> dict[int, str]:
+    """Category id -> name."""
+    names: dict[int, str] = {}
+    for category in categories:
+        if not (isinstance(category, dict) and isinstance(category.get("id"), int) and category.get("name")):
+            problems.add("category", f"'{path}' has a category without a whole-number id or a name: {category!r:.80}")
+        elif category["id"] in names:
+            problems.add("category id", f"'{path}' has two categories with the id {category['id']}: ids must differ")
+        else:
+            names[category["id"]] = str(category["name"])
+    return names
+
+
+def _sound(path: Path, annotation: Any, files: dict[Any, str], names: dict[int, str], problems: Problems) -> bool:
+    """True for an annotation of a known image and category, with a box of four finite numbers."""
+    known = isinstance(annotation, dict)
+    box: Any = annotation.get("bbox") if known else None
+    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)
+    if not known or annotation.get("image_id") not in files:
+        problems.add("unknown image", f"'{path}' has an annotation of an unknown image: {_short(annotation)}")
+    elif annotation.get("category_id") not in names:
+        problems.add("unknown category", f"'{path}' has an annotation of an unknown category: {_short(annotation)}")
+    elif not numbers or not np.isfinite(box).all() or min(box[2:]) < 0:
+        problems.add("bbox", f"'{path}' has an annotation without a bbox [x, y, width, height]: {_short(annotation)}")
+    else:
+        return True
+    return False
+
+
+def _short(annotation: Any) -> str:
+    """An annotation without its mask, cut to a line's length."""
+    if isinstance(annotation, dict):
+        annotation = {key: value for key, value in annotation.items() if key != "segmentation"}
+    return repr(annotation)[:120]
+
+
+def _record(path: Path, annotations: list[dict[str, Any]], class_ids: dict[int, int]) -> Record:
+    """The annotations of one picture; those without area, which nothing can be matched with, are left out."""
+    kept = [annotation for annotation in annotations if min(annotation["bbox"][2:]) > 0]
+    boxes = np.array([annotation["bbox"] for annotation in kept], np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    areas = [annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3]) for annotation in kept]
+    return Record(
+        path,
+        boxes,
+        np.array([class_ids[annotation["category_id"]] for annotation in kept], np.int64),
+        np.array(areas, np.float32),
+        np.array([annotation.get("iscrowd", 0) for annotation in kept], bool),
+    )
+
+
+def _image_folder(path: Path, names: list[str]) -> Path:
+    """`images/` beside the json where the first picture lies there, else the json's own folder."""
+    beside = path.parent / "images"
+    return beside if (beside / names[0]).is_file() else path.parent

@@ -1,0 +1,102 @@
+"""What every reader of data makes: a list of pictures with what is in them.
+
+Detection: boxes with a class each. Classification: one class and no boxes. Class ids are indices into the data set's
+own labels; `match_labels` finds a model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from effedge.deploy.common.cli import UserError
+from effedge.pipeline.datasets.problems import Problems
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+class Record(NamedTuple):
+    """One picture.
+
+    boxes: float32 [n,4] xyxy in pixels; [0,4] for classification.
+    class_ids: int64 [n], indices into the data set's labels; [1] for classification.
+    areas: float32 [n], pixels; COCO's are those of the object's mask.
+    ignored: bool [n]; COCO's crowds and VOC's difficult objects, neither to be learnt nor to be found.
+    """
+
+    path: Path
+    boxes: np.ndarray
+    class_ids: np.ndarray
+    areas: np.ndarray
+    ignored: np.ndarray
+
+
+class DataSet(NamedTuple):
+    """Pictures and the names of their classes.
+
+    labels: by class id; None for an id without a name (COCO's gaps, or a list of numbers).
+    notes: what the reader found odd, in a line each.
+    """
+
+    task: str  # "detection" or "classification"
+    labels: list[str | None]
+    records: list[Record]
+    notes: Sequence[str] = ()
+
+
+def classified(path: Path, class_id: int) -> Record:
+    """A picture of one class."""
+    nothing = np.zeros(0, np.float32)
+    return Record(path, np.zeros((0, 4), np.float32), np.array([class_id]), nothing, np.zeros(0, bool))
+
+
+def match_labels(labels: Sequence[str | None], model: Sequence[str | None]) -> list[int | None]:
+    """For each class of a data set, the model's class id, or None if the model does not know it.
+
+    Names are compared without case. A data set without names has the model's ids already; so has one whose names are
+    all unknown but that has as many classes as the model (folders named after synsets, say).
+
+    >>> match_labels(["Cat", "dog"], ["dog", None, "cat"])
+    [2, 0]
+
+    Raises:
+        UserError: no class is known, or an id is beyond the model's.
+    """
+    if not any(labels):
+        if len(labels) > len(model):
+            raise UserError(
+                f"the data has class id {len(labels) - 1}, the model has {len(model)} classes: ids begin at 0"
+            )
+        return list(range(len(labels)))
+    by_name = {name.casefold(): index for index, name in enumerate(model) if name is not None}
+    matched = [by_name.get(name.casefold()) if name is not None else None for name in labels]
+    if any(index is not None for index in matched):
+        return matched
+    if len(labels) == len(model):
+        return list(range(len(labels)))
+    raise UserError(
+        f"the data and the model have no class in common: the data has {_some(labels)}, the model has {_some(model)}; "
+        "check that they belong together"
+    )
+
+
+def _some(labels: Sequence[str | None]) -> str:
+    """A few of the names.
+
+    >>> _some(["a", None, "b", "c", "d"])
+    'a, b, c and 1 more'
+    """
+    names = [name for name in labels if name is not None]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def require_files(records: Sequence[Record], advice: str, problems: Problems) -> None:
+    """Note, with the first missing file and how many there are, if a picture of `records` is not on the disk."""
+    missing = [record.path for record in records if not record.path.is_file()]
+    if missing:
+        line = f"{len(missing)} of {len(records)} pictures are missing, the first is '{missing[0]}': {advice}"
+        problems.add("missing pictures", line)

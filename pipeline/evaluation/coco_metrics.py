@@ -1,0 +1,93 @@
+"""COCO's average precision (cocodataset.org, "Detection evaluation"), computed by pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from effedge.pipeline.datasets.records import DataSet
+
+# Where COCOeval.summarize puts them.
+FIGURES = {"AP": 0, "AP50": 1, "AP75": 2, "AP small": 3, "AP medium": 4, "AP large": 5, "AR100": 8}
+
+
+class Found(NamedTuple):
+    """What was found in one picture: boxes [n,4] xyxy in pixels, scores [n], class ids [n] of the data set."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    class_ids: np.ndarray
+
+
+class CocoMetrics(NamedTuple):
+    """Each in 0..1, or None where the data has no object of that class or size.
+
+    figures: AP is over IoU 0.50 to 0.95; small is below 32^2 pixels, large above 96^2; AR100 with 100 boxes a picture.
+    per_class: AP by label.
+    """
+
+    figures: dict[str, float | None]
+    per_class: dict[str, float | None]
+
+
+def coco_metrics(data: DataSet, found: Sequence[Found]) -> CocoMetrics:
+    """Hold what was found in each of the data's pictures, in their order, against the annotations.
+
+    Ignored objects (crowds, VOC's difficult ones) count neither as missed nor, when they are found, as mistakes.
+    """
+    truth = [
+        _annotation(image_id, class_id, box, area=float(area), iscrowd=int(ignored))
+        for image_id, record in enumerate(data.records, 1)
+        for box, class_id, area, ignored in zip(
+            record.boxes, record.class_ids, record.areas, record.ignored, strict=True
+        )
+    ]
+    answers = [
+        _annotation(image_id, class_id, box, area=float(np.prod(box[2:] - box[:2])), score=float(score))
+        for image_id, image in enumerate(found, 1)
+        for box, score, class_id in zip(image.boxes, image.scores, image.class_ids, strict=True)
+    ]
+    # pycocotools reports its progress by print.
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(_coco(data, truth), _coco(data, answers), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    # precision is [IoU, recall, class, area, boxes a picture]; the first area is "all", the last number of boxes 100.
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    return CocoMetrics(
+        {name: _figure(evaluation.stats[index]) for name, index in FIGURES.items()},
+        {
+            str(label): _figure(precision[:, :, class_id].mean())
+            for class_id, label in enumerate(data.labels)
+            if label is not None
+        },
+    )
+
+
+def _figure(value: float) -> float | None:
+    """pycocotools gives -1 where there is nothing to measure."""
+    return round(float(value), 6) if value >= 0 else None
+
+
+def _annotation(image_id: int, class_id: Any, box: np.ndarray, **more: float) -> dict[str, Any]:
+    x0, y0, x1, y1 = map(float, box)
+    return {"image_id": image_id, "category_id": int(class_id) + 1, "bbox": [x0, y0, x1 - x0, y1 - y0], **more}
+
+
+def _coco(data: DataSet, annotations: list[dict[str, Any]]) -> COCO:
+    """pycocotools' index of a list of annotations."""
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": image_id} for image_id in range(1, len(data.records) + 1)],
+        "categories": [{"id": index + 1, "name": label} for index, label in enumerate(data.labels)],
+        "annotations": [{"iscrowd": 0, **annotation, "id": index} for index, annotation in enumerate(annotations, 1)],
+    }
+    coco.createIndex()
+    return coco

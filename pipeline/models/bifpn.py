@@ -1,0 +1,172 @@
+"""BiFPN: weighted bidirectional feature fusion (Tan, Pang and Le 2020, section 3), with effdet's state-dict keys.
+
+A layer goes top-down, then bottom-up, over the levels. Each node resamples its inputs to its own resolution, fuses them
+by learned weights, and applies swish, a depthwise separable convolution and BatchNorm:
+
+    P6_td  = Conv((w1 P6_in + w2 Resize(P7_in)) / (w1 + w2 + eps))
+    P6_out = Conv((w1' P6_in + w2' P6_td + w3' Resize(P5_out)) / (w1' + w2' + w3' + eps))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from effedge.pipeline.models.mbconv import activation, batch_norm
+from effedge.pipeline.models.same_padding import Conv2d, MaxPool3x3
+
+FUSIONS = ("fast", "softmax", "unbounded", "sum")  # section 3.3's three, and the plain sum of D6 to D7x and Lite
+FUSION_EPS = 1e-4
+
+
+class SeparableConv(nn.Module):
+    """Depthwise 3x3, then 1x1 with bias: [N,Cin,H,W] -> [N,Cout,H,W]; BatchNorm behind it if `norm`."""
+
+    def __init__(self, inputs: int, outputs: int, norm: bool = False):
+        super().__init__()
+        self.conv_dw = Conv2d(inputs, inputs, 3, groups=inputs)
+        # The published models have this bias in front of BatchNorm too, where it is redundant; export folds it away.
+        self.conv_pw = Conv2d(inputs, outputs, 1, bias=True)
+        self.bn = batch_norm(outputs) if norm else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_pw(self.conv_dw(x))
+        return x if self.bn is None else self.bn(x)
+
+
+class Projection(nn.Module):
+    """1x1 convolution with BatchNorm, to the BiFPN's channels."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.conv = Conv2d(inputs, outputs, 1, bias=True)
+        self.bn = batch_norm(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(x))
+
+
+class Resample(nn.Module):
+    """Bring a level to another's channels and resolution: project, then max-pool down or repeat pixels up."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.conv = Projection(inputs, outputs) if inputs != outputs else None
+        self.downsample = MaxPool3x3()
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        if self.conv is not None:
+            x = self.conv(x)
+        if x.shape[2] > size[0]:
+            return self.downsample(x)
+        if x.shape[2] < size[0]:
+            return F.interpolate(x, size=size, mode="nearest")
+        return x
+
+
+class Fusion(nn.Module):
+    """Weighted sum of a node's inputs, each resampled to `size`.
+
+    fast: relu(w_i) / (eps + sum relu(w_j)), section 3.3's fast normalized fusion; softmax: exp(w_i) / sum exp(w_j);
+    unbounded: w_i; sum: no weights. Written as w0 * a + w1 * b: no stack, no reduction, and the normalized weights
+    fold to constants.
+    """
+
+    def __init__(self, channels: Sequence[int], sources: Sequence[int], outputs: int, fusion: str):
+        super().__init__()
+        self.sources, self.fusion = tuple(sources), fusion
+        self.resample = nn.ModuleDict({str(source): Resample(channels[source], outputs) for source in sources})
+        self.edge_weights = None if fusion == "sum" else nn.Parameter(torch.ones(len(sources)))
+
+    def weights(self) -> Tensor | None:
+        """The normalized weights, [inputs], or None for the plain sum."""
+        if self.edge_weights is None or self.fusion == "unbounded":
+            return self.edge_weights
+        if self.fusion == "softmax":
+            return torch.softmax(self.edge_weights, dim=0)
+        positive = F.relu(self.edge_weights)
+        return positive / (positive.sum() + FUSION_EPS)
+
+    def forward(self, nodes: list[Tensor], size: tuple[int, int]) -> Tensor:
+        inputs = [self.resample[str(source)](nodes[source], size) for source in self.sources]
+        weights = self.weights()
+        if weights is not None:
+            inputs = [weight * x for weight, x in zip(weights.unbind(), inputs, strict=True)]
+        total = inputs[0]
+        for x in inputs[1:]:
+            total = total + x
+        return total
+
+
+class Node(nn.Module):
+    """Fuse, activate, convolve: one output of a BiFPN layer."""
+
+    def __init__(self, channels: Sequence[int], sources: Sequence[int], outputs: int, fusion: str, lite: bool):
+        super().__init__()
+        self.combine = Fusion(channels, sources, outputs, fusion)
+        self.after_combine = nn.Sequential()
+        self.after_combine.add_module("act", activation(lite))
+        self.after_combine.add_module("conv", SeparableConv(outputs, outputs, norm=True))
+
+    def forward(self, nodes: list[Tensor], size: tuple[int, int]) -> Tensor:
+        return self.after_combine(self.combine(nodes, size))
+
+
+def node_sources(levels: int) -> list[tuple[int, list[int]]]:
+    """(level, sources) of each node of a layer, in order. Sources 0..levels-1 are the inputs, later ones the nodes.
+
+    Top-down from the second coarsest level, then bottom-up; an output fuses its level's input and intermediate node
+    (the paper's extra edge) with the finer output. Nodes with one input do not exist.
+    """
+    history = [[level] for level in range(levels)]
+    nodes = []
+    for level in range(levels - 2, -1, -1):
+        nodes.append((level, [history[level][-1], history[level + 1][-1]]))
+        history[level].append(levels + len(nodes) - 1)
+    for level in range(1, levels):
+        nodes.append((level, [*history[level], history[level - 1][-1]]))
+        history[level].append(levels + len(nodes) - 1)
+    return nodes
+
+
+class BiFPNLayer(nn.Module):
+    """One repetition: `levels` features, finest first -> as many, all with `outputs` channels."""
+
+    def __init__(self, channels: Sequence[int], outputs: int, fusion: str, lite: bool):
+        super().__init__()
+        levels = len(channels)
+        self.plan = node_sources(levels)
+        every = [*channels, *[outputs] * len(self.plan)]
+        self.fnode = nn.ModuleList(Node(every, sources, outputs, fusion, lite) for _, sources in self.plan)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        sizes = [(x.shape[2], x.shape[3]) for x in features]
+        nodes = list(features)
+        for (level, _), node in zip(self.plan, self.fnode, strict=True):
+            nodes.append(node(nodes, sizes[level]))
+        return nodes[-len(features) :]
+
+
+class BiFPN(nn.Module):
+    """`layers` BiFPN layers over the backbone's P3 to P5 and the coarser levels made from them."""
+
+    def __init__(self, channels: Sequence[int], outputs: int, layers: int, levels: int, fusion: str, lite: bool):
+        super().__init__()
+        every = list(channels)
+        self.resample = nn.ModuleDict()
+        for level in range(len(channels), levels):
+            self.resample[str(level)] = Resample(every[-1], outputs)
+            every.append(outputs)
+        self.cell = nn.Sequential()
+        for _ in range(layers):
+            self.cell.append(BiFPNLayer(every, outputs, fusion, lite))
+            every = [outputs] * levels
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        for resample in self.resample.values():
+            finer = features[-1]
+            features = [*features, resample(finer, (-(-finer.shape[2] // 2), -(-finer.shape[3] // 2)))]
+        return self.cell(features)

@@ -1,0 +1,44 @@
+"""EfficientDet (Tan, Pang and Le 2020): an EfficientNet backbone, a BiFPN, and two heads; effdet's state-dict keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from effedge.pipeline.models.anchors import ANCHORS_PER_CELL
+from effedge.pipeline.models.bifpn import BiFPN, SeparableConv
+from effedge.pipeline.models.efficientnet import Backbone
+from effedge.pipeline.models.heads import Head, initialize_head, prior_bias
+
+if TYPE_CHECKING:
+    from effedge.pipeline.models.zoo import EfficientDetRow, EfficientNetRow
+
+
+class EfficientDet(nn.Module):
+    """Detector: [N,3,H,W] normalized -> (class logits per level, box regressions per level), NCHW, finest level first.
+
+    Class logits are [N,9*classes,h,w] with channel anchor * classes + class; boxes [N,36,h,w] with channel
+    anchor * 4 + (ty, tx, th, tw). `effedge.pipeline.models.anchors` says which box an anchor is.
+    """
+
+    def __init__(self, row: EfficientDetRow, backbone: EfficientNetRow, classes: int):
+        super().__init__()
+        self.row, self.classes = row, classes
+        self.backbone = Backbone(backbone)
+        channels, levels, lite = row.channels, row.levels, backbone.lite
+        self.fpn = BiFPN(self.backbone.pyramid_channels, channels, row.layers, levels, row.fusion, lite)
+        self.class_net = Head(channels, row.head_layers, levels, classes, ANCHORS_PER_CELL, lite)
+        self.box_net = Head(channels, row.head_layers, levels, 4, ANCHORS_PER_CELL, lite)
+        for module in self.fpn.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+        for module in self.fpn.modules():
+            if isinstance(module, SeparableConv):  # a depthwise filter's fans are counted within its group
+                nn.init.kaiming_uniform_(module.conv_dw.weight, nonlinearity="linear")
+        initialize_head(self.class_net, bias=prior_bias())
+        initialize_head(self.box_net, bias=0.0)
+
+    def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        features = self.fpn(self.backbone(x))
+        return self.class_net(features), self.box_net(features)

@@ -1,0 +1,50 @@
+"""TensorFlow's SAME padding, in numbers: output = ceil(input / stride), the odd pixel padded at the bottom and right.
+
+The published EfficientNets were trained with it (Tan and Le 2019, section 3, by way of TensorFlow). Sizes are plain
+integers when the model is exported, so each pad becomes a constant that `effedge.pipeline.export.simplify` moves into the
+convolution's or pooling's own asymmetric `pads`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def same_pads(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Pixels to pad (before, after) along one axis of `size` pixels.
+
+    >>> same_pads(224, kernel=3, stride=2)
+    (0, 1)
+    """
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def pad_same(x: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
+    """Pad [N,C,H,W] for a `kernel` at `stride`; returns `x` itself where nothing is to be padded."""
+    top, bottom = same_pads(x.shape[2], kernel, stride)
+    left, right = same_pads(x.shape[3], kernel, stride)
+    if top == bottom == left == right == 0:
+        return x
+    return F.pad(x, (left, right, top, bottom), value=value)
+
+
+class Conv2d(nn.Conv2d):
+    """Convolution with SAME padding: [N,Cin,H,W] -> [N,Cout,ceil(H/stride),ceil(W/stride)]."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False):
+        # At stride 1 an odd kernel pads the same on both sides, which the convolution does by itself.
+        padding = kernel // 2 if stride == 1 else 0
+        super().__init__(inputs, outputs, kernel, stride, padding, groups=groups, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride[0] > 1:
+            x = pad_same(x, self.kernel_size[0], self.stride[0])
+        return super().forward(x)
+
+
+class MaxPool3x3(nn.Module):
+    """The BiFPN's downsampling: 3x3 max-pool at stride 2, SAME, padded with minus infinity."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(pad_same(x, 3, 2, value=-torch.inf), kernel_size=3, stride=2)

@@ -1,0 +1,167 @@
+"""A model stage by stage, as the papers' tables have it: effedge summary MODEL [--classes N] [--size S]
+
+Stage, operator, input resolution, output channels and layers are the columns of EfficientNet's table 1 (Tan and Le
+2019); parameters and FLOPs those of table 2, and of EfficientDet's table 2 (Tan, Pang and Le 2020). A FLOP is a
+multiply-add, as in both papers, in convolutions and fully connected layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from effedge.deploy.common.cli import Parser
+from effedge.pipeline.models.zoo import (
+    EFFICIENTDETS,
+    EFFICIENTNETS,
+    EfficientNetRow,
+    create_model,
+    input_size,
+    is_detector,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+HEADER = ("stage", "operator", "resolution", "channels", "layers", "parameters", "FLOPs")
+
+
+class Row(NamedTuple):
+    """A line of the table. `resolution` is the side of the input, or of the finest and the coarsest level."""
+
+    operator: str
+    resolution: str
+    channels: int
+    layers: int
+    parameters: int
+    flops: int
+
+
+class Layer(NamedTuple):
+    """One convolution or fully connected layer as it ran: side of the input, channels out, and multiply-adds."""
+
+    name: str
+    convolution: bool
+    resolution: int
+    channels: int
+    flops: int
+
+
+class Part(NamedTuple):
+    """What a row is made of: the modules below `prefixes`."""
+
+    operator: str
+    prefixes: tuple[str, ...]
+    layers: int
+    pyramid: bool = False  # it works on all levels
+
+
+def summarize(name: str, classes: int | None = None, size: int | None = None) -> list[Row]:
+    """The table of a model, without the totals. Runs on the meta device: nothing is computed.
+
+    Raises UserError for an unknown name, or classes or a size that make no model.
+    """
+    import torch
+
+    size = input_size(name, size)
+    with torch.device("meta"):
+        model = create_model(name, classes).eval()
+    layers = trace(model, size)
+    parameters = {key: value.numel() for key, value in model.named_parameters()}
+    rows = []
+    for part in parts_of(name):
+        inside = [layer for layer in layers if f"{layer.name}.".startswith(part.prefixes)]
+        convolutions = [layer for layer in inside if layer.convolution]
+        resolution = str(convolutions[0].resolution)
+        if part.pyramid:
+            sides = [layer.resolution for layer in convolutions]
+            resolution = f"{max(sides)}-{min(sides)}"
+        count = sum(value for key, value in parameters.items() if key.startswith(part.prefixes))
+        flops = sum(layer.flops for layer in inside)
+        rows.append(Row(part.operator, resolution, convolutions[-1].channels, part.layers, count, flops))
+    return rows
+
+
+def trace(model: nn.Module, size: int) -> list[Layer]:
+    """The convolutions and fully connected layers that a [1,3,size,size] input goes through, in order."""
+    import torch
+    from torch import nn
+
+    layers: list[Layer] = []
+
+    def hook(name: str, module: nn.Module, inputs: Sequence[Tensor], output: Tensor) -> None:
+        # Every output value is a sum over one filter's weights.
+        weight = module.weight
+        assert isinstance(weight, torch.Tensor)
+        flops = output.numel() * weight[0].numel()
+        layers.append(Layer(name, weight.ndim == 4, inputs[0].shape[-1], weight.shape[0], flops))
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(lambda *call, name=name: hook(name, *call))
+    with torch.inference_mode():
+        model(torch.empty(1, 3, size, size, device="meta"))
+    return layers
+
+
+def parts_of(name: str) -> list[Part]:
+    """The rows of a model's table, and where their modules lie in it."""
+    if not is_detector(name):
+        head = Part("Conv1x1, pooling, FC", ("conv_head.", "bn2.", "classifier."), 1)
+        return [*trunk_parts(EFFICIENTNETS[name], ""), head]
+    row = EFFICIENTDETS[name]
+    return [
+        *trunk_parts(EFFICIENTNETS[row.backbone], "backbone."),
+        Part("P6 from P5: Conv1x1, max-pool", ("fpn.resample.",), 1),
+        Part(f"BiFPN, {row.fusion} fusion", ("fpn.cell.",), row.layers, pyramid=True),
+        Part("class head, separable 3x3", ("class_net.",), row.head_layers, pyramid=True),
+        Part("box head, separable 3x3", ("box_net.",), row.head_layers, pyramid=True),
+    ]
+
+
+def trunk_parts(row: EfficientNetRow, prefix: str) -> list[Part]:
+    """Stem and MBConv stages of a network that lies below `prefix`."""
+    from effedge.pipeline.models.efficientnet import scaled_stages
+
+    parts = [Part("Conv3x3", (f"{prefix}conv_stem.", f"{prefix}bn1."), 1)]
+    for index, stage in enumerate(scaled_stages(row)):
+        operator = f"{stage.block.__name__}, k{stage.kernel}x{stage.kernel}"
+        parts.append(Part(operator, (f"{prefix}blocks.{index}.",), stage.layers))
+    return parts
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as aligned text, with a line of totals."""
+    parameters, flops = sum(row.parameters for row in rows), sum(row.flops for row in rows)
+    lines = [HEADER]
+    for number, row in enumerate(rows, 1):
+        shape = (row.resolution, str(row.channels), str(row.layers))
+        lines.append((str(number), row.operator, *shape, f"{row.parameters:,}", in_billions(row.flops)))
+    lines.append(("", "total", "", "", "", f"{parameters:,}", in_billions(flops)))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 1 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def in_billions(flops: int) -> str:
+    """
+    >>> in_billions(386_100_000)
+    '0.386 B'
+    """
+    return f"{flops / 1e9:.3f} B"
+
+
+def main() -> None:
+    parser = Parser(prog="effedge summary", description=__doc__)
+    parser.add_argument("model", metavar="MODEL", help="b0 to b8, l2, lite0 to lite4; d0 to d7, d7x, det-lite0 to 4")
+    parser.add_argument("--classes", type=int, help="classes (default: ImageNet's 1000, COCO's 90)")
+    parser.add_argument("--size", type=int, help="side of the input in pixels (default: the model's)")
+    args = parser.parse_args()
+    rows = summarize(args.model, args.classes, args.size)
+    print(f"{args.model}, input {input_size(args.model, args.size)}")
+    print(table(rows))

@@ -1,0 +1,143 @@
+"""The peers' INT8 models of a float ONNX, made by the Python of an environment that has them: for `make accuracy`.
+
+    PEERS_PYTHON pipeline/reports/accuracy/peers.py nncf SIMPLIFIED.onnx INPUTS.npy OUT
+
+stands alone: it imports nothing of effedge, and effedge depends on none of the packages that it imports. OUT is an
+empty folder, into which go model.xml (nncf) or model.onnx (onnxruntime) and report.json, with seconds and peak_mib.
+
+Each peer is used as its documentation tells a careful user to:
+
+- nncf: `nncf.quantize` with its default preset on OpenVINO's reading of the ONNX, on every calibration picture.
+- onnxruntime: `quant_pre_process`, then `quantize_static`: Q/DQ, symmetric INT8 activations and weights, a scale per
+  output channel, ranges by min-max.
+
+From both is kept out what lies behind the last convolutions or matrix products (a detector's concatenation, TopK and
+decoding of boxes): pixel coordinates and class numbers do not fit into 8 bits, and a careful user excludes them. What
+lies before the first, the uint8 picture's cast and normalization, they leave in float by themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+PACKAGES = {"nncf": ("nncf", "openvino"), "onnxruntime": ("onnxruntime", "onnx")}
+WEIGHTED = ("Conv", "Gemm", "MatMul", "Convolution", "GroupConvolution")  # ONNX's names and OpenVINO's
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("peer", choices=MAKERS)
+    parser.add_argument("onnx", type=Path, help="float32, with one input")
+    parser.add_argument("inputs", type=Path, help="an .npy of calibration inputs, [samples, ...]")
+    parser.add_argument("out", type=Path, help="an empty folder")
+    parser.add_argument("--versions", action="store_true", help="print the versions of the peer's packages, no more")
+    args = parser.parse_args()
+    if args.versions:
+        print(json.dumps({name: importlib.metadata.version(name) for name in PACKAGES[args.peer]}))
+        return
+    started = time.perf_counter()
+    MAKERS[args.peer](args.onnx, np.load(args.inputs, mmap_mode="r"), args.out)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # Linux counts it in KiB
+    report = {"seconds": round(time.perf_counter() - started, 2), "peak_mib": peak}
+    (args.out / "report.json").write_text(json.dumps(report) + "\n")
+
+
+def make_nncf(onnx: Path, inputs: np.ndarray, out: Path) -> None:
+    """Write out/model.xml, .bin."""
+    import nncf
+    import openvino
+
+    model = openvino.Core().read_model(onnx)
+    nodes = [
+        (
+            node.get_friendly_name(),
+            node.get_type_name(),
+            {i.get_node().get_friendly_name() for i in node.input_values()},
+        )
+        for node in model.get_ordered_ops()
+    ]
+    kinds = {name: kind for name, kind, _ in nodes}
+    # OpenVINO reads a convolution's bias as an Add behind it, which is the convolution's business.
+    biases = {name for name, kind, before in nodes if kind == "Add" and any(kinds[i] in WEIGHTED for i in before)}
+    names = [
+        name for name in tail(nodes) if name not in biases and kinds[name] not in ("Constant", "Parameter", "Result")
+    ]
+    dataset = nncf.Dataset(range(len(inputs)), lambda index: inputs[index : index + 1])
+    quantized = nncf.quantize(
+        model, dataset, subset_size=len(inputs), ignored_scope=nncf.IgnoredScope(names=names, validate=False)
+    )
+    openvino.save_model(quantized, out / "model.xml", compress_to_fp16=False)
+
+
+def make_onnxruntime(onnx: Path, inputs: np.ndarray, out: Path) -> None:
+    """Write out/model.onnx."""
+    import onnx as onnx_package
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self, name: str) -> None:
+            self.feeds: Iterator[dict[str, np.ndarray]] = ({name: inputs[i : i + 1]} for i in range(len(inputs)))
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.feeds, None)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = Path(scratch) / "prepared.onnx"
+        quant_pre_process(str(onnx), str(prepared))
+        model = onnx_package.load(prepared)
+        for index, node in enumerate(model.graph.node):
+            node.name = node.name or f"unnamed_{index}"  # they are excluded by name
+        quantize_static(
+            model,
+            str(out / "model.onnx"),
+            Reader(model.graph.input[0].name),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            calibrate_method=CalibrationMethod.MinMax,
+            nodes_to_exclude=tail(onnx_nodes(model.graph.node)),
+            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
+        )
+
+
+def onnx_nodes(nodes: Iterable) -> list[tuple[str, str, set[str]]]:
+    """The nodes of an onnx.GraphProto, in its order, as `tail` takes them."""
+    nodes = list(nodes)
+    producer = {output: node.name for node in nodes for output in node.output}
+    return [(node.name, node.op_type, {producer[i] for i in node.input if i in producer}) for node in nodes]
+
+
+def tail(nodes: list[tuple[str, str, set[str]]]) -> list[str]:
+    """The names of the nodes behind the last weighted ones: neither weighted nor followed by one, however far.
+
+    Args:
+        nodes: (name, kind, names of the nodes that it reads from), in topological order.
+    """
+    leading: set[str] = set()  # to a weighted node, or one itself
+    for name, kind, before in reversed(nodes):
+        if kind in WEIGHTED or name in leading:
+            leading |= before | {name}
+    return [name for name, _, _ in nodes if name not in leading]
+
+
+MAKERS: dict[str, Callable[[Path, np.ndarray, Path], None]] = {"nncf": make_nncf, "onnxruntime": make_onnxruntime}
+
+if __name__ == "__main__":
+    main()

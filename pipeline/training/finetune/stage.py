@@ -1,0 +1,94 @@
+"""The stage of fine-tuning: a float and an INT8 ONNX in, the INT8 ONNX whose weights have learnt out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from effedge.calibration.ranges.source import METADATA, load_samples, source
+from effedge.deploy.common.cli import UserError
+from effedge.engines.onnx_header import onnx_files
+from effedge.engines.stage import run_stage
+from effedge.pipeline.training.finetune.tuning import Tuning
+
+HELD_OUT = 0.2  # of the samples, to judge by
+MOST_HELD_OUT = 32
+
+
+def fine_tune(
+    float_model: Path,
+    int8_model: Path,
+    data: Path,
+    out: Path,
+    *,
+    tuning: Tuning | None = None,
+    images_dir: Path | None = None,
+    images: int | None = None,
+    quiet: bool = False,
+) -> bool:
+    """The stage: write the fine-tuned INT8 ONNX to `out`, unless that is up to date. Returns True if it ran.
+
+    Args:
+        data: as calibration's: a folder of pictures, a COCO json, an .npz or .npy.
+        images: take that many, evenly spread; None takes all.
+
+    Raises:
+        UserError: a file that is missing or no ONNX, models that are not of one network, fewer than two samples, and as
+            `effedge.pipeline.training.finetune.tune.tune`.
+    """
+    tuning = tuning or Tuning()
+    tuning.check()
+    for path in (float_model, int8_model):
+        if not path.is_file():
+            raise UserError(f"no ONNX file at '{path}': `make calibrate` leaves simplified.onnx and int8.onnx together")
+    paths, inputs, options = source(data, images_dir, images)
+
+    def make(temporary: Path) -> None:
+        from effedge.calibration.graph import onnx_file
+        from effedge.calibration.search.trials import Trials
+        from effedge.pipeline.training.finetune.tune import tune
+
+        teacher, calibrated = onnx_file.load(float_model), onnx_file.load(int8_model)
+        onnx_file.check_float(teacher, float_model)
+        report = read_calibration(calibrated.metadata_props.get(METADATA), int8_model)
+        samples = load_samples(teacher, data, paths, images)
+        held_out = min(max(1, round(HELD_OUT * len(samples))), MOST_HELD_OUT)
+        if len(samples) < 2:
+            raise UserError(
+                f"'{data}' holds {len(samples)} sample: expected two or more, to learn from and to judge by"
+            )
+        trials = Trials(teacher, samples.spread(held_out))
+        tuned = calibrated.clone()
+        tune(teacher, tuned, samples.beside(held_out), tuning, quiet=quiet)
+        before, after = trials(calibrated), trials(tuned)
+        kept = after < before
+        print(
+            f"finetune: damage {before:.4g} before, {after:.4g} after{'' if kept else ': left as it was'}", flush=True
+        )
+        result = tuned if kept else calibrated
+        report["finetuned"] = {"steps": tuning.steps if kept else 0, "before": round(before, 6)}
+        report["damage"] = round(min(before, after), 6)
+        result.metadata_props[METADATA] = json.dumps(report)
+        onnx_file.save(result, temporary)
+
+    return run_stage(
+        "finetune",
+        out,
+        inputs={
+            **onnx_files(float_model),
+            **{f"int8 {name}": path for name, path in onnx_files(int8_model).items()},
+            **inputs,
+        },
+        options={**asdict(tuning), **options},
+        tools=["numpy", "onnx", "onnx-ir", "onnxruntime", "pillow", "torch"],
+        code=[__name__],
+        make=make,
+    )
+
+
+def read_calibration(text: str | None, path: Path) -> dict:
+    """The calibration's report in an INT8 model. Raises UserError for a model without one."""
+    if not text or "thresholds" not in text:
+        raise UserError(f"'{path}' is no INT8 ONNX of effedge.calibration.quantize: calibrate first, then fine-tune")
+    return json.loads(text)

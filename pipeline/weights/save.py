@@ -1,0 +1,47 @@
+"""Our own checkpoints: safetensors in 16 bit, with labels and input size as metadata; and starting from any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from effedge.deploy.common.files import whole_file
+from effedge.pipeline.weights.key_dialects import ZYLO117_BACKBONE, translate
+from effedge.pipeline.weights.state_file import read_state
+
+BACKBONE = "backbone."
+
+
+def save_weights(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a state dict in 16 bit. BatchNorm's variances may leave float16's range, and stay in 32."""
+    stored = {}
+    for key, value in state.items():
+        half = value.is_floating_point() and not key.endswith("running_var")
+        stored[key] = (value.half() if half else value).contiguous()
+        if half and not torch.isfinite(stored[key]).all():
+            stored[key] = value.contiguous()
+    with whole_file(path) as temporary:
+        temporary.write_bytes(save(stored, dict(metadata)))  # a full disk is an OSError here, which save_file hides
+
+
+def load_matching(model: nn.Module, path: Path) -> int:
+    """Load what fits by key and shape, a classifier's weights into a detector's backbone; returns how many tensors.
+
+    The file may be of any kind and dialect that `effedge.pipeline.weights.state_file` and `effedge.pipeline.weights.key_dialects` read. Raises
+    UserError if it is none.
+    """
+    raw, _ = read_state(path)
+    own = model.state_dict()
+    of_backbone = any(key.startswith(BACKBONE) for key in own)
+    if of_backbone and not any(key.startswith((BACKBONE, ZYLO117_BACKBONE)) for key in raw):
+        inner = [key.removeprefix(BACKBONE) for key in own if key.startswith(BACKBONE)]
+        state = {BACKBONE + key: value for key, value in translate(raw, inner).items()}
+    else:
+        state = translate(raw, own)
+    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    model.load_state_dict(fitting, strict=False)
+    return len(fitting)

@@ -1,0 +1,234 @@
+"""The choice of thresholds: on made-up losses, and on nets where one can say whether clipping pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from effedge.calibration.placement import make_plan
+from effedge.calibration.ranges.collect import collect
+from effedge.calibration.ranges.histogram import Histogram
+from effedge.calibration.ranges.thresholds import at_percentile
+from effedge.calibration.search import threshold_search
+from effedge.calibration.search.switched_session import Gates
+from effedge.calibration.search.threshold_search import BEARABLE, LADDER, affordable, choose_thresholds, climb, descend
+from effedge.calibration.search.trials import Trials
+from tests.calibration import networks
+
+Load = Callable[[networks.Network], ir.Model]
+
+
+class Counted:
+    """A loss that counts how often it was asked."""
+
+    def __init__(self, loss: Callable[[Sequence[int]], float]) -> None:
+        self.loss, self.calls = loss, 0
+
+    def __call__(self, rungs: Sequence[int]) -> float:
+        self.calls += 1
+        return self.loss(rungs)
+
+
+def bowl(target: Sequence[int]) -> Counted:
+    """Separable: the squared distance of each group to its own best rung."""
+    return Counted(lambda rungs: 1e-3 + sum((a - b) ** 2 for a, b in zip(rungs, target, strict=True)))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 4, 6, 8, 13, 16])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_descent_finds_the_best_rung_of_every_group_of_a_separable_loss(
+    groups: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threshold_search, "FINEST", 16)  # it goes to single groups
+    target = [int(rung) for rung in np.random.default_rng(seed).integers(0, 7, groups)]
+    assert descend(bowl(target), groups, 7, 10_000) == target
+
+
+@pytest.mark.parametrize("trials", [7, 8, 20, 50])
+def test_the_descent_keeps_to_its_trials_and_never_returns_worse_than_one_rung_for_all(trials: int) -> None:
+    loss = bowl([0, 6] * 8)
+    found = descend(loss, 16, 7, trials)
+    assert loss.calls <= trials
+    assert loss(found) <= min(loss([rung] * 16) for rung in range(7))
+
+
+def test_with_fewer_trials_than_rungs_it_takes_the_best_single_rung() -> None:
+    loss = bowl([2, 2, 3, 2])
+    assert descend(loss, 4, 7, 3) == [2, 2, 2, 2]
+    assert loss.calls == 7
+
+
+def test_a_move_that_gains_next_to_nothing_is_not_made() -> None:
+    assert descend(lambda rungs: 1 - 1e-6 * sum(rungs[:2]), 4, 5, 1000) == [4, 4, 4, 4]  # the best for all
+    assert descend(lambda rungs: 1 + abs(sum(rungs) - 8) - 1e-6 * rungs[0], 4, 5, 1000) == [2, 2, 2, 2]
+
+
+class Landscape:
+    """Gates whose damage is a price for each group that is on."""
+
+    def __init__(self, prices: Sequence[float]) -> None:
+        self.prices, self.seen = prices, list[dict[int, float]]()
+
+    def damage(self, thresholds: Mapping[int, float]) -> float:
+        self.seen.append(dict(thresholds))
+        return sum(self.prices[index] for index in thresholds)
+
+    def alone(self, group: int, threshold: float) -> float:
+        return self.damage({group: threshold})
+
+
+def histogram_of(values: np.ndarray) -> Histogram:
+    histogram = Histogram()
+    histogram.add(values.astype(np.float32))
+    return histogram
+
+
+def draws(count: int) -> list[Histogram]:
+    """Groups of values that INT8 holds worse and worse: the largest takes the others' resolution."""
+    random = np.random.default_rng(0)
+    return [histogram_of(np.append(random.normal(size=5000), 5.0 * (index + 1))) for index in range(count)]
+
+
+def test_a_gain_is_the_groups_share_of_the_damage_by_the_square_of_what_it_does_alone() -> None:
+    gates = Landscape([0.1, 0.4, 0.0, 0.2])
+    fixed = [1.0, 2.0, 3.0, 4.0]
+    thresholds, damage, gain = choose_thresholds(gates, draws(4), fixed, quiet=True)  # type: ignore[arg-type]
+    assert thresholds == fixed and gates.seen[0] == dict(enumerate(fixed))
+    assert gates.seen[1:] == [{index: value} for index, value in enumerate(fixed)], "each was tried by itself"
+    assert damage == pytest.approx(0.7) and gain == pytest.approx([0.7 * square / 21 for square in (1, 16, 0, 4)])
+
+
+def test_a_group_climbs_as_far_as_it_does_less_by_itself() -> None:
+    best, calls = [3, 0, 5, 2], list[tuple[int, int]]()
+
+    def alone(group: int, rung: int) -> float:
+        calls.append((group, rung))
+        return 1.0 + group + 0.5 * abs(rung - best[group])
+
+    start = [0, 0, 7, 2]
+    does = [alone(group, rung) for group, rung in enumerate(start)]
+    calls.clear()
+    rungs, less = climb(alone, start, does, 8, 100)
+    assert rungs == best and less == [1, 2, 3, 4] and start == [0, 0, 7, 2]
+    assert calls[0][0] == int(np.argmax(does)), "those that do most move first"
+    calls.clear()
+    assert climb(alone, start, does, 8, 1)[0] != best and len(calls) == 1, "no more trials than there are"
+
+
+def test_an_improvement_of_a_group_that_may_be_luck_moves_nothing() -> None:
+    assert climb(lambda group, rung: 1 - 0.05 * rung, [0], [1.0], 8, 100) == ([0], [1.0])
+
+
+class Together(Landscape):
+    """By itself a group is best at its largest threshold; together they are best at the smallest."""
+
+    def damage(self, thresholds: Mapping[int, float]) -> float:
+        self.seen.append(dict(thresholds))
+        total = sum(thresholds.values())
+        return 1 / total if len(thresholds) == 1 else total
+
+
+def test_what_helps_each_group_alone_is_not_taken_if_together_it_does_harm() -> None:
+    gates, histograms = Together([]), draws(3)
+    thresholds, damage, _ = choose_thresholds(gates, histograms, quiet=True)  # type: ignore[arg-type]
+    least = min(sum(on.values()) for on in gates.seen if len(on) == 3)
+    assert damage == pytest.approx(sum(thresholds)) == pytest.approx(least)
+    assert any(len(on) == 1 and sum(on.values()) > max(thresholds) for on in gates.seen), "the climb was tried"
+
+
+def test_a_group_that_was_always_zero_is_never_on() -> None:
+    gates = Landscape([0.1, 0.4])
+    histograms = [*draws(1), histogram_of(np.zeros(10))]
+    thresholds, damage, gain = choose_thresholds(gates, histograms, quiet=True)  # type: ignore[arg-type]
+    assert thresholds[1] == 0 and damage == pytest.approx(0.1) and gain == pytest.approx([0.1, 0])
+    assert not any(1 in on for on in gates.seen)
+
+
+def test_of_a_bearable_damage_no_gain_is_measured() -> None:
+    gates = Landscape([BEARABLE / 4] * 3)
+    assert choose_thresholds(gates, draws(3), [1.0] * 3, quiet=True).gain == [0, 0, 0]  # type: ignore[arg-type]
+    assert len(gates.seen) == 1
+
+
+def test_without_trials_left_the_gains_are_shares_of_the_damage_by_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threshold_search, "TRIALS", 0)
+    gates, histograms = Landscape([0.1] * 4), draws(4)
+    fixed = [histogram.amax for histogram in histograms]
+    _, damage, gain = choose_thresholds(gates, histograms, fixed, trials=2, quiet=True)  # type: ignore[arg-type]
+    assert len(gates.seen) == 1 and damage == pytest.approx(0.4)
+    assert sorted(gain) == gain and min(gain) > 0 and sum(gain) <= damage * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("trials", [12, 30, 60, 10_000])
+def test_whether_there_is_a_progress_bar_changes_nothing(trials: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for disabled in (True, False):
+        monkeypatch.setattr(threshold_search, "progress_disabled", lambda quiet, off=disabled: off)
+        gates = Landscape([0.1 * index for index in range(60)])
+        found.append((choose_thresholds(gates, draws(60), trials=trials), len(gates.seen)))  # type: ignore[arg-type]
+    assert found[0] == found[1]
+
+
+def test_a_large_model_has_fewer_samples_a_trial_and_all_have_some() -> None:
+    sizes = [0, 10**6, 10**9, 10**10, 10**11, 10**13]
+    samples, trials = zip(*(affordable(macs) for macs in sizes), strict=True)
+    assert list(samples) == sorted(samples, reverse=True) and min(samples) >= 1
+    assert list(trials) == sorted(trials, reverse=True) and min(trials) >= 1
+
+
+OUTLIER = 200.0
+
+
+def net_with_outliers(saturates: bool) -> networks.Network:
+    """Mixed channels; behind a Clip a value in a thousand that is huge says no more than one that is large."""
+    net = networks.Network(3)
+    y = net.conv(net.input("x", [1, 4, 16, 16]), "conv", 4, 6)
+    if saturates:
+        y = net.node("Clip", [y, net.constant("low", np.float32(-2)), net.constant("high", np.float32(2))], "clip")
+    net.output(y, [1, 6, 16, 16])
+    return net
+
+
+def runs_with_outliers() -> list[dict[str, np.ndarray]]:
+    runs = networks.normal_runs(6, (1, 4, 16, 16))
+    for index, feeds in enumerate(runs):
+        feeds["x"][0, index % 4, 3, index] = OUTLIER
+    return runs
+
+
+def plain_damage(net: networks.Network, x: np.ndarray, limit: float, saturates: bool) -> float:
+    """The same network in NumPy, x rounded to INT8."""
+    weight, bias = (np.array(onnx_tensor) for onnx_tensor in weights_of(net))
+    rounded = np.clip(np.rint(x / (limit / 127)), -127, 127) * (limit / 127)
+    outputs = [np.einsum("oc,ncyx->noyx", weight[:, :, 0, 0], each) + bias[:, None, None] for each in (x, rounded)]
+    if saturates:
+        outputs = [np.clip(each, -2, 2) for each in outputs]
+    wanted, got = outputs
+    return float(np.square(wanted - got).sum() / np.square(wanted - wanted.mean()).sum())
+
+
+def weights_of(net: networks.Network) -> list[np.ndarray]:
+    from onnx import numpy_helper
+
+    by_name = {tensor.name: numpy_helper.to_array(tensor).astype(np.float64) for tensor in net.initializers}
+    return [by_name["conv.weight"], by_name["conv.bias"]]
+
+
+@pytest.mark.parametrize("saturates", [True, False], ids=["clipping pays", "clipping does not pay"])
+def test_outliers_are_clipped_where_the_output_does_not_miss_them(load: Load, saturates: bool) -> None:
+    net, samples = net_with_outliers(saturates), networks.as_samples(runs_with_outliers())
+    model = load(net)
+    plan = make_plan(model)
+    [histogram] = collect(model, samples, plan.tensors, quiet=True).values()
+    gates = Gates(model, plan, Trials(model, samples))
+    [threshold], damage, _ = choose_thresholds(gates, [histogram], quiet=True)
+    assert threshold < 10 if saturates else threshold == OUTLIER
+
+    def mean(limit: float) -> float:
+        return float(np.mean([plain_damage(net, feeds["x"], limit, saturates) for _, feeds in samples]))
+
+    assert damage == pytest.approx(mean(threshold), rel=1e-3)
+    assert damage == pytest.approx(min(mean(at_percentile(histogram, percent)) for percent in LADDER), rel=1e-3)

@@ -1,0 +1,112 @@
+"""Cross-layer equalization: the float model computes the same, and the channels come closer together."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from effedge.calibration.graph.onnx_file import session
+from effedge.calibration.weights.equalize import EQUALIZED, channel_extremes, equalize, equalize_as, find_groups
+
+
+class Runs(list):
+    """Samples as effedge.calibration.ranges.samples makes them, in memory."""
+
+    def spread(self, count):
+        return Runs(self[:count])
+
+
+def samples(channels=4, size=8):
+    random = np.random.default_rng(0)
+    return Runs((f"{i}", {"x": random.normal(size=(1, channels, size, size)).astype(np.float32)}) for i in range(3))
+
+
+def network(nodes, weights, output):
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 8, 8])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return ir.from_proto(onnx.shape_inference.infer_shapes(model))
+
+
+def uneven(random, outputs, inputs):
+    """A 1x1 kernel whose output channels differ a thousandfold."""
+    return random.normal(size=(outputs, inputs, 1, 1)) * np.logspace(-1.5, 1.5, outputs).reshape(-1, 1, 1, 1)
+
+
+def spread_of(extremes):
+    return extremes.max() / extremes.min()
+
+
+def build(kind):
+    random = np.random.default_rng(1)
+    weights = {"w0": uneven(random, 4, 4), "b0": random.normal(size=4), "w1": random.normal(size=(3, 4, 1, 1))}
+    first = helper.make_node("Conv", ["x", "w0", "b0"], ["a"], name="c0")
+    last = helper.make_node("Conv", ["h", "w1"], ["y"], name="c1")
+    if kind == "chain":
+        return network([first, helper.make_node("Conv", ["a", "w1"], ["y"], name="c1")], weights, "y")
+    if kind == "depthwise":
+        weights["w0"] = uneven(random, 4, 1)
+        first = helper.make_node("Conv", ["x", "w0", "b0"], ["h"], name="c0", group=4)
+        return network([first, last], weights, "y")
+    if kind == "gate":
+        weights |= {"w2": random.normal(size=(4, 4, 1, 1))}
+        middle = [
+            helper.make_node("Sigmoid", ["a"], ["s"]),
+            helper.make_node("Mul", ["a", "s"], ["silu"]),
+            helper.make_node("GlobalAveragePool", ["silu"], ["p"]),
+            helper.make_node("Conv", ["p", "w2"], ["e"], name="c2"),
+            helper.make_node("Sigmoid", ["e"], ["g"]),
+            helper.make_node("Mul", ["silu", "g"], ["h"]),
+        ]
+        return network([first, *middle, last], weights, "y")
+    if kind == "residual":
+        weights |= {"w2": uneven(random, 4, 4)}
+        middle = [helper.make_node("Conv", ["a", "w2"], ["r"], name="c2"), helper.make_node("Add", ["a", "r"], ["h"])]
+        return network([first, *middle, last], weights, "y")
+    middle = [helper.make_node("Relu", ["a"], ["h"])]
+    return network([first, *middle, last], weights, "y")
+
+
+@pytest.mark.parametrize("kind", ["chain", "depthwise", "gate", "residual"])
+def test_the_float_model_computes_the_same_and_its_channels_come_closer(kind):
+    model, runs = build(kind), samples()
+    before = [session(model).run(None, feeds)[0] for _, feeds in runs]
+    read = next(node for node in model.graph if node.name == "c1").inputs[0]
+    uneven_before = spread_of(channel_extremes(model, [read], runs, quiet=True)[read])
+
+    assert equalize(model, runs, quiet=True) >= 1
+
+    after = [session(model).run(None, feeds)[0] for _, feeds in runs]
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(one).max())
+    read = next(node for node in model.graph if node.name == "c1").inputs[0]
+    assert spread_of(channel_extremes(model, [read], runs, quiet=True)[read]) < 0.2 * uneven_before
+
+
+def test_nothing_is_rescaled_through_an_activation():
+    assert find_groups(build("activation")) == []
+
+
+@pytest.mark.parametrize("kind", ["chain", "depthwise", "gate", "residual", "activation"])
+def test_what_was_done_is_done_again_without_the_samples(kind):
+    model, again = build(kind), build(kind)
+    equalize(model, samples(), quiet=True)
+    assert equalize_as(again, model.metadata_props[EQUALIZED])
+    assert [node.name for node in again.graph] == [node.name for node in model.graph]
+    for name, value in model.graph.initializers.items():
+        np.testing.assert_allclose(again.graph.initializers[name].const_value.numpy(), value.const_value.numpy(), 1e-6)
+
+
+def test_a_model_of_other_weights_stays_as_it_is():
+    model, other = build("chain"), build("chain")
+    equalize(model, samples(), quiet=True)
+    other.graph.initializers["w1"].const_value = ir.tensor(np.ones((3, 4, 1, 1), np.float32))
+    before = ir.to_proto(other).SerializeToString()
+    assert not equalize_as(other, model.metadata_props[EQUALIZED])
+    assert ir.to_proto(other).SerializeToString() == before

@@ -1,0 +1,116 @@
+"""One line and exit status 2 for what a user causes; a traceback for a defect; Ctrl-C even where a library hides it."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from effedge.deploy.common.cli import INTERRUPTED, UserError, run
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def press_ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+    raise AssertionError("Ctrl-C raised nothing")
+
+
+def ends(main, capsys):
+    """run(main): its exit status and the lines on stderr."""
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    return caught.value.code, capsys.readouterr().err.splitlines()
+
+
+def test_a_main_that_returns_exits_0(capsys):
+    assert ends(lambda: None, capsys) == (0, [])
+
+
+def test_a_user_error_is_one_line_and_exit_2(capsys):
+    def main():
+        raise UserError("no file 'x':\nexpected\none")
+
+    assert ends(main, capsys) == (2, ["error: no file 'x': expected one"])
+
+
+def test_ctrl_c_is_one_line_and_exit_2(capsys):
+    assert ends(press_ctrl_c, capsys) == (2, [INTERRUPTED])
+
+
+@pytest.mark.parametrize("chained", [True, False])
+def test_ctrl_c_that_a_library_turned_into_an_error_of_its_own_is_ctrl_c(capsys, chained):
+    def main():
+        try:
+            press_ctrl_c()
+        except BaseException as error:
+            raise ImportError("cannot import name 'x'") from (error if chained else None)
+
+    assert ends(main, capsys) == (2, [INTERRUPTED])
+
+
+def test_an_error_without_ctrl_c_keeps_its_traceback():
+    def main():
+        raise ImportError("cannot import name 'x'")
+
+    with pytest.raises(ImportError):
+        run(main)
+
+
+def test_a_user_error_after_ctrl_c_is_its_own_line(capsys):
+    """Training answers Ctrl-C by saying after which step it stopped."""
+
+    def main():
+        try:
+            press_ctrl_c()
+        except KeyboardInterrupt:
+            raise UserError("interrupted after step 3") from None
+
+    assert ends(main, capsys) == (2, ["error: interrupted after step 3"])
+
+
+def test_the_handler_before_is_put_back(capsys):
+    before = signal.getsignal(signal.SIGINT)
+    ends(press_ctrl_c, capsys)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_where_ctrl_c_is_ignored_it_stays_ignored(capsys):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert ends(lambda: os.kill(os.getpid(), signal.SIGINT), capsys) == (0, [])
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_off_the_main_thread_no_handler_is_installed():
+    script = (
+        "import threading; from effedge.deploy.common.cli import run\n"
+        "thread = threading.Thread(target=run, args=(lambda: print('ran'),)); thread.start(); thread.join()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=str(ROOT), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
+
+
+def test_a_real_ctrl_c_inside_an_import_that_hides_it_is_one_line(tmp_path):
+    (tmp_path / "hides.py").write_text(
+        "import time\n"
+        "try:\n"
+        "    print('importing', flush=True)\n"
+        "    time.sleep(60)\n"
+        "except BaseException as error:\n"
+        "    raise RuntimeError('half-initialized module') from error\n"
+    )
+    script = "from effedge.deploy.common.cli import run\ndef main():\n    import hides\nrun(main)"
+    # A job in the background of a shell, and all that it starts, has Ctrl-C ignored.
+    command = [sys.executable, "-c", f"import signal; signal.signal(2, signal.default_int_handler)\n{script}"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True
+    )
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.splitlines()) == (2, [INTERRUPTED])

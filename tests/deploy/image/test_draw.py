@@ -1,0 +1,98 @@
+"""What is drawn: where, in which colours, readable, and never past the picture's edge."""
+
+import numpy as np
+import pytest
+from PIL import ImageDraw
+
+from effedge.deploy.image.draw import class_colour, draw_detections, ink, plate_corner
+from effedge.deploy.runtime.detector import Detections
+
+
+def found(*boxes, name="seven"):
+    count = len(boxes)
+    return Detections(
+        boxes=np.float32(boxes).reshape(count, 4),
+        scores=np.linspace(0.9, 0.3, count).astype(np.float32),
+        class_ids=np.arange(count),
+        names=[name] * count,
+    )
+
+
+def luminance(colour):
+    """Relative luminance, WCAG 2.1."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (part / 255 for part in colour)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_the_box_is_outlined_in_its_classs_colour_and_the_original_is_untouched():
+    picture = np.full((200, 300, 3), 90, np.uint8)
+    drawn = draw_detections(picture, found([100, 80, 200, 160]))
+    assert (picture == 90).all()
+    assert drawn.shape == picture.shape
+    colour = list(class_colour(0))
+    for x, y in ((100, 120), (200, 120), (150, 160), (150, 80)):  # left, right, bottom, top
+        assert drawn[y, x].tolist() == colour
+    assert (drawn[100:150, 120:180] == 90).all()  # inside
+
+
+def test_nothing_found_draws_nothing():
+    picture = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(draw_detections(picture, found()), picture)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 300), (24, 24), (64, 48), (480, 640), (2000, 3000)])
+@pytest.mark.parametrize("name", ["7", "a very long label of a class that hardly fits anywhere"])
+def test_any_picture_and_any_box_can_be_drawn(size, name, monkeypatch):
+    height, width = size
+    plates = []
+    rectangle = ImageDraw.ImageDraw.rectangle
+
+    def record(self, corners, fill=None, outline=None, width=1):
+        if fill is not None:
+            plates.append(corners)
+        rectangle(self, corners, fill=fill, outline=outline, width=width)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "rectangle", record)
+    boxes = [
+        [0, 0, width, height],
+        [0, 0, width / 3, height / 3],
+        [width * 0.9, height * 0.9, width, height],
+        [width / 2, 0, width / 2 + 0.01, 0.01],
+        [width, height, width, height],
+    ]
+    picture = np.zeros((height, width, 3), np.uint8)
+    drawn = draw_detections(picture, found(*boxes, name=name))
+    assert drawn.shape == picture.shape
+    assert len(plates) == len(boxes)
+    for x0, y0, x1, y1 in plates:
+        assert x0 >= 0 and y0 >= 0
+        if size >= (480, 640):  # smaller ones cannot hold the long label
+            assert x1 <= width - 1 and y1 <= height - 1
+
+
+def test_the_plate_is_above_the_box_or_below_its_edge_where_there_is_no_room():
+    assert plate_corner((100, 100), (20, 50), (30, 10)) == (20, 40)
+    assert plate_corner((100, 100), (20, 4), (30, 10)) == (20, 4)
+    assert plate_corner((100, 100), (90, 50), (30, 10)) == (70, 40)  # moved left
+    assert plate_corner((100, 100), (20, 99), (30, 10)) == (20, 89)
+    assert plate_corner((20, 5), (10, 3), (30, 10)) == (0, 0)  # larger than the picture
+
+
+def test_line_and_letters_grow_with_the_picture():
+    def coloured(size):
+        picture = np.zeros((size, size, 3), np.uint8)
+        box = [size * 0.4, size * 0.4, size * 0.8, size * 0.8]
+        drawn = draw_detections(picture, found(box))
+        return (drawn[round(size * 0.6)].max(axis=1) > 0).sum()  # across both vertical sides
+
+    assert coloured(3000) >= 4 * coloured(400)
+
+
+def test_colours_of_classes_differ_and_their_ink_is_readable():
+    colours = [class_colour(i) for i in range(90)]
+    assert len(set(colours)) == 90
+    neighbours = [abs(np.subtract(colours[i], colours[i + 1])).sum() for i in range(89)]
+    assert min(neighbours) > 100
+    for colour in colours:
+        lighter, darker = sorted((luminance(colour), luminance(ink(colour))), reverse=True)
+        assert (lighter + 0.05) / (darker + 0.05) >= 4.5  # WCAG 2.1, AA

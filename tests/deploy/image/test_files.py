@@ -1,0 +1,249 @@
+"""Pictures of every kind, written here with known colours, and read back as upright RGB."""
+
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from effedge.deploy.common.cli import UserError
+from effedge.deploy.image.files import list_images, open_image
+
+# Four corners of different colours, so that every turn and flip is told apart.
+RED, GREEN, BLUE, GREY = (250, 10, 20), (10, 240, 30), (20, 30, 230), (128, 128, 128)
+
+
+def corners(size: int = 16) -> np.ndarray:
+    """uint8 [size,2*size,3]: red top left, green top right, blue bottom left, grey bottom right."""
+    picture = np.zeros((size, 2 * size, 3), np.uint8)
+    half = size // 2
+    picture[:half, :size], picture[:half, size:] = RED, GREEN
+    picture[half:, :size], picture[half:, size:] = BLUE, GREY
+    return picture
+
+
+def close(a: np.ndarray, b: np.ndarray, tolerance: int) -> bool:
+    return a.shape == b.shape and abs(a.astype(int) - b.astype(int)).max() <= tolerance
+
+
+# How each orientation stores an upright picture: EXIF 2.3, "the 0th row / the 0th column is the visual ... side".
+STORED = {
+    1: lambda p: p,
+    2: lambda p: p[:, ::-1],  # 0th column is the right side
+    3: lambda p: p[::-1, ::-1],  # 0th row bottom, 0th column right
+    4: lambda p: p[::-1],  # 0th row bottom
+    5: lambda p: p.transpose(1, 0, 2),  # 0th row left, 0th column top
+    6: lambda p: np.rot90(p, 1),  # 0th row right, 0th column top
+    7: lambda p: p[::-1, ::-1].transpose(1, 0, 2),  # 0th row right, 0th column bottom
+    8: lambda p: np.rot90(p, -1),  # 0th row left, 0th column bottom
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](corners())))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 100, "subsampling": 0} if suffix == "jpg" else {}
+    options.update(lossless=True) if suffix == "webp" else None
+    path = tmp_path / f"picture.{suffix}"
+    stored.save(path, exif=exif, **options)
+    assert close(open_image(path), corners(), 6)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 77])
+def test_an_orientation_that_is_none_is_ignored(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(corners()).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(open_image(tmp_path / "a.png"), corners())
+
+
+def test_damaged_exif_does_not_lose_the_picture(tmp_path):
+    Image.fromarray(corners()).save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff garbage")
+    np.testing.assert_array_equal(open_image(tmp_path / "a.png"), corners())
+
+
+def test_grey_becomes_three_equal_channels(tmp_path):
+    Image.fromarray(np.uint8([[0, 100], [200, 255]])).save(tmp_path / "a.png")
+    assert open_image(tmp_path / "a.png").tolist() == [[[0] * 3, [100] * 3], [[200] * 3, [255] * 3]]
+
+
+def test_black_and_white_and_palette(tmp_path):
+    Image.fromarray(np.uint8([[0, 255]])).convert("1").save(tmp_path / "bits.png")
+    assert open_image(tmp_path / "bits.png").tolist() == [[[0] * 3, [255] * 3]]
+    Image.fromarray(corners()).convert("P", palette=Image.Palette.ADAPTIVE, colors=4).save(tmp_path / "palette.png")
+    np.testing.assert_array_equal(open_image(tmp_path / "palette.png"), corners())
+
+
+def grey16(path: Path, values: np.ndarray) -> None:
+    """A 16-bit grey PNG, TIFF or PGM, written without the code under test."""
+    height, width = values.shape
+    big_endian = values.astype(">u2").tobytes()
+    if path.suffix == ".png":
+        rows = b"".join(b"\0" + big_endian[i * 2 * width : (i + 1) * 2 * width] for i in range(height))
+        chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0)), (b"IDAT", zlib.compress(rows))]
+        path.write_bytes(
+            b"\x89PNG\r\n\x1a\n"
+            + b"".join(
+                struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+                for kind, data in [*chunks, (b"IEND", b"")]
+            )
+        )
+    elif path.suffix == ".pgm":
+        path.write_bytes(b"P5 %d %d 65535\n" % (width, height) + big_endian)
+    else:
+        Image.frombytes("I;16", (width, height), values.astype("<u2").tobytes()).save(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".pgm", ".tif"])
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    grey16(path, np.uint16([[0, 257, 25_700], [32_768, 65_406, 65_535]]))
+    picture = open_image(path)
+    assert picture.dtype == np.uint8
+    assert picture[..., 0].tolist() == [[0, 1, 100], [128, 254, 255]]  # 32768/257 = 127.502; 65406/257 = 254.498
+    assert (picture == picture[..., :1]).all()
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_32_bit_numbers_are_refused_by_name(tmp_path, mode):
+    Image.new(mode, (4, 4), 70_000).save(tmp_path / "depth.tif")
+    with pytest.raises(UserError, match=r"depth\.tif.*32-bit"):
+        open_image(tmp_path / "depth.tif")
+
+
+def test_alpha_is_composited_over_white(tmp_path):
+    rgba = np.zeros((1, 3, 4), np.uint8)
+    rgba[0] = [(0, 0, 0, 0), (200, 100, 0, 255), (0, 0, 0, 128)]
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    assert open_image(tmp_path / "a.png").tolist() == [[[255] * 3, [200, 100, 0], [127] * 3]]
+
+
+def test_grey_alpha_and_transparent_palette_are_composited_over_white(tmp_path):
+    Image.fromarray(np.uint8([[[0, 0], [50, 255]]]), "LA").save(tmp_path / "la.png")
+    assert open_image(tmp_path / "la.png").tolist() == [[[255] * 3, [50] * 3]]
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.putdata([0, 1])
+    for suffix in ("png", "gif"):
+        palette.save(tmp_path / f"p.{suffix}", transparency=0)
+        assert open_image(tmp_path / f"p.{suffix}").tolist() == [[[255] * 3, [40, 50, 60]]]
+
+
+def cmyk(rgb: np.ndarray) -> Image.Image:
+    """Ink amounts (0 none, 255 full) of an RGB picture, with no black ink."""
+    ink = np.zeros((*rgb.shape[:2], 4), np.uint8)
+    ink[..., :3] = 255 - rgb
+    return Image.fromarray(ink, "CMYK")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_cmyk_is_converted(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    cmyk(corners()).save(path, **({"quality": 100, "subsampling": 0} if suffix == "jpg" else {}))
+    assert close(open_image(path), corners(), 6)
+
+
+def test_an_adobe_jpeg_with_inverted_cmyk_is_not_a_negative(tmp_path):
+    path = tmp_path / "a.jpg"
+    cmyk(np.full((16, 16, 3), 255, np.uint8)).save(path, quality=95)  # no ink at all: white
+    data = path.read_bytes()
+    assert b"Adobe" in data  # Pillow writes Adobe's marker and, as Adobe does, no ink as 255
+    with Image.open(path) as stored:
+        assert stored.mode == "CMYK"
+    assert (open_image(path) >= 254).all()
+
+
+def test_the_first_frame_of_an_animation_is_taken(tmp_path):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, GREEN)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert open_image(tmp_path / "a.gif")[0, 0].tolist() == list(RED)
+
+
+def test_the_array_may_be_written_to(tmp_path):
+    Image.fromarray(corners()).save(tmp_path / "a.png")
+    picture = open_image(str(tmp_path / "a.png"))
+    picture[:] = 0
+    assert picture.flags["C_CONTIGUOUS"]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "gif", "bmp"])
+@pytest.mark.parametrize("part", [0.0, 0.02, 0.5, 0.9])
+def test_truncated_files_are_named(tmp_path, suffix, part):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = tmp_path / f"cut.{suffix}"
+    Image.fromarray(noise).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * part)])
+    with pytest.raises(UserError, match=rf"cut\.{suffix}"):
+        open_image(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\0" * 1000])
+def test_files_that_are_no_pictures_are_named(tmp_path, content):
+    (tmp_path / "notes.jpg").write_bytes(content)
+    with pytest.raises(UserError, match=r"notes\.jpg"):
+        open_image(tmp_path / "notes.jpg")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "gif", "bmp", "webp"])
+def test_damaged_files_give_a_picture_or_a_user_error_and_no_warning(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(corners()).save(path)
+    original = path.read_bytes()
+    rng = np.random.default_rng(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(150):
+            data = bytearray(original)
+            for position in rng.integers(0, len(data), 4):
+                data[position] = rng.integers(0, 256)
+            path.write_bytes(data)
+            try:
+                assert open_image(path).ndim == 3
+            except UserError as error:
+                assert "a." + suffix in str(error)
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    with pytest.raises(UserError, match="no such picture.*gone.jpg"):
+        open_image(tmp_path / "gone.jpg")
+    with pytest.raises(UserError, match="is a folder"):
+        open_image(tmp_path)
+
+
+def bomb(path: Path, side: int) -> None:
+    """A PNG of side x side black pixels in a small file."""
+    Image.new("1", (side, side)).save(path)
+
+
+def test_a_decompression_bomb_is_refused_and_a_large_picture_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    bomb(tmp_path / "bomb.png", 1_500)
+    with pytest.raises(UserError, match=r"bomb\.png.*more than 2 million pixels"):
+        open_image(tmp_path / "bomb.png")
+    bomb(tmp_path / "large.png", 1_300)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_image(tmp_path / "large.png").shape == (1_300, 1_300, 3)
+
+
+def test_a_folder_lists_its_pictures_sorted_without_hidden_files_and_sub_folders(tmp_path):
+    for name in ("b.JPG", "a.png", "c.heic", "notes.txt", ".hidden.jpg", "._b.JPG"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "z.jpg").write_bytes(b"")
+    assert [path.name for path in list_images(tmp_path)] == ["a.png", "b.JPG", "c.heic"]
+
+
+def test_empty_and_missing_folders_are_named(tmp_path):
+    with pytest.raises(UserError, match="no pictures in"):
+        list_images(tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        list_images(tmp_path / "gone")

@@ -1,0 +1,82 @@
+"""An engine folder is read only as it was built; each way to damage it has its own line."""
+
+import json
+
+import pytest
+
+from effedge.deploy.common.cli import UserError
+from effedge.deploy.runtime.manifest import parse_manifest, read_manifest
+
+
+@pytest.fixture
+def engine(tmp_path):
+    """A folder of the right form, with no real engine in it."""
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    (folder / "engine.bin").write_bytes(b"abc")
+    manifest = {
+        "format": 1,
+        "spec": {"task": "detection"},
+        "backend": {"name": "openvino"},
+        "engine": "engine.bin",
+        # FIPS 180-2's example: SHA-256 of "abc"
+        "files": {"engine.bin": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_a_whole_folder_is_read(engine):
+    assert read_manifest(engine) == read_manifest(str(engine)) == json.loads((engine / "manifest.json").read_text())
+
+
+def test_missing_folder_file_for_folder_and_missing_manifest(engine, tmp_path):
+    with pytest.raises(UserError, match=r"gone' does not exist.*make engine"):
+        read_manifest(tmp_path / "gone")
+    with pytest.raises(UserError, match="is a file"):
+        read_manifest(engine / "engine.bin")
+    (engine / "manifest.json").unlink()
+    with pytest.raises(UserError, match="has no manifest.json"):
+        read_manifest(engine)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"format": 1', b"\xff\xfe\x00", b"[1, 2]", b"null", b'"text"'])
+def test_broken_json(engine, content):
+    (engine / "manifest.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"manifest\.json' is damaged.*build the engine again"):
+        read_manifest(engine)
+
+
+@pytest.mark.parametrize("given", [2, "1", None, [1]])
+def test_unknown_format(engine, edit, given):
+    edit(engine, lambda manifest: manifest.update(format=given))
+    with pytest.raises(UserError, match="is of format"):
+        read_manifest(engine)
+
+
+@pytest.mark.parametrize("field", ["spec", "backend", "engine", "files"])
+@pytest.mark.parametrize("value", [None, 3, "gone"])
+def test_missing_or_misshapen_fields(engine, edit, field, value):
+    def change(manifest):
+        if value is None:
+            del manifest[field]
+        else:
+            manifest[field] = value
+
+    edit(engine, change)
+    with pytest.raises(UserError, match=f"damaged.*('{field}'|'files' lacks 'gone')"):
+        read_manifest(engine)
+
+
+def test_missing_and_changed_files_are_named(engine):
+    (engine / "engine.bin").write_bytes(b"abd")
+    with pytest.raises(UserError, match=r"engine\.bin' is not the file that was built"):
+        read_manifest(engine)
+    (engine / "engine.bin").unlink()
+    with pytest.raises(UserError, match=r"engine\.bin' is missing"):
+        read_manifest(engine)
+
+
+def test_parsing_alone_does_not_read_the_files(engine):
+    (engine / "engine.bin").unlink()
+    assert parse_manifest(engine)["engine"] == "engine.bin"

@@ -1,0 +1,74 @@
+"""Engines for ONNX Runtime: the ONNX's own numbers, and no word of INT8 arithmetic where there is none."""
+
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from effedge import Runner
+from effedge.deploy.common.cli import UserError
+from effedge.deploy.runtime.backends import load_backend
+from effedge.deploy.runtime.manifest import read_manifest
+from effedge.engines.build import build_engine, make_engine
+from effedge.engines.targets import TARGETS
+
+ORT = TARGETS["cpu-ort"]
+IMAGE = np.random.default_rng(1).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("name", "precision"), [("f32", "fp32"), ("int8", "int8"), ("int8-dynamic", "int8")])
+def test_it_gives_what_the_onnx_gives(prepared, tmp_path, name, precision):
+    make_engine(prepared(name), tmp_path / "engine", precision=precision, target=ORT, quiet=True)
+    session = onnxruntime.InferenceSession(str(prepared(name)), providers=["CPUExecutionProvider"])
+    runner = Runner(tmp_path / "engine")
+    for throughput in (False, True):
+        runner.backend = load_backend(tmp_path / "engine", read_manifest(tmp_path / "engine"), throughput)
+        np.testing.assert_allclose(
+            runner({"image": IMAGE})["logits"], session.run(None, {"image": IMAGE})[0], rtol=1e-4, atol=1e-4
+        )
+
+
+def test_fp32_is_no_less_than_asked(prepared, tmp_path, capsys):
+    make_engine(prepared("f32"), tmp_path / "engine", precision="fp32", target=ORT, quiet=True)
+    assert read_manifest(tmp_path / "engine")["precision"]["not_built"] == []
+    assert "though asked for" not in capsys.readouterr().out
+
+
+def test_the_manifest_says_what_it_executes(prepared, tmp_path, capsys):
+    make_engine(prepared("int8"), tmp_path / "engine", precision="int8", target=ORT, quiet=True)
+    manifest = read_manifest(tmp_path / "engine")
+    assert (manifest["target"], manifest["backend"]["name"]) == ("cpu-ort", "onnxruntime")
+    # Each of the three is followed by SiLU, so ONNX Runtime has no INT8 kernel for it.
+    assert manifest["precision"]["convolutions"] == {"f32": 4}
+    assert manifest["precision"]["source"] == "executed"
+    assert manifest["warnings"][0].startswith("ONNX Runtime computes 0 of 3 INT8 convolutions in INT8")
+    assert manifest["warnings"][0] in capsys.readouterr().out
+
+
+def test_it_has_no_half_precision(prepared, tmp_path):
+    with pytest.raises(UserError, match=r"cpu-ort .* computes in float32 alone: build PRECISION=fp32 or int8"):
+        make_engine(prepared("f32"), tmp_path / "engine", precision="fp16", target=ORT)
+
+
+def test_a_model_that_it_refuses_is_one_line(prepared, tmp_path):
+    path = tmp_path / "strange.onnx"
+    path.write_bytes(prepared("unknown-operator").read_bytes().replace(b"Det", b"Dat"))
+    with pytest.raises(UserError, match=r"ONNX Runtime cannot build .*strange.onnx.*Dat"):
+        build_engine(path, tmp_path, precision="fp32", target=ORT, quiet=True)
+
+
+def test_an_engine_that_it_cannot_open_is_one_line(prepared, tmp_path):
+    make_engine(prepared("f32"), tmp_path / "engine", precision="fp32", target=ORT, quiet=True)
+    manifest = read_manifest(tmp_path / "engine")
+    (tmp_path / "engine" / "engine.onnx").write_bytes(b"none")
+    with pytest.raises(UserError, match=r"cannot load .*engine\.onnx.*build the engine again here"):
+        load_backend(tmp_path / "engine", manifest)
+
+
+def test_openvino_is_not_imported(prepared, tmp_path):
+    make_engine(prepared("f32"), tmp_path / "engine", precision="fp32", target=ORT, quiet=True)
+    code = f"import sys; from effedge import Runner; Runner({str(tmp_path / 'engine')!r}); print('openvino' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,97 @@
+"""What each target offers, and the limit to the workspace on boards."""
+
+import argparse
+
+import pytest
+
+from effedge.deploy.common.cli import UserError
+from effedge.engines import build_options
+from effedge.engines.build_options import Choices, add_choices, default_workspace_mib, read_choices
+from effedge.engines.gpu import Gpu
+from effedge.engines.targets import TARGETS
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "asked", "message"),
+    [
+        ("cpu", "fp32", {"workspace_mib": 64}, "--workspace-mib is for GPUs: leave it out for cpu"),
+        ("cpu", "fp16", {"dla": "only"}, "--dla is for GPUs"),
+        ("trt", "fp32", {"compute_capabilities": ("8.9",)}, "--compute-capability is for target rtx"),
+        ("rtx", "int8", {"compute_capabilities": ("7.5", "8.6")}, "has no INT8 for 7.5: leave it out, or build fp16"),
+        ("rtx", "fp32", {"workspace_mib": 0}, "--workspace-mib 0: expected 1 or more"),
+        ("rtx", "fp32", {"optimization_level": 3}, "does nothing for rtx"),
+        ("trt", "fp32", {"optimization_level": 6}, "--optimization-level 6: expected 0 .* to 5"),
+        ("rtx", "fp32", {"version_compatible": True}, "--version-compatible: rtx does not offer it, trt"),
+        ("jetson-orin", "fp16", {"hardware_compatible": True}, "--hardware-compatible: jetson-orin does not offer it"),
+        ("jetson-orin", "fp16", {"dla": "onyl"}, "unknown DLA mode 'onyl'"),
+        ("jetson-orin", "fp32", {"dla": "fallback"}, "not in fp32: build PRECISION=fp16"),
+        ("cpu", "int8", {"swish": "hard"}, "unknown swish 'hard'"),
+        ("cpu", "fp32", {"swish": "polynomial"}, "--swish polynomial is for fp16 and int8 engines of target cpu"),
+        ("cpu-ort", "int8", {"swish": "polynomial"}, "--swish polynomial is for fp16 and int8 engines of target cpu"),
+        ("rtx", "int8", {"swish": "polynomial"}, "--swish polynomial is for fp16 and int8 engines of target cpu"),
+        ("cpu", "int8", {"front": "on"}, "--front on: expected auto, off or a number of blocks"),
+        ("cpu", "int8", {"front": "0"}, "--front 0: expected auto, off or a number of blocks"),
+        ("cpu", "fp32", {"front": "3"}, "--front 3 is for fp16 and int8 engines of target cpu"),
+        ("cpu-ort", "int8", {"front": "3"}, "--front 3 is for fp16 and int8 engines of target cpu"),
+        ("rtx", "int8", {"front": "3"}, "--front 3 is for fp16 and int8 engines of target cpu"),
+    ],
+)
+def test_what_a_target_does_not_offer_is_refused(target, precision, asked, message):
+    with pytest.raises(UserError, match=message):
+        Choices(**asked).check(TARGETS[target], precision)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "message"),
+    [
+        (None, "--compute-capability current: CUDA finds no GPU here; name those to build for"),
+        (Gpu("NVIDIA RTX 2080", "7.5", 8192, False), "has no INT8 for 7.5"),
+    ],
+)
+def test_the_gpu_at_hand_must_be_there_and_have_int8(monkeypatch, gpu, message):
+    monkeypatch.setattr(build_options, "first_gpu", lambda: gpu)
+    with pytest.raises(UserError, match=message):
+        Choices(compute_capabilities=("current",)).check(TARGETS["rtx"], "int8")
+    monkeypatch.setattr(build_options, "first_gpu", lambda: Gpu("NVIDIA RTX 4090", "8.9", 24576, False))
+    Choices(compute_capabilities=("current",)).check(TARGETS["rtx"], "int8")
+
+
+def test_what_it_offers_is_not():
+    Choices().check(TARGETS["cpu"], "int8")
+    Choices(swish="polynomial", front="11").check(TARGETS["cpu"], "int8")
+    for name in ("cpu", "cpu-ort", "trt"):
+        Choices(swish="exact", front="off").check(TARGETS[name], "fp32")
+    Choices(compute_capabilities=("8.6",), workspace_mib=64).check(TARGETS["rtx"], "int8")
+    Choices(compute_capabilities=("7.5",)).check(TARGETS["rtx"], "fp16")
+    asked = Choices(optimization_level=5, version_compatible=True, hardware_compatible=True)
+    for name in ("trt", "trt8"):
+        asked.check(TARGETS[name], "int8")
+    Choices(optimization_level=0, dla="fallback").check(TARGETS["jetson-orin"], "fp16")
+
+
+def test_the_command_line_says_all_of_them():
+    parser = argparse.ArgumentParser()
+    add_choices(parser)
+    words = "--compute-capability 8.6 12.0 --workspace-mib 64 --optimization-level 1 --version-compatible"
+    given = parser.parse_args([*words.split(), "--hardware-compatible", "--dla", "only", "--swish", "exact"])
+    assert read_choices(given) == Choices(("8.6", "12.0"), 64, 1, True, True, "only", "exact")
+    assert read_choices(parser.parse_args([])) == Choices()
+
+
+def test_a_quarter_of_a_boards_memory_and_no_limit_on_a_gpu_of_its_own(tmp_path):
+    info = tmp_path / "meminfo"
+    info.write_text("MemTotal:        7802176 kB\nMemFree:          123456 kB\n")  # an Orin Nano of 8 GB
+    board = Gpu("Orin", "8.7", 7619, True)
+    assert default_workspace_mib(board, info) == 7802176 // 1024 // 4 == 1904
+    assert default_workspace_mib(board, tmp_path / "none") == 7619 // 4
+    assert default_workspace_mib(Gpu("RTX 4090", "8.9", 24564, False), info) is None
+    assert default_workspace_mib(None, info) is None
+
+
+@pytest.mark.parametrize(
+    "choices", [Choices(), Choices(("8.6", "12.0"), 64, 0, True, True, "only"), Choices(swish="polynomial", front="5")]
+)
+def test_choices_survive_the_way_through_a_command_line(choices):
+    parser = argparse.ArgumentParser()
+    add_choices(parser)
+    assert read_choices(parser.parse_args(build_options.as_options())) == build_options

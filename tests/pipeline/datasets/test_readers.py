@@ -1,0 +1,222 @@
+"""Data sets on the disk: what is read of them, and what is said of those that are malformed."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from effedge.deploy.common.cli import UserError
+from effedge.pipeline.datasets.coco import read_coco
+from effedge.pipeline.datasets.read import read_data
+from effedge.pipeline.datasets.records import match_labels
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30)).save(path)
+
+
+def coco(**changes):
+    content = {
+        "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 3, "file_name": "b.jpg"}],
+        "categories": [{"id": 18, "name": "dog"}, {"id": 1, "name": "person"}],
+        "annotations": [
+            {"id": 1, "image_id": 3, "category_id": 18, "bbox": [1, 2, 10, 20], "area": 150, "iscrowd": 0},
+            {"id": 2, "image_id": 3, "category_id": 1, "bbox": [0.5, 0, 4, 5], "iscrowd": 1},
+            {"id": 3, "image_id": 3, "category_id": 1, "bbox": [5, 5, 0, 5]},
+        ],
+    }
+    return content | changes
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in "ab":
+        picture(tmp_path / "images" / f"{name}.jpg")
+    return tmp_path
+
+
+def write(folder, content):
+    path = folder / "instances.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_coco_boxes_become_xyxy_and_categories_count_in_order_of_their_ids(folder):
+    data = read_data(write(folder, coco()))
+    assert data.task == "detection" and data.labels == ["person", "dog"]
+    empty, full = data.records
+    assert empty.path == folder / "images" / "a.jpg" and empty.boxes.shape == (0, 4)
+    np.testing.assert_array_equal(full.boxes, np.float32([[1, 2, 11, 22], [0.5, 0, 4.5, 5]]))
+    assert full.class_ids.tolist() == [1, 0]
+    assert full.areas.tolist() == [150, 20]
+    assert full.ignored.tolist() == [False, True]
+
+
+def test_coco_pictures_are_found_beside_the_json_and_where_one_says(folder):
+    path = write(folder, coco())
+    assert read_coco(path).records[0].path.parent == folder / "images"
+    (folder / "images").rename(folder / "val2017")
+    assert read_coco(path, folder / "val2017").records[0].path.parent == folder / "val2017"
+    with pytest.raises(UserError, match=r"2 of 2 pictures are missing.*--images"):
+        read_coco(path)
+    for name in "ab":
+        (folder / "val2017" / f"{name}.jpg").rename(folder / f"{name}.jpg")
+    assert read_coco(path).records[0].path.parent == folder
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "no list of images"),
+        (coco(annotations=None), "no list of annotations"),
+        (coco(categories=[]), "empty list of categories"),
+        (coco(images=[{"id": 1}]), "image without id or file_name"),
+        (coco(images=[{"id": 3, "file_name": "a.jpg"}] * 2), "two images with the id 3"),
+        (coco(categories=[{"id": 1, "name": "a"}] * 2), "two categories with the id 1"),
+        (coco(categories=[{"id": "1", "name": "a"}]), "without a whole-number id"),
+        (coco(annotations=[{"image_id": 5, "category_id": 1, "bbox": [0, 0, 1, 1]}]), "unknown image"),
+        (coco(annotations=[{"image_id": 3, "category_id": 2, "bbox": [0, 0, 1, 1]}]), "unknown category"),
+        (coco(annotations=[{"image_id": 3, "category_id": 1, "bbox": [0, 0, 1]}]), "without a bbox"),
+        (coco(annotations=[{"image_id": 3, "category_id": 1, "bbox": [0, 0, -1, 1]}]), "without a bbox"),
+        (coco(annotations=[{"image_id": 3, "category_id": 1, "bbox": [0, 0, float("nan"), 1]}]), "without a bbox"),
+        (coco(annotations=[{"image_id": 3, "category_id": 1}]), "without a bbox"),
+        (coco(annotations=["x"]), "unknown image"),
+    ],
+)
+def test_a_malformed_coco_json_is_one_line_that_names_the_part(folder, content, expected):
+    with pytest.raises(UserError, match=expected) as caught:
+        read_data(write(folder, content))
+    assert "\n" not in str(caught.value) and "instances.json" in str(caught.value)
+
+
+VOC = """<annotation><filename>{file}</filename><size><width>40</width><height>30</height></size>
+<object><name>cat</name><difficult>{difficult}</difficult><part><name>head</name></part>
+<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>1</xmax><ymax>2</ymax></bndbox></object>
+<object><name>bird</name><bndbox><xmax>40</xmax><xmin>3</xmin><ymin>4.5</ymin><ymax>30</ymax></bndbox></object>
+</annotation>"""
+
+
+@pytest.fixture
+def voc(tmp_path):
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("000002 -1\n\n")
+    for index, file in [(1, "000001.jpg"), (2, "")]:
+        (tmp_path / "Annotations" / f"00000{index}.xml").write_text(VOC.format(file=file, difficult=index - 1))
+        picture(tmp_path / "JPEGImages" / f"00000{index}.jpg")
+    return tmp_path
+
+
+def test_voc_counts_pixels_from_one_and_the_last_is_inside(voc):
+    data = read_data(voc)
+    assert data.labels == ["bird", "cat"] and len(data.records) == 2
+    first, second = data.records
+    np.testing.assert_array_equal(first.boxes, np.float32([[0, 0, 1, 2], [2, 3.5, 40, 30]]))
+    assert first.class_ids.tolist() == [1, 0] and first.areas.tolist() == [2, 38 * 26.5]
+    assert first.ignored.tolist() == [False, False] and second.ignored.tolist() == [True, False]
+    assert second.path == voc / "JPEGImages" / "000002.jpg"
+
+
+def test_a_list_in_image_sets_chooses_pictures(voc):
+    data = read_data(voc / "ImageSets" / "Main" / "val.txt")
+    assert [record.path.name for record in data.records] == ["000002.jpg"]
+
+
+def test_a_malformed_voc_folder_is_one_line(voc):
+    (voc / "JPEGImages" / "000001.jpg").unlink()
+    with pytest.raises(UserError, match="1 of 2 pictures are missing, the first is .*000001.jpg"):
+        read_data(voc)
+    (voc / "Annotations" / "000001.xml").write_text("<annotation><object><name>cat</name></object></annotation>")
+    with pytest.raises(UserError, match="000001.xml' has an object without"):
+        read_data(voc)
+    (voc / "Annotations" / "000001.xml").write_text("<annotation>")
+    with pytest.raises(UserError, match="000001.xml' is no XML"):
+        read_data(voc)
+    (voc / "Annotations" / "000002.xml").unlink()
+    with pytest.raises(UserError, match="000002.xml' does not exist"):
+        read_data(voc / "ImageSets" / "Main" / "val.txt")
+    (voc / "Annotations" / "000001.xml").unlink()
+    with pytest.raises(UserError, match="names no pictures"):
+        read_data(voc)
+
+
+def test_class_folders_count_in_alphabetical_order(tmp_path):
+    for path in ["dog/1.jpg", "cat/deep/2.PNG", "cat/1.jpeg"]:
+        picture(tmp_path / path)
+    (tmp_path / "cat" / "notes.txt").write_text("")
+    (tmp_path / ".cache").mkdir()
+    data = read_data(tmp_path)
+    assert data.task == "classification" and data.labels == ["cat", "dog"]
+    found = [(record.path.relative_to(tmp_path).as_posix(), int(record.class_ids[0])) for record in data.records]
+    assert found == [("cat/1.jpeg", 0), ("cat/deep/2.PNG", 0), ("dog/1.jpg", 1)]
+    (tmp_path / "eel").mkdir()
+    with pytest.raises(UserError, match="eel' has no pictures"):
+        read_data(tmp_path)
+
+
+def test_a_table_of_ids_has_no_names_and_one_of_names_has(tmp_path):
+    picture(tmp_path / "a.jpg")
+    picture(tmp_path / "b.jpg")
+    (tmp_path / "labels.tsv").write_text("a.jpg\t4\nb.jpg\t0\n")
+    data = read_data(tmp_path / "labels.tsv")
+    assert data.labels == [None] * 5 and [int(record.class_ids[0]) for record in data.records] == [4, 0]
+    (tmp_path / "labels.tsv").write_text("a.jpg\tdog\nb.jpg\tcat\n")
+    data = read_data(tmp_path / "labels.tsv")
+    assert data.labels == ["cat", "dog"] and [int(record.class_ids[0]) for record in data.records] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "is empty"),
+        ("a.jpg\t1\nb.jpg 2\n", "line 2 of"),
+        ("a.jpg\t1\t2\n", "line 1 of"),
+        ("nowhere.jpg\t1\n", "1 of 1 pictures are missing"),
+    ],
+)
+def test_a_malformed_table_is_one_line(tmp_path, text, expected):
+    picture(tmp_path / "a.jpg")
+    (tmp_path / "labels.tsv").write_text(text)
+    with pytest.raises(UserError, match=expected):
+        read_data(tmp_path / "labels.tsv")
+
+
+def test_data_of_no_known_kind_says_what_is_expected(tmp_path):
+    (tmp_path / "data.csv").write_text("")
+    for path in (tmp_path / "data.csv", tmp_path / "nowhere"):
+        with pytest.raises(UserError, match="expected a COCO json, a Pascal VOC folder"):
+            read_data(path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has no folders"):
+        read_data(tmp_path / "empty")
+
+
+def test_labels_are_matched_by_name_else_by_place():
+    assert match_labels(["Person", "zebra", "unknown"], ["person", None, "Zebra"]) == [0, 2, None]
+    assert match_labels([None, None], ["a", "b", "c"]) == [0, 1]  # ids
+    assert match_labels(["n01440764", "n01443537"], ["tench", "goldfish"]) == [0, 1]  # as many: same order
+    with pytest.raises(UserError, match="no class in common: the data has x, y, the model has a, b, c and 1 more"):
+        match_labels(["x", "y"], ["a", "b", "c", "d"])
+    with pytest.raises(UserError, match="class id 2, the model has 2 classes"):
+        match_labels([None, None, None], ["a", "b"])
+
+
+@pytest.mark.skipif("EFFEDGE_DATA" not in os.environ, reason="EFFEDGE_DATA is not set")
+def test_real_data_sets_are_read_as_pycocotools_reads_them(capsys):
+    from pycocotools.coco import COCO
+
+    path = Path(os.environ["EFFEDGE_DATA"]) / "coco_train2017" / "instances.json"
+    theirs, ours = COCO(str(path)), read_data(path)
+    assert ours.labels == [category["name"] for category in theirs.loadCats(sorted(theirs.getCatIds()))]
+    assert len(ours.records) == len(theirs.imgs)
+    for record, image_id in zip(ours.records, theirs.imgs, strict=True):
+        expected = theirs.loadAnns(theirs.getAnnIds(imgIds=[image_id]))
+        np.testing.assert_allclose(record.areas, [annotation["area"] for annotation in expected], rtol=1e-6)
+        x, y, w, h = np.float32([annotation["bbox"] for annotation in expected]).reshape(-1, 4).T
+        np.testing.assert_allclose(record.boxes, np.stack([x, y, x + w, y + h], 1))
+        assert record.ignored.tolist() == [bool(annotation["iscrowd"]) for annotation in expected]

@@ -1,0 +1,138 @@
+"""BiFPN: the paper's fusion equations and its figure 2 (d), by hand."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from effedge.pipeline.models.bifpn import FUSION_EPS, BiFPN, BiFPNLayer, Fusion, Resample, SeparableConv, node_sources
+
+A, B, C = 2.0, -3.0, 5.0
+
+
+def fuse(fusion, weights):
+    module = Fusion([4, 4, 4], [0, 1, 2], 4, fusion)
+    if module.edge_weights is not None:
+        module.edge_weights.data = torch.tensor(weights)
+    with torch.inference_mode():
+        result = module([torch.full((1, 4, 2, 2), value) for value in (A, B, C)], (2, 2))
+    assert result.unique().numel() == 1
+    return result[0, 0, 0, 0].item()
+
+
+def test_fast_normalized_fusion_divides_by_the_weights_sum_and_epsilon():
+    assert FUSION_EPS == 1e-4  # section 3.3
+    assert fuse("fast", [0.5, 1.0, 2.0]) == pytest.approx((0.5 * A + B + 2 * C) / (3.5 + 1e-4))
+
+
+def test_fast_normalized_fusion_has_no_negative_weights():
+    assert fuse("fast", [0.5, -1.0, 2.0]) == pytest.approx((0.5 * A + 2 * C) / (2.5 + 1e-4))
+    assert fuse("fast", [-0.5, -1.0, -2.0]) == 0.0
+
+
+def test_softmax_fusion_weighs_by_exponentials():
+    e = np.exp([0.5, -1.0, 2.0])
+    assert fuse("softmax", [0.5, -1.0, 2.0]) == pytest.approx((e * [A, B, C]).sum() / e.sum())
+
+
+def test_unbounded_fusion_takes_the_weights_as_they_are():
+    assert fuse("unbounded", [0.5, -1.0, 2.0]) == pytest.approx(0.5 * A - B + 2 * C)
+
+
+def test_sum_has_no_weights():
+    assert fuse("sum", None) == A + B + C
+    assert not [key for key in Fusion([4, 4], [0, 1], 4, "sum").state_dict() if "edge_weights" in key]
+
+
+def test_before_training_all_inputs_weigh_the_same():
+    assert fuse("fast", [1.0, 1.0, 1.0]) == pytest.approx((A + B + C) / 3, rel=1e-4)
+    assert Fusion([4, 4], [0, 1], 4, "fast").edge_weights.tolist() == [1, 1]
+
+
+def test_a_coarser_input_is_repeated_and_a_finer_one_max_pooled():
+    same, torch_input = Resample(1, 1), torch.arange(16.0).view(1, 1, 4, 4)
+    up = same(torch_input, (8, 8))[0, 0].numpy()
+    np.testing.assert_array_equal(up, np.arange(16).reshape(4, 4).repeat(2, 0).repeat(2, 1))
+    np.testing.assert_array_equal(same(torch_input, (2, 2))[0, 0], [[10, 11], [14, 15]])  # SAME: pads below and right
+    assert same(torch_input, (4, 4)) is torch_input
+
+
+def test_an_odd_level_is_repeated_from_the_nearest_pixel():
+    # 5 is made of 3, as P6 of P7 at an input of 320: pixel i is the coarse pixel floor(i * 3 / 5).
+    up = Resample(1, 1)(torch.arange(3.0).view(1, 1, 1, 3).expand(1, 1, 3, 3), (5, 5))
+    assert up[0, 0, 0].tolist() == [0, 0, 1, 1, 2]
+
+
+def test_only_other_channels_are_projected():
+    assert Resample(8, 8).conv is None
+    assert tuple(Resample(40, 8)(torch.zeros(1, 40, 6, 6), (3, 3)).shape) == (1, 8, 3, 3)
+
+
+def test_the_plan_for_five_levels_is_the_papers():
+    p3, p4, p5, p6, p7 = range(5)
+    p6_td, p5_td, p4_td, p3_out, p4_out, p5_out, p6_out = range(5, 12)
+    assert node_sources(5) == [
+        (3, [p6, p7]),  # P6_td
+        (2, [p5, p6_td]),
+        (1, [p4, p5_td]),
+        (0, [p3, p4_td]),  # P3_out: the finest level has no intermediate node
+        (1, [p4, p4_td, p3_out]),
+        (2, [p5, p5_td, p4_out]),
+        (3, [p6, p6_td, p5_out]),  # P6_out
+        (4, [p7, p6_out]),  # P7_out: nor has the coarsest
+    ]
+
+
+def test_the_plan_for_six_levels_has_a_node_more_each_way():
+    p3, p4, p5, p6, p7, p8 = range(6)
+    p7_td, p6_td, p5_td, p4_td, p3_out, p4_out, p5_out, p6_out, p7_out = range(6, 15)
+    assert node_sources(6) == [
+        (4, [p7, p8]), (3, [p6, p7_td]), (2, [p5, p6_td]), (1, [p4, p5_td]), (0, [p3, p4_td]),
+        (1, [p4, p4_td, p3_out]), (2, [p5, p5_td, p4_out]), (3, [p6, p6_td, p5_out]), (4, [p7, p7_td, p6_out]),
+        (5, [p8, p7_out]),
+    ]  # fmt: skip
+
+
+def test_a_layer_computes_the_papers_equations():
+    # Constant features pass resampling unchanged, and without the convolutions a node is its fusion alone.
+    layer = BiFPNLayer([4] * 5, 4, "unbounded", lite=False)
+    generator = np.random.default_rng(0)
+    weights = [generator.normal(size=len(sources)) for _, sources in layer.plan]
+    for node, edge in zip(layer.fnode, weights, strict=True):
+        node.combine.edge_weights.data = torch.tensor(edge, dtype=torch.float32)
+        node.after_combine = nn.Identity()
+    p3, p4, p5, p6, p7 = inputs = generator.normal(size=5)
+    w = [list(edge) for edge in weights]
+    p6_td = w[0][0] * p6 + w[0][1] * p7
+    p5_td = w[1][0] * p5 + w[1][1] * p6_td
+    p4_td = w[2][0] * p4 + w[2][1] * p5_td
+    p3_out = w[3][0] * p3 + w[3][1] * p4_td
+    p4_out = w[4][0] * p4 + w[4][1] * p4_td + w[4][2] * p3_out
+    p5_out = w[5][0] * p5 + w[5][1] * p5_td + w[5][2] * p4_out
+    p6_out = w[6][0] * p6 + w[6][1] * p6_td + w[6][2] * p5_out
+    p7_out = w[7][0] * p7 + w[7][1] * p6_out
+    features = [torch.full((1, 4, side, side), value) for side, value in zip((16, 8, 4, 2, 1), inputs, strict=True)]
+    with torch.inference_mode():
+        outputs = layer([feature.float() for feature in features])
+    assert [x.shape[2] for x in outputs] == [16, 8, 4, 2, 1]
+    expected = [p3_out, p4_out, p5_out, p6_out, p7_out]
+    for output, value in zip(outputs, expected, strict=True):
+        np.testing.assert_allclose(output.numpy(), value, rtol=1e-5)
+
+
+def test_a_separable_convolution_is_depthwise_then_pointwise():
+    conv = SeparableConv(6, 10)
+    x = torch.randn(1, 6, 5, 5, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        deep = nn.functional.conv2d(x, conv.conv_dw.weight, padding=1, groups=6)
+        expected = torch.einsum("oc,nchw->nohw", conv.conv_pw.weight[:, :, 0, 0], deep)
+        torch.testing.assert_close(conv(x), expected + conv.conv_pw.bias.view(1, -1, 1, 1))
+
+
+@pytest.mark.parametrize("levels", [5, 6])
+def test_coarser_levels_are_halved_from_the_backbones_last(levels):
+    fpn = BiFPN([40, 112, 320], 16, layers=2, levels=levels, fusion="fast", lite=False).eval()
+    features = [torch.zeros(1, channels, side, side) for channels, side in ((40, 20), (112, 10), (320, 5))]
+    with torch.inference_mode():
+        outputs = fpn(features)
+    assert [tuple(x.shape[1:]) for x in outputs] == [(16, side, side) for side in (20, 10, 5, 3, 2, 1)[:levels]]

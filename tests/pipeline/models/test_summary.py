@@ -1,0 +1,65 @@
+"""The papers' tables: EfficientNet's table 1 exactly, the parameters and FLOPs of both papers' table 2 within 5%."""
+
+import pytest
+
+from effedge.pipeline.models.summary import main, summarize
+
+
+def test_b0_is_table_1():
+    assert [(row.operator, row.resolution, row.channels, row.layers) for row in summarize("b0")] == [
+        ("Conv3x3", "224", 32, 1),
+        ("MBConv1, k3x3", "112", 16, 1),
+        ("MBConv6, k3x3", "112", 24, 2),
+        ("MBConv6, k5x5", "56", 40, 2),
+        ("MBConv6, k3x3", "28", 80, 3),
+        ("MBConv6, k5x5", "14", 112, 3),
+        ("MBConv6, k5x5", "14", 192, 4),
+        ("MBConv6, k3x3", "7", 320, 1),
+        ("Conv1x1, pooling, FC", "7", 1280, 1),
+    ]
+
+
+# Millions of parameters and billions of multiply-adds, as printed in the papers.
+@pytest.mark.parametrize(
+    ("name", "parameters", "flops"),
+    [
+        ("b0", 5.3, 0.39), ("b1", 7.8, 0.70), ("b2", 9.2, 1.0), ("b3", 12, 1.8), ("b4", 19, 4.2), ("b5", 30, 9.9),
+        ("b6", 43, 19), ("b7", 66, 37),
+        ("d0", 3.9, 2.5), ("d1", 6.6, 6.1), ("d2", 8.1, 11), ("d3", 12, 25), ("d4", 21, 55), ("d5", 34, 135),
+        ("d6", 52, 226), ("d7", 52, 325), ("d7x", 77, 410),
+    ],
+)  # fmt: skip
+def test_parameters_and_flops_are_the_papers(name, parameters, flops):
+    rows = summarize(name)
+    assert sum(row.parameters for row in rows) / 1e6 == pytest.approx(parameters, rel=0.05)
+    assert sum(row.flops for row in rows) / 1e9 == pytest.approx(flops, rel=0.05)
+
+
+def test_a_convolution_is_counted_by_its_formula():
+    # H x W x K x K x M x N / groups: the stem of B0, and its first block (depthwise, SE, projection)
+    stem, block = summarize("b0")[:2]
+    assert stem.flops == 112 * 112 * 3 * 3 * 3 * 32 and stem.parameters == 3 * 3 * 3 * 32 + 2 * 32
+    assert block.flops == 112 * 112 * (3 * 3 * 32 + 32 * 16) + 2 * 32 * 8
+
+
+def test_every_parameter_is_in_a_row_whatever_the_classes_and_the_size():
+    from effedge.pipeline.models.zoo import create_model
+
+    for name, classes in [("lite2", 7), ("d0", 3), ("d7x", 90), ("det-lite1", 1)]:
+        total = sum(parameter.numel() for parameter in create_model(name, classes).parameters())
+        assert sum(row.parameters for row in summarize(name, classes)) == total
+    half, full = (sum(row.flops for row in summarize("d0", size=size)) for size in (256, 512))
+    assert full / half == pytest.approx(4, rel=0.01)
+
+
+def test_the_pyramid_is_shown_from_its_finest_to_its_coarsest_level():
+    assert [row.resolution for row in summarize("d7x")[-3:]] == ["192-6"] * 3
+    assert [row.layers for row in summarize("d7x")[-3:]] == [8, 5, 5]
+
+
+def test_the_table_is_printed_with_totals(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["summary", "d0"])
+    main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "d0, input 512" and lines[-1].split() == ["total", "3,880,067", "2.492", "B"]
+    assert len(lines) == 15

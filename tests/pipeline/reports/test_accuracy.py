@@ -1,0 +1,189 @@
+"""The accuracy table: which rows there are, how their pictures are parted, what the peers leave alone, the figures."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+from effedge.calibration.ranges.samples import list_images
+from effedge.deploy.common.cli import UserError
+from effedge.pipeline.datasets.read import read_data
+from effedge.pipeline.reports.accuracy import command as command
+from effedge.pipeline.reports.accuracy.cases import CASES, find, split_table
+from effedge.pipeline.reports.accuracy.measure import ask_peer
+from effedge.pipeline.reports.accuracy.other_runtimes import evaluate_file
+from effedge.pipeline.reports.accuracy.own_process import in_own_process
+from effedge.pipeline.reports.accuracy.peers import onnx_nodes, tail
+from effedge.pipeline.reports.accuracy.table import markdown
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder like EFFEDGE_DATA's: 500 pictures of 10 classes in a table, and no bccd/."""
+    folder = tmp_path / "data" / "imagenet500"
+    folder.mkdir(parents=True)
+    for index in range(500):
+        (folder / f"{index:04}.jpg").touch()
+    (folder / "labels.tsv").write_text("".join(f"{index:04}.jpg\t{index % 10}\n" for index in range(500)))
+    return folder.parent
+
+
+def test_the_split_is_disjoint_whole_and_the_same_each_time(data, tmp_path):
+    found = find(CASES["lite0-imagenet"], data, None, tmp_path / "lists")
+    calibration = {path.name for path in list_images(found.calibration)}
+    evaluation = read_data(tmp_path / "lists" / "imagenet500-evaluation.tsv")
+    evaluated = {record.path.name for record in evaluation.records}
+    assert len(calibration) == 200 and len(evaluated) == 300 and not calibration & evaluated
+    assert all(int(record.path.stem) % 10 == record.class_ids[0] for record in evaluation.records)
+    again = split_table(data / "imagenet500" / "labels.tsv", tmp_path / "elsewhere", 200)
+    assert all(path.read_bytes() == (tmp_path / "lists" / path.name).read_bytes() for path in again)
+
+
+def test_a_row_whose_data_or_weights_are_missing_is_left_out_with_a_note(data, tmp_path, capsys):
+    assert list(command.find_all(list(CASES), None, None, tmp_path)) == ["d0-digits", "b0-digits"]
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == 2
+    assert notes[0].startswith("note: lite0-imagenet is left out: ") and "EFFEDGE_DATA" in notes[0]
+    assert notes[1].startswith("note: det-lite0-bccd is left out: ") and "--bccd-weights" in notes[1]
+
+    (tmp_path / "bccd.safetensors").touch()
+    kept = command.find_all(list(CASES), data, tmp_path / "bccd.safetensors", tmp_path)
+    assert list(kept) == ["d0-digits", "b0-digits", "lite0-imagenet"]
+    assert "bccd/ in the folder" in capsys.readouterr().err
+    (data / "bccd").mkdir()
+    kept = command.find_all(["det-lite0-bccd"], data, tmp_path / "bccd.safetensors", tmp_path)["det-lite0-bccd"]
+    assert kept.calibration == data / "bccd" / "train.json" and kept.weights == str(tmp_path / "bccd.safetensors")
+    assert kept.evaluation == {f"BCCD {split}": str(data / "bccd" / f"{split}.json") for split in ("val", "test")}
+
+
+def made_up_row(figure, **figures):
+    results = {what: {"figures": {figure: value}} for what, value in figures.items()}
+    calibration = {"int8_macs": 0.806, "seconds": 12.4, "peak_mib": 980}
+    return {
+        "case": "c", "model": "d0", "weights": "digits", "data": "digits", "figure": figure, "pictures": 500,
+        "calibration": calibration, "peers": {}, "results": results,
+    }  # fmt: skip
+
+
+def test_the_table_gives_points_and_percent_and_a_dash_for_what_was_not_measured():
+    rows = [
+        made_up_row(
+            "AP",
+            fp32=0.53,
+            fp16=0.5304,
+            int8=0.5297,
+            int8_onnxruntime=0.5293,
+            nncf=0.5,
+            onnxruntime=0.0,
+            int8_symmetric=0.5287,
+        ),
+        made_up_row("top-1", fp32=0.97, fp16=0.97, int8=0.9704, int8_onnxruntime=0.97),
+        made_up_row("AP", fp32=None, fp16=None, int8=None, int8_onnxruntime=None),
+    ]
+    head, rule, *lines = markdown(rows).splitlines()
+    assert {line.count("|") for line in (head, rule, *lines)} == {head.count("|")}
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (head, *lines)]
+    assert dict(zip(cells[0], cells[1], strict=True)) == {
+        "model, data": "d0, digits, 500 pictures",
+        "figure": "AP 50:95",
+        "FP32": "53.0",
+        "FP16": "53.0",
+        "INT8": "53.0",
+        "drop": "0.0",
+        "multiply-adds in INT8": "81%",
+        "NNCF INT8": "50.0",
+        "ONNX Runtime INT8": "0.0",
+        "our INT8 on ONNX Runtime": "52.9",
+        "without zero points": "52.9",
+        "the same on ONNX Runtime": "–",
+        "calibration": "12 s, 980 MiB",
+    }
+    second = dict(zip(cells[0], cells[2], strict=True))
+    assert second["drop"] == "0.0", "not -0.0"
+    assert second["figure"] == "top-1" and second["NNCF INT8"] == "–" and second["ONNX Runtime INT8"] == "–"
+    assert dict(zip(cells[0], cells[3], strict=True))["drop"] == "–"
+
+
+def test_the_peers_leave_alone_what_is_behind_the_last_weighted_layers_and_nothing_else():
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "first"),
+        helper.make_node("Sigmoid", ["a"], ["b"], "between"),
+        helper.make_node("Conv", ["b", "w"], ["classes"], "classes"),
+        helper.make_node("Conv", ["b", "w"], ["boxes"], "boxes"),
+        helper.make_node("TopK", ["classes", "k"], ["scores", "index"], "best"),
+        helper.make_node("Gather", ["boxes", "index"], ["kept"], "gather"),
+    ]
+    assert tail(onnx_nodes(nodes)) == ["best", "gather"]
+    assert tail(onnx_nodes([*nodes, helper.make_node("Gemm", ["kept", "w"], ["y"], "last")])) == []
+
+
+def test_a_peers_python_that_does_not_work_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="does not run .*--peers"):
+        ask_peer(tmp_path / "nowhere", ["nncf"])
+    with pytest.raises(UserError, match="failed in"):
+        ask_peer(sys.executable, ["nncf", "--no-such-option"])
+
+
+def test_an_onnx_file_is_evaluated_on_onnx_runtime_as_an_engine_is(tmp_path):
+    """A model whose logits are the means of the channels knows the colour of a picture."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float"], ["logits"], axes=[1, 2], keepdims=0),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 32, 32, 3])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 3])
+    opset = helper.make_opsetid("", 13)
+    model = helper.make_model(helper.make_graph(nodes, "g", [image], [logits]), opset_imports=[opset], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    for name, colour in {"red": (255, 0, 0), "green": (0, 255, 0)}.items():
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 32), colour).save(tmp_path / "data" / name / "0.png")
+    given = {"size": [32, 32], "batch": [1, 1, 1], "interpolation": "bilinear", "resize": "center-crop", "crop": 1.0}
+    spec = {"model": "tiny", "task": "classification", "labels": ["red", "green", "blue"], "input": given}
+    result = evaluate_file(tmp_path / "model.onnx", {"spec": spec}, str(tmp_path / "data"), limit=None, quiet=True)
+    assert result["pictures"] == 2 and result["figures"]["top-1"] == 1.0
+
+
+def fail():
+    raise UserError("what is wrong")
+
+
+def test_a_call_in_a_process_of_its_own_returns_and_raises_as_here():
+    assert in_own_process(os.getpid) != os.getpid()
+    assert in_own_process(np.add, 1, 2) == 3
+    with pytest.raises(UserError, match="what is wrong"):
+        in_own_process(fail)
+
+
+def test_ctrl_c_ends_the_process_too():
+    threading.Timer(1.0, os.kill, [os.getpid(), signal.SIGINT]).start()
+    started = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        in_own_process(time.sleep, 60)
+    assert time.perf_counter() - started < 15 and not multiprocessing.active_children()
+
+
+def test_the_script_prints_only_the_table_to_stdout_and_writes_all_figures(tmp_path, monkeypatch, capsys):
+    def measure(case, found, *, out, peers, limit, quiet):
+        print("a stage's own line")
+        return [made_up_row("AP", fp32=0.5, fp16=0.5, int8=0.5)]
+
+    monkeypatch.setattr(command, "measure", measure)
+    out = tmp_path / "figures" / "accuracy.json"
+    monkeypatch.setattr("sys.argv", ["accuracy", "d0-digits", "--json", str(out), "--out", str(tmp_path)])
+    command.main()
+    printed = capsys.readouterr()
+    assert all(line.startswith("|") for line in printed.out.splitlines()) and "a stage's own line" in printed.err
+    assert json.loads(out.read_text())[0]["results"]["int8"]["figures"]["AP"] == 0.5
+    monkeypatch.setattr("sys.argv", ["accuracy", "d9-digits"])
+    with pytest.raises(UserError, match="did you mean"):
+        command.main()

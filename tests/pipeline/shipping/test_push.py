@@ -1,0 +1,289 @@
+"""A bundle brought to a board by a stand-in for ssh that runs everything here, and can be told to break.
+
+The bundle's install.sh is a stand-in too: it says some lines, waits if it shall, and leaves what a real one leaves.
+"""
+
+import gzip
+import io
+import json
+import os
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.files import sha256
+from effedge.deploy.timing.board import board as read_board
+from effedge.pipeline.shipping import push
+from effedge.pipeline.shipping.push import deploy
+from effedge.pipeline.shipping.ssh import Board
+
+# The last word is the command; all words are in $BOARD/arguments. It breaks in the middle
+# of the copy after $CUT bytes, says $REFUSAL in place of connecting, and ends at the line of the log
+# that is $STOP. With $FULL the board's disk is full.
+SSH = r"""#!/bin/sh
+for command; do :; done
+echo "$*" | head -n 1 >> "$BOARD/arguments"
+if [ -n "$REFUSAL" ]; then echo "$REFUSAL" >&2; exit 255; fi
+cd "$BOARD" || exit 1
+case "$command" in
+    *"cat >>"*) if [ -n "$FULL" ]; then exec cat > /dev/full; elif [ -n "$CUT" ]; then
+        head -c "$CUT" | sh -c "$command"
+        echo "client_loop: send disconnect: Broken pipe" >&2; exit 255
+    fi;;
+    *nohup*) if [ -n "$STOP" ]; then
+        sh -c "exec $command" > "$BOARD/seen" & watching=$!
+        until grep -q "$STOP" "$BOARD/seen"; do sleep 0.05; done
+        kill $watching; cat "$BOARD/seen"
+        echo "Connection to board closed by remote host." >&2; exit 255
+    fi;;
+esac
+exec sh -c "$command"
+"""
+INSTALL = r"""
+cd "$(dirname "$0")"; echo begun >> runs
+echo "engine: making engine"
+while [ -f "$BOARD/wait" ]; do sleep 0.05; done
+if [ -f "$BOARD/refuse" ]; then echo "error: this bundle is for jetson-orin, and this board is another" >&2; exit 2; fi
+mkdir -p engine; for file in engine/manifest.json found.json; do echo '{}' > $file; done
+cp selftest/* .
+echo "install: it runs here"
+"""
+EMPTY = read_board(Path("/nowhere"))  # a board that tells nothing
+BOARD = {"before": EMPTY, "after": EMPTY}
+LATENCY = {
+    "engine": {"folder": "engine", "precision": "int8", "backend": {"name": "tensorrt", "version": "10.3.0"}},
+    "machine": {"cpu": "Arm", "cores": 6}, "board": BOARD,
+    "batch": 1, "runs": 20, "warm_up_runs": 4, "load_ms": 10, "throughput": None,
+    "steps": {"engine": {"p50": 1.63, "p90": 1.7, "p99": 1.9, "min": 1.6, "per_second": 600.0}},
+}  # fmt: skip
+INSTALLED = {
+    "name": "net-int8-jetson-orin", "built_for": "jetson-orin", "backend": LATENCY["engine"]["backend"],
+    "convolutions": {"int8": 80}, "self_test": {"expected": 7, "iou": 0.97, "score": 0.01},
+}  # fmt: skip
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """A bundle of some 300 kB that do not compress."""
+    files = {
+        "install.sh": INSTALL.encode(), "selftest/latency.json": json.dumps(LATENCY).encode(),
+        "selftest/installed.json": json.dumps(INSTALLED).encode(), "model/model.onnx": os.urandom(300_000),
+    }  # fmt: skip
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as packed:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(f"net-int8-jetson-orin/{name}")
+            entry.size = len(data)
+            packed.addfile(entry, io.BytesIO(data))
+    path = tmp_path / "build" / "net-int8-jetson-orin.tar.gz"
+    path.parent.mkdir()
+    path.write_bytes(gzip.compress(plain.getvalue()))
+    return path
+
+
+@pytest.fixture
+def board(tmp_path, monkeypatch):
+    """The folder that is the board's home."""
+    home, commands = tmp_path / "home", tmp_path / "bin"
+    home.mkdir()
+    commands.mkdir()
+    (commands / "ssh").write_text(SSH)
+    (commands / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    monkeypatch.setenv("BOARD", str(home))
+    for name in ("REFUSAL", "CUT", "STOP", "FULL"):
+        monkeypatch.delenv(name, raising=False)
+    return home
+
+
+@pytest.fixture
+def call(call_main, archive):
+    return lambda *words: call_main(push.main, archive, "me@board", "-q", *words)
+
+
+def runs(board):
+    return (board / "effedge/net-int8-jetson-orin/runs").read_text().count("begun")
+
+
+def part(board):
+    [path] = (board / "effedge").glob(".*.part")
+    return path
+
+
+def test_it_copies_installs_brings_back_and_gives_the_figures_last(call, archive, board):
+    status, out, err = call()
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "copy: me@board:effedge/net-int8-jetson-orin"
+    assert lines[1:3] == ["engine: making engine", "install: it runs here"]
+    assert "1.63" in lines[-3]
+    assert lines[-2] == (
+        "net-int8-jetson-orin on me@board: tensorrt 10.3.0 (jetson-orin), convolutions: 80 int8; "
+        "self-test: 7 expected, IoU 0.97, scores within 0.01"
+    )
+    folder = archive.parent / "net-int8-jetson-orin@board"
+    assert lines[-1] == str(folder)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(name.split("/")[-1] for name in push.BROUGHT)
+    assert json.loads((folder / "latency.json").read_text()) == LATENCY
+    assert (folder / "install.log").read_text().splitlines() == lines[1:3]
+    assert not list((board / "effedge").glob(".*.part"))
+
+
+def test_a_second_run_copies_nothing(call, board):
+    call()
+    status, out, _ = call()
+    assert status == 0 and "copy: up to date" in out
+    assert "cat >>" not in "".join((board / "arguments").read_text().splitlines()[4:])
+
+
+def test_a_cut_copy_is_one_line_and_the_second_run_goes_on(call, archive, board, monkeypatch):
+    monkeypatch.setenv("CUT", "200000")
+    status, _, err = call()
+    assert status == 2 and err.count("\n") == 1
+    assert "the connection to 'me@board' broke (client_loop: send disconnect: Broken pipe): run the same command" in err
+    assert part(board).read_bytes() == archive.read_bytes()[:200000]
+    monkeypatch.delenv("CUT")
+    status, out, _ = call()
+    assert status == 0 and "going on at 0.2 MiB of 0.3 MiB" in out
+    assert runs(board) == 1
+
+
+def test_a_copy_that_was_damaged_is_removed(call, archive, board, monkeypatch):
+    monkeypatch.setenv("CUT", "100000")
+    call()
+    monkeypatch.delenv("CUT")
+    part(board).write_bytes(b"x" * 100000)
+    status, _, err = call()
+    assert status == 2 and err.count("\n") == 1 and "damaged on the way and is removed" in err
+    assert not list((board / "effedge").glob(".*.part"))
+    assert call()[0] == 0
+
+
+def test_another_bundle_of_the_name_does_not_go_on_with_the_parts_of_the_first(call, archive, board, monkeypatch):
+    monkeypatch.setenv("CUT", "100000")
+    call()
+    monkeypatch.delenv("CUT")
+    old = part(board)
+    content = gzip.decompress(archive.read_bytes())
+    archive.write_bytes(gzip.compress(content, 1))
+    status, out, _ = call()
+    assert status == 0 and "going on" not in out and not old.exists()
+    unpacked = (board / "effedge/net-int8-jetson-orin/.unpacked").read_text().strip()
+    assert unpacked == sha256(archive)
+
+
+def test_a_connection_cut_in_the_installation_leaves_it_running_and_the_second_run_watches_it(call, board, monkeypatch):
+    (board / "wait").touch()
+    monkeypatch.setenv("STOP", "engine: making engine")
+    status, out, err = call()
+    assert status == 2 and "the connection to 'me@board' broke" in err and "engine: making engine" in out
+    monkeypatch.delenv("STOP")
+    pid = int((board / "effedge/net-int8-jetson-orin/install.pid").read_text())
+    os.kill(pid, 0)
+    (board / "wait").unlink()
+    status, out, _ = call()
+    assert status == 0 and "install: it runs here" in out
+    assert runs(board) in (1, 2)  # 2: it had ended before the second run looked
+
+
+def test_the_second_run_watches_an_installation_that_goes_on(call, board, monkeypatch):
+    (board / "wait").touch()
+    monkeypatch.setenv("STOP", "engine: making engine")
+    call()
+    monkeypatch.setenv("STOP", "deploy: the installation is running there already")
+    status, out, _ = call()
+    assert status == 2 and "deploy: the installation is running there already" in out
+    assert runs(board) == 1
+    (board / "wait").unlink()
+    status_file = board / "effedge/net-int8-jetson-orin/install.status"
+    for _ in range(200):
+        if status_file.exists():
+            break
+        time.sleep(0.05)
+    assert status_file.read_text() == "0\n"  # without any connection
+
+
+def test_what_the_board_refuses_is_the_one_line(call, board):
+    (board / "refuse").touch()
+    status, out, err = call()
+    assert status == 2
+    assert err == "error: on 'me@board': this bundle is for jetson-orin, and this board is another\n"
+    assert "engine: making engine" in out
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("ssh: Could not resolve hostname board: Name or service not known", "check the name, or give the address"),
+        ("me@board: Permission denied (publickey).", "`ssh-copy-id` lets your key in there"),
+        ("Host key verification failed.", "`ssh` there once by hand"),
+        ("ssh: connect to host board port 22: Connection refused", "see whether sshd runs there"),
+        ("ssh: connect to host board port 22: Connection timed out", "see whether it is switched on"),
+        ("kex_exchange_identification: read: Connection reset by peer", "broke (kex_exchange_identification"),
+    ],
+)
+def test_no_connection_is_one_line_with_what_to_do(call, board, monkeypatch, said, expected):
+    monkeypatch.setenv("REFUSAL", said)
+    status, out, err = call()
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert expected in err
+
+
+def only(tmp_path, monkeypatch, *names):
+    """PATH with our ssh and of the others only these, as on a board without the rest."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for name in ("sh", "head", "cat", "mkdir", "rm", "wc", "echo", *names):
+        path = next(p for p in (f"/bin/{name}", f"/usr/bin/{name}") if os.path.exists(p))
+        (folder / name).symlink_to(path)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{folder}")
+
+
+def test_a_board_without_python_is_one_line(call, board, tmp_path, monkeypatch):
+    only(tmp_path, monkeypatch)
+    status, _, err = call()
+    assert status == 2 and err == "error: on 'me@board': no python3: install Python 3.8 or later there\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_full_disk_is_one_line(call, monkeypatch, board):
+    monkeypatch.setenv("FULL", "1")
+    status, _, err = call()
+    assert status == 2 and err.count("\n") == 1
+    assert "the disk of 'me@board' is full (cat: " in err and "No space left on device): make room there" in err
+
+
+def test_a_disk_that_will_be_full_is_one_line_before_the_copy(call, monkeypatch, board):
+    monkeypatch.setattr(push, "SPACE", 10**12)
+    status, out, err = call()
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "are free on 'me@board', " in err
+
+
+def test_the_users_options_stand_before_the_host(call, board):
+    call("--ssh-options", "-p 2222 -i 'my key'")
+    first = (board / "arguments").read_text().splitlines()[0]
+    assert "-o BatchMode=yes" in first and "-p 2222 -i my key me@board sh -c" in first
+
+
+@pytest.mark.parametrize(
+    ("host", "options", "message"),
+    [("", "", "expected user@board"), ("-oProxyCommand=x", "", "is no host"), ("a@b", "'", "cannot be read")],
+)
+def test_a_host_or_options_that_are_none(host, options, message):
+    with pytest.raises(UserError, match=message):
+        Board(host, options)
+
+
+def test_no_ssh_here_is_one_line(archive, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="there is no `ssh` here"):
+        deploy(archive, Board("me@board"))
+
+
+def test_no_bundle_is_one_line(tmp_path, board):
+    with pytest.raises(UserError, match="no bundle at"):
+        deploy(tmp_path / "none.tar.gz", Board("me@board"))

@@ -1,0 +1,167 @@
+"""Fine-tuning brings INT8 back to the float model, is kept only then, and refuses what it cannot use."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from effedge.calibration.graph import onnx_file
+from effedge.calibration.post_training import quantize
+from effedge.calibration.ranges.source import METADATA
+from effedge.calibration.search.trials import Trials
+from effedge.calibration.settings import Settings
+from effedge.deploy.common.cli import UserError
+from effedge.pipeline.training.finetune import command as command
+from effedge.pipeline.training.finetune.distill import (
+    candidate_tensors,
+    classification_loss,
+    detection_loss,
+    find_heads,
+)
+from effedge.pipeline.training.finetune.graph import OnnxModule
+from effedge.pipeline.training.finetune.tune import schedule, tune
+from effedge.pipeline.training.finetune.tuning import Tuning
+from tests.calibration import networks
+
+SPEC = {"task": "classification", "input": {"batch": [1, 1, 1]}}
+SAMPLES = networks.as_samples(networks.feeds(24))
+UNSEEN = networks.as_samples(networks.feeds(8, seed=99))
+
+
+@pytest.fixture
+def teacher(load):
+    return load(networks.classifier(), SPEC)
+
+
+@pytest.fixture
+def coarse(teacher):
+    """INT8 whose steps of weights are sixteen times too large: 4 bits, which rounding alone cannot hold."""
+    int8, _ = quantize(teacher, SAMPLES, Settings("minmax", correction=False, float_share=0), quiet=True)
+    for name, step in OnnxModule(int8, ["logits"]).steps.items():
+        value = int8.graph.initializers[name]
+        value.const_value = onnx_file.ir.tensor(np.rint(value.const_value.numpy() / 16).astype(np.int8), name=name)
+        scale = next(each.inputs[1] for each in int8.graph if each.inputs[0] is value)
+        scale.const_value = onnx_file.ir.tensor(step.numpy().ravel() * 16, name=scale.name)
+    return int8
+
+
+def test_it_recovers_most_of_what_int8_lost_on_samples_that_it_never_saw(teacher, coarse):
+    trials = Trials(teacher, UNSEEN)
+    before = trials(coarse)
+    tune(teacher, coarse, SAMPLES, Tuning(steps=60, batch=2), quiet=True)
+    assert trials(coarse) < 0.5 * before
+
+
+def test_the_same_seed_learns_the_same(teacher, coarse):
+    learnt = []
+    for seed in (0, 0, 1):
+        tuned = coarse.clone()
+        tune(teacher, tuned, SAMPLES, Tuning(steps=3, batch=2, seed=seed), quiet=True)
+        learnt.append(np.concatenate([each.const_value.numpy().ravel() for each in tuned.graph.initializers.values()]))
+    np.testing.assert_array_equal(learnt[0], learnt[1])
+    assert (learnt[0] != learnt[2]).any()
+
+
+def test_losses_are_zero_for_the_same_and_only_then():
+    torch.manual_seed(0)
+    for loss, shapes in ((detection_loss, ((1, 20, 3), (1, 20, 4))), (classification_loss, ((1, 5),))):
+        wanted = [torch.randn(shape) for shape in shapes]
+        assert loss(wanted, wanted) == pytest.approx(0, abs=1e-5)
+        assert loss(wanted, [each + 0.3 * torch.randn(each.shape) for each in wanted]) > 1e-3
+
+
+def test_boxes_count_where_the_float_model_sees_something():
+    logits, codes = torch.tensor([[[-20.0], [3.0]]]), torch.zeros(1, 2, 4)
+    off = [codes.clone(), codes.clone()]
+    off[0][0, 0], off[1][0, 1] = 1.0, 1.0
+    background, object_ = (detection_loss([logits, codes], [logits, each]) for each in off)
+    assert background < 1e-4 < 1 < object_
+
+
+def test_the_heads_of_each_kind_of_model(load, teacher):
+    assert find_heads(teacher).tensors == ["logits"] and find_heads(teacher).loss is classification_loss
+    detector = load(networks.detector())
+    assert find_heads(detector).tensors == ["classes_conv", "boxes_conv"], "no candidates by the engine's contract"
+
+
+def test_our_detectors_are_compared_where_the_selection_begins(prepared):
+    import onnx_ir as ir
+
+    model = onnx_file.prepare(ir.from_proto(prepared("det-lite0").simplified))
+    logits, codes = candidate_tensors(model)
+    shapes = {value.name: value.shape for node in model.graph for value in node.outputs}
+    assert tuple(shapes[logits])[1:] == (19206, 7) and tuple(shapes[codes])[1:] == (19206, 4)
+
+
+def test_the_rate_warms_up_and_falls_to_nothing():
+    rates = [schedule(step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2) and max(rates) == 1 and rates[5] == pytest.approx(1) and rates[-1] < 1e-3
+
+
+@pytest.fixture
+def files(teacher, coarse, tmp_path):
+    onnx_file.save(teacher, tmp_path / "simplified.onnx")
+    onnx_file.save(coarse, tmp_path / "int8.onnx")
+    np.savez(tmp_path / "data.npz", image=np.concatenate([feeds["image"] for feeds in networks.feeds(30)]))
+    return tmp_path
+
+
+@pytest.fixture
+def call(call_main):
+    return partial(call_main, command.main)
+
+
+def words(folder, *more):
+    return (folder / "simplified.onnx", folder / "int8.onnx", "--data", folder / "data.npz", "--out",
+            folder / "tuned.onnx", "--steps", 4, *more)  # fmt: skip
+
+
+def test_the_command_says_what_was_gained_and_is_not_run_twice(call, files):
+    status, out, error = call(*words(files, "--steps", 60, "--batch", 2))
+    assert status == 0 and "finetune: damage" in out and out.splitlines()[-1] == str(files / "tuned.onnx"), error
+    report = json.loads(onnx_file.read(files / "tuned.onnx").metadata_props[METADATA])
+    assert report["finetuned"]["steps"] == 60 and report["damage"] < report["finetuned"]["before"]
+    assert "up to date" in call(*words(files, "--steps", 60, "--batch", 2))[1]
+
+
+def test_what_does_harm_is_not_kept(call, files, monkeypatch):
+    def harm(teacher, student, *arguments, **options):
+        student.graph.initializers["fc.bias"].const_value = onnx_file.ir.tensor(
+            np.linspace(-9, 9, networks.CLASSES, dtype=np.float32), name="fc.bias"
+        )
+
+    monkeypatch.setattr("effedge.pipeline.training.finetune.tune.tune", harm)
+    status, out, _ = call(*words(files))
+    assert status == 0 and "left as it was" in out
+    before, after = (onnx_file.read(files / name).graph.initializers["fc.bias"] for name in ("int8.onnx", "tuned.onnx"))
+    np.testing.assert_array_equal(before.const_value.numpy(), after.const_value.numpy())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({0: "nothing.onnx"}, "no ONNX file at"),
+        ({1: "simplified.onnx"}, "is no INT8 ONNX"),
+        ({0: "int8.onnx"}, "already quantized"),
+        ({3: "nowhere"}, "nowhere"),
+        ({7: 0}, "--steps 0"),
+        ({8: "--rate", 9: 2}, "--rate 2"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(call, files, changes, message):
+    given = dict(enumerate(words(files)))
+    given.update(
+        {index: files / word if str(word).endswith(("onnx", "here")) else word for index, word in changes.items()}
+    )
+    status, out, error = call(*given.values())
+    assert status == 2 and message in error and error.count("\n") == 1 and not (files / "tuned.onnx").exists()
+
+
+def test_a_loss_that_is_not_finite_names_the_rate(teacher, coarse):
+    coarse.graph.initializers["fc.bias"].const_value = onnx_file.ir.tensor(
+        np.full(networks.CLASSES, np.inf, np.float32), name="fc.bias"
+    )
+    with pytest.raises(UserError, match="--rate"):
+        tune(teacher, coarse, SAMPLES, Tuning(steps=1), quiet=True)

@@ -1,0 +1,278 @@
+"""Training from the command line to the checkpoint: what decides the weights, what is written, what is refused."""
+
+import dataclasses
+import gc
+import json
+import os
+
+import pytest
+import torch
+from PIL import Image
+
+from effedge.deploy.common.cli import UserError
+from effedge.pipeline.models.zoo import create_model
+from effedge.pipeline.training import train as train_module
+from effedge.pipeline.training.log.state import resume_path
+from effedge.pipeline.training.optimizer import learning_rate, make_optimizer
+from effedge.pipeline.training.train import train
+from effedge.pipeline.training.validation import make_validation
+from effedge.pipeline.weights.load import load_weights
+from effedge.pipeline.weights.published import preprocessing
+from effedge.pipeline.weights.state_file import read_state
+from tests.pipeline.small_training import B0, COLOURS, D0, assert_equal, data_of, error_of, run_main, write_coco
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_the_seed_decides_the_weights(tmp_path, folders):
+    short = dataclasses.replace(B0, steps=2)
+    other = dataclasses.replace(short, seed=1)
+    runs = [train(options, data_of(options, folders), tmp_path / f"{k}.safetensors", None, None, True)[0]
+            for k, options in enumerate((short, other))]  # fmt: skip
+    assert not torch.equal(runs[0]["conv_stem.weight"], runs[1]["conv_stem.weight"])
+
+
+@pytest.mark.parametrize("options", [B0, dataclasses.replace(D0, steps=2)])
+def test_validating_on_the_way_changes_nothing(tmp_path, folders, capsys, options):
+    path = folders if options is B0 else write_coco(tmp_path, 5)
+    images = tmp_path / "pictures"
+    data = data_of(options, path, images)
+    look = preprocessing(options.model, "")
+    validation = make_validation(options.model, str(path), images, data.labels, options.size, look, True)
+    plain, nothing = train(options, data, tmp_path / "plain.safetensors", None, None, True)
+    validated, figure = train(options, data, tmp_path / "validated.safetensors", validation, 1, True)
+    assert_equal(plain, validated)
+    assert nothing is None and 0 <= figure <= 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if "validation" in line]
+    assert len(lines) == options.steps
+    assert lines[-1] == f"step {options.steps}: validation {validation.figure} {figure:.4f}"
+
+
+class Knot:
+    """What only the garbage collector frees, as tensors in a cycle are; it notes the process that did."""
+
+    def __init__(self, folder):
+        self.folder, self.itself = folder, self
+
+    def __del__(self):
+        (self.folder / str(os.getpid())).touch()
+
+
+def test_a_worker_leaves_the_garbage_of_the_training_alone(tmp_path, folders, monkeypatch):
+    """A forked process that frees a tensor of the GPU is ended by CUDA."""
+    data, noted = data_of(B0, folders), tmp_path / "noted"
+    noted.mkdir()
+
+    def draw(index):
+        gc.collect()
+        return data.draw(index)
+
+    original = train_module.start_state
+
+    def start(*arguments):
+        state = original(*arguments)
+        gc.disable()
+        Knot(noted)
+        return state
+
+    monkeypatch.setattr(train_module, "start_state", start)
+    try:
+        options = dataclasses.replace(B0, steps=2)
+        train(options, data._replace(draw=draw), tmp_path / "b0.safetensors", None, None, True)
+    finally:
+        gc.enable()
+    assert [path.name for path in noted.iterdir()] == [str(os.getpid())]
+    assert gc.get_freeze_count() == 0
+
+
+def test_what_is_written_loads_with_its_labels_size_and_figure(monkeypatch, capsys, tmp_path, folders):
+    out = tmp_path / "mine" / "b0.safetensors"
+    run_main(monkeypatch, "b0", "--data", folders, "--val", folders, "--size", 64, "--steps", 2, "--batch", 4,
+             "--seed", 3, "--out", out)  # fmt: skip
+    loaded = load_weights("b0", str(out))
+    assert loaded.labels == ["blue", "green", "red"] and loaded.classes == 3 and loaded.size == 64
+    assert loaded.preprocessing == preprocessing("b0", "")
+    metadata = read_state(out)[1]
+    assert metadata["model"] == "b0" and 0 <= float(metadata["val_top1"]) <= 1
+    assert json.loads(metadata["options"])["seed"] == 3
+    assert not resume_path(out).exists()
+    assert capsys.readouterr().out.splitlines()[-1] == str(out)
+
+
+def test_a_classifier_of_drawn_digits_says_that_the_crop_is_the_whole_input(monkeypatch, tmp_path):
+    monkeypatch.setattr("effedge.pipeline.training.validation.DIGITS_COUNT", {"classification": 60})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    out = tmp_path / "b0.safetensors"
+    run_main(monkeypatch, "b0", "--size", 32, "--steps", 1, "--batch", 4, "--out", out, "-q")
+    loaded = load_weights("b0", str(out))
+    assert loaded.labels == list("0123456789") and loaded.preprocessing.crop == 1.0
+    assert read_state(out)[1]["val_data"] == "digits"
+
+
+def test_a_table_of_numbers_gets_numbers_for_labels(tmp_path, folders):
+    table = tmp_path / "pictures.tsv"
+    table.write_text("".join(f"classes/{name}/0.png\t{k}\n" for k, name in enumerate(COLOURS)))
+    data = data_of(B0, table)
+    assert data.labels == ["0", "1", "2"] and data.pictures == 3
+
+
+def test_a_quiet_run_prints_only_what_it_wrote(monkeypatch, capsys, tmp_path, folders):
+    out = tmp_path / "b0.safetensors"
+    run_main(monkeypatch, "b0", "--data", folders, "--size", 32, "--steps", 1, "--batch", 2, "--out", out, "-q")
+    captured = capsys.readouterr()
+    assert captured.out == f"{out}\n" and captured.err == ""
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch, capsys, tmp_path, folders):
+    monkeypatch.setattr("effedge.pipeline.training.log.progress.LINE_SECONDS", -1.0)
+    train(dataclasses.replace(B0, steps=2), data_of(B0, folders), tmp_path / "b0.safetensors", None, None, False)
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        lines[0].startswith("step 1/2: class ") and "pictures a second" in lines[0] and lines[1].endswith(" 00:00 left")
+    )
+
+
+# The schedule.
+
+
+def test_the_rate_rises_in_a_line_and_falls_as_a_cosine():
+    rates = [learning_rate(step, 110, 2.0, 10) for step in range(110)]
+    assert rates[:10] == pytest.approx([0.2 * k for k in range(1, 11)])
+    assert rates[10] == 2.0 and rates[60] == pytest.approx(1.0) and 0 < rates[-1] < 0.001
+    assert learning_rate(0, 1, 2.0, 0) == 2.0
+
+
+def test_only_kernels_and_matrices_decay():
+    model = create_model("det-lite0", 2)
+    groups = make_optimizer(model, 0.1).param_groups
+    decayed = {id(p) for group in groups if group["weight_decay"] == 0.1 for p in group["params"]}
+    kept = {id(p) for group in groups if group["weight_decay"] == 0.0 for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        vector = name.endswith(".bias") or "bn" in name
+        assert id(parameter) in (kept if vector else decayed), name
+
+
+# What is refused, in one line.
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, folders):
+    options = dataclasses.replace(B0, rate=1e30, warmup=0)
+    with pytest.raises(UserError, match="at step 1: lower --rate"):
+        train(options, data_of(options, folders), tmp_path / "b0.safetensors", None, None, True)
+
+
+def test_a_picture_that_turns_out_damaged_is_named_in_one_line(tmp_path, folders):
+    data = data_of(B0, folders)
+    for path in folders.rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"cannot read the picture '.*png'") as error:
+        train(B0, data, tmp_path / "b0.safetensors", None, None, True)
+    assert "Traceback" not in str(error.value)
+
+
+def test_an_init_that_fits_nowhere_is_refused(monkeypatch, tmp_path, folders):
+    torch.save({"other.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    message = error_of(monkeypatch, "b0", "--data", folders, "--size", 32, "--init", tmp_path / "other.pth",
+                       "--out", tmp_path / "b0.safetensors")  # fmt: skip
+    assert "none of the" in message and "of b0" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["b9"], "did you mean 'b"),
+        (["b0", "--epochs", 2], "is drawn anew and has no epochs"),
+        (["b0", "--recipe", "efficientnet"], "is drawn anew and has no epochs"),
+        (["b0", "--recipe", "efficientdet"], "--recipe efficientdet is for detection, b0 is for classification"),
+        (["b0", "--recipe", "finetuen"], "did you mean 'finetune'"),
+        (["b0", "--steps", 2, "--epochs", 2], "give one of them"),
+        (["b0", "--batch", 8, "--accumulate", 3], "--batch 8 cannot be split into 3 equal parts"),
+        (["b0", "--batch", 8, "--accumulate", 8], "leaves a picture at a time"),
+        (["b0", "--precision", "fp61"], "did you mean 'fp"),
+        (["b0", "--ema", 1], "--ema 1.0"),
+        (["b0", "--randaugment", 2, 31], "--randaugment 2 31.0"),
+        (["b0", "--data", "{folders}", "--patience", 5], "--patience needs pictures"),
+        (["b0", "--device", "cuda"], "finds no GPU here"),
+        (["b0", "--size", 50], "size 50 does not suit b0"),
+        (["b0", "--batch", 1], "--batch 1: expected 2 or more"),
+        (["b0", "--steps", 0], "--steps 0: expected 1 or more"),
+        (["b0", "--rate", "nan"], "--rate nan"),
+        (["b0", "--freeze-norm"], "give it with --init"),
+        (["b0", "--drop-connect", 1], "--drop-connect 1.0"),
+        (["b0", "--data", "nowhere"], "data 'nowhere' does not exist"),
+        (["b0", "--data", "{coco}"], "is for detection, b0 is for classification"),
+        (["d0", "--data", "{folders}"], "is for classification, d0 is for detection"),
+        (["b0", "--data", "{folders}", "--val", "{digits}"], "have no class in common"),
+        (["b0", "--data", "{folders}", "--validate-every", 5], "--validate-every needs pictures"),
+        (["b0", "--data", "{folders}", "--val", "{folders}", "--validate-every", 0], "--validate-every 0"),
+        (["b0", "--data", "{one}"], "has one class"),
+        (["b0", "--out", "{folders}/red/0.png/b0.safetensors"], "cannot write"),
+        (["b0", "--out", "b0.pth"], "ends in .safetensors"),
+    ],
+)
+def test_bad_input_is_one_line(monkeypatch, tmp_path, folders, coco, words, expected):
+    for name in "0123":
+        (tmp_path / "digits" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "digits" / name / "a.png")
+    (tmp_path / "one" / "only").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(tmp_path / "one" / "only" / "a.png")
+    places = {"coco": coco, "folders": folders, "digits": tmp_path / "digits", "one": tmp_path / "one"}
+    words = [str(word).format(**places) for word in words]
+    images = ["--images", tmp_path / "pictures"] if str(coco) in words else []
+    out = [] if "--out" in words else ["--out", tmp_path / "out.safetensors"]
+    size = [] if "--size" in words or words[0] == "b9" else ["--size", 128]
+    assert expected in error_of(monkeypatch, *words, *images, *size, *out)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_box_outside_of_its_picture_is_named_before_the_training(tmp_path):
+    path = write_coco(tmp_path, 3, box=[200, 10, 50, 50])
+    with pytest.raises(UserError, match=r"the box \[200.0, 10.0, 250.0, 60.0\] .*0.png' of 160 x 120 pixels"):
+        data_of(D0, path, tmp_path / "pictures")
+    # One that reaches over the edge by some pixels is common, and clipped.
+    data_of(D0, write_coco(tmp_path, 3, box=[150, 10, 50, 50]), tmp_path / "pictures")
+
+
+def test_the_exif_orientation_decides_what_is_outside(tmp_path):
+    path = write_coco(tmp_path, 1, box=[10, 130, 20, 20])  # inside 120 x 160, outside 160 x 120
+    picture = tmp_path / "pictures" / "0.png"
+    with pytest.raises(UserError, match="outside"):
+        data_of(D0, path, tmp_path / "pictures")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(picture) as image:
+        image.save(picture, exif=exif)
+    data_of(D0, path, tmp_path / "pictures")
+
+
+def test_data_without_objects_or_with_a_file_that_is_no_picture_is_refused(tmp_path):
+    path = write_coco(tmp_path, 2)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"annotations": []}))
+    with pytest.raises(UserError, match="2 pictures without any object"):
+        data_of(D0, path, tmp_path / "pictures")
+    path.write_text(json.dumps(content))
+    (tmp_path / "pictures" / "1.png").write_text("text")
+    with pytest.raises(UserError, match="1.png' is no picture"):
+        data_of(D0, path, tmp_path / "pictures")
+
+
+# That it learns. BatchNorm's statistics move by 1% a step, so even what is easy takes some hundred steps.
+
+
+@pytest.mark.slow
+def test_a_classifier_learns_colours(tmp_path, folders):
+    options = dataclasses.replace(B0, model="lite0", steps=300, batch=6, rate=3e-3)
+    data, look = data_of(options, folders), preprocessing("lite0", "")
+    validation = make_validation("lite0", str(folders), None, data.labels, options.size, look, True)
+    assert train(options, data, tmp_path / "lite0.safetensors", validation, None, True)[1] == 1.0
+
+
+@pytest.mark.slow
+def test_a_detector_learns_coloured_squares(tmp_path):
+    path, images = write_coco(tmp_path, 12), tmp_path / "pictures"
+    options = dataclasses.replace(D0, model="det-lite0", steps=400, batch=8, rate=5e-3, warmup=20, drop_connect=0.0)
+    data, look = data_of(options, path, images), preprocessing("det-lite0", "")
+    validation = make_validation("det-lite0", str(path), images, data.labels, 128, look, True)
+    figure = train(options, data, tmp_path / "det.safetensors", validation, None, True)[1]
+    assert figure is not None and figure > 0.5

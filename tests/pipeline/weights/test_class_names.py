@@ -1,0 +1,42 @@
+import pytest
+
+from effedge.deploy.common.cli import UserError
+from effedge.pipeline.weights.class_names import coco_labels, imagenet_labels, read_labels
+
+
+def test_coco_has_80_names_at_their_category_ids():
+    labels = coco_labels()
+    assert len(labels) == 90 and sum(label is not None for label in labels) == 80
+    # category id minus 1, from instances_val2017.json
+    assert {labels[0], labels[17], labels[89]} == {"person", "dog", "toothbrush"}
+    assert [index + 1 for index, label in enumerate(labels) if label is None] == [
+        12,
+        26,
+        29,
+        30,
+        45,
+        66,
+        68,
+        69,
+        71,
+        83,
+    ]
+
+
+def test_imagenet_has_1000_different_names():
+    labels = imagenet_labels()
+    assert len(labels) == 1000 and len({label.casefold() for label in labels if label}) == 1000
+    assert labels[0] == "tench" and labels[207] == "golden retriever" and labels[999] == "toilet tissue"
+
+
+def test_an_empty_line_is_a_gap(tmp_path):
+    (tmp_path / "labels.txt").write_text("cat\n\n dog \n")
+    assert read_labels(tmp_path / "labels.txt") == ["cat", None, "dog"]
+
+
+def test_a_missing_or_binary_file_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        read_labels(tmp_path / "labels.txt")
+    (tmp_path / "labels.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_labels(tmp_path / "labels.txt")
