@@ -24,7 +24,7 @@ export SSH_OPTIONS
 
 VARIABLES := MODEL ONNX PRECISION TARGET WEIGHTS BATCH OUT PYTHON VENV PROCESSES EFFEDGE_DATA $(OPTIONAL)
 TYPED := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
-UNKNOWN := $(firstword $(filter-out $(VARIABLES) -*-%,$(TYPED)))
+UNKNOWN := $(firstword $(filter-out $(VARIABLES) BIN INSTALLED -*-%,$(TYPED)))
 NEAREST = import difflib, sys; print(difflib.get_close_matches(sys.argv[1], sys.argv[2:], 1, 0)[0])
 ifneq ($(UNKNOWN),)
 $(error unknown variable '$(UNKNOWN)': did you mean '$(shell $(PYTHON) -c "$(NEAREST)" $(UNKNOWN) $(VARIABLES))'? `make help` lists them)
@@ -55,8 +55,9 @@ CHAIN = $(EFFEDGE) engine $(if $(ONNX),--onnx '$(ONNX)','$(MODEL)' --weights '$(
 help: ## this list
 	grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 	echo
-	echo "Variables: MODEL=$(MODEL) PRECISION=$(PRECISION) TARGET=$(TARGET) WEIGHTS=$(WEIGHTS) BATCH=$(BATCH) OUT=$(OUT)"
-	echo "           ONNX SIZE CLASSES LABELS CALIBRATION MAX_DROP FINETUNE VALIDATION LIMIT BY_LATENCY CAPABILITY DLA BUILD_OPTIONS SELFTEST_IMAGE HOST SSH_OPTIONS (README.md says what each may be)"
+	echo "Variables, and their defaults: MODEL=$(MODEL) PRECISION=$(PRECISION) TARGET=$(TARGET) WEIGHTS=$(WEIGHTS) BATCH=$(BATCH) OUT=$(OUT)"
+	echo "$(OPTIONAL)" | fold -s -w 108 | sed 's/^/  /'
+	echo "docs/commands.md says what each may be."
 
 $(VENV)/.installed-core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -164,7 +165,7 @@ choose: $(INSTALLED) $(VENV)/.installed-plot ## the most accurate model within L
 	  $(if $(FIGURES),--figures '$(FIGURES)') --precision '$(if $(filter file,$(origin PRECISION)),fp16,$(PRECISION))' \
 	  --target '$(TARGET)' --out '$(OUT)' --json '$(OUT)/choose.json' --plot '$(OUT)/choose.png'
 
-TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0 plot video train)
+TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0 plot video train docs)
 .PHONY: test test-slow lint
 test: $(TEST_EXTRAS) ## the tests, within ten minutes on two cores
 	$(BIN)/python -m pytest -q -m 'not slow' tests
@@ -179,6 +180,11 @@ $(STUBS): $(VENV)/.installed-core
 	touch $@
 lint: $(TEST_EXTRAS) $(STUBS) ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+.PHONY: docs
+docs: $(INSTALLED) $(VENV)/.installed-docs ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	echo build/site/index.html
 
 .PHONY: clean
 clean: ## remove what was built (not the environment)

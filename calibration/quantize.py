@@ -1,4 +1,4 @@
-"""FP32 ONNX -> INT8 ONNX: the stage and its command (study.py says how it is done).
+"""Quantizes a float32 ONNX to INT8: the stage and its command (post_training.py does the work).
 
     effedge quantize MODEL.onnx --calibration DATA --out OUT.onnx
 
@@ -7,10 +7,11 @@ with --images-dir. Images go through the model's own preprocessing (metadata_pro
 
 The INT8 ONNX keeps the float model's inputs, outputs and metadata; metadata_props["effedge_calibration"] says how it
 was made: method, images, the share of multiply-accumulates in INT8, the layers left in float with the reason for each,
-the damage to the outputs, each group's sensitivity, and the SQNR in dB at the last layers.
+the output error, each group's sensitivity, and the SQNR in dB at the last layers.
 
---max-damage X leaves as many layers in 16 bit as it takes to keep the damage at X or below: 0 is the float model, 1 as
-bad as finding nothing (calibration/search/output_error.py). `make engine MAX_DROP=...` does the same with accuracy on labelled data.
+--max-output-error X leaves as many layers in 16 bit as it takes to keep the output error at X or below: 0 is the float
+model, 1 as bad as no detections (calibration/search/output_error.py). `make engine MAX_DROP=...` does the same with
+accuracy on labelled data.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from effedge.calibration.ranges.source import load_samples, source
+from effedge.calibration.ranges.source import find_data, load_samples
 from effedge.calibration.settings import DEFAULT, Budget, Settings, add_settings, read_settings
 from effedge.deploy.common.cli import Parser, UserError
+from effedge.deploy.common.messages import log
 from effedge.engines.onnx_header import onnx_files
 from effedge.engines.stage import run_stage
 
@@ -36,14 +38,13 @@ def calibrate(
     budget: Budget | None = None,
     images: int | None = DEFAULT_IMAGES,
     images_dir: Path | None = None,
-    quiet: bool = False,
 ) -> bool:
-    """The stage: quantize the ONNX file `model` to `out`, unless that is up to date.
+    """Runs the stage: quantizes the ONNX file `model` to `out`, unless that is up to date.
 
-    It is keyed by the content of the model and of the calibration data, not by their names or dates.
+    The stage is keyed by the content of the model and of the calibration data, not by their names or dates.
 
     Args:
-        budget: what may be lost; it takes the place of the settings' share of arithmetic in 16 bit.
+        budget: the accuracy that may be lost; it takes the place of the settings' share of arithmetic in 16 bit.
         images: calibrate on that many images, evenly spread over the data; None takes all.
 
     Returns:
@@ -54,29 +55,34 @@ def calibrate(
         raise UserError(
             f"no ONNX file at '{model}': expected one made by effedge.pipeline.export.simplify or any other exporter"
         )
-    paths, inputs, options = source(data, images_dir, images)
+    calibration_data = find_data(data, images_dir, images)
 
     def make(temporary: Path) -> None:
         from effedge.calibration.graph import onnx_file
-        from effedge.calibration.post_training import Study, describe
-        from effedge.calibration.search.accuracy_budget import meet
+        from effedge.calibration.post_training import PostTrainingQuantizer, describe
+        from effedge.calibration.search.accuracy_budget import meet_budget
 
         loaded = onnx_file.load(model)
         onnx_file.check_float(loaded, model)
-        study = Study(loaded, load_samples(loaded, data, paths, images), settings, quiet=quiet)
+        samples = load_samples(loaded, data, calibration_data.images, images)
+        quantizer = PostTrainingQuantizer(loaded, samples, settings)
         if budget is None:
-            changed, report = study.build(study.kept())
+            changed, report = quantizer.build(quantizer.choose_float_groups())
         else:
-            accuracy = budget.accuracy or (lambda model: -study.trials(model))
-            changed, report = meet(study, accuracy, budget.max_drop, budget.unit)
+            accuracy = budget.accuracy or (lambda model: -quantizer.trials.output_error(model))
+            changed, report = meet_budget(quantizer, accuracy, budget.max_drop, budget.unit)
         onnx_file.save(changed, temporary)
-        print(describe(report), flush=True)
+        log.info(describe(report))
 
     return run_stage(
         "calibrate",
         out,
-        inputs={**onnx_files(model), **inputs},
-        options={**asdict(settings), **options, **(budget.options() if budget else {})},
+        inputs={**onnx_files(model), **calibration_data.stage_inputs},
+        options={
+            **asdict(settings),
+            **calibration_data.stage_options,
+            **(budget.stage_options() if budget else {}),
+        },
         tools=["numpy", "onnx", "onnx-ir", "onnxruntime", "pillow"],
         code=[__name__, *(budget.code if budget else ())],
         make=make,
@@ -84,7 +90,7 @@ def calibrate(
 
 
 def main() -> None:
-    parser = Parser(prog="effedge quantize", description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="float32 ONNX, opset 13 or later")
     parser.add_argument("--calibration", type=Path, required=True, metavar="DATA", help=".npz, .npy, folder, COCO json")
     parser.add_argument("--images-dir", type=Path, metavar="DIR", help="where the images of a COCO json lie")
@@ -92,19 +98,21 @@ def main() -> None:
     add_settings(parser)
     zero = "zero points where they make the steps finer: for CPUs, as TensorRT takes none"
     parser.add_argument("--zero-points", action="store_true", help=zero)
-    parser.add_argument("--max-damage", type=float, metavar="X", help="in place of --float-share: see above")
+    parser.add_argument("--max-output-error", type=float, metavar="X", help="in place of --float-share: see above")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.onnx")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
-    given = parser.parse_args()
-    if given.max_damage is not None and not 0 <= given.max_damage <= 1:
-        raise UserError(f"--max-damage {given.max_damage:g}: expected 0 (the float model) to 1 (as finding nothing)")
+    parser.add_quiet()
+    arguments = parser.parse_args()
+    max_error = arguments.max_output_error
+    if max_error is not None and not 0 <= max_error <= 1:
+        raise UserError(
+            f"--max-output-error {max_error:g}: expected 0 (the float model) to 1 (as bad as no detections)"
+        )
     calibrate(
-        given.model,
-        given.calibration,
-        given.out,
-        settings=replace(read_settings(given), zero_points=given.zero_points),
-        budget=None if given.max_damage is None else Budget(given.max_damage),
-        images=given.images,
-        images_dir=given.images_dir,
-        quiet=given.quiet,
+        arguments.model,
+        arguments.calibration,
+        arguments.out,
+        settings=replace(read_settings(arguments), zero_points=arguments.zero_points),
+        budget=None if max_error is None else Budget(max_error),
+        images=arguments.images,
+        images_dir=arguments.images_dir,
     )

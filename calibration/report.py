@@ -1,20 +1,25 @@
-"""The report of a calibration, read back from the INT8 ONNX that carries it (study.py says what is in it)."""
+"""Reads and writes the report of a calibration, in the metadata of the ONNX that carries it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from effedge.calibration.ranges.source import METADATA
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.contracts import CALIBRATION_KEY, CalibrationReport
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-def read_report(path: Path) -> tuple[ir.Model, dict[str, Any]]:
-    """The INT8 model at `path` and its report.
+def attach_report(model: ir.Model, report: CalibrationReport) -> None:
+    """Writes the report into the model's metadata."""
+    model.metadata_props[CALIBRATION_KEY] = json.dumps(report)
+
+
+def read_report(path: Path) -> tuple[ir.Model, CalibrationReport]:
+    """Reads the INT8 model at `path` and its report.
 
     Raises:
         UserError: no ONNX file, or one without a report of an INT8 calibration by this version.
@@ -23,7 +28,7 @@ def read_report(path: Path) -> tuple[ir.Model, dict[str, Any]]:
 
     model = onnx_file.read(path)
     try:
-        report = json.loads(model.metadata_props.get(METADATA, "{}"))
+        report = json.loads(model.metadata_props.get(CALIBRATION_KEY, "{}"))
     except ValueError as error:
         raise UserError(f"the calibration report in '{path}' is damaged ({error}): calibrate again") from error
     if not {"thresholds", "sensitivity", "float_layers"} <= set(report):

@@ -1,137 +1,161 @@
-"""What each layer costs in INT8, worst first: effedge sensitivity INT8.onnx [--json FILE] [--plot FILE]
+"""Ranks the layers of an INT8 ONNX by their output error in INT8, largest first.
 
-It is read from the report that calibration left in the INT8 ONNX. A row is a group of layers whose inputs share one
-scale. Its gain is its share of the damage to the outputs (calibration/search/output_error.py), by what the group does in INT8 alone.
-Layers that a placement rule keeps in 16 bit, such as squeeze-and-excite, were never tried. effedge layer-accuracy measures, on labelled pictures, what each group costs in points of AP or top-1.
+    effedge sensitivity INT8.onnx [--json FILE] [--plot FILE]
+
+The figures are read from the report that calibration left in the INT8 ONNX. A row is a group of layers whose inputs
+share one scale. Its gain is its share of the output error (calibration/search/output_error.py), by the error of the
+group alone in INT8. Layers that a placement rule keeps in 16 bit, such as squeeze-and-excite, were never tried.
+effedge layer-accuracy measures, on labelled images, the cost of each group in points of AP or top-1.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict
 
 from effedge.calibration.report import read_report
 from effedge.deploy.common.cli import Parser, UserError
-from effedge.deploy.common.files import whole_file
-from effedge.deploy.common.plot import check_drawable, figure_at
+from effedge.deploy.common.contracts import CalibrationReport
+from effedge.deploy.common.files import write_json
+from effedge.deploy.common.plot import check_plot_path, figure_at
 
 WORST = 20
 INT8 = "INT8"
 WIDTH = 60  # of the layers' names, in the table
 
 
+class _RankedGroup(TypedDict):
+    rank: int
+    layers: list[str]
+    gain: float
+    macs: float
+    kept: str
+
+
+class RankedRow(_RankedGroup, total=False):
+    """A group of layers: its rank, its gain, its share of multiply-accumulates (of 1), and where it is kept: INT8, or
+    the reason why it is in 16 bit. With labelled images also its accuracy and its drop in points, None where the group
+    was not measured."""
+
+    accuracy: float | None
+    drop: float | None
+
+
 def main() -> None:
-    parser = Parser(prog="effedge sensitivity", description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("model", type=Path, metavar="INT8.onnx", help="such as build/d0-digits/int8.onnx")
     add_outputs(parser)
-    given = parser.parse_args()
-    check_outputs(given)
-    report = read_report(given.model)[1]
-    found = rows(report)
-    print(table(found, report, given.worst))
-    write(found, {"damage": report["damage"]}, given)
+    arguments = parser.parse_args()
+    check_outputs(arguments)
+    report = read_report(arguments.model)[1]
+    rows = rank_groups(report)
+    print(format_table(rows, report, arguments.worst))
+    write_outputs(rows, {"output_error": report["output_error"]}, arguments)
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:
-    """The options for what is shown of the rows, and where."""
+    """Adds the options for the number of rows, and for the files that they are written to."""
     parser.add_argument("--worst", type=int, default=WORST, metavar="N", help="rows of table and plot (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows to this file")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the worst as bars (needs matplotlib)")
 
 
-def check_outputs(given: argparse.Namespace) -> None:
-    """UserError for what `add_outputs` took, as far as that can be known before the work."""
-    if given.worst < 1:
-        raise UserError(f"--worst {given.worst}: expected 1 or more")
-    if given.plot is not None:
-        check_drawable(given.plot)
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """Raises UserError for values of `add_outputs` that are wrong, as far as that can be known before the work."""
+    if arguments.worst < 1:
+        raise UserError(f"--worst {arguments.worst}: expected 1 or more")
+    if arguments.plot is not None:
+        check_plot_path(arguments.plot)
 
 
-def write(found: list[dict[str, Any]], about: dict[str, Any], given: argparse.Namespace) -> None:
-    """Write the JSON and the plot that `add_outputs` took; `about` is what the JSON says before its rows."""
-    if given.json is not None:
-        with whole_file(given.json) as temporary:
-            temporary.write_text(json.dumps({**about, "rows": found}, indent=1) + "\n")
-        print(f"json: {given.json}")
-    if given.plot is not None:
-        if not measured(found):
-            raise UserError(f"there is nothing to draw in '{given.plot}': no group's gain was measured (see above)")
-        plot(found[: given.worst], given.plot)
-        print(f"plot: {given.plot}")
+def write_outputs(rows: Sequence[RankedRow], header: Mapping[str, object], arguments: argparse.Namespace) -> None:
+    """Writes the JSON and the plot that `add_outputs` asks for; `header` is the content of the JSON before its rows."""
+    if arguments.json is not None:
+        write_json(arguments.json, {**header, "rows": rows})
+        print(f"json: {arguments.json}")
+    if arguments.plot is not None:
+        if not has_figures(rows):
+            raise UserError(f"there is nothing to draw in '{arguments.plot}': no group's gain was measured (see above)")
+        draw(rows[: arguments.worst], arguments.plot)
+        print(f"plot: {arguments.plot}")
 
 
-def rows(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The report's groups, worst first: {"rank", "layers", "gain", "macs" (a share of 1), "kept"}.
-
-    "kept" is INT8, or the reason why the group is in 16 bit.
-    """
-    result = []
-    for rank, row in enumerate(report["sensitivity"], 1):
+def rank_groups(report: CalibrationReport) -> list[RankedRow]:
+    """Returns the report's groups, largest gain first."""
+    rows: list[RankedRow] = []
+    for rank, group in enumerate(report["sensitivity"], 1):
         kept = INT8
-        if not set(row["tensors"]) & set(report["thresholds"]):
-            reasons = [report["float_layers"][name] for name in row["layers"] if name in report["float_layers"]]
+        if not set(group["tensors"]) & set(report["thresholds"]):
+            reasons = [report["float_layers"][name] for name in group["layers"] if name in report["float_layers"]]
             kept = f"16 bit: {reasons[0]}" if reasons else "16 bit: so are the layers beside it"
-        result.append({"rank": rank, **{key: row[key] for key in ("layers", "gain", "macs")}, "kept": kept})
-    return result
+        rows.append(
+            {"rank": rank, "layers": group["layers"], "gain": group["gain"], "macs": group["macs"], "kept": kept}
+        )
+    return rows
 
 
-def with_drops(found: list[dict[str, Any]], points: Sequence[float | None], reference: float) -> list[dict[str, Any]]:
-    """The rows with what each group costs by itself, {"accuracy", "drop"} in points, worst first; of two that cost the
-    same, as many do, the one with more gain.
+def add_drops(rows: Sequence[RankedRow], points: Sequence[float | None], reference: float) -> list[RankedRow]:
+    """Returns the rows with accuracy and drop, largest drop first; of equal drops, as many are, the larger gain first.
 
     Args:
-        found: of `rows`. `points`: their accuracy, None of a group that was not measured, which comes last.
-        reference: the float model's.
+        points: the accuracy of each row; None for a group that was not measured, which comes last.
+        reference: the float model's accuracy.
     """
-    result = [
-        {**row, "accuracy": each, "drop": None if each is None else round(reference - each, 6)}
-        for row, each in zip(found, points, strict=True)
+    measured: list[RankedRow] = [
+        {**row, "accuracy": accuracy, "drop": None if accuracy is None else round(reference - accuracy, 6)}
+        for row, accuracy in zip(rows, points, strict=True)
     ]
-    result.sort(key=lambda row: (row["drop"] is None, -(row["drop"] or 0), -row["gain"]))
-    return [{**row, "rank": rank} for rank, row in enumerate(result, 1)]
+    measured.sort(key=lambda row: (row["drop"] is None, -(row["drop"] or 0), -row["gain"]))
+    for rank, row in enumerate(measured, 1):
+        row["rank"] = rank
+    return measured
 
 
-def measured(found: list[dict[str, Any]]) -> bool:
-    """True if there is anything to rank by."""
-    return any(row["gain"] or row.get("drop") is not None for row in found)
+def has_figures(rows: Sequence[RankedRow]) -> bool:
+    """Returns True if there is a gain or a drop to rank by."""
+    return any(row["gain"] or row.get("drop") is not None for row in rows)
 
 
-def table(found: list[dict[str, Any]], report: dict[str, Any], worst: int) -> str:
-    """The worst rows as lines of text, and what they leave out."""
+def ranking_key(rows: Sequence[RankedRow]) -> Literal["drop", "gain"]:
+    """Returns the figure that the rows are ranked by."""
+    return "drop" if "drop" in rows[0] else "gain"
+
+
+def format_table(rows: Sequence[RankedRow], report: CalibrationReport, worst: int) -> str:
+    """Returns the worst rows as lines of text, and lines about the other rows."""
     lines = []
-    if measured(found):
-        key = "drop" if "drop" in found[0] else "gain"
+    if has_figures(rows):
+        key = ranking_key(rows)
         column = f" {'drop':>6}" if key == "drop" else ""
         lines.append(f"{'rank':>4}{column} {'gain':>9} {'MACs':>6}  {'layers':<{WIDTH}}  kept in")
-        for row in found[:worst]:
-            names = shortened(row["layers"])
+        for row in rows[:worst]:
+            names = shorten_names(row["layers"])
             if key == "drop":
                 column = f" {'-':>6}" if row["drop"] is None else f" {row['drop']:>6.2f}"
             lines.append(
                 f"{row['rank']:>4}{column} {row['gain']:>9.2g} {row['macs']:>6.2%}  {names:<{WIDTH}}  {row['kept']}"
             )
-        if len(found) > worst:
+        if len(rows) > worst:
             more = "costs more" if key == "drop" else "gains as much"
-            lines.append(f"{len(found) - worst} more groups of layers, none of which {more} (--worst N)")
-    if not any(row["gain"] for row in found):
+            lines.append(f"{len(rows) - worst} more groups of layers, none of which {more} (--worst N)")
+    if not any(row["gain"] for row in rows):
         lines.append(
-            f"all {len(found)} groups of layers together do {report['damage']:.2g} of damage in INT8, which is "
-            "bearable, so what each does was not measured and their gains are 0"
+            f"all {len(rows)} groups of layers together make an output error of {report['output_error']:.2g} in INT8, "
+            "which is acceptable, so the error of each was not measured and their gains are 0"
         )
     never = Counter(report["float_layers"].values())
-    tried = {report["float_layers"].get(name) for row in found for name in row["layers"]}
+    tried = {report["float_layers"].get(name) for row in rows for name in row["layers"]}
     lines += [f"{count} layers in 16 bit by rule: {why}" for why, count in never.items() if why not in tried]
     return "\n".join(lines)
 
 
-def shortened(names: list[str]) -> str:
-    """As many of the names as fit.
+def shorten_names(names: list[str]) -> str:
+    """Returns as many of the names as fit into the table.
 
-    >>> shortened(["head_1", "head_2"])
+    >>> shorten_names(["head_1", "head_2"])
     'head_1, head_2'
     """
     text = ", ".join(names)
@@ -141,16 +165,17 @@ def shortened(names: list[str]) -> str:
     return names[0][: WIDTH - len(more)] + more
 
 
-def plot(found: list[dict[str, Any]], path: Path) -> None:
-    """Draw the drops as bars into a picture, or the gains without them; UserError as `effedge.deploy.common.plot.figure_at`."""
-    key = "drop" if "drop" in found[0] else "gain"
-    with figure_at(path, 10, 1.2 + 0.28 * len(found)) as figure:
+def draw(rows: Sequence[RankedRow], path: Path) -> None:
+    """Draws the drops, or without them the gains, as bars into an image; UserError as
+    `effedge.deploy.common.plot.figure_at`."""
+    key = ranking_key(rows)
+    with figure_at(path, 10, 1.2 + 0.28 * len(rows)) as figure:
         axes = figure.subplots()
         for label, colour in ((INT8, "tab:blue"), ("16 bit", "tab:orange")):
-            mine = [row for row in found if row["kept"].startswith(label) and row[key] is not None]
-            if mine:
-                axes.barh([row["rank"] for row in mine], [row[key] for row in mine], color=colour, label=label)
-        axes.set_yticks([row["rank"] for row in found], [shortened(row["layers"]) for row in found], fontsize=8)
+            labelled = [row for row in rows if row["kept"].startswith(label) and row[key] is not None]
+            if labelled:
+                axes.barh([row["rank"] for row in labelled], [row[key] for row in labelled], color=colour, label=label)
+        axes.set_yticks([row["rank"] for row in rows], [shorten_names(row["layers"]) for row in rows], fontsize=8)
         axes.invert_yaxis()
-        axes.set_xlabel("points lost by itself in INT8" if key == "drop" else "share of the damage to the outputs")
+        axes.set_xlabel("points lost by itself in INT8" if key == "drop" else "share of the output error")
         axes.legend(loc="lower right")

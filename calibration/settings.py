@@ -1,39 +1,39 @@
-"""How a model is to be quantized."""
+"""Defines the settings of a calibration, its budget, and the command-line options for the settings."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from effedge.calibration.ranges.thresholds import AUTO, CHOICES
+from effedge.calibration.ranges.thresholds import AUTO, METHODS
 from effedge.deploy.common.cli import UserError, choose
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-SHARE = 0.048
+FLOAT_SHARE = 0.048
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to quantize.
+    """The settings of a calibration.
 
-    method: of the thresholds, one of thresholds.CHOICES.
-    correction: fit weights and biases to the float model (correct.py); else weights are rounded to the nearest.
-    zero_points: of activations that reach far to one side only; TensorRT takes none.
+    method: of the thresholds, one of thresholds.METHODS.
+    correction: fit weights and biases to the float model (weights/correct.py); else weights are rounded to the nearest.
     float_share: the share of multiply-accumulates that may stay in 16 bit for the sake of accuracy.
+    zero_points: of activations that reach far to one side only; TensorRT takes none.
     """
 
     method: str = AUTO
     correction: bool = True
-    float_share: float = SHARE
+    float_share: float = FLOAT_SHARE
     zero_points: bool = False
 
     def check(self) -> None:
-        """UserError for a method or a share that is none."""
-        choose("method", self.method, CHOICES)
+        """Raises UserError for an unknown method, or a share outside 0 to 1."""
+        choose("method", self.method, METHODS)
         if not 0 <= self.float_share <= 1:
             raise UserError(f"--float-share {self.float_share}: expected 0 (all in INT8) to 1")
 
@@ -43,36 +43,37 @@ DEFAULT = Settings()
 
 @dataclass(frozen=True)
 class Budget:
-    """What INT8 may lose against the float model (budget.py).
+    """The accuracy that INT8 may lose against the float model (search/accuracy_budget.py).
 
     max_drop: in the unit of `accuracy`.
-    accuracy: of a model, more is better; by default minus the damage (damage.py), which needs no labels.
+    accuracy: of a model, more is better; by default minus the output error (search/output_error.py), which needs no
+        labels.
     unit: of both, in words.
-    record: what else the outcome depends on, for the stage's record: JSON values.
+    record: further values that the outcome depends on, for the stage's record: JSON values.
     code: the modules that compute `accuracy`, for the stage's record.
     """
 
     max_drop: float
     accuracy: Callable[[ir.Model], float] | None = None
-    unit: str = "damage"
-    record: tuple[tuple[str, Any], ...] = ()
+    unit: str = "output error"
+    record: tuple[tuple[str, object], ...] = ()
     code: tuple[str, ...] = ()
 
-    def options(self) -> dict[str, Any]:
-        """For the stage's record."""
+    def stage_options(self) -> dict[str, object]:
+        """Returns the options for the stage's record."""
         return {"max_drop": self.max_drop, "unit": self.unit, **dict(self.record)}
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """The options of a command that quantizes."""
-    parser.add_argument("--method", default=DEFAULT.method, help=f"thresholds: {', '.join(CHOICES)} (%(default)s)")
+    """Adds the options of a command that quantizes."""
+    parser.add_argument("--method", default=DEFAULT.method, help=f"thresholds: {', '.join(METHODS)} (%(default)s)")
     parser.add_argument("--no-correction", dest="correction", action="store_false", help="round weights to the nearest")
     share = "share of multiply-accumulates that may stay in 16 bit for accuracy (%(default)s)"
     parser.add_argument("--float-share", type=float, default=DEFAULT.float_share, metavar="X", help=share)
 
 
-def read_settings(given: argparse.Namespace) -> Settings:
-    """What `add_settings` took; UserError as `Settings.check`."""
-    settings = Settings(given.method, given.correction, given.float_share)
+def read_settings(arguments: argparse.Namespace) -> Settings:
+    """Returns the settings that the options of `add_settings` ask for; UserError as `Settings.check`."""
+    settings = Settings(arguments.method, arguments.correction, arguments.float_share)
     settings.check()
     return settings

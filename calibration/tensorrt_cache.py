@@ -1,10 +1,10 @@
-"""The INT8 thresholds as TensorRT's calibration cache, for a toolchain that quantizes by itself (TensorRT 7 to 10).
+"""Writes the INT8 thresholds as a calibration cache of TensorRT 7 to 10, for a toolchain that quantizes by itself.
 
     effedge tensorrt-cache INT8.onnx --out int8.cache --onnx-out float.onnx [--tensorrt 8.6.1]
     trtexec --onnx=float.onnx --int8 --fp16 --calib=int8.cache
 
-The cache goes with the ONNX written beside it (float_twin.py), and with no other: its weights are those that the ranges
-belong to. A tensor without a line stays out of INT8. From TensorRT 8 on, which reads Q/DQ, the INT8 ONNX itself is the
+The cache goes with the ONNX written beside it (float_twin.py), and with no other: the ranges belong to the weights of
+that ONNX. A tensor without a line stays out of INT8. From TensorRT 8 on, which reads Q/DQ, the INT8 ONNX itself is the
 better way, and the one that effedge builds by: there TensorRT neither chooses the layers nor rounds the weights anew.
 
 Format: a line `TRT-<version>-EntropyCalibration2`, then `<tensor>: <hex>` for each tensor, where the hex digits are the
@@ -17,19 +17,19 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from effedge.calibration.ranges.thresholds import INT8_MAX
 from effedge.calibration.report import read_report
 from effedge.deploy.common.cli import Parser, UserError
-from effedge.deploy.common.files import whole_file
+from effedge.deploy.common.files import atomic_file
 
 HEADER = "TRT-{}-EntropyCalibration2"
 
 
 def cache_text(thresholds: Mapping[str, float], version: int) -> str:
-    """The cache of these tensors' thresholds.
+    """Returns the cache with these tensors' thresholds.
 
     >>> print(cache_text({"image": 127.0}, 8601), end="")
     TRT-8601-EntropyCalibration2
@@ -40,7 +40,7 @@ def cache_text(thresholds: Mapping[str, float], version: int) -> str:
 
 
 def version_number(text: str) -> int:
-    """NV_TENSORRT_VERSION of a version.
+    """Returns NV_TENSORRT_VERSION of a version.
 
     >>> version_number("8.6.1"), version_number("10.9.0"), version_number("8601")
     (8601, 100900, 8601)
@@ -62,36 +62,37 @@ def version_number(text: str) -> int:
     return number
 
 
-def command(onnx: Path, cache: Path, in_float: Mapping[str, str]) -> str:
-    """trtexec's, with the layers that are not to be INT8 in FP16, whichever ranges their tensors have."""
-    kept = ",".join(f"{name}:fp16" for name in in_float)
-    constraints = f" --precisionConstraints=obey --layerPrecisions={kept}" if kept else ""
+def trtexec_command(onnx: Path, cache: Path, float_layers: Iterable[str]) -> str:
+    """Returns the command line of trtexec, with `float_layers` in FP16, whichever ranges their tensors have."""
+    precisions = ",".join(f"{name}:fp16" for name in float_layers)
+    constraints = f" --precisionConstraints=obey --layerPrecisions={precisions}" if precisions else ""
     return f"trtexec --onnx={onnx} --int8 --fp16 --calib={cache}{constraints}"
 
 
 def main() -> None:
-    parser = Parser(prog="effedge tensorrt-cache", description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("model", type=Path, metavar="INT8.onnx", help="such as build/d0-digits/int8.onnx")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the cache")
     parser.add_argument("--onnx-out", type=Path, metavar="FILE.onnx", help="the float ONNX (default: OUT.onnx)")
     parser.add_argument("--tensorrt", default="8.6.1", metavar="VERSION", help="that will read it (%(default)s)")
-    given = parser.parse_args()
-    version = version_number(given.tensorrt)
-    onnx = given.onnx_out or given.out.with_name(given.out.name + ".onnx")
-    if len({path.resolve() for path in (given.model, given.out, onnx)}) < 3:
-        raise UserError(f"'{given.model}', '{given.out}' and '{onnx}' must be three files: choose other names")
+    arguments = parser.parse_args()
+    int8, cache = arguments.model, arguments.out
+    version = version_number(arguments.tensorrt)
+    onnx = arguments.onnx_out or cache.with_name(cache.name + ".onnx")
+    if len({path.resolve() for path in (int8, cache, onnx)}) < 3:
+        raise UserError(f"'{int8}', '{cache}' and '{onnx}' must be three files: choose other names")
 
     from effedge.calibration.graph import onnx_file
     from effedge.calibration.graph.float_twin import float_twin
 
-    model, report = read_report(given.model)
+    model, report = read_report(int8)
     if report.get("zero_points"):
         raise UserError(
-            f"'{given.model}' has zero points, which TensorRT does not take: calibrate it for a GPU (TARGET=rtx or trt)"
+            f"'{int8}' has zero points, which TensorRT does not take: calibrate it for a GPU (TARGET=rtx or trt)"
         )
     twin = float_twin(model)
-    with whole_file(onnx) as temporary:
+    with atomic_file(onnx) as temporary:
         onnx_file.save(twin, temporary)
-    with whole_file(given.out) as temporary:
+    with atomic_file(cache) as temporary:
         temporary.write_text(cache_text(report["thresholds"], version))
-    print(command(onnx, given.out, report["float_layers"]))
+    print(trtexec_command(onnx, cache, report["float_layers"]))

@@ -1,13 +1,15 @@
-"""How long an engine takes, step by step: effedge latency ENGINE [PICTURES]
+"""Measures an engine's latency, step by step.
+
+    effedge latency ENGINE [IMAGES]
 
 Each run takes a batch through all steps: decode (from the disk), prepare (letterbox or crop), engine, select (NMS, or
-the best classes). The end-to-end time is their sum. Without PICTURES (a picture or a folder) a made-up picture is used;
+the best classes). The end-to-end time is their sum. Without IMAGES (an image or a folder) a synthetic image is used;
 then the selection has little to do. The board's power mode, clocks, temperatures and throttling are read before and
-after (deploy/timing/board.py). Runs begin once the machine has warmed up. Throughput mode does the steps of
-several pictures side by side.
+after (deploy/timing/board.py). Runs begin once the machine has warmed up. Throughput mode does the steps of several
+images in parallel.
 
---raw prints one latency in ms a line, of the engine alone, to be compared with other tools' by scripts; with
---end-to-end, from a decoded picture to what was found in it.
+--raw prints one latency in ms a line, of the engine only, to be compared with other tools' by scripts; with
+--end-to-end, from a decoded image to its detections or classes.
 """
 
 import argparse
@@ -15,15 +17,19 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
+from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, TypedDict
 
 from effedge.deploy.common.cli import Parser
-from effedge.deploy.common.files import check_place, whole_file
+from effedge.deploy.common.contracts import BackendDescription, Manifest
+from effedge.deploy.common.files import atomic_file, check_output_path
 from effedge.deploy.native.compiled_library import COMPILED
 from effedge.deploy.runtime.manifest import parse_manifest
 from effedge.deploy.timing.board_notes import board_lines
 
 if TYPE_CHECKING:
+    from effedge.deploy.timing.board import Board
+    from effedge.deploy.timing.machine import Machine
+    from effedge.deploy.timing.throughput import Throughput
     from effedge.deploy.timing.workload import Times, Workload
 
 SECONDS = 10.0
@@ -33,20 +39,56 @@ UNCOMPILED = "Pillow and NumPy"
 PACKAGES = ("numpy", "pillow", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx-cu13", "pycuda")
 
 
+class Identity(TypedDict):
+    """An engine that was timed: its folder, and facts of its manifest; `files` are the hashes of its files."""
+
+    folder: str
+    model: Optional[str]
+    precision: Optional[str]
+    target: Optional[str]
+    backend: BackendDescription
+    files: Dict[str, str]
+
+
+class BoardReadings(TypedDict):
+    """The board before and after a measurement."""
+
+    before: "Board"
+    after: "Board"
+
+
+class LatencyReport(TypedDict):
+    """The content of --json; by step, `steps` are the figures and `samples_ms` are all latencies."""
+
+    format: int
+    engine: Identity
+    machine: "Machine"
+    board: BoardReadings
+    versions: Dict[str, str]
+    letterbox_and_nms: Optional[str]
+    cpu_blocks: Optional[str]
+    pictures: int
+    batch: Optional[int]
+    load_ms: float
+    warm_up_runs: int
+    runs: int
+    steps: Dict[str, Dict[str, float]]
+    throughput: Optional["Throughput"]
+    samples_ms: Dict[str, List[float]]
+
+
 def parse_args() -> argparse.Namespace:
-    parser = Parser(prog="effedge latency", description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("engine", metavar="ENGINE", help="an engine's folder, such as build/d0-digits/int8-cpu")
-    parser.add_argument("pictures", metavar="PICTURES", nargs="?", help="a picture, or a folder of pictures")
+    parser.add_argument("images", metavar="IMAGES", nargs="?", help="an image, or a folder of images")
     count = f"runs to time (default: {SECONDS:g} seconds of them)"
     parser.add_argument("--iterations", metavar="N", type=int, help=count)
-    parser.add_argument("--batch", metavar="N", type=int, help="pictures a run (default: what the engine is built for)")
+    parser.add_argument("--batch", metavar="N", type=int, help="images a run (default: the engine's usual batch)")
     parser.add_argument("--no-throughput", action="store_true", help="leave throughput mode out")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write figures, machine, versions and every latency")
     parser.add_argument("--plot", metavar="FILE.png", type=Path, help="draw a histogram (needs matplotlib)")
-    parser.add_argument("--raw", action="store_true", help="one latency in ms a line, of the engine alone")
-    parser.add_argument(
-        "--end-to-end", action="store_true", help="with --raw: from a decoded picture to what was found"
-    )
+    parser.add_argument("--raw", action="store_true", help="one latency in ms a line, of the engine only")
+    parser.add_argument("--end-to-end", action="store_true", help="with --raw: from a decoded image to the result")
     args = parser.parse_args()
     if args.iterations is not None and args.iterations < 1:
         parser.error(f"--iterations {args.iterations}: expected 1 or more")
@@ -61,17 +103,17 @@ def main() -> None:
     args = parse_args()
     from effedge.deploy.image.files import find_images
 
-    pictures = [] if args.pictures is None else find_images(args.pictures)
+    images = [] if args.images is None else find_images(args.images)
     for path in (args.json, args.plot):
         if path is not None:
-            check_place(path)
+            check_output_path(path)
     if args.raw:
-        print_raw(args, pictures)
+        print_raw(args, images)
         return
-    report = measure(args.engine, pictures, args.iterations, args.batch, not args.no_throughput)
+    report = measure(args.engine, images, args.iterations, args.batch, not args.no_throughput)
     print(table(report))
     if args.json is not None:
-        with whole_file(args.json) as temporary:
+        with atomic_file(args.json) as temporary:
             temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         print(f"json: {args.json}")
     if args.plot is not None:
@@ -81,12 +123,12 @@ def main() -> None:
         print(f"plot: {args.plot}")
 
 
-def print_raw(args: argparse.Namespace, pictures: Sequence[Path]) -> None:
-    """Latencies, a line each, as soon as they are known."""
+def print_raw(args: argparse.Namespace, images: Sequence[Path]) -> None:
+    """Prints every latency on a line, as soon as it is known."""
     from effedge.deploy.timing.percentiles import warm_up
     from effedge.deploy.timing.workload import make_workload
 
-    work = make_workload(args.engine, pictures, args.batch, decode=False)
+    work = make_workload(args.engine, images, args.batch, decode=False)
     once = (lambda: sum(work.run().values())) if args.end_to_end else work.time_engine
     warm_up(once)
     for _ in counted(args.iterations):
@@ -95,13 +137,13 @@ def print_raw(args: argparse.Namespace, pictures: Sequence[Path]) -> None:
 
 def measure(
     folder: str,
-    pictures: Sequence[Path],
+    images: Sequence[Path],
     iterations: Optional[int] = None,
     batch: Optional[int] = None,
     with_throughput: bool = True,
-) -> Dict[str, Any]:
-    """The report that --json writes. Raises UserError as `effedge.deploy.timing.workload.make_workload`."""
-    from effedge.deploy.native.cpu_blocks.blocks import front_of
+) -> LatencyReport:
+    """Measures the report that --json writes. Raises UserError as `effedge.deploy.timing.workload.make_workload`."""
+    from effedge.deploy.runtime.backends import first_blocks_computed_by
     from effedge.deploy.timing.board import board
     from effedge.deploy.timing.machine import machine, versions
     from effedge.deploy.timing.percentiles import per_second, summarize, warm_up
@@ -110,9 +152,8 @@ def measure(
 
     manifest = parse_manifest(folder)
     started = time.perf_counter()
-    work = make_workload(folder, pictures, batch)
+    work = make_workload(folder, images, batch)
     load_ms = 1000 * (time.perf_counter() - started)
-    _, front = front_of(Path(folder) / manifest["engine"], manifest, 1)
     warming = warm_up(lambda: sum(work.run().values()))
     before = board()
     times = collect(work, iterations)
@@ -120,56 +161,61 @@ def measure(
     if len(work.steps) > 1:
         times[END_TO_END] = [sum(row) for row in zip(*times.values())]
     steps = {name: {**summarize(row), "per_second": per_second(row, work.batch or 1)} for name, row in times.items()}
-    many = None
+    parallel = None
     if work.batch is not None and with_throughput:
         latency = steps[END_TO_END]["p50"]
-        wanted = max(LEAST_RUNS, min(MOST_RUNS, int(1000 * SECONDS / 2 / latency))) * work.batch
-        many = throughput(folder, manifest["spec"]["task"], pictures, wanted, latency, work.batch)
+        count = max(LEAST_RUNS, min(MOST_RUNS, int(1000 * SECONDS / 2 / latency))) * work.batch
+        parallel = throughput(folder, manifest["spec"]["task"], images, count, latency, work.batch)
     return {
         "format": 1,
         "engine": identity(folder, manifest),
         "machine": machine(),
         "board": {"before": before, "after": after},
         "versions": versions(PACKAGES),
-        "letterbox_and_nms": by_whom(manifest),
-        "front": front,
-        "pictures": len(pictures),
+        "letterbox_and_nms": letterbox_and_nms(manifest),
+        "cpu_blocks": first_blocks_computed_by(folder, manifest),
+        "pictures": len(images),
         "batch": work.batch,
         "load_ms": round(load_ms, 1),
         "warm_up_runs": warming,
         "runs": len(next(iter(times.values()))),
         "steps": steps,
-        "throughput": many,
+        "throughput": parallel,
         "samples_ms": {name: [round(value, 4) for value in row] for name, row in times.items()},
     }
 
 
-def by_whom(manifest: Dict[str, Any]) -> Optional[str]:
-    """What does a detector's letterbox and NMS on the CPU; None for other engines."""
-    from effedge.deploy.native.letterbox_nms.library import native
+def letterbox_and_nms(manifest: Manifest) -> Optional[str]:
+    """Names the library that does a detector's letterbox and NMS on the CPU; None for other engines."""
+    from effedge.deploy.native.letterbox_nms.library import load_letterbox_nms
 
     if manifest["spec"].get("task") != "detection" or manifest["backend"]["name"] not in ON_CPU:
         return None
-    return UNCOMPILED if native() is None else COMPILED
+    return UNCOMPILED if load_letterbox_nms() is None else COMPILED
 
 
-def front_notes(who: Optional[str]) -> List[str]:
-    """A line if the first blocks of an engine that has a front are not computed by it here (deploy/native/cpu_blocks/blocks.py)."""
-    return [] if who in (None, COMPILED) else [f"the first blocks are not computed in C++, as {who}: that is slower"]
+def first_blocks_notes(computed_by: Optional[str]) -> List[str]:
+    """Returns a line if an engine has CPU blocks and they do not compute its first blocks on this machine."""
+    if computed_by in (None, COMPILED):
+        return []
+    return [f"the first blocks are not computed in C++, as {computed_by}: that is slower"]
 
 
-def identity(folder: str, manifest: Dict[str, Any]) -> Dict[str, Any]:
-    """Which engine it is: its folder, model, precision, target, backend, and the hashes of its files."""
+def identity(folder: str, manifest: Manifest) -> Identity:
+    """Reads the identity of an engine from its manifest."""
+    precision = manifest.get("precision")
     return {
         "folder": str(folder),
         "model": manifest["spec"].get("model"),
-        "precision": manifest.get("precision", {}).get("asked"),
-        **{name: manifest.get(name) for name in ("target", "backend", "files")},
+        "precision": precision.get("asked") if precision else None,
+        "target": manifest.get("target"),
+        "backend": manifest["backend"],
+        "files": manifest["files"],
     }
 
 
 def counted(iterations: Optional[int]) -> Iterator[int]:
-    """As many numbers as asked for; else for ten seconds, but at least 20 and at most 1,000."""
+    """Counts to `iterations`; without it for ten seconds, but at least to 20 and at most to 1,000."""
     if iterations is not None:
         yield from range(iterations)
         return
@@ -181,7 +227,7 @@ def counted(iterations: Optional[int]) -> Iterator[int]:
 
 
 def collect(work: "Workload", iterations: Optional[int]) -> Dict[str, List[float]]:
-    """Run again and again: milliseconds by step. A line on a terminal tells how far it is."""
+    """Runs again and again, and returns the milliseconds by step. A line on a terminal shows the number of runs."""
     times: Dict[str, List[float]] = {name: [] for name in work.steps}
     shown = time.perf_counter()
     for index in counted(iterations):
@@ -196,8 +242,8 @@ def collect(work: "Workload", iterations: Optional[int]) -> Dict[str, List[float
     return times
 
 
-def table(report: Dict[str, Any]) -> str:
-    """The report for a reader."""
+def table(report: LatencyReport) -> str:
+    """Writes the report for a reader."""
     engine, machine = report["engine"], report["machine"]
     batch = "" if report["batch"] is None else f", batch {report['batch']}"
     backend = f"{engine['backend']['name']} {engine['backend'].get('version', '')}".strip()
@@ -213,11 +259,11 @@ def table(report: Dict[str, Any]) -> str:
         lines.append(f"{name:<12}" + "".join(f"{value:9.2f}" for value in figures) + f"{row['per_second']:9.1f}")
     if report.get("letterbox_and_nms") == UNCOMPILED:  # an earlier effedge, on a board, does not say
         lines.append(f"letterbox and NMS by {UNCOMPILED}: with a C++ compiler (g++) they would be faster")
-    lines += front_notes(report.get("front"))
-    many = report["throughput"]
-    if many is not None:
+    lines += first_blocks_notes(report.get("cpu_blocks"))
+    parallel = report["throughput"]
+    if parallel is not None:
         lines.append(
-            f"throughput mode, {many['side_by_side']} side by side: {many['per_second']:.1f} pictures a second, "
-            f"{many['gain']:.2f} times one after the other"
+            f"throughput mode, {parallel['side_by_side']} side by side: {parallel['per_second']:.1f} images a second, "
+            f"{parallel['gain']:.2f} times one after the other"
         )
     return "\n".join(lines)

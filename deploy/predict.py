@@ -1,27 +1,31 @@
-"""What an engine sees in pictures or video: effedge predict ENGINE SOURCE
+"""Runs an engine on images or video, and prints, draws or writes its detections or classes.
 
-SOURCE is a picture or a folder of pictures; or a video file, a camera (/dev/video0, camera:0, csi:0 on a Jetson), a
+    effedge predict ENGINE SOURCE
+
+SOURCE is an image or a folder of images; or a video file, a camera (/dev/video0, camera:0, csi:0 on a Jetson), a
 stream (rtsp://..., http://...) or a GStreamer pipeline (... ! appsink).
 
-Pictures: prints one line a picture. --out DIR takes the pictures with the boxes drawn in, --json FILE everything found,
-in the original pictures' pixels:
+Images: prints one line an image. --out DIR takes the images with the boxes drawn in, --json FILE all detections, in the
+original images' pixels:
 
     [{"image": "a.jpg", "detections": [{"box": [x0, y0, x1, y1], "score": 0.93, "class_id": 7, "label": "7"}]}]
 
 and for classifiers, the five best: {"image": "a.jpg", "classes": [{"class_id": 7, "label": "7", "score": 0.93}]}.
-Boxes are rounded to 1/100 pixel, scores to six decimals. A picture that cannot be read ends the run; then nothing is
+Boxes are rounded to 1/100 pixel, scores to six decimals. An image that cannot be read ends the run; then nothing is
 written.
 
-Video: every frame of a file, the newest of a camera or a stream; how many were dropped, the frames a second and the
-latency are told at the end. --out FILE.mp4 is the video with the boxes drawn in, --json FILE has a line a frame:
+Video: every frame of a file, the newest of a camera or a stream; the number of dropped frames, the frames a second and
+the latency are printed at the end. --out FILE.mp4 is the video with the boxes drawn in, --json FILE has a line a frame:
 
     {"frame": 12, "time": 0.48, "detections": [...]}
 
-The time is in seconds from a file's start; of what is live, of the day (Unix time). --json - prints these lines as they
-come. Ctrl-C ends it, and what was done is whole. Needs OpenCV (pip install 'effedge[video]').
+The time is in seconds from a file's start; for cameras and streams it is the time of the day (Unix time). --json -
+prints these lines as they come. Ctrl-C ends the run, and what was written until then is whole. Video needs OpenCV (pip
+install 'effedge[video]').
 """
 
-# What needs NumPy, Pillow and the backend is imported in the functions, so that --help and mistakes answer at once.
+# Modules that need NumPy, Pillow or the backend are imported in the functions, so that --help and mistakes answer at
+# once.
 import argparse
 import contextlib
 import itertools
@@ -33,25 +37,25 @@ import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
+from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence
 
 from effedge.deploy.common.cli import Parser, UserError
-from effedge.deploy.common.files import explain_os_error, whole_file
+from effedge.deploy.common.files import atomic_file, explain_os_error
 from effedge.deploy.runtime.manifest import parse_manifest
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from effedge.deploy.image.records import Model, Result
+    from effedge.deploy.image.records import ImageRecord, Model, Result
     from effedge.deploy.runtime.detector import Detections
 
 THRESHOLD = 0.3
-# Written under their own names; pictures of other formats become NAME.png.
-DRAWN_AS_THEY_ARE = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+# Suffixes whose drawings keep the image's name; images of other formats become NAME.png.
+KEPT_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 
 
 def probability(text: str) -> float:
-    """argparse type: a number from 0 to 1."""
+    """Parses an argument that is a number from 0 to 1."""
     try:
         value = float(text)
     except ValueError:
@@ -62,13 +66,13 @@ def probability(text: str) -> float:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = Parser(prog="effedge predict", description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("engine", metavar="ENGINE", help="an engine's folder, such as build/d0-digits/int8-cpu")
-    help = "a picture, a folder of pictures (not its sub-folders), or video"
+    help = "an image, a folder of images (not its sub-folders), or video"
     parser.add_argument("source", metavar="SOURCE", help=help)
-    help = "draw what was found into this folder, or this FILE.mp4 for video (detectors)"
+    help = "draw the detections into this folder, or this FILE.mp4 for video (detectors)"
     parser.add_argument("--out", metavar="DIR", help=help)
-    parser.add_argument("--json", metavar="FILE", help="write what was found to this file")
+    parser.add_argument("--json", metavar="FILE", help="write detections or classes to this file")
     parser.add_argument(
         "--threshold", metavar="T", type=probability, help=f"lowest score to report (detectors; default {THRESHOLD})"
     )
@@ -97,8 +101,8 @@ def main() -> None:
     model = load(args.engine, args.threshold, drawing=args.out is not None)
     # Both outputs are begun first, so that one that cannot be written is known before the work, and ended last.
     with contextlib.ExitStack() as outputs:
-        json_file = outputs.enter_context(whole_file(args.json)) if args.json is not None else None
-        scratch = outputs.enter_context(whole_files(Path(args.out))) if args.out is not None else None
+        json_file = outputs.enter_context(atomic_file(args.json)) if args.json is not None else None
+        scratch = outputs.enter_context(atomic_files(Path(args.out))) if args.out is not None else None
         records = predict(model, sources, [scratch / path.name for path in drawings] if scratch else [], args.quiet)
         if json_file is not None:
             json_file.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
@@ -108,33 +112,33 @@ def main() -> None:
 
 
 def name_drawings(sources: List[Path], out: str) -> List[Path]:
-    """Where each picture's drawing goes. Raises UserError if one would replace a source or another drawing."""
-    names = [path.name if path.suffix.lower() in DRAWN_AS_THEY_ARE else path.name + ".png" for path in sources]
+    """Names the drawing of every image. Raises UserError if one would replace a source or another drawing."""
+    names = [path.name if path.suffix.lower() in KEPT_SUFFIXES else path.name + ".png" for path in sources]
     drawings = [Path(out) / name for name in names]
     [(name, times)] = Counter(names).most_common(1)
     if times > 1:
-        raise UserError(f"two pictures would both be drawn to '{Path(out) / name}': rename one of them")
+        raise UserError(f"two images would both be drawn to '{Path(out) / name}': rename one of them")
     originals = {path.resolve() for path in sources}
     for drawing in drawings:
         if drawing.resolve() in originals:
-            raise UserError(f"--out {out} would replace the picture '{drawing}': choose another folder")
+            raise UserError(f"--out {out} would replace the image '{drawing}': choose another folder")
         if drawing.is_dir():
             raise UserError(f"cannot draw to '{drawing}', it is a folder: choose another --out")
     return drawings
 
 
-def check_json(path: Optional[str], taken: List[Path]) -> None:
-    """UserError if --json is a folder, or would replace a picture or a drawing."""
+def check_json(path: Optional[str], images: List[Path]) -> None:
+    """Raises UserError if --json is a folder, or would replace an image or a drawing."""
     if path is None:
         return
     if Path(path).is_dir():
         raise UserError(f"--json {path} is a folder, expected a file to write")
-    if Path(path).resolve() in {other.resolve() for other in taken}:
-        raise UserError(f"--json {path} would replace a picture: choose another file")
+    if Path(path).resolve() in {image.resolve() for image in images}:
+        raise UserError(f"--json {path} would replace an image: choose another file")
 
 
 def load(folder: str, threshold: Optional[float], drawing: bool) -> "Model":
-    """The Detector or Classifier of an engine folder. Raises UserError for options that a classifier does not have."""
+    """Loads an engine folder. Raises UserError for options that a classifier does not have."""
     if parse_manifest(folder)["spec"].get("task") == "classification":
         from effedge.deploy.runtime.classifier import Classifier
 
@@ -148,11 +152,11 @@ def load(folder: str, threshold: Optional[float], drawing: bool) -> "Model":
 
 
 @contextlib.contextmanager
-def whole_files(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder inside `folder`, made if need be; what it holds moves to `folder` if the block ends
-    well, and is removed otherwise, as is `folder` if it was made here."""
+def atomic_files(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder inside `folder`, which is made if need be. Its files move to `folder` if the block ends
+    well; else they are removed, and so is `folder` if it was made here."""
     with explain_os_error(folder):
-        made = not folder.exists()
+        is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with tempfile.TemporaryDirectory(prefix=".predict.", dir=str(folder)) as scratch:
@@ -160,21 +164,21 @@ def whole_files(folder: Path) -> Iterator[Path]:
                 for path in sorted(Path(scratch).iterdir()):
                     os.replace(str(path), str(folder / path.name))
         except BaseException:
-            if made:
+            if is_new:
                 with contextlib.suppress(OSError):  # something else was put there meanwhile
                     folder.rmdir()
             raise
 
 
-def predict(model: "Model", sources: List[Path], drawings: List[Path], quiet: bool) -> List[Dict[str, Any]]:
-    """Run every picture, print a line for each and the summary, draw into `drawings` (one a source, or none), and
-    return the records for the JSON."""
+def predict(model: "Model", sources: List[Path], drawings: List[Path], quiet: bool) -> List["ImageRecord"]:
+    """Runs every image, prints a line for each and the summary, draws into `drawings` (one a source, or none), and
+    returns the records for the JSON."""
     import numpy as np
 
     from effedge.deploy.image.files import open_image
     from effedge.deploy.image.records import as_record, summary
 
-    records: List[Dict[str, Any]] = []
+    records: List[ImageRecord] = []
     milliseconds: List[float] = []
     remaining = iter(sources)
     for paths in iter(lambda: list(itertools.islice(remaining, model.batch)), []):
@@ -194,9 +198,10 @@ def predict(model: "Model", sources: List[Path], drawings: List[Path], quiet: bo
 
 
 def save_drawing(image: "np.ndarray", detections: "Detections", path: Path) -> None:
+    """Draws the detections onto a copy of the image, and saves it."""
     from PIL import Image
 
     from effedge.deploy.image.draw import draw_detections
 
-    # The quality matters to JPEG alone; the other formats ignore it.
+    # Only JPEG has a quality; the other formats ignore it.
     Image.fromarray(draw_detections(image, detections)).save(str(path), quality=95)

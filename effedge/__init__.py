@@ -1,4 +1,4 @@
-"""effedge turns EfficientNets, EfficientDets and anybody's CNN in ONNX into engines for edge devices, and runs them.
+"""Turns EfficientNets, EfficientDets and other CNNs in ONNX into engines for edge devices, and runs these engines.
 
 >>> from effedge import Detector
 >>> detector = Detector("build/d0-digits/int8-cpu")  # doctest: +SKIP
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from effedge.deploy.runtime.classifier import Classifier
     from effedge.deploy.runtime.detector import Detections, Detector
     from effedge.deploy.runtime.runner import Runner
-    from effedge.pipeline.models.zoo import create_model
+    from effedge.pipeline.models.create import create_model
 
 __version__ = "0.1.0"
 __all__ = ["Classifier", "Detections", "Detector", "Runner", "UserError", "__version__", "create_model"]
@@ -28,7 +28,7 @@ _MODULE_OF = {
     "Detector": "effedge.deploy.runtime.detector",
     "Runner": "effedge.deploy.runtime.runner",
     "UserError": "effedge.deploy.common.cli",
-    "create_model": "effedge.pipeline.models.zoo",
+    "create_model": "effedge.pipeline.models.create",
 }
 
 

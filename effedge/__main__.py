@@ -15,7 +15,7 @@ USAGE = "usage: effedge COMMAND [OPTIONS]   (effedge COMMAND --help lists the op
 
 
 def main() -> NoReturn:
-    """The entry point of the command `effedge`."""
+    """Runs the command `effedge`; its entry point."""
     words = sys.argv[1:]
     if COMPLETING in os.environ:
         words = typed_words()
@@ -23,7 +23,7 @@ def main() -> NoReturn:
 
 
 def start(words: List[str]) -> None:
-    """Run the command that the words name. UserError for a name that is none, or whose module is not installed."""
+    """Runs the command that the words name. Raises UserError for an unknown name, or if its module is not installed."""
     if COMPLETING in os.environ and not COMMANDS.keys() & words[:1]:
         complete_names()
     elif not words or words[0] in ("-h", "--help"):
@@ -39,7 +39,7 @@ def start(words: List[str]) -> None:
 
 
 def load(name: str, command: Command) -> Callable[[], None]:
-    """The command's function. UserError where its part of effedge is missing, as in a bundle."""
+    """Imports a command's `main`. Raises UserError where its part of effedge is missing, as in a bundle."""
     try:
         main: Callable[[], None] = importlib.import_module(command.module).main
         return main
@@ -52,7 +52,7 @@ def load(name: str, command: Command) -> Callable[[], None]:
 
 
 def overview() -> str:
-    """What `effedge --help` prints: every command with a line of help."""
+    """Returns the text of `effedge --help`: every command with a line of help."""
     width = max(map(len, COMMANDS))
     lines = [USAGE]
     for title, commands in GROUPS.items():
@@ -63,7 +63,8 @@ def overview() -> str:
 
 
 def completion(shell: str) -> str:
-    """The code that a shell reads to complete effedge's commands and options. UserError without argcomplete."""
+    """Returns the code by which a shell completes effedge's commands and options. Raises UserError without
+    argcomplete."""
     choose("shell", shell, SHELLS)
     try:
         import argcomplete
@@ -73,8 +74,8 @@ def completion(shell: str) -> str:
 
 
 def typed_words() -> List[str]:
-    """The words behind `effedge` on the line that the shell completes, the unfinished one left out; the command that is
-    among them then completes its own options."""
+    """Returns the words behind `effedge` on the line that the shell completes, without the unfinished word. A command
+    among them completes its own options."""
     line = os.environ.get("COMP_LINE", "")[: int(os.environ.get("COMP_POINT", "0") or 0)]
     words = line.split(" ")[1:-1]
     if words and words[0] in COMMANDS:
@@ -83,6 +84,7 @@ def typed_words() -> List[str]:
 
 
 def complete_names() -> None:
+    """Completes the name of a command, or an option of `effedge` itself."""
     parser = Parser(prog="effedge")
     parser.add_argument("command", choices=list(COMMANDS))
     parser.add_argument("--version", action="store_true")

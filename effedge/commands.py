@@ -1,4 +1,4 @@
-"""The table of effedge's commands: each one's name, the module whose `main` it is, and a line of help.
+"""The table of effedge's commands: the name of each, the module with its `main`, and a line of help.
 
 Nothing is imported to read it, so that `effedge --help` and a mistyped name answer at once.
 """
@@ -7,7 +7,7 @@ from typing import Dict, NamedTuple, Tuple
 
 
 class Command(NamedTuple):
-    """A command: the module with its `main`, one line of help, and options that are always given to it."""
+    """A command: the module with its `main`, one line of help, and options that are always passed to it."""
 
     module: str
     help: str

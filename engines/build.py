@@ -1,9 +1,9 @@
-"""Build an engine: a prepared ONNX in, one folder out that runs on the target.
+"""Builds an engine from a prepared ONNX: one folder that runs on the target.
 
     effedge build int8.onnx --precision int8 --target rtx --out build/int8-rtx
 
-The ONNX says what can be built of it: INT8 needs its Q/DQ pairs, FP16 on a typed target its FP16 tensors. A builder
-reports each layer's precision as built, and what was asked for and not built is an error.
+The ONNX limits the precision: INT8 needs its Q/DQ pairs, FP16 on a typed target its FP16 tensors. A builder reports
+each layer's precision as built; if no layer is in the requested precision, the build is an error.
 """
 
 import contextlib
@@ -12,13 +12,16 @@ import importlib.metadata
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Dict, Iterator, List
 
 from effedge.deploy.common.cli import Parser, UserError, choose
-from effedge.engines.build_options import DEFAULT, POLYNOMIAL, Choices, add_choices, read_choices
-from effedge.engines.manifest import FRONT, UNKNOWN, Built, write_manifest
-from effedge.engines.onnx_header import Header, onnx_files, read_header
-from effedge.engines.stage import progress_disabled, run_stage
+from effedge.deploy.common.contracts import CpuBlocksEntry, SwishEntry
+from effedge.deploy.common.messages import log
+from effedge.engines.build_options import DEFAULT, POLYNOMIAL, BuildOptions, add_build_options, read_build_options
+from effedge.engines.build_request import BuildRequest
+from effedge.engines.manifest import CPU_BLOCKS, UNKNOWN, BuiltEngine, write_manifest
+from effedge.engines.onnx_header import onnx_files, read_header
+from effedge.engines.stage import run_stage
 from effedge.engines.targets import (
     PRECISIONS,
     TARGETS,
@@ -32,15 +35,15 @@ from effedge.engines.targets import (
 )
 from effedge.engines.tensorrt.log import LOG
 
-# By the target's backend; imported only where they are needed, as each needs a package of its own.
+# By the target's backend. A builder is imported only where it is needed, because it needs a package of its own.
 BUILDERS = {
     "openvino": "effedge.engines.openvino.builder",
     "onnxruntime": "effedge.engines.onnxruntime.builder",
     "tensorrt": "effedge.engines.tensorrt.builder",
     "tensorrt_rtx": "effedge.engines.tensorrt.builder",
 }
-LOWER = ("f16", "bf16", "int8")
-ASKED = {"fp32": ("f32",), "fp16": ("f16", "bf16"), "int8": ("int8",)}
+LOWER_THAN_FP32 = ("f16", "bf16", "int8")
+LAYER_PRECISIONS = {"fp32": ("f32",), "fp16": ("f16", "bf16"), "int8": ("int8",)}  # of an engine's precision
 
 
 def make_engine(
@@ -49,21 +52,20 @@ def make_engine(
     *,
     precision: str,
     target: Target,
-    choices: Choices = DEFAULT,
-    quiet: bool = False,
+    build_options: BuildOptions = DEFAULT,
 ) -> bool:
-    """The stage: build `out` from `onnx` unless that is done already. Returns True if it ran.
+    """Builds `out` from `onnx` as a stage, unless that is done already. Returns True if the stage ran.
 
     Imports no backend where there is nothing to do. Raises UserError as `build_engine` does.
     """
     check_precision(precision, target)
-    choices.check(target, precision)
+    build_options.check(target, precision)
     check_buildable_here(target)
     distribution = installed(target.distributions)
 
     def make(folder: Path) -> None:
-        with log_of_a_failure(folder, out):
-            build_engine(onnx, folder, precision=precision, target=target, choices=choices, quiet=quiet)
+        with keep_log_of_failure(folder, out):
+            build_engine(onnx, folder, precision=precision, target=target, build_options=build_options)
 
     if not onnx.is_file():
         raise UserError(f"no ONNX model at '{onnx}': give the path of one (effedge export writes it)")
@@ -74,8 +76,8 @@ def make_engine(
         options={
             "precision": precision,
             "target": target.name,
-            **asdict(choices),
-            "compute_capabilities": tuple(choices.numbered_capabilities()),
+            **asdict(build_options),
+            "compute_capabilities": tuple(build_options.numbered_capabilities()),
         },  # fmt: skip
         tools=[distribution] if distribution else [],
         code=[__name__, BUILDERS[target.backend]],
@@ -85,18 +87,18 @@ def make_engine(
 
 
 @contextlib.contextmanager
-def log_of_a_failure(folder: Path, out: Path) -> Iterator[None]:
-    """If the build in `folder` fails, move its log, which would go with the folder, beside `out`, and say so."""
-    kept = out.with_name(f"{out.name}.{LOG}")
+def keep_log_of_failure(folder: Path, out: Path) -> Iterator[None]:
+    """If the build in `folder` fails, moves its log, which would go with the folder, beside `out`, and says so."""
+    kept_log = out.with_name(f"{out.name}.{LOG}")
     try:
         yield
     except UserError as error:
         if not (folder / LOG).is_file():
             raise
-        os.replace(folder / LOG, kept)
-        raise UserError(f"{error}; all that {LOG} says: '{kept}'") from error
+        os.replace(folder / LOG, kept_log)
+        raise UserError(f"{error}; all that {LOG} says: '{kept_log}'") from error
     with contextlib.suppress(FileNotFoundError):  # of an earlier build
-        kept.unlink()
+        kept_log.unlink()
 
 
 def build_engine(
@@ -105,115 +107,102 @@ def build_engine(
     *,
     precision: str,
     target: Target,
-    choices: Choices = DEFAULT,
-    quiet: bool = False,
+    build_options: BuildOptions = DEFAULT,
 ) -> None:
-    """Write the engine and its manifest.json into `folder`, which exists and is empty.
+    """Writes the engine and its manifest.json into `folder`, which exists and is empty.
 
     Args: see the command's --help, which has the same names.
 
-    Raises UserError if the file does not hold what the precision needs, the backend refuses it, or what it built is
-    not what was asked for; KeyboardInterrupt if cancelled.
+    Raises UserError if the file does not hold what the precision needs, the backend refuses the file, or the backend
+    built another precision; KeyboardInterrupt if cancelled.
     """
-    choices.check(target, precision)
-    header = read_header(onnx)
-    check_prepared(header, onnx, precision, target)
+    build_options.check(target, precision)
+    request = BuildRequest(onnx, read_header(onnx), precision, target, build_options)
+    check_prepared(request)
     backend = import_backend(target)
-    disable_progress = progress_disabled(quiet)
-    built: Built = importlib.import_module(BUILDERS[target.backend]).build(
-        backend,
-        onnx,
-        folder,
-        header,
-        precision=precision,
-        target=target,
-        choices=choices,
-        disable_progress=disable_progress,
-    )
-    not_built = check_built(header, built, precision, target)
-    write_manifest(
-        folder,
-        built,
-        header=header,
-        asked=precision,
-        target=target.name,
-        not_built=not_built,
-        versions=tool_versions(target, built),
-        sources={"onnx": onnx},
-    )
-    print(f"engine: {summary(built)}")
+    builder = importlib.import_module(BUILDERS[target.backend])
+    built: BuiltEngine = builder.build(backend, request, folder)
+    not_built = check_built(request, built)
+    write_manifest(folder, built, request, not_built=not_built, versions=tool_versions(target, built))
+    log.info(f"engine: {summary(built)}")
     if built.swish is not None:
-        print(f"engine: {describe_swish(built.swish)}")
-    if built.backend.get("front"):
-        print(f"engine: {describe_front(built.backend['front'])}")
+        log.info(f"engine: {describe_swish(built.swish)}")
+    if "cpu_blocks" in built.backend:
+        log.info(f"engine: {describe_cpu_blocks(built.backend['cpu_blocks'])}")
     if precision == "int8" and target.simulates_int8:
-        print(f"engine: {built.warnings[-1]}")
+        log.info(f"engine: {built.warnings[-1]}")
     if not_built:
-        print(f"engine: not in {precision} though asked for: {', '.join(not_built)}")
+        log.info(f"engine: not in {precision} though asked for: {', '.join(not_built)}")
 
 
-def check_prepared(header: Header, onnx: Path, precision: str, target: Target) -> None:
-    """Raise UserError unless the file holds what `precision` needs on `target`, and nothing that contradicts it."""
-    quantized, half = header.quantized_layers, header.half_layers
+def check_prepared(request: BuildRequest) -> None:
+    """Raises UserError unless the file has the pairs or types that the precision needs on the target, and no others."""
+    header, onnx, precision, target = request.header, request.onnx, request.precision, request.target
+    quantized, fp16 = header.quantized_layers, header.fp16_layers
     quantize = "effedge quantize writes such a file"
     check_precision(precision, target)
     if precision == "int8" and not quantized:
-        pairs = any(node.op == "QuantizeLinear" for node in header.nodes)
-        found = "Q/DQ pairs, but none at both inputs of a layer" if pairs else "no QuantizeLinear"
-        raise UserError(f"int8 was asked for, but '{onnx}' has {found}: calibrate it first ({quantize})")
+        has_pairs = any(node.op == "QuantizeLinear" for node in header.nodes)
+        content = "Q/DQ pairs, but none at both inputs of a layer" if has_pairs else "no QuantizeLinear"
+        raise UserError(f"int8 was asked for, but '{onnx}' has {content}: calibrate it first ({quantize})")
     if precision != "int8" and quantized:
         raise UserError(
             f"{precision} was asked for, but '{onnx}' is quantized to INT8 ({len(quantized)} layers): "
             "give the ONNX from before calibration"
         )
-    if precision == "fp16" and target.precision_by == TYPED and not half:
+    if precision == "fp16" and target.precision_by == TYPED and not fp16:
         raise UserError(
             f"fp16 was asked for, but '{onnx}' has no FP16 weights, and {target.name} takes the ONNX's own types: "
             "convert it first (the calibration stage for fp16 writes such a file)"
         )
-    if half and (precision == "fp32" or target.precision_by != TYPED and precision == "int8"):
-        raise UserError(f"{precision} was asked for, but '{onnx}' has {len(half)} FP16 layers: give the FP32 one")
+    if fp16 and (precision == "fp32" or target.precision_by != TYPED and precision == "int8"):
+        raise UserError(f"{precision} was asked for, but '{onnx}' has {len(fp16)} FP16 layers: give the FP32 one")
 
 
-def check_built(header: Header, built: Built, precision: str, target: Target) -> List[str]:
-    """Names of the convolutions that were asked for in `precision` and built in another.
+def check_built(request: BuildRequest, built: BuiltEngine) -> List[str]:
+    """Returns the names of the convolutions that were requested in the precision and built in another.
 
-    Raises UserError if no convolution is in `precision`, or, where no convolution was asked for, no other layer; for
-    fp32, if any layer is in a lower one.
+    The convolutions of CPU blocks do not count: they are in 16 bits because that is faster.
+
+    Raises UserError if no convolution is in the precision; for int8 of a model without INT8 convolutions, if no layer
+    is; for fp32, if any layer is in a lower one.
     """
-    if built.source == "unknown" or target.simulates_int8:  # ONNX Runtime's layers have names of its own
+    header, precision, target = request.header, request.precision, request.target
+    if built.source == "unknown" or target.simulates_int8:  # ONNX Runtime has its own names of layers
         return []
-    asked = header.quantized if precision == "int8" else header.half or header.convolutions
-    actual = {layer.name: layer.precision for layer in built.layers if layer.is_convolution}
-    front = {layer.name for layer in built.layers if layer.tactic == FRONT}  # in 16 bits because that is faster
-    known = (*ASKED[precision], UNKNOWN)  # what nobody can read is not held against it
-    asked = [node for node in asked if node.name not in front]
-    missed = [node.name for node in asked if actual.get(node.name) not in known]
-    others = {kind for name, kind in actual.items() if name not in front}
-    none_built = bool(asked and actual) and not others.intersection(known)
-    if precision == "int8" and not asked and built.source == "executed":  # matrix products only
-        none_built = all(layer.precision != "int8" for layer in built.layers)
+    in_blocks = {layer.name for layer in built.layers if layer.tactic == CPU_BLOCKS}
+    candidates = header.fp16_convolutions or header.convolutions
+    if precision == "int8":
+        candidates = header.quantized_convolutions
+    requested = [node for node in candidates if node.name not in in_blocks]
+    actual = {
+        layer.name: layer.precision for layer in built.layers if layer.is_convolution and layer.name not in in_blocks
+    }
+    accepted = (*LAYER_PRECISIONS[precision], UNKNOWN)  # an unreadable precision is not counted as another one
     if precision == "fp32":
-        lower = [layer.name for layer in built.layers if layer.precision in LOWER]
-        none_built = bool(lower)
-    if none_built:
+        failed = any(layer.precision in LOWER_THAN_FP32 for layer in built.layers)
+    elif precision == "int8" and not requested and built.source == "executed":  # matrix products only
+        failed = all(layer.precision != "int8" for layer in built.layers)
+    else:
+        failed = bool(requested and built.convolutions) and not set(actual.values()).intersection(accepted)
+    if failed:
         raise UserError(
             f"{precision} was asked for and {built.backend['name']} {built.backend['version']} did not build it: "
             f"{summary(built)}; build another precision for {target.name}"
         )
-    return missed
+    return [node.name for node in requested if actual.get(node.name) not in accepted]
 
 
-def summary(built: Built) -> str:
-    """Like '80 convolutions int8, 5 f32 (executed)'."""
+def summary(built: BuiltEngine) -> str:
+    """Counts the convolutions by precision, like '80 convolutions int8, 5 f32 (executed)'."""
     counts = sorted(built.convolutions.items(), key=lambda item: -item[1])
     texts = [f"{count} convolutions {kind}" if i == 0 else f"{count} {kind}" for i, (kind, count) in enumerate(counts)]
     none = "no convolutions" if built.layers else "convolutions of unknown precision"
     return f"{', '.join(texts) or none} ({built.source})"
 
 
-def describe_swish(swish: Dict[str, Any]) -> str:
-    """Like 'swish as a polynomial within 0.0064, with which a run takes 0.79 times as long'."""
+def describe_swish(swish: SwishEntry) -> str:
+    """Describes the form, like 'swish as a polynomial within 0.0064, with which a run takes 0.79 times as long'."""
     ratio = swish["ratio"]
     if swish["form"] == POLYNOMIAL:
         compared = "" if ratio is None else f", with which a run takes {ratio:.2f} times as long"
@@ -223,15 +212,16 @@ def describe_swish(swish: Dict[str, Any]) -> str:
     )
 
 
-def describe_front(front: Dict[str, Any]) -> str:
-    """Like 'the first 16 blocks in C++ (deploy/native/cpu_blocks/blocks.py), in bf16 and f16: a run takes 0.7 times as long with them'."""
-    compared = "" if front["ratio"] is None else f": a run takes {front['ratio']:.2f} times as long with them"
-    kinds = " and ".join(sorted(set(front["precisions"])))
-    return f"the first {front['blocks']} blocks in C++ (deploy/native/cpu_blocks/blocks.py), in {kinds}{compared}"
+def describe_cpu_blocks(blocks: CpuBlocksEntry) -> str:
+    """Describes the blocks, like 'the first 16 blocks in C++ (deploy/native/cpu_blocks/blocks.py), in bf16 and f16: a
+    run takes 0.70 times as long with them'."""
+    compared = "" if blocks["ratio"] is None else f": a run takes {blocks['ratio']:.2f} times as long with them"
+    kinds = " and ".join(sorted(set(blocks["precisions"])))
+    return f"the first {blocks['blocks']} blocks in C++ (deploy/native/cpu_blocks/blocks.py), in {kinds}{compared}"
 
 
-def tool_versions(target: Target, built: Built) -> Dict[str, str]:
-    """The backend's and NumPy's versions, for the manifest."""
+def tool_versions(target: Target, built: BuiltEngine) -> Dict[str, str]:
+    """Returns the versions of the backend and of its distribution, for the manifest."""
     versions: Dict[str, str] = {built.backend["name"]: str(built.backend["version"])}
     distribution = installed(target.distributions)
     if distribution:
@@ -240,21 +230,20 @@ def tool_versions(target: Target, built: Built) -> Dict[str, str]:
 
 
 def main() -> None:
-    parser = Parser(prog="effedge build", description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("onnx", type=Path, help="a prepared ONNX model: simplified, quantized (int8) or FP16")
     parser.add_argument("--precision", required=True, metavar="P", help=", ".join(PRECISIONS))
     rows = "\n".join(f"  {row.name}: {row.device}" for row in TARGETS.values())
     parser.add_argument("--target", default="auto", metavar="T", help=f"auto, or one of\n{rows}")
     parser.add_argument("--out", type=Path, required=True, help="the engine's folder")
-    add_choices(parser)
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
-    options: Any = parser.parse_args()
+    add_build_options(parser)
+    parser.add_quiet()
+    arguments = parser.parse_args()
     make_engine(
-        options.onnx,
-        options.out,
-        precision=options.precision,
-        target=resolve_target(choose("target", options.target, ["auto", *TARGETS])),
-        choices=read_choices(options),
-        quiet=options.quiet,
+        arguments.onnx,
+        arguments.out,
+        precision=arguments.precision,
+        target=resolve_target(choose("target", arguments.target, ["auto", *TARGETS])),
+        build_options=read_build_options(arguments),
     )
-    print(options.out)
+    print(arguments.out)

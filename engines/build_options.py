@@ -1,9 +1,9 @@
-"""What may be chosen of a build beside precision and target, and which target offers what."""
+"""Holds the options of a build beside precision and target, and checks them against what the target offers."""
 
 import argparse
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 from effedge.deploy.common.cli import UserError, choose
 from effedge.deploy.timing.machine import MEMORY_INFO, field, read
@@ -15,15 +15,15 @@ DLA_MODES = ("fallback", "only")
 AUTO, EXACT, POLYNOMIAL = SWISHES = ("auto", "exact", "polynomial")
 OFF = "off"
 CURRENT_GPU = "current"  # the compute capability of the GPU at hand
-FOR_CPUS = ("swish", "front")  # all other choices are for GPUs
-SHARE = 4
-# Where TensorRT-RTX has no INT8, by its support matrix: 1.7 builds such a plan in FP32, for the other GPUs in it too.
+FOR_CPUS = ("swish", "cpu_blocks")  # all other options are for GPUs
+BOARD_SHARE = 4  # of a board's memory, a 4th is the default workspace
+# Where TensorRT-RTX has no INT8, by its support matrix. 1.7 builds such a plan in FP32, for the plan's other GPUs too.
 NO_INT8 = ("7.5",)
 
 
 @dataclass(frozen=True)
-class Choices:
-    """What the user chose.
+class BuildOptions:
+    """The user's options of a build.
 
     Attributes:
         compute_capabilities: GPUs that TensorRT-RTX builds for, like "8.9", or "current", the one at hand; empty:
@@ -32,10 +32,11 @@ class Choices:
         optimization_level: 0 (quick build) to 5 (slow build); None: TensorRT's own, 3.
         version_compatible: the plan also runs on later TensorRTs.
         hardware_compatible: the plan also runs on other GPUs from Ampere on.
-        dla: empty: no DLA. "fallback": what the DLA has a layer for goes there, the rest to the GPU. "only": a rest is
-            an error.
+        dla: empty: no DLA. "fallback": layers that the DLA has go to the DLA, the other layers to the GPU. "only":
+            other layers are an error.
         swish: "polynomial" (engines/openvino/swish.py), "exact", or "auto", the faster one.
-        front: how many of the first blocks are C++ (engines/openvino/cpu_blocks/choose.py), "off", or "auto", the fastest.
+        cpu_blocks: how many of the first blocks are computed in C++ (engines/openvino/cpu_blocks/choose.py), "off", or
+            "auto", the fastest number.
     """
 
     compute_capabilities: Tuple[str, ...] = ()
@@ -45,23 +46,15 @@ class Choices:
     hardware_compatible: bool = False
     dla: str = ""
     swish: str = AUTO
-    front: str = AUTO
+    cpu_blocks: str = AUTO
 
     def check(self, target: Target, precision: str) -> None:
-        """Raise UserError, before anything is built, for what the target does not offer."""
-        choose("swish", self.swish, SWISHES)
-        if self.swish == POLYNOMIAL and (target.backend != "openvino" or precision == "fp32"):
-            raise UserError(f"--swish {POLYNOMIAL} is for fp16 and int8 engines of target cpu: leave it out")
-        if self.front not in (AUTO, OFF):
-            if not self.front.isdecimal() or int(self.front) < 1:
-                raise UserError(f"--front {self.front}: expected {AUTO}, {OFF} or a number of blocks")
-            if target.backend != "openvino" or precision == "fp32":
-                raise UserError(f"--front {self.front} is for fp16 and int8 engines of target cpu: leave it out")
+        """Raises UserError, before anything is built, for an option that the target does not offer."""
+        self.check_cpu_options(target, precision)
         if target.on_cpu:
-            for one in fields(self):
-                if one.name not in FOR_CPUS and getattr(self, one.name) != one.default:
-                    option = OPTIONS[one.name]
-                    raise UserError(f"{option} is for GPUs: leave it out for {target.name}")
+            for option in fields(self):
+                if option.name not in FOR_CPUS and getattr(self, option.name) != option.default:
+                    raise UserError(f"{OPTIONS[option.name]} is for GPUs: leave it out for {target.name}")
         if self.compute_capabilities and target.backend != "tensorrt_rtx":
             raise UserError(f"--compute-capability is for target rtx; {target.name} builds for the GPU that it runs on")
         numbers = self.numbered_capabilities()
@@ -79,35 +72,22 @@ class Choices:
             if precision == "fp32":
                 raise UserError("a DLA computes in FP16 and INT8, not in fp32: build PRECISION=fp16 for --dla")
 
-    def numbered_capabilities(self) -> List[str]:
-        """The compute capabilities, with CURRENT_GPU's as a number too."""
-        if CURRENT_GPU not in self.compute_capabilities:
-            return list(self.compute_capabilities)
-        gpu = first_gpu()
-        if gpu is None:
-            raise UserError(
-                f"--compute-capability {CURRENT_GPU}: CUDA finds no GPU here; name those to build for, such as 8.9"
-            )
-        return [gpu.capability if one == CURRENT_GPU else one for one in self.compute_capabilities]
-
-    def as_options(self) -> List[str]:
-        """The words of a command line that `add_choices` takes, for these.
-
-        >>> Choices(compute_capabilities=("8.9", "12.0"), version_compatible=True).as_options()
-        ['--compute-capability', '8.9', '12.0', '--version-compatible']
-        """
-        words: List[str] = []
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if value != one.default:
-                words.append(OPTIONS[one.name])
-                if isinstance(value, tuple):
-                    words += value
-                elif value is not True:
-                    words.append(str(value))
-        return words
+    def check_cpu_options(self, target: Target, precision: str) -> None:
+        """Raises UserError for a form of swish or a number of CPU blocks that does not exist or fit the target."""
+        offered = target.backend == "openvino" and precision != "fp32"
+        choose("swish", self.swish, SWISHES)
+        if self.swish == POLYNOMIAL and not offered:
+            raise UserError(f"--swish {POLYNOMIAL} is for fp16 and int8 engines of target cpu: leave it out")
+        if self.cpu_blocks not in (AUTO, OFF):
+            if not self.cpu_blocks.isdecimal() or int(self.cpu_blocks) < 1:
+                raise UserError(f"--cpu-blocks {self.cpu_blocks}: expected {AUTO}, {OFF} or a number of blocks")
+            if not offered:
+                raise UserError(
+                    f"--cpu-blocks {self.cpu_blocks} is for fp16 and int8 engines of target cpu: leave it out"
+                )
 
     def check_level(self, target: Target) -> None:
+        """Raises UserError for an optimization level that does not exist, or a target without levels."""
         level = self.optimization_level
         if level is None:
             return
@@ -119,8 +99,37 @@ class Choices:
                 "leave it out"
             )
 
+    def numbered_capabilities(self) -> List[str]:
+        """Returns the compute capabilities, with the number of CURRENT_GPU in its place. Raises UserError without a
+        GPU."""
+        if CURRENT_GPU not in self.compute_capabilities:
+            return list(self.compute_capabilities)
+        gpu = first_gpu()
+        if gpu is None:
+            raise UserError(
+                f"--compute-capability {CURRENT_GPU}: CUDA finds no GPU here; name those to build for, such as 8.9"
+            )
+        return [gpu.capability if name == CURRENT_GPU else name for name in self.compute_capabilities]
 
-DEFAULT = Choices()
+    def as_arguments(self) -> List[str]:
+        """Returns the words of a command line from which `read_build_options` reads the same options.
+
+        >>> BuildOptions(compute_capabilities=("8.9", "12.0"), version_compatible=True).as_arguments()
+        ['--compute-capability', '8.9', '12.0', '--version-compatible']
+        """
+        words: List[str] = []
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if value != option.default:
+                words.append(OPTIONS[option.name])
+                if isinstance(value, tuple):
+                    words += value
+                elif value is not True:
+                    words.append(str(value))
+        return words
+
+
+DEFAULT = BuildOptions()
 OPTIONS = {
     "compute_capabilities": "--compute-capability",
     "workspace_mib": "--workspace-mib",
@@ -129,12 +138,12 @@ OPTIONS = {
     "hardware_compatible": "--hardware-compatible",
     "dla": "--dla",
     "swish": "--swish",
-    "front": "--front",
+    "cpu_blocks": "--cpu-blocks",
 }
 
 
-def add_choices(parser: argparse.ArgumentParser) -> None:
-    """The options of a command that builds."""
+def add_build_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options to a command that builds."""
     parser.add_argument(
         "--compute-capability", nargs="+", default=[], metavar="M.N", dest="compute_capabilities",
         help=f"GPUs to build for, like 8.6 8.9 12.0, or {CURRENT_GPU} (rtx only; default: portable from 8.0 on)",
@@ -148,50 +157,43 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
         "--optimization-level", type=int, metavar="N",
         help=f"{LEVELS[0]} (quick build) to {LEVELS[-1]} (TensorRT 8.6 and later; default: its own, 3)",
     )  # fmt: skip
-    for name, what in (
+    for name, result in (
         ("version_compatible", "a plan that later TensorRTs load too"),
         ("hardware_compatible", "a plan for all GPUs from Ampere on"),
     ):
         offering = ", ".join(row.name for row in TARGETS.values() if row.compatible)
-        parser.add_argument(OPTIONS[name], action="store_true", help=f"{what} ({offering}); it may be slower")
+        parser.add_argument(OPTIONS[name], action="store_true", help=f"{result} ({offering}); it may be slower")
     parser.add_argument(
         "--dla", default="", metavar="MODE",
-        help="fallback (what the DLA has no layer for goes to the GPU) or only (it is an error)",
+        help="fallback (layers that the DLA does not have go to the GPU) or only (they are an error)",
     )  # fmt: skip
     parser.add_argument(
         "--swish", default=AUTO, metavar="FORM",
         help=f"{EXACT}, {POLYNOMIAL} (within 0.0064) or {AUTO}, the faster one (cpu, fp16 and int8; default: {AUTO})",
     )  # fmt: skip
     parser.add_argument(
-        "--front", default=AUTO, metavar="N",
-        help="how many of an EfficientNet's first blocks are C++ of ours, in 16 bits where the CPU has them; "
-        f"{OFF}, or {AUTO}, the fastest (cpu, fp16 and int8; default: {AUTO})",
+        "--cpu-blocks", default=AUTO, metavar="N",
+        help="how many of an EfficientNet's first blocks are computed in effedge's own C++, in 16 bits where the CPU "
+        f"has them; {OFF}, or {AUTO}, the fastest number (cpu, fp16 and int8; default: {AUTO})",
     )  # fmt: skip
 
 
-def read_choices(given: Any) -> Choices:
-    """What `add_choices` took."""
-    return Choices(
-        tuple(given.compute_capabilities),
-        given.workspace_mib,
-        given.optimization_level,
-        given.version_compatible,
-        given.hardware_compatible,
-        given.dla,
-        given.swish,
-        given.front,
-    )
+def read_build_options(arguments: argparse.Namespace) -> BuildOptions:
+    """Returns the options of a command line that `add_build_options` prepared."""
+    values = {option.name: getattr(arguments, option.name) for option in fields(BuildOptions)}
+    return BuildOptions(**{**values, "compute_capabilities": tuple(arguments.compute_capabilities)})
 
 
 def default_workspace_mib(gpu: Optional[Gpu], memory_info: Path = MEMORY_INFO) -> Optional[int]:
-    """The limit where none is given: a quarter of the memory of a board whose GPU shares it; else None, no limit.
+    """Returns the workspace limit where the user sets none: a quarter of a board's memory if its GPU shares that memory
+    with the CPU; else None, no limit.
 
-    TensorRT's own limit is all of the device's memory. A GPU of its own answers a request that is too large with an
-    error, and TensorRT tries the next kernel. On a board the request succeeds, and the system kills the build, or
-    something else. It is a share of what the board has, not of what is free: what was built shall not depend on what
-    ran beside it.
+    TensorRT's own limit is all of the device's memory. A discrete GPU answers a request that is too large with an
+    error, and TensorRT tries the next kernel. On a board the request succeeds, and the system kills the build or
+    another process. The limit is a share of the board's memory, not of the free memory, so that an engine does not
+    depend on what ran beside its build.
     """
     if gpu is None or not gpu.integrated:
         return None
     total = field(read(memory_info), "MemTotal")
-    return int(total.split()[0]) // 1024 // SHARE if total else gpu.memory_mib // SHARE
+    return int(total.split()[0]) // 1024 // BOARD_SHARE if total else gpu.memory_mib // BOARD_SHARE

@@ -1,4 +1,4 @@
-"""What is on the device that an engine shall be built on, held against its target's row: Jetson Linux, the backend."""
+"""Detects the device's Jetson Linux and backend, and checks them against the row of the target to build for."""
 
 import signal
 import subprocess
@@ -10,7 +10,7 @@ from effedge.deploy.timing.board import l4t
 from effedge.engines import targets
 from effedge.engines.targets import TARGETS, Target
 
-# Importing alone does not show whether a backend works here: what else it needs, and its first call.
+# An import alone does not show that a backend works here: a probe also imports its dependencies and makes a first call.
 PROBES = {
     "openvino": "import openvino as backend; backend.Core()",
     "onnxruntime": "import onnxruntime as backend",
@@ -19,7 +19,7 @@ PROBES = {
 }
 
 
-class Found(NamedTuple):
+class DetectedDevice(NamedTuple):
     """The target that can be built here, its backend's version, and the Jetson Linux release (None: no Jetson)."""
 
     target: Target
@@ -27,26 +27,26 @@ class Found(NamedTuple):
     l4t: Optional[str]
 
 
-def find_target(asked: Target) -> Found:
-    """The target, or the one that stands in for it where its backend is missing.
+def detect_device(requested: Target) -> DetectedDevice:
+    """Returns the device with the requested target, or with the target's stand-in where its backend is missing.
 
-    Raises UserError, with what was found and what was expected, if this is another device than the target's.
+    Raises UserError, with the detected and the expected device, if this is another device than the target's.
     """
     release = l4t_release()
-    if asked.jetson and release is None:
+    if requested.jetson and release is None:
         raise UserError(
-            f"this bundle is for {asked.name} ({asked.device}), and this machine is no Jetson ({targets.L4T_RELEASE} "
-            "is missing): make one with the TARGET of this machine"
+            f"this bundle is for {requested.name} ({requested.device}), and this machine is no Jetson "
+            f"({targets.L4T_RELEASE} is missing): make one with the TARGET of this machine"
         )
-    if asked.l4t and release is not None and not release.startswith(asked.l4t):
-        expected = " or ".join(f"{prefix.rstrip('.')}.x" for prefix in asked.l4t)
+    if requested.l4t and release is not None and not release.startswith(requested.l4t):
+        expected = " or ".join(f"{prefix.rstrip('.')}.x" for prefix in requested.l4t)
         fitting = [row.name for row in TARGETS.values() if row.l4t and release.startswith(row.l4t)]
         raise UserError(
-            f"this bundle is for {asked.name} ({asked.device}, Jetson Linux {expected}), and this board has {release}: "
-            f"make one with TARGET={' or '.join(fitting) or 'the target of this board'}"
+            f"this bundle is for {requested.name} ({requested.device}, Jetson Linux {expected}), and this board has "
+            f"{release}: make one with TARGET={' or '.join(fitting) or 'the target of this board'}"
         )
     missing: List[str] = []
-    for name in (asked.name, asked.instead):
+    for name in (requested.name, requested.stand_in):
         if name is None:
             continue
         row = TARGETS[name]
@@ -60,13 +60,13 @@ def find_target(asked: Target) -> Found:
                 "make one with the TARGET of this device"
             )
         else:
-            return Found(row, version, release)
-    remedy = "JetPack brings TensorRT, pip install pycuda the rest" if asked.jetson else "install one with pip"
-    raise UserError(f"{asked.name} cannot run here without {' or '.join(missing)}: {remedy}")
+            return DetectedDevice(row, version, release)
+    remedy = "JetPack brings TensorRT, pip install pycuda the rest" if requested.jetson else "install one with pip"
+    raise UserError(f"{requested.name} cannot run here without {' or '.join(missing)}: {remedy}")
 
 
 def l4t_release() -> Optional[str]:
-    """Like "36.4.3"; None where this is no Jetson."""
+    """Returns the Jetson Linux release, like "36.4.3"; None where this is no Jetson."""
     try:
         text = targets.L4T_RELEASE.read_text(errors="replace")
     except OSError:
@@ -75,9 +75,9 @@ def l4t_release() -> Optional[str]:
 
 
 def backend_version(backend: str) -> Tuple[Optional[str], str]:
-    """(version, "") of a backend that works here, or (None, why it does not).
+    """Returns (version, "") of a backend that works here, or (None, reason) of one that does not.
 
-    It is tried in a process of its own: one that was built for another CPU may end it, not only fail.
+    The probe runs in a process of its own, because a backend that was built for another CPU may end its process.
     """
     code = f"{PROBES[backend]}; print(backend.__version__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -1,11 +1,11 @@
-"""What the NVIDIA driver says of the GPU that engines are built on, asked through libcuda: no package is needed for it.
+"""Asks the NVIDIA driver for the GPU that engines are built on, through libcuda, which needs no package.
 
 Source: the CUDA driver API's reference (cuDeviceGetName, cuDeviceGetAttribute, cuDeviceTotalMem).
 """
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Optional
 
 # CUdevice_attribute
 INTEGRATED, MAJOR, MINOR = 18, 75, 76
@@ -13,7 +13,8 @@ INTEGRATED, MAJOR, MINOR = 18, 75, 76
 
 @dataclass(frozen=True)
 class Gpu:
-    """capability: like "8.7". memory_mib: its own, or the board's if it is integrated and shares that with the CPU."""
+    """A GPU with a `capability` like "8.7". `memory_mib` is the GPU's own memory, or the board's if the GPU is
+    `integrated` and shares memory with the CPU."""
 
     name: str
     capability: str
@@ -22,7 +23,7 @@ class Gpu:
 
 
 def first_gpu() -> Optional[Gpu]:
-    """GPU 0, which the engines are built for; None where no driver answers or it counts none."""
+    """Returns GPU 0, which engines are built for; None where no driver answers or it counts no GPU."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -35,11 +36,12 @@ def first_gpu() -> Optional[Gpu]:
     name, size = ctypes.create_string_buffer(256), ctypes.c_size_t(0)
     driver.cuDeviceGetName(name, len(name), device)
     driver.cuDeviceTotalMem_v2(ctypes.byref(size), device)
-    major, minor, integrated = (attribute(driver, which, device) for which in (MAJOR, MINOR, INTEGRATED))
+    major, minor, integrated = (device_attribute(driver, index, device) for index in (MAJOR, MINOR, INTEGRATED))
     return Gpu(name.value.decode(errors="replace"), f"{major}.{minor}", size.value >> 20, bool(integrated))
 
 
-def attribute(driver: Any, which: int, device: Any) -> int:
+def device_attribute(driver: ctypes.CDLL, index: int, device: ctypes.c_int) -> int:
+    """Returns the value of a CUdevice_attribute."""
     value = ctypes.c_int(0)
-    driver.cuDeviceGetAttribute(ctypes.byref(value), which, device)
+    driver.cuDeviceGetAttribute(ctypes.byref(value), index, device)
     return value.value

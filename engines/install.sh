@@ -1,6 +1,6 @@
 #!/bin/sh
-# What an effedge bundle does on its device: checks its own files and the device, builds the engine, tests and times it.
-# It may be run again: what is done is not done twice. `sh install.sh --help` lists the options.
+# Installs an effedge bundle on its device: checks the bundle's files and the device, builds the engine, tests and times
+# it. It may be run again: a finished step is skipped. `sh install.sh --help` lists the options.
 cd "$(dirname "$0")" || exit 2
 
 fail() {
@@ -8,7 +8,7 @@ fail() {
     exit 2
 }
 
-# Before any of our code runs: a file that was damaged on the way could fail in any manner.
+# The check comes before any Python code, because a damaged file could fail in any manner.
 [ -f SHA256SUMS ] || fail "SHA256SUMS is missing beside install.sh: unpack the bundle again"
 damaged=$(LC_ALL=C sha256sum -c SHA256SUMS 2>/dev/null | sed -n 's/: FAILED.*//p' | head -n 1)
 [ -z "$damaged" ] || fail "'$damaged' is missing or not the file that was packed: unpack the bundle again"

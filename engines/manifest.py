@@ -1,23 +1,25 @@
-"""manifest.json, the page that makes a folder an engine: what it holds, what was asked, what was built, from what.
+"""Writes manifest.json, the file that makes a folder an engine: its content, the request, the result, and the sources.
 
-Written last, into the folder that is not yet in its place; deploy/runtime/manifest.py reads and checks it.
+The manifest is written last, into a folder that is not yet in its final place; deploy/runtime/manifest.py reads and
+checks it.
 """
 
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
+from effedge.deploy.common.contracts import BackendDescription, Manifest, SwishEntry, TensorDescription
 from effedge.deploy.common.files import sha256
-from effedge.engines.onnx_header import DTYPES, Dims, Header
+from effedge.engines.build_request import BuildRequest
+from effedge.engines.onnx_header import DTYPES, Dims
 
 FORMAT = 1
 NAME = "manifest.json"
 UNKNOWN = "unknown"  # a precision that cannot be read
-FRONT = (
-    "front"  # the tactic of a layer that engines/openvino/cpu_blocks/choose.py took, in the precision that it has there
-)
+# The tactic of a layer that the C++ blocks compute (engines/openvino/cpu_blocks/choose.py), in the blocks' precision.
+CPU_BLOCKS = "cpu_blocks"
 
 
 @dataclass(frozen=True)
@@ -35,84 +37,90 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Built:
-    """What a builder made.
+class BuiltEngine:
+    """A builder's result.
 
     Attributes:
         engine: the file that the runtime loads, in the engine's folder.
-        backend: name, version, and what the runtime needs to load it.
+        backend: name, version, and everything that the runtime needs to load the engine.
         layers: every layer, with its precision.
         source: where the layers' precisions were read: "executed" (the runtime's own graph), "inspector" (TensorRT's,
-            on the GPU that it is for), "plan" (convolutions from the plan's text where it names them, the rest from the
-            typed network), "network" (the typed network only), "unknown" (TensorRT 8 without a GPU).
+            on the GPU that the plan is for), "plan" (convolutions from the plan's text where it names them, the rest
+            from the typed network), "network" (the typed network only), "unknown" (TensorRT 8 without a GPU).
         warnings: the backend's own.
-        swish: where there is a choice of its form: "form" ("exact" or "polynomial"), "error" (how far it is from swish
-            at most), "ratio" (how many times as long the engine takes with the polynomial; None: not measured).
+        swish: its form; None where there was no choice.
     """
 
     engine: str
-    backend: Dict[str, Any]
+    backend: BackendDescription
     layers: List[Layer]
     source: str
     warnings: List[str] = field(default_factory=list)
-    swish: Optional[Dict[str, Any]] = None
+    swish: Optional[SwishEntry] = None
 
     @property
     def convolutions(self) -> Dict[str, int]:
-        """Precision -> number of convolutions."""
+        """The number of convolutions by precision."""
         return dict(Counter(layer.precision for layer in self.layers if layer.is_convolution))
 
 
 def write_manifest(
     folder: Path,
-    built: Built,
+    built: BuiltEngine,
+    request: BuildRequest,
     *,
-    header: Header,
-    asked: str,
-    target: str,
     not_built: Sequence[str],
     versions: Mapping[str, str],
-    sources: Mapping[str, Path],
 ) -> None:
-    """Write manifest.json over the files that lie in `folder`.
+    """Writes manifest.json over the files in `folder`. Its "kept" has the calibration's reasons for the layers that are
+    not in the precision.
 
     Args:
-        header: of the ONNX that was built; its calibration's reasons for what is not in the precision are "kept".
-        not_built: layers asked for in INT8 that are not.
+        not_built: layers that were asked for in the precision, and were built in another.
+        versions: of the packages that built the engine, by name.
     """
+    header = request.header
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != NAME and path.suffix != ".log")
-    manifest = {
+    manifest: Manifest = {
         "format": FORMAT,
         "spec": header.spec,
-        "inputs": describe(header.inputs),
-        "outputs": describe(header.outputs),
-        "batch": header.batch,
+        "inputs": describe_tensors(header.inputs),
+        "outputs": describe_tensors(header.outputs),
+        "batch": None if header.batch is None else list(header.batch),
         "precision": {
-            "asked": asked,
+            "asked": request.precision,
             "built": dict(Counter(layer.precision for layer in built.layers)),
             "convolutions": built.convolutions,
             "not_built": list(not_built),
             "kept": dict(header.float_layers),
             "source": built.source,
-            "layers": [
-                {key: value for key, value in asdict(one).items() if value or key != "tactic"} for one in built.layers
-            ],
+            "layers": [describe_layer(layer) for layer in built.layers],
         },
-        "target": target,
+        "target": request.target.name,
         "backend": built.backend,
         "engine": built.engine,
         "files": {path.name: sha256(path) for path in files},
         "versions": dict(versions),
-        "sources": {role: sha256(path) for role, path in sources.items()},
+        "sources": {"onnx": sha256(request.onnx)},
         "warnings": built.warnings,
-        **({} if built.swish is None else {"swish": built.swish}),
     }
+    if built.swish is not None:
+        manifest["swish"] = built.swish
     (folder / NAME).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def describe(tensors: Mapping[str, Tuple[int, Dims]]) -> List[Dict[str, Any]]:
-    """Name, dtype and shape of each; a dynamic dimension is its name, an unknown shape None."""
+def describe_layer(layer: Layer) -> Dict[str, str]:
+    """Returns the layer's fields, without an empty tactic."""
+    return {key: value for key, value in asdict(layer).items() if value or key != "tactic"}
+
+
+def describe_tensors(tensors: Mapping[str, Tuple[int, Dims]]) -> List[TensorDescription]:
+    """Lists each tensor's name, dtype and shape; a dynamic dimension is its name, an unknown shape None."""
     return [
-        {"name": name, "dtype": DTYPES.get(element, f"ONNX type {element}"), "shape": dims}
+        {
+            "name": name,
+            "dtype": DTYPES.get(element, f"ONNX type {element}"),
+            "shape": None if dims is None else list(dims),
+        }
         for name, (element, dims) in tensors.items()
     ]

@@ -1,8 +1,8 @@
-"""What a builder must know of an ONNX file before it builds: spec, opset, inputs, and where Q/DQ and FP16 tensors are.
+"""Reads the facts of an ONNX file that a builder needs: spec, opset, inputs, nodes, Q/DQ pairs and FP16 weights.
 
-Read straight from the protobuf wire format (protobuf.dev/programming-guides/encoding, field numbers of onnx.proto3),
-because an engine for a Jetson is built on the Jetson, where there is no onnx package. Weights are skipped, not read:
-the file is mapped into memory, so a model of hundreds of MB takes milliseconds.
+The reader decodes the protobuf wire format itself (protobuf.dev/programming-guides/encoding, field numbers of
+onnx.proto3), because an engine for a Jetson is built on the Jetson, where there is no onnx package. Weights are
+skipped, not read: the file is mapped into memory, so a model of hundreds of MB takes milliseconds.
 """
 
 import json
@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple, Union
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.contracts import BATCH_KEY, CALIBRATION_KEY, SPEC_KEY, Spec
 
-METADATA_KEY = "effedge"
-CALIBRATION_KEY = "effedge_calibration"  # a prepared ONNX's report: of it, which layers are in 16 bit, and why
-BATCH_KEY = "effedge_batch"  # of a model without our spec: its dynamic batch, as JSON [min, opt, max]
 PAIRS = ("QuantizeLinear", "DequantizeLinear")
-WITH_WEIGHTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+LAYER_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # input 0 is data, input 1 a weight
 # TensorProto.DataType
 UINT8, INT32, FLOAT16 = 2, 6, 10
 DTYPES = {
@@ -30,6 +28,8 @@ Dims = Optional[Tuple[Union[int, str], ...]]  # a dynamic dimension is its name;
 
 @dataclass(frozen=True)
 class Node:
+    """A node, with the names of its input and output tensors."""
+
     op: str
     name: str
     inputs: Tuple[str, ...]
@@ -41,17 +41,18 @@ class Header:
     """The graph without its weights.
 
     Attributes:
-        spec: our description of the model (labels, input size, ...), from the file's metadata; empty where it has none.
+        spec: effedge's description of the model (labels, input size, ...), from the file's metadata; empty where the
+            file has none.
         batch: (min, opt, max) of a dynamic batch, or of a model with a spec; None where the file does not say.
         inputs, outputs: name -> (element type, dims).
         initializers: name -> element type.
-        external: the files, beside the ONNX, that hold weights of it.
+        external: the files beside the ONNX that hold its weights.
         shifted: the QuantizeLinear and DequantizeLinear whose zero point is not 0.
-        float_layers: name -> why calibration kept the layer in more than INT8, or than FP16.
+        float_layers: layer -> the calibration's reason for a higher precision than INT8 or FP16.
     """
 
     opset: int
-    spec: Dict[str, Any]
+    spec: Spec
     batch: Optional[Tuple[int, int, int]]
     nodes: List[Node]
     inputs: Dict[str, Tuple[int, Dims]]
@@ -66,31 +67,33 @@ class Header:
         return [node for node in self.nodes if node.op == "Conv"]
 
     @property
-    def quantized(self) -> List[Node]:
-        """Convolutions whose data and weights both come out of a DequantizeLinear: those asked for in INT8."""
+    def quantized_convolutions(self) -> List[Node]:
+        """Convolutions whose data and weights both come out of a DequantizeLinear: those requested in INT8."""
         return [node for node in self.quantized_layers if node.op == "Conv"]
 
     @property
     def quantized_layers(self) -> List[Node]:
-        """The same of all layers with weights: matrix products and transposed convolutions too."""
+        """`quantized_convolutions`, and the matrix products and transposed convolutions of which the same holds."""
         dequantized = {name for node in self.nodes if node.op == "DequantizeLinear" for name in node.outputs}
-        return [node for node in self.nodes if node.op in WITH_WEIGHTS and dequantized.issuperset(node.inputs[:2])]
+        return [node for node in self.nodes if node.op in LAYER_OPERATORS and dequantized.issuperset(node.inputs[:2])]
 
     @property
-    def half(self) -> List[Node]:
+    def fp16_convolutions(self) -> List[Node]:
         """Convolutions with FP16 weights."""
-        return [node for node in self.half_layers if node.op == "Conv"]
+        return [node for node in self.fp16_layers if node.op == "Conv"]
 
     @property
-    def half_layers(self) -> List[Node]:
-        """The same of all layers with weights."""
+    def fp16_layers(self) -> List[Node]:
+        """Convolutions, transposed convolutions and matrix products with FP16 weights."""
         return [
-            node for node in self.nodes if node.op in WITH_WEIGHTS and self.initializers.get(node.inputs[1]) == FLOAT16
+            node
+            for node in self.nodes
+            if node.op in LAYER_OPERATORS and self.initializers.get(node.inputs[1]) == FLOAT16
         ]
 
     @property
     def int32_dequantized(self) -> List[Node]:
-        """DequantizeLinear of INT32, as ONNX Runtime's quantizer puts in front of biases."""
+        """DequantizeLinear of INT32, which ONNX Runtime's quantizer puts in front of biases."""
         return [
             node
             for node in self.nodes
@@ -99,9 +102,9 @@ class Header:
 
 
 def onnx_files(path: Path) -> Dict[str, Path]:
-    """All files that an ONNX model is made of, as a stage's inputs: itself as "onnx", those of its weights by name.
+    """Lists an ONNX model's files, as a stage's inputs: the model itself as "onnx", the files of its weights by name.
 
-    Raises UserError as `read_header`, and if one is missing.
+    Raises UserError as `read_header`, and if a file is missing.
     """
     files = {"onnx": path}
     for name in read_header(path).external:
@@ -114,10 +117,10 @@ def onnx_files(path: Path) -> Dict[str, Path]:
 
 
 def read_header(path: Path) -> Header:
-    """Read `path`. Raises UserError if it is missing or no whole ONNX model."""
+    """Reads `path`. Raises UserError if the file is missing or no whole ONNX model."""
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _model(data)
+            return _read_model(data)
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror or error}; give the path of an ONNX model") from error
     except (ValueError, IndexError) as error:  # an empty file, or one that ends within a field
@@ -128,7 +131,7 @@ Span = Tuple[int, int]  # start and end of a length-delimited field in the file
 
 
 def _varint(data: mmap.mmap, at: int) -> Tuple[int, int]:
-    """The value and where the next byte is."""
+    """Reads a number; returns it and the position of the next byte."""
     value = shift = 0
     while True:
         byte = data[at]
@@ -142,7 +145,7 @@ def _varint(data: mmap.mmap, at: int) -> Tuple[int, int]:
 
 
 def _fields(data: mmap.mmap, span: Span) -> Iterator[Tuple[int, Any]]:
-    """(field number, value) of a message: an int, or the Span of a string, bytes or nested message."""
+    """Yields (field number, value) of a message: an int, or the Span of a string, bytes or nested message."""
     at, end = span
     while at < end:
         tag, at = _varint(data, at)
@@ -166,7 +169,8 @@ def _text(data: mmap.mmap, span: Span) -> str:
     return data[span[0] : span[1]].decode()
 
 
-def _model(data: mmap.mmap) -> Header:
+def _read_model(data: mmap.mmap) -> Header:
+    """Reads a ModelProto: 7 graph, 8 opset_import, 14 metadata_props."""
     opset, graph, metadata = 0, (0, 0), {}
     for number, value in _fields(data, (0, len(data))):
         if number == 7:
@@ -188,7 +192,7 @@ def _model(data: mmap.mmap) -> Header:
     external: Set[str] = set()
     for number, value in _fields(data, graph):
         if number == 1:
-            nodes.append(_node(data, value))
+            nodes.append(_read_node(data, value))
         elif number == 5:  # TensorProto: 2 data_type, 8 name, 13 external_data, of StringStringEntry
             fields = list(_fields(data, value))
             tensor = dict(fields)
@@ -198,11 +202,11 @@ def _model(data: mmap.mmap) -> Header:
                 if _text(data, entry[1]) == "location":
                     external.add(_text(data, entry[2]))
         elif number in (11, 12):
-            name, element, dims = _value_info(data, value)
+            name, element, dims = _read_value_info(data, value)
             (inputs if number == 11 else outputs)[name] = (element, dims)
     if not nodes:
         raise ValueError("it has no nodes")
-    spec = json.loads(metadata.get(METADATA_KEY, "{}"))
+    spec = json.loads(metadata.get(SPEC_KEY, "{}"))
     batch = spec["input"]["batch"] if spec else json.loads(metadata.get(BATCH_KEY, "null"))
     inputs = {name: kind for name, kind in inputs.items() if name not in initializers}  # as before ONNX's IR 4
     limits = tuple(batch) if batch else None
@@ -212,19 +216,22 @@ def _model(data: mmap.mmap) -> Header:
         if node.op in PAIRS
         and node.inputs[2:]
         and node.inputs[2] in tensors
-        and _nonzero(data, tensors[node.inputs[2]])
+        and _has_nonzero(data, tensors[node.inputs[2]])
     )
     kept = json.loads(metadata.get(CALIBRATION_KEY, "{}")).get("float_layers", {})
     return Header(opset, spec, limits, nodes, inputs, outputs, initializers, tuple(sorted(external)), shifted, kept)
 
 
-def _nonzero(data: mmap.mmap, tensor: Span) -> bool:
-    """TensorProto: 5 int32_data (packed), 9 raw_data; of integers all bytes are 0 where all values are."""
+def _has_nonzero(data: mmap.mmap, tensor: Span) -> bool:
+    """Tells if an integer tensor has a value other than 0, that is, a byte other than 0.
+
+    TensorProto: 5 int32_data (packed), 9 raw_data.
+    """
     return any(any(data[slice(*span)]) for number, span in _fields(data, tensor) if number in (5, 9))
 
 
-def _node(data: mmap.mmap, span: Span) -> Node:
-    """NodeProto: 1 input, 2 output, 3 name, 4 op_type."""
+def _read_node(data: mmap.mmap, span: Span) -> Node:
+    """Reads a NodeProto: 1 input, 2 output, 3 name, 4 op_type."""
     texts: Dict[int, List[str]] = {1: [], 2: [], 3: [""], 4: [""]}
     for number, value in _fields(data, span):
         if number in texts:
@@ -232,10 +239,10 @@ def _node(data: mmap.mmap, span: Span) -> Node:
     return Node(texts[4][-1], texts[3][-1], tuple(texts[1]), tuple(texts[2]))
 
 
-def _value_info(data: mmap.mmap, span: Span) -> Tuple[str, int, Dims]:
-    """ValueInfoProto: 1 name, 2 type > 1 tensor_type > (1 elem_type, 2 shape > 1 dim > (1 value | 2 name)).
+def _read_value_info(data: mmap.mmap, span: Span) -> Tuple[str, int, Dims]:
+    """Reads a ValueInfoProto: 1 name, 2 type > 1 tensor_type > (1 elem_type, 2 shape > 1 dim > (1 value | 2 name)).
 
-    Where no shape is given, or the type is no tensor's, the element type is 0 or the dims are None.
+    The dims are None where there is no shape; the element type is also 0 where the type is no tensor's.
     """
     info = dict(_fields(data, span))
     tensor = dict(_fields(data, dict(_fields(data, info.get(2, (0, 0)))).get(1, (0, 0))))

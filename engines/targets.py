@@ -1,8 +1,10 @@
-"""The targets: what runs an engine there, and what that backend's builder can and cannot do. One row a target.
+"""Holds the table of targets: the backend that runs an engine there, and what its builder can and cannot do.
+
+A row is a target.
 
 Sources: NVIDIA's JetPack release notes (which TensorRT and Python a JetPack ships), onnx-tensorrt's
 docs/operators.md of each release (opset ceilings), TensorRT's migration guide to 11 (flags removed: typed networks
-only). The row of a Jetson says what is there before any Jetson was at hand: what was run is in the README.
+only). The rows of Jetsons were written from these sources before any Jetson was at hand: the README says what was run.
 """
 
 import importlib
@@ -10,40 +12,41 @@ import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 from effedge.deploy.common.cli import UserError, choose
+from effedge.deploy.common.messages import log
 from effedge.engines.gpu import first_gpu
 
 PRECISIONS = ("fp32", "fp16", "int8")
 L4T_RELEASE = Path("/etc/nv_tegra_release")  # every JetPack has it, nothing else does
 
-# How a precision is said to the builder:
-TYPED = "typed"  # by the ONNX's own tensor types: FP16 tensors, Q/DQ pairs; nothing else is read
+# How the builder is told a precision:
+TYPED = "typed"  # by the ONNX's own tensor types alone: FP16 tensors, Q/DQ pairs
 FLAGS = "flags"  # by builder flags over an FP32 ONNX; INT8 needs its Q/DQ pairs and the flag
 HINT = "hint"  # by a hint to the runtime; INT8 by its Q/DQ pairs
 
 
 @dataclass(frozen=True)
 class Target:
-    """One row.
+    """A row of the table.
 
     Attributes:
         versions: prefixes of the backend's versions that the row holds for; empty: any.
         python: the Python that the device comes with; None: the user's own.
-        opset: the highest ONNX opset that its parser reads.
-        uint8_input: its parser takes a uint8 network input (TensorRT from 8.5).
-        progress: its builder reports progress and can be cancelled (IProgressMonitor, TensorRT from 8.6.1 of 10.x).
+        opset: the highest ONNX opset that the backend's parser reads.
+        uint8_input: the parser takes a uint8 network input (TensorRT from 8.5).
+        progress: the builder reports progress and can be cancelled (IProgressMonitor, TensorRT from 8.6.1 of 10.x).
         fast_int8: INT8 is worth building there.
-        zero_points: it takes INT8 activations with zero points, and computes with them no slower.
-        dla: it has a DLA (deep-learning accelerator) that its TensorRT builds for.
-        compatible: it offers plans for later TensorRTs and for other GPUs (from 8.6 on, and on no JetPack).
+        zero_points: INT8 activations may have zero points, and are not slower with them.
+        dla: the device has a DLA (deep-learning accelerator) that its TensorRT builds for.
+        compatible: the builder offers plans for later TensorRTs and for other GPUs (from 8.6 on, and on no JetPack).
         jetson: engines are built on the device itself, because plans need the exact TensorRT that made them.
         distributions: names on the package index that may have brought the backend.
         l4t: prefixes of the Jetson Linux (L4T) releases that bring this JetPack.
-        half: its backend computes in 16 bits.
-        simulates_int8: INT8 models run there, with INT8's results, but most of it is computed in float32.
-        instead: the target that stands in for this one on a device that lacks the backend, with the same ONNX.
+        sixteen_bits: the backend computes in 16 bits.
+        simulates_int8: INT8 models run there with INT8's results, but most layers are computed in float32.
+        stand_in: the target that replaces this one on a device that lacks the backend, with the same ONNX.
     """
 
     name: str
@@ -62,9 +65,9 @@ class Target:
     compatible: bool = False
     jetson: bool = False
     l4t: Tuple[str, ...] = ()
-    half: bool = True
+    sixteen_bits: bool = True
     simulates_int8: bool = False
-    instead: Optional[str] = None
+    stand_in: Optional[str] = None
 
     @property
     def on_cpu(self) -> bool:
@@ -79,11 +82,11 @@ TENSORRT_RTX = ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx")
 ROWS = (
     Target(
         "cpu", "x86-64 or Arm CPU", "openvino", HINT, 23, OPENVINO,
-        progress=False, zero_points=True, instead="cpu-ort",
+        progress=False, zero_points=True, stand_in="cpu-ort",
     ),
     Target(
         "cpu-ort", "a CPU where OpenVINO does not run", "onnxruntime", HINT, 21, ONNXRUNTIME,  # 1.19's, of Python 3.8
-        progress=False, zero_points=True, half=False, simulates_int8=True,
+        progress=False, zero_points=True, sixteen_bits=False, simulates_int8=True,
     ),
     Target(
         "rtx", "GeForce RTX 30, RTX PRO and later (RTX 20: 7.5, no INT8)", "tensorrt_rtx", TYPED, 24, TENSORRT_RTX,
@@ -118,7 +121,7 @@ ROWS = (
         "jetson-thor", "Thor, JetPack 7", "tensorrt", TYPED, 22, TENSORRT, ("10.", "11."), "3.12",
         jetson=True, l4t=("38.", "39."),
     ),
-    # A DLA is in it, but TensorRT builds for that only from 11.4.1 on, and for the AGX alone.
+    # It has a DLA, but TensorRT builds for that only from 11.4.1 on, and only on the AGX.
     Target(
         "jetson-orin-jp7", "Orin, JetPack 7.2", "tensorrt", TYPED, 22, TENSORRT, ("10.", "11."), "3.12", jetson=True
     ),
@@ -126,8 +129,9 @@ ROWS = (
 TARGETS = {row.name: row for row in ROWS}
 
 
-def resolve_target(name: str, say: Callable[[str], None] = print) -> Target:
-    """The row of `name`; `auto` is TensorRT where it imports and a GPU answers, otherwise the CPU: `say` says which.
+def resolve_target(name: str) -> Target:
+    """Returns the row of `name`; `auto` is TensorRT where it imports and a GPU answers, otherwise the CPU, and a
+    message says which.
 
     Raises UserError for an unknown name.
     """
@@ -139,22 +143,22 @@ def resolve_target(name: str, say: Callable[[str], None] = print) -> Target:
         reason, row = "TensorRT is installed, but no NVIDIA GPU answers", TARGETS["cpu"]
     else:
         reason, row = "TensorRT is installed and a GPU answers", TARGETS["trt"]
-    say(f"target auto: {row.name} ({reason})")
+    log.info(f"target auto: {row.name} ({reason})")
     return row
 
 
 def gpu_answers() -> bool:
-    """True if the NVIDIA driver is there and counts at least one GPU."""
+    """Tells if the NVIDIA driver is there and counts at least one GPU."""
     return first_gpu() is not None
 
 
 def runs_here(target: Target) -> bool:
-    """True if this machine can run the target's engines: for a CPU any can, for the others an NVIDIA GPU answers."""
+    """Tells if this machine can run the target's engines: always for a CPU; otherwise an NVIDIA GPU must answer."""
     return target.on_cpu or gpu_answers()
 
 
 def installed(names: Sequence[str]) -> Optional[str]:
-    """The first of the distributions that is installed, read without importing it."""
+    """Returns the first of the distributions that is installed, without importing it."""
     for name in names:
         try:
             importlib.metadata.version(name)
@@ -165,18 +169,18 @@ def installed(names: Sequence[str]) -> Optional[str]:
 
 
 def check_precision(precision: str, target: Target) -> None:
-    """Raise UserError for a precision that is not worth building, or cannot be, on the target."""
+    """Raises UserError for a precision that the target cannot build, or is not worth building there."""
     choose("precision", precision, PRECISIONS)
     if precision == "int8" and not target.fast_int8:
         raise UserError(f"{target.name} ({target.device}) has no fast INT8: build PRECISION=fp16 for it")
-    if precision == "fp16" and not target.half:
+    if precision == "fp16" and not target.sixteen_bits:
         raise UserError(
             f"{target.name} ({target.device}) computes in float32 alone: build PRECISION=fp32 or int8 for it"
         )
 
 
 def check_buildable_here(target: Target) -> None:
-    """Raise UserError unless this machine can build for the target. Imports nothing heavy."""
+    """Raises UserError unless this machine can build for the target. Imports nothing heavy."""
     if target.jetson and not L4T_RELEASE.exists():
         raise UserError(
             f"target '{target.name}' ({target.device}) is built on the Jetson itself, and this machine is none "
@@ -188,7 +192,7 @@ def check_buildable_here(target: Target) -> None:
 
 
 def import_backend(target: Target) -> Any:
-    """Import the backend's module and check its version against the row. Raises UserError."""
+    """Imports the backend's module and checks its version against the row. Raises UserError."""
     check_buildable_here(target)
     try:
         module = importlib.import_module(target.backend)

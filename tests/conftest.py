@@ -3,6 +3,7 @@
 from __future__ import annotations  # the tests of deploy/ run on Python 3.8 too
 
 import ctypes
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from effedge.deploy.common.cli import run
+from effedge.deploy.common.messages import log, show_messages
 
 # A job in the background of a shell starts with Ctrl-C ignored, and its children inherit that; the tests of Ctrl-C need
 # it as it is in a terminal.
@@ -28,6 +30,14 @@ def no_signal_stack():
     registers of a process that OpenVINO computes in: there a Ctrl-C that a test sends ends in a segmentation fault."""
     if sys.platform == "linux":
         ctypes.CDLL(None).sigaltstack(ctypes.byref(Stack(None, SS_DISABLE, 0)), None)
+
+
+@pytest.fixture(autouse=True)
+def printed_messages():
+    """Messages are printed as in a command, and each test finds them so."""
+    show_messages()
+    log.setLevel(logging.INFO)
+    logging.getLogger("effedge.progress").disabled = False
 
 
 @pytest.fixture

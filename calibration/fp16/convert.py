@@ -1,16 +1,16 @@
-"""FP32 ONNX -> FP16 ONNX, for builders that take each tensor's type from the ONNX (strongly typed networks).
+"""Converts a float32 ONNX to FP16, for builders that take each tensor's type from the ONNX (strongly typed networks).
 
     effedge fp16 MODEL.onnx --out OUT.onnx [--calibration DATA]
 
-Inputs and outputs keep their types. What is computed in float16 is the network's body: the layers with weights,
-everything on the way to them, and behind them what only moves or selects values. The rest stays float32:
+Inputs and outputs keep their types. In float16 are the layers with weights, everything on the way to them, and behind
+them what only moves or selects values. The rest stays float32:
 
-1. What follows the last layers and computes: a detector's scores and box decoding. Above 1024 neighbouring float16
+1. The computations behind the last layers: a detector's scores and box decoding. Above 1024 neighbouring float16
    numbers are 1 px apart, and float16 scores tie by the dozen, which makes their order a matter of luck.
 2. Means and sums over a map (squeeze-and-excite's pooling): the sum of a 256 x 256 map passes float16's 65504
    wherever the accumulator is float16 as well. Their result is 1 x 1, so the cast behind them costs nothing.
-3. Nodes with a constant that float16 cannot hold (beyond 65504, or too small to keep 10 bits of), and, if there is
-   calibration data, nodes that read or write a tensor that went beyond 65504. They are named.
+3. Nodes with a constant that float16 cannot hold (beyond 65504, or too small to keep 10 bits of it), and, if there is
+   calibration data, nodes that read or write a tensor that went beyond 65504. The outcome names them.
 
 Casts stand only where the type changes, one per tensor. Normalization is folded into the first convolution, so the
 uint8 image is cast to float16, which holds 0..255 exactly.
@@ -18,30 +18,31 @@ uint8 image is cast to float16, which holds 0..255 exactly.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from effedge.calibration.quantize import DEFAULT_IMAGES
 from effedge.calibration.ranges.samples import Samples
-from effedge.calibration.ranges.source import METADATA, load_samples, source
+from effedge.calibration.ranges.source import CalibrationData, find_data, load_samples
+from effedge.calibration.report import attach_report
 from effedge.deploy.common.cli import Parser, UserError
-from effedge.engines.onnx_header import onnx_files
+from effedge.deploy.common.contracts import CalibrationReport
+from effedge.deploy.common.messages import log
+from effedge.engines.onnx_header import LAYER_OPERATORS, onnx_files
 from effedge.engines.stage import run_stage
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-def to_fp16(model: ir.Model, samples: Samples | None = None, *, quiet: bool = False) -> tuple[ir.Model, dict[str, Any]]:
-    """Convert a float32 model (from onnx_file.load), which stays as it is.
+def to_fp16(model: ir.Model, samples: Samples | None = None) -> tuple[ir.Model, CalibrationReport]:
+    """Converts a float32 model (from onnx_file.load), which stays as it is.
 
     Args:
         samples: calibration data, to find the tensors that float16 cannot hold; None trusts that there are none.
 
     Returns:
-        The converted model and its report, which is also in metadata_props["effedge_calibration"]: method "fp16",
-        images, fp16_layers (how many layers with weights), float_layers {name: reason}.
+        The converted model and its report, which is also in its metadata.
 
     Raises:
         UserError: no layer with weights, a node with a subgraph, NaN or infinity in the calibration run.
@@ -49,38 +50,38 @@ def to_fp16(model: ir.Model, samples: Samples | None = None, *, quiet: bool = Fa
     from onnx_ir.passes import common
 
     from effedge.calibration.fp16.half_precision_pass import HalfPrecisionPass, is_float32
-    from effedge.calibration.fp16.node_selection import body, keep_in_float32
+    from effedge.calibration.fp16.node_selection import find_unfit_nodes, select_nodes
     from effedge.calibration.ranges.collect import collect_amax
 
     changed = model.clone()
-    chosen = body(changed.graph)
-    if not chosen:
+    selected = select_nodes(changed.graph)
+    if not selected:
         raise UserError("the model has no convolution and no matrix product, so nothing to convert: build it as fp32")
     amax: dict[str, float] = {}
     if samples is not None:
-        names = [value.name or "" for node in chosen for value in node.outputs if is_float32(value)]
-        amax = collect_amax(model, samples, names, quiet=quiet)
-    kept = keep_in_float32(chosen, amax)
-    halves = {node for node in chosen if node not in kept}
-    HalfPrecisionPass(halves)(changed)
+        names = [value.name or "" for node in selected for value in node.outputs if is_float32(value)]
+        amax = collect_amax(model, samples, names)
+    unfit = find_unfit_nodes(selected, amax)
+    half_nodes = {node for node in selected if node not in unfit}
+    HalfPrecisionPass(half_nodes)(changed)
     common.RemoveUnusedNodesPass()(changed)
-    report = {
+    report: CalibrationReport = {
         "method": "fp16",
         "images": 0 if samples is None else len(samples),
-        "fp16_layers": sum(node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") for node in halves),
-        "float_layers": {node.name: reason for node, reason in kept.items()},
+        "fp16_layers": sum(node.op_type in LAYER_OPERATORS for node in half_nodes),
+        "float_layers": {node.name or "": reason for node, reason in unfit.items()},
     }
-    changed.metadata_props[METADATA] = json.dumps(report)
+    attach_report(changed, report)
     return changed, report
 
 
-def describe(report: dict[str, Any]) -> str:
-    """The report of `to_fp16` on one line; range trouble is named, the rules are only counted."""
+def describe(report: CalibrationReport) -> str:
+    """Returns the report of `to_fp16` on one line; nodes out of range are named, those of the other rules counted."""
     named = [f"'{name}' ({why})" for name, why in report["float_layers"].items() if "65504" in why or "small" in why]
-    seen = f"ranges of {report['images']} runs" if report["images"] else "no ranges given"
+    ranges = f"ranges of {report['images']} runs" if report["images"] else "no ranges given"
     return (
         f"fp16: {report['fp16_layers']} layers with weights in float16, {len(report['float_layers'])} nodes kept in "
-        f"float32, of them out of range: {', '.join(named) or 'none'} ({seen})"
+        f"float32, of them out of range: {', '.join(named) or 'none'} ({ranges})"
     )
 
 
@@ -91,9 +92,8 @@ def convert(
     data: Path | None = None,
     images: int | None = DEFAULT_IMAGES,
     images_dir: Path | None = None,
-    quiet: bool = False,
 ) -> bool:
-    """The stage: convert the ONNX file `model` to `out`, unless that is up to date.
+    """Runs the stage: converts the ONNX file `model` to `out`, unless that is up to date.
 
     Args:
         data, images, images_dir: calibration data as in effedge.calibration.quantize, or None to go without.
@@ -105,23 +105,23 @@ def convert(
         raise UserError(
             f"no ONNX file at '{model}': expected one made by effedge.pipeline.export.simplify or any other exporter"
         )
-    paths, inputs, options = source(data, images_dir, images) if data is not None else (None, {}, {})
+    calibration_data = CalibrationData(None, {}, {}) if data is None else find_data(data, images_dir, images)
 
     def make(temporary: Path) -> None:
         from effedge.calibration.graph import onnx_file
 
         loaded = onnx_file.load(model)
         onnx_file.check_float(loaded, model)
-        samples = load_samples(loaded, data, paths, images) if data is not None else None
-        changed, report = to_fp16(loaded, samples, quiet=quiet)
+        samples = load_samples(loaded, data, calibration_data.images, images) if data is not None else None
+        changed, report = to_fp16(loaded, samples)
         onnx_file.save(changed, temporary)
-        print(describe(report), flush=True)
+        log.info(describe(report))
 
     return run_stage(
         "fp16",
         out,
-        inputs={**onnx_files(model), **inputs},
-        options=options,
+        inputs={**onnx_files(model), **calibration_data.stage_inputs},
+        options=calibration_data.stage_options,
         tools=["numpy", "onnx", "onnx-ir", "onnxruntime", "pillow"],
         code=[__name__],
         make=make,
@@ -129,19 +129,18 @@ def convert(
 
 
 def main() -> None:
-    parser = Parser(prog="effedge fp16", description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="float32 ONNX, opset 13 or later")
     parser.add_argument("--calibration", type=Path, metavar="DATA", help=".npz, .npy, folder or COCO json")
     parser.add_argument("--images-dir", type=Path, metavar="DIR", help="where the images of a COCO json lie")
     parser.add_argument("--images", type=int, default=DEFAULT_IMAGES, metavar="N", help="how many (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.onnx")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
-    given = parser.parse_args()
+    parser.add_quiet()
+    arguments = parser.parse_args()
     convert(
-        given.model,
-        given.out,
-        data=given.calibration,
-        images=given.images,
-        images_dir=given.images_dir,
-        quiet=given.quiet,
+        arguments.model,
+        arguments.out,
+        data=arguments.calibration,
+        images=arguments.images,
+        images_dir=arguments.images_dir,
     )

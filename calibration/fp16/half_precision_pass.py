@@ -1,4 +1,4 @@
-"""The pass that gives chosen nodes float16 tensors and puts Casts where the type changes."""
+"""Gives the tensors of selected nodes the type float16, and inserts Casts where the type changes."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ ALWAYS_FLOAT32 = {"Resize": (1, 2), "Upsample": (1,)}
 
 
 def is_float32(value: ir.Value) -> bool:
-    """A tensor of float32; one whose type shape inference left open is none."""
+    """Returns True for a tensor of float32; False for a tensor whose type shape inference left open."""
     return value.dtype == FLOAT
 
 
 class HalfPrecisionPass(ir.passes.InPlacePass):
-    """Make the float32 tensors that the given nodes write float16, and cast what crosses the border.
+    """Makes the float32 tensors that the given nodes write float16, and casts the tensors at the border.
 
-    1. A chosen node reads every float32 input as float16: a constant as a converted copy, the output of a node that
-       is not chosen through a Cast.
-    2. Every other node, and the graph's outputs, read float32, through a Cast where the writer is chosen.
-    3. A chosen Cast to float32 becomes a Cast to float16, so an image goes from uint8 to float16 in one step.
+    1. A given node reads every float32 input as float16: a constant as a converted copy, the output of another node
+       through a Cast.
+    2. Every other node, and the graph's outputs, read float32, through a Cast where the writer is a given node.
+    3. A given Cast to float32 becomes a Cast to float16, so an image goes from uint8 to float16 in one step.
     """
 
-    def __init__(self, halves: Collection[ir.Node]) -> None:
+    def __init__(self, half_nodes: Collection[ir.Node]) -> None:
         super().__init__()
-        self.halves = halves
+        self.half_nodes = half_nodes
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         converted: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
         for node in list(graph):
-            half = node in self.halves
+            half = node in self.half_nodes
             for index, value in enumerate(node.inputs):
                 if value is None or value.dtype not in (FLOAT, HALF):
                     continue
                 wanted = HALF if half and index not in ALWAYS_FLOAT32.get(node.op_type, ()) else FLOAT
-                # A Cast reads any type: no need of another before it.
+                # A Cast reads any type, so it needs no other Cast before it.
                 if value.dtype != wanted and node.op_type != "Cast":
                     node.replace_input_with(index, self._as(graph, value, wanted, converted))
             if half:
                 self._write_half(node)
         for index, value in enumerate(graph.outputs):
             if value.dtype == HALF:
-                name = value.name  # the interface keeps it
+                name = value.name  # the graph's output keeps its name
                 graph.outputs[index] = self._as(graph, value, FLOAT, converted)
                 value.name, graph.outputs[index].name = f"{name}_fp16", name
-        return ir.passes.PassResult(model, modified=bool(self.halves))
+        return ir.passes.PassResult(model, modified=bool(self.half_nodes))
 
     def _write_half(self, node: ir.Node) -> None:
         for output in node.outputs:
@@ -67,7 +67,7 @@ class HalfPrecisionPass(ir.passes.InPlacePass):
         dtype: ir.DataType,
         converted: dict[tuple[ir.Value, ir.DataType], ir.Value],
     ) -> ir.Value:
-        """The value in another type: made once, just behind its writer."""
+        """Returns the value in another type, which is made once, just behind the node that writes it."""
         if (value, dtype) in converted:
             return converted[value, dtype]
         name = f"{value.name}_{'fp16' if dtype == HALF else 'fp32'}"

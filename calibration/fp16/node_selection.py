@@ -1,4 +1,4 @@
-"""Which nodes compute in float16: the network's body, less those that float16 cannot serve (effedge.calibration.fp16.convert)."""
+"""Selects the nodes that compute in float16, and finds those among them that float16 cannot serve (convert.py)."""
 
 from __future__ import annotations
 
@@ -8,32 +8,33 @@ import numpy as np
 import onnx_ir as ir
 
 from effedge.calibration.graph.onnx_file import constant
-from effedge.calibration.placement.layers import OPERATORS
 from effedge.calibration.placement.sharing import passes_values_on
 from effedge.deploy.common.cli import UserError
+from effedge.engines.onnx_header import LAYER_OPERATORS
 
 LARGEST = 65504.0  # of float16
-HEADROOM = 2.0  # other images than those seen may go further
+HEADROOM = 2.0  # other images than those of the calibration may go further
 TOO_SMALL = "is too small for it"
 KEPT_BITS = 10  # float16 has 11 significant bits; a constant that loses more than one of them is kept in float32
 SUMS = ("GlobalAveragePool", "ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
-# Besides the operators that move values: those that pick some of them. They are exact in float16, and the casts behind
-# them are smaller: the best score of an anchor instead of all of its classes.
+# Operators that select values, besides those that move them. They are exact in float16, and the casts behind them are
+# smaller: the best score of an anchor instead of all of its classes.
 SELECTS = ("ReduceMax", "ReduceMin", "Gather", "GatherElements", "GatherND")
 
 
-def body(graph: ir.Graph) -> list[ir.Node]:
-    """The layers with weights, what leads to them, and what moves or selects their results; in the graph's order.
+def select_nodes(graph: ir.Graph) -> list[ir.Node]:
+    """Returns the layers with weights, the nodes that lead to them, and the nodes that move or select their results; in
+    the graph's order.
 
-    Raises UserError if a node has a subgraph, as what it reads from outside cannot be followed, and if shape inference
-    could not tell the type of a tensor.
+    Raises UserError if a node has a subgraph, as the tensors that it reads from outside cannot be followed, and if
+    shape inference could not tell the type of a tensor.
     """
     for node in graph:
         if any(attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in _attributes(node)):
             raise UserError(f"node '{node.name}' ({node.op_type}) has a subgraph, which FP16 conversion cannot follow")
     inside: set[ir.Node] = set()
     for node in reversed(graph):
-        if node.op_type in OPERATORS or any(
+        if node.op_type in LAYER_OPERATORS or any(
             consumer in inside for output in node.outputs for consumer in output.consumers()
         ):
             inside.add(node)
@@ -45,29 +46,25 @@ def body(graph: ir.Graph) -> list[ir.Node]:
                 sources = [node.inputs[0].producer()]
             if all(producer in inside for producer in sources if producer is not None) and any(sources):
                 inside.add(node)
-    chosen = [node for node in graph if node in inside]
-    for value in (value for node in chosen for value in node.outputs):
+    selected = [node for node in graph if node in inside]
+    for value in (value for node in selected for value in node.outputs):
         if value.dtype is None:
             raise UserError(f"the type of tensor '{value.name}' is unknown (an operator that ONNX does not define?)")
-    return chosen
+    return selected
 
 
 def _attributes(node: ir.Node) -> list[ir.Attr]:
     return [attribute for attribute in node.attributes.values() if isinstance(attribute, ir.Attr)]
 
 
-def keep_in_float32(nodes: Sequence[ir.Node], amax: Mapping[str, float]) -> dict[ir.Node, str]:
-    """Those of the nodes that must not be float16, with the reason.
+def find_unfit_nodes(nodes: Sequence[ir.Node], amax: Mapping[str, float]) -> dict[ir.Node, str]:
+    """Returns those of the nodes that must not be float16, with the reason.
 
     Args:
-        amax: the largest magnitude seen of tensors, by name; those without are taken to fit.
+        amax: the largest magnitude of tensors, by name; a tensor without one is taken to fit.
     """
-    kept: dict[ir.Node, str] = {}
-    for node in nodes:
-        reason = _reason(node, amax)
-        if reason is not None:
-            kept[node] = reason
-    return kept
+    reasons = {node: _reason(node, amax) for node in nodes}
+    return {node: reason for node, reason in reasons.items() if reason is not None}
 
 
 def _reason(node: ir.Node, amax: Mapping[str, float]) -> str | None:
@@ -83,17 +80,17 @@ def _reason(node: ir.Node, amax: Mapping[str, float]) -> str | None:
         if array is None or array.dtype != np.float32:
             continue
         problem = constant_problem(array)
-        if problem == TOO_SMALL and node.op_type in OPERATORS and index == 2:
-            continue  # a bias is added to the layer's sums: so small a one makes no difference
+        if problem == TOO_SMALL and node.op_type in LAYER_OPERATORS and index == 2:
+            continue  # a bias is added to the layer's sums: so small a bias makes no difference
         if problem is not None:
             return f"its constant '{value.name}' {problem}"
     return None
 
 
 def constant_problem(array: np.ndarray) -> str | None:
-    """Why float16 cannot hold the float32 array, or None.
+    """Returns the reason why float16 cannot hold the float32 array, or None.
 
-    Values far below the largest one may lose bits, as they matter little beside it; the largest one may not.
+    Values far below the largest may lose bits, as they matter little beside it; the largest may not.
     """
     amax = float(np.abs(array).max(initial=0.0))
     if not amax <= LARGEST:

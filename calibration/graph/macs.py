@@ -1,7 +1,7 @@
-"""Multiply-accumulates of each layer, the measure of how much of a network's work is in INT8.
+"""Counts the multiply-accumulates of each layer: the measure of the share of a network's work that is in INT8.
 
-A convolution's: H x W x K x K x M x N / groups (Howard et al., MobileNets, 2017, section 3.1), with H x W
-of the output.
+A convolution's: H x W x K x K x M x N / groups (Howard et al., MobileNets, 2017, section 3.1), with H x W of the
+output.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import math
 
 import onnx_ir as ir
 
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+from effedge.engines.onnx_header import LAYER_OPERATORS
 
 
 def macs(model: ir.Model) -> dict[str, int]:
-    """Multiply-accumulates by node name, for one sample (a batch, static or symbolic, counts as one).
+    """Returns the multiply-accumulates by node name, for one sample (a batch, static or symbolic, counts as 1).
 
     The model's tensors must carry shapes (onnx_file.prepare); a layer whose shape is unknown counts 0.
     """
-    return {node.name or "": _of(node) for node in model.graph if node.op_type in LAYERS}
+    return {node.name or "": _macs_of(node) for node in model.graph if node.op_type in LAYER_OPERATORS}
 
 
-def _of(node: ir.Node) -> int:
+def _macs_of(node: ir.Node) -> int:
     output, weight = _shape(node.outputs[0]), _shape(node.inputs[1])
     if node.op_type == "Conv":  # weight [M, N / groups, *kernel]
         return math.prod(output[1:]) * math.prod(weight[1:])
@@ -35,7 +35,7 @@ def _of(node: ir.Node) -> int:
 
 
 def _shape(value: ir.Value | None) -> list[int]:
-    """Dimensions, with 0 for an unknown one; [0, 0] for an unknown shape."""
+    """Returns the dimensions, 0 for an unknown dimension; [0, 0] for an unknown shape."""
     if value is None or value.shape is None or len(value.shape) == 0:
         return [0, 0]
     return [size if isinstance(size, int) else 0 for size in value.shape]

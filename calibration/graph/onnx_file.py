@@ -1,4 +1,4 @@
-"""ONNX files in and out: read one with everything that a pass relies on, run one, write one.
+"""Reads, runs and writes ONNX files, and brings models into the form that the passes rely on.
 
 After `load`, a model has no Constant nodes and no initializers among its inputs, every node and tensor has its own
 name, tensors carry the type and shape that ONNX's shape inference finds, and the weights are in memory.
@@ -20,12 +20,12 @@ from onnx_ir.passes import common
 from effedge.calibration.graph.raise_opset import raise_opset
 from effedge.deploy.common.cli import UserError
 
-QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger",
-             "QLinearMatMul", "MatMulInteger")  # fmt: skip
+QUANTIZATION_OPERATORS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger",
+                          "QLinearMatMul", "MatMulInteger")  # fmt: skip
 
 
 def load(path: str | Path) -> ir.Model:
-    """Read an ONNX file for a pass over its whole graph.
+    """Reads an ONNX file for a pass over its whole graph.
 
     Raises:
         UserError: as `read`; a graph within a node (If, Loop, Scan), which no pass looks into.
@@ -36,7 +36,7 @@ def load(path: str | Path) -> ir.Model:
 
 
 def read(path: str | Path) -> ir.Model:
-    """An ONNX file as it is, with its weights in memory, at opset 13 or later.
+    """Reads an ONNX file as it is, with its weights in memory, at opset 13 or later.
 
     Raises:
         UserError: the file is missing, cut short, empty, older than opset 11, or lacks its external weights.
@@ -57,7 +57,7 @@ def read(path: str | Path) -> ir.Model:
 
 
 def prepare(model: ir.Model) -> ir.Model:
-    """Bring a model that is in memory into the form that the passes expect (in place)."""
+    """Brings a model in memory into the form that the passes expect (in place)."""
     if model.functions:
         model = common.InlinePass()(model).model
     for tidy in (
@@ -93,7 +93,7 @@ def _check_external_data(model: ir.Model, path: Path) -> None:
 
 
 def check_flat(model: ir.Model, path: str | Path) -> None:
-    """Raise a UserError if a node holds a graph of its own."""
+    """Raises a UserError if a node holds a graph of its own."""
     for node in (*model.graph, *(node for function in model.functions.values() for node in function)):
         if any(
             attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
@@ -106,26 +106,22 @@ def check_flat(model: ir.Model, path: str | Path) -> None:
 
 
 def check_float(model: ir.Model, path: str | Path) -> None:
-    """Raise a UserError if the model is already quantized."""
+    """Raises a UserError if the model is already quantized."""
     for node in model.graph:
-        if node.op_type in QUANTIZED:
+        if node.op_type in QUANTIZATION_OPERATORS:
             raise UserError(f"'{path}' is already quantized ({node.op_type} '{node.name}'): give the float model")
 
 
 def save(model: ir.Model, path: str | Path) -> None:
-    """Write the model, weights inside, to `path`. Raises UserError beyond protobuf's 2 GiB."""
+    """Writes the model, weights inside, to `path`. Raises UserError beyond protobuf's 2 GiB."""
     try:
         ir.save(model, path)
     except (EncodeError, ValueError) as error:
         raise UserError(f"cannot write '{path}': {error}; a model is at most 2 GiB here") from error
 
 
-def session(model: ir.Model, outputs: Sequence[str] = (), *, threads: int = 0) -> onnxruntime.InferenceSession:
-    """ONNX Runtime (CPU) on the model, with the tensors named in `outputs` as its outputs (its own if none are named).
-
-    Args:
-        threads: 0 takes every core.
-    """
+def session(model: ir.Model, outputs: Sequence[str] = ()) -> onnxruntime.InferenceSession:
+    """Makes an ONNX Runtime session (CPU) of the model, with the tensors named in `outputs`, if any, as its outputs."""
     if outputs:
         model = model.clone()
         values = {value.name: value for node in model.graph for value in node.outputs}
@@ -134,23 +130,22 @@ def session(model: ir.Model, outputs: Sequence[str] = (), *, threads: int = 0) -
             if value.type is None:
                 value.type = ir.TensorType(ir.DataType.FLOAT)
         common.RemoveUnusedNodesPass()(model)
-    return session_of(ir.to_proto(model).SerializeToString(), threads=threads)
+    return session_of(ir.to_proto(model).SerializeToString())
 
 
-def session_of(data: bytes, *, threads: int = 0) -> onnxruntime.InferenceSession:
-    """ONNX Runtime (CPU) on the bytes of an ONNX file, which need never lie on the disk."""
-    _share_memory()
+def session_of(data: bytes) -> onnxruntime.InferenceSession:
+    """Makes an ONNX Runtime session (CPU) of the bytes of an ONNX file, which need never lie on the disk."""
+    _share_arena()
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.use_env_allocators", "1")
-    options.intra_op_num_threads = threads
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
 @functools.cache
-def _share_memory() -> None:
-    """One arena for all sessions, which run one after the other: each would keep what its largest run took (eight of
-    D0: 1.2 GiB more)."""
+def _share_arena() -> None:
+    """Registers one memory arena for all sessions, which run one after the other. With an arena of its own each session
+    would keep the memory of its largest run (eight sessions of D0: 1.2 GiB more)."""
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
@@ -164,7 +159,7 @@ def _share_memory() -> None:
 
 
 def insert_behind(graph: ir.Graph, value: ir.Value, nodes: ir.Node | Sequence[ir.Node]) -> None:
-    """Put nodes just behind the one that writes `value`, or first of all where it is an input of the graph."""
+    """Inserts nodes just behind the node that writes `value`, or first of all where it is an input of the graph."""
     producer = value.producer()
     if producer is None:
         graph.insert_before(graph[0], nodes)
@@ -173,7 +168,7 @@ def insert_behind(graph: ir.Graph, value: ir.Value, nodes: ir.Node | Sequence[ir
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
-    """The content of an initializer; None for every other tensor."""
+    """Returns the content of an initializer; None for every other tensor."""
     if value is None or not value.is_initializer() or value.const_value is None:
         return None
     return value.const_value.numpy()

@@ -1,8 +1,8 @@
-"""Bring a model of an older opset to 13, the first whose QuantizeLinear has a scale per channel.
+"""Brings a model of an older opset to 13, the first opset whose QuantizeLinear has a scale per channel.
 
-By onnx's own version converter, which knows the adapters of each step: axes of Squeeze, Unsqueeze and ReduceSum and
-sizes of Split become inputs, Softmax takes an axis of its own. Opset 11 is the oldest: before it Resize, Pad and Slice
-had other forms, which the converter does not bring up.
+onnx's own version converter does it, which knows the adapters of each step: axes of Squeeze, Unsqueeze and ReduceSum
+and sizes of Split become inputs, Softmax takes an axis of its own. Opset 11 is the oldest: before it Resize, Pad and
+Slice had other forms, which the converter does not convert.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ OPSET = 13
 
 
 def raise_opset(model: ir.Model, path: object) -> ir.Model:
-    """The model at OPSET or later: itself if it is, else a converted copy with the same names and metadata.
+    """Returns the model at OPSET or later: `model` itself, or a converted copy with the same names and metadata.
 
     Args:
         model: with its weights in memory.
-        path: what an error calls it.
+        path: the name of the model in errors.
 
     Raises:
         UserError: an opset below OLDEST_OPSET, or an operator that cannot be brought to OPSET.

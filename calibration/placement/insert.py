@@ -1,9 +1,10 @@
-"""Q/DQ pairs and INT8 weights into the graph, as a plan says (`effedge.calibration.placement`).
+"""Inserts Q/DQ pairs and INT8 weights into a graph, as a plan says (`effedge.calibration.placement`).
 
-Activations: QuantizeLinear + DequantizeLinear, INT8, one scale and zero point per tensor (thresholds.step). One pair
-serves all quantized readers of a tensor; its other readers (a swish's product, a layer in 16 bit, a graph output) go on
-reading the float tensor. Weights: an INT8 initializer and DequantizeLinear with a scale per output channel. Biases
-stay float: TensorRT's parser refuses an INT32 bias behind DequantizeLinear, and computes the INT32 one itself.
+Activations: QuantizeLinear + DequantizeLinear, INT8, one scale and zero point per tensor
+(thresholds.quantization_parameters). One pair serves all quantized readers of a tensor; its other readers (a swish's
+product, a layer in 16 bit, a graph output) keep reading the float tensor. Weights: an INT8 initializer and
+DequantizeLinear with a scale per output channel. Biases stay float: TensorRT's parser refuses an INT32 bias behind
+DequantizeLinear, and computes the INT32 bias itself.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from onnx_ir.tape import Tape
 
 from effedge.calibration.graph.onnx_file import insert_behind
 from effedge.calibration.placement.layers import Layer
-from effedge.calibration.ranges.thresholds import INT8_MAX, step
+from effedge.calibration.ranges.thresholds import INT8_MAX, quantization_parameters
 
 
 def quantize_weight(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """(INT8 weights, float32 scale per index of `axis`); scale * int8 is within scale / 2 of the weight.
+    """Rounds weights to INT8; returns them and the float32 scale of each index of `axis`.
 
-    A channel of zeros gets scale 1, as any would do.
+    scale * int8 is within scale / 2 of the weight. A channel of zeros gets scale 1, as any scale would do.
     """
     others = tuple(dimension for dimension in range(weight.ndim) if dimension != axis)
     amax = np.abs(weight).max(axis=others)
@@ -35,12 +36,12 @@ def quantize_weight(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarr
 
 
 class InsertQDQPass(ir.passes.InPlacePass):
-    """Quantize the given reads of activations and the weights of the given layers.
+    """Quantizes the given reads of activations and the weights of the given layers.
 
     Args:
-        reads: (node, input index) of every read that is to be INT8.
-        thresholds: by tensor name; tensors of one scale group have the same.
-        layers: whose weights are to be INT8.
+        reads: (node, input index) of every read that becomes INT8.
+        thresholds: by tensor name; the tensors of a scale group have the same threshold.
+        layers: the layers whose weights become INT8.
         lows: by tensor name, the lowest value, where a tensor may have a zero point; the same within a scale group.
     """
 
@@ -49,7 +50,7 @@ class InsertQDQPass(ir.passes.InPlacePass):
         reads: Sequence[tuple[ir.Node, int]],
         thresholds: Mapping[str, float],
         layers: Sequence[Layer],
-        lows: Mapping[str, float] = MappingProxyType({}),
+        lows: Mapping[str, float | None] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.reads = reads
@@ -81,9 +82,10 @@ class InsertQDQPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(self.reads or self.layers))
 
     def _quantize_activation(self, graph: ir.Graph, value: ir.Value) -> ir.Value:
+        """Inserts a Q/DQ pair behind `value`; returns the pair's output."""
         name = value.name
         assert name is not None
-        size, zero = step(self.thresholds[name], self.lows.get(name))
+        size, zero = quantization_parameters(self.thresholds[name], self.lows.get(name))
         scale = Tape(graph).initializer(ir.tensor(np.array(size, np.float32), name=f"{name}_scale"))
         if zero not in self.zero_points:
             self.zero_points[zero] = Tape(graph).initializer(
@@ -100,6 +102,7 @@ class InsertQDQPass(ir.passes.InPlacePass):
         return output
 
     def _quantize_weight(self, graph: ir.Graph, layer: Layer) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Adds a layer's INT8 weights, scales and zero points to the graph; returns them."""
         weight, scale = quantize_weight(layer.weight_array, layer.axis)  # type: ignore[arg-type]  # a rule saw to it
         name = layer.weight.name
         return (

@@ -1,10 +1,10 @@
-"""Residual adds: which of them to quantize, and which input.
+"""Selects the residual adds to quantize, and their input that is quantized, the shortcut.
 
 TensorRT fuses `Add(convolution's output, shortcut)` into the convolution's kernel. The fused kernel writes INT8 only
-if the shortcut that it reads is INT8; otherwise it writes float and the quantization behind it is a kernel of its own.
-So the shortcut gets Q/DQ, and the convolution's output gets none: it would cut the Add off its convolution, and cost
-a rounding for nothing, as the accumulator is at hand in full precision (NVIDIA, TensorRT Developer Guide, "Q/DQ
-placement recommendations": quantize the residual input in skip connections).
+if the shortcut that it reads is INT8; otherwise it writes float, and the quantization behind it is a second kernel.
+So the shortcut gets Q/DQ. The convolution's output gets none: a pair there would separate the Add from its convolution,
+and round an accumulator that is at hand in full precision (NVIDIA, TensorRT Developer Guide, "Q/DQ placement
+recommendations": quantize the residual input in skip connections).
 
 The shortcut is nearly always quantized already, as the input of the next block's first convolution.
 """
@@ -20,31 +20,32 @@ from effedge.calibration.placement.sharing import data_inputs, passes_values_on
 FUSED_ACTIVATIONS = ("Relu", "Clip")  # conv + add + ReLU is one kernel
 
 
-def shortcuts(graph: ir.Graph, quantized: Collection[ir.Node]) -> list[tuple[ir.Node, int]]:
-    """(Add, index of its shortcut input) of the residual adds to quantize, in the graph's order.
+def find_shortcuts(graph: ir.Graph, quantized: Collection[ir.Node]) -> list[tuple[ir.Node, int]]:
+    """Returns (Add, index of its shortcut input) of the residual adds to quantize, in the graph's order.
 
-    An Add is one if
-    1. one input is the output of a quantized convolution and goes nowhere else (no activation between, so they fuse),
-       and the other is an activation of the same shape;
-    2. its sum is read as INT8: by a quantized layer or another such Add, maybe through a ReLU or an operator that
-       passes values on. BiFPN's fusion (a weighted sum before a swish, which is float) is none: INT8 there
+    An Add is a residual add if
+    1. one input is the output of a quantized convolution that nothing else reads (and no activation stands between, so
+       the two fuse), and the other input is an activation of the same shape;
+    2. its sum is read as INT8: by a quantized layer or another residual add, perhaps through a ReLU or an operator that
+       passes values on. BiFPN's fusion (a weighted sum before a swish, which is float) is no residual add: INT8 there
        would save no kernel and round each feature level three times a layer.
 
     Args:
         quantized: the layers that will be INT8.
     """
-    found: dict[ir.Node, int] = {}
+    shortcut_of: dict[ir.Node, int] = {}
     for node in reversed(graph):
-        if node.op_type != "Add" or not _read_as_int8(node.outputs[0], quantized, found):
+        if node.op_type != "Add" or not _read_as_int8(node.outputs[0], quantized, shortcut_of):
             continue
         index = _shortcut_input(node, quantized)
         if index is not None:
-            found[node] = index
-    return [(node, found[node]) for node in graph if node in found]
+            shortcut_of[node] = index
+    return [(node, shortcut_of[node]) for node in graph if node in shortcut_of]
 
 
 def _shortcut_input(add: ir.Node, quantized: Collection[ir.Node]) -> int | None:
-    """The input that is not the fusing convolution's; where both are, the first to be computed is the shortcut."""
+    """Returns the index of the input that is not the fusing convolution's; if both inputs are such, of the input that
+    is computed first."""
     left, right = add.inputs
     if left is None or right is None or left.is_initializer() or right.is_initializer() or left is right:
         return None
@@ -61,8 +62,8 @@ def _shortcut_input(add: ir.Node, quantized: Collection[ir.Node]) -> int | None:
 
 def _fuses(value: ir.Value, quantized: Collection[ir.Node]) -> bool:
     producer = value.producer()
-    alone = len(value.uses()) == 1 and not value.is_graph_output()
-    return producer is not None and producer in quantized and producer.op_type == "Conv" and alone
+    one_reader = len(value.uses()) == 1 and not value.is_graph_output()
+    return producer is not None and producer in quantized and producer.op_type == "Conv" and one_reader
 
 
 def _read_as_int8(value: ir.Value, quantized: Collection[ir.Node], adds: Collection[ir.Node]) -> bool:

@@ -1,8 +1,8 @@
-"""Tensors that must have one scale because the operator between them passes values on as they are.
+"""Groups the tensors that must share one scale, because an operator between them passes values on unchanged.
 
-A concat joins its inputs in one INT8 tensor, a max-pool or a nearest resize picks values, a transpose moves them. If
-both sides are quantized with one scale, the operator runs on INT8 as it stands and the second pair of Q/DQ changes
-nothing; with two scales it is a requantization: a kernel more, and a rounding more.
+A concatenation joins its inputs in one INT8 tensor, a max-pool or a nearest resize selects values, a transposition
+moves them. If both sides are quantized with one scale, the operator runs on INT8 as it is, and the second Q/DQ pair
+changes nothing. Two scales would be a requantization: a kernel more, and a rounding more.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ DATA_ONLY = ("Concat",)  # every input is data; elsewhere input 0 is, and the re
 
 
 def passes_values_on(node: ir.Node) -> bool:
-    """True if every output value is one of the input's values (zeros of a padding apart, which any scale holds)."""
+    """Returns True if every output value is one of the input's values (apart from a padding's zeros, which any scale
+    holds)."""
     if node.op_type == "Resize":
         mode = node.attributes.get("mode")
         return mode is None or mode.as_string() == "nearest"
@@ -37,16 +38,16 @@ def passes_values_on(node: ir.Node) -> bool:
 
 
 def data_inputs(node: ir.Node) -> list[ir.Value]:
-    """The inputs whose values a value-passing node passes on."""
+    """Returns the inputs whose values a value-passing node passes on."""
     inputs = node.inputs if node.op_type in DATA_ONLY else node.inputs[:1]
     return [value for value in inputs if value is not None]
 
 
 def scale_groups(graph: ir.Graph, tensors: Iterable[ir.Value]) -> list[list[ir.Value]]:
-    """The tensors to be quantized, in groups that share one scale; groups and members in the order of `tensors`.
+    """Returns the tensors in groups that share one scale; groups and members are in the order of `tensors`.
 
-    Tensors that are joined only through tensors that are not quantized share as well: max-pools in a row, or a concat
-    whose inputs feed other convolutions.
+    Tensors that are joined only through tensors outside `tensors` share a scale as well: max-pools in a row, or a
+    concatenation whose inputs feed other convolutions.
     """
     parent: dict[ir.Value, ir.Value] = {}
 

@@ -1,8 +1,8 @@
-"""The ranges of activations, from one streaming pass of the calibration data through the float model.
+"""Collects the ranges of activations in one streaming pass of the calibration data through the float model.
 
-ONNX Runtime runs the model once for each sample, with the tensors in question as its outputs. What is kept of them
-is a histogram of 32 KiB per tensor (histogram.py), so memory does not grow with the number of samples.
-Where the tensors in question do not fit into memory together, there is a pass for each part of them.
+ONNX Runtime runs the model once for each sample, with the tensors in question as its outputs. Of each tensor a
+histogram of 32 KiB is kept (histogram.py), so memory does not grow with the number of samples. Where the tensors in
+question do not fit into memory together, there is a pass for each part of them.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
-from tqdm import tqdm
 
 from effedge.calibration.graph.onnx_file import session
 from effedge.calibration.ranges.histogram import Histogram
 from effedge.calibration.ranges.samples import Samples
 from effedge.deploy.common.cli import UserError
-from effedge.engines.stage import progress_disabled
+from effedge.deploy.common.messages import track
 
 FETCHED_BYTES = 2 << 30
 REDUCTIONS = ("ReduceMin", "ReduceMax", "ReduceMean")  # a maximum may pass over NaN, a mean never does
 
 
-def collect(model: ir.Model, samples: Samples, tensors: Sequence[str], *, quiet: bool = False) -> dict[str, Histogram]:
-    """Histograms of the named float32 tensors over all samples.
+def collect(model: ir.Model, samples: Samples, tensors: Sequence[str]) -> dict[str, Histogram]:
+    """Returns histograms of the named float32 tensors over all samples.
 
     Args:
         tensors: names of node outputs or of graph inputs.
@@ -37,35 +36,39 @@ def collect(model: ir.Model, samples: Samples, tensors: Sequence[str], *, quiet:
         UserError: a tensor holds NaN or infinity; the message names it and the sample.
     """
     histograms = {name: Histogram() for name in tensors}
-    given = {value.name for value in model.graph.inputs}
-    fetched = [name for name in tensors if name not in given]
+    inputs = {value.name for value in model.graph.inputs}
+    fetched = [name for name in tensors if name not in inputs]
     if not tensors:
         return histograms
-    groups = [[], *_groups(model, fetched)] if len(fetched) < len(tensors) else _groups(model, fetched)
-    bar = tqdm(total=len(samples) * len(groups), desc="ranges", unit="run", disable=progress_disabled(quiet))
+    groups = [[], *_fitting_groups(model, fetched)] if len(fetched) < len(tensors) else _fitting_groups(model, fetched)
+    bar = track(total=len(samples) * len(groups), desc="ranges", unit="run")
     for group in groups:
         running = session(model, group) if group else None
         for sample, feeds in samples:
             arrays = dict(zip(group, running.run(group, feeds), strict=True)) if running else feeds
-            for name in group or [name for name in tensors if name in given]:
+            for name in group or [name for name in tensors if name in inputs]:
                 try:
                     histograms[name].add(arrays[name])
                 except ValueError as error:
-                    raise UserError(
-                        f"tensor '{name}' is NaN or infinite on '{sample}': expected finite activations; "
-                        "look at that image, or at the weights of the model"
-                    ) from error
+                    raise _not_finite(name, sample) from error
             bar.update()
     bar.close()
     return histograms
 
 
-def _groups(model: ir.Model, fetched: Sequence[str]) -> list[list[str]]:
-    """Cut the tensors into runs that fit into memory together: one for most models, several for D7 at 1536 pixels."""
+def _not_finite(tensor: str, sample: str) -> UserError:
+    return UserError(
+        f"tensor '{tensor}' is NaN or infinite on '{sample}': expected finite activations; "
+        "look at that image, or at the weights of the model"
+    )
+
+
+def _fitting_groups(model: ir.Model, tensors: Sequence[str]) -> list[list[str]]:
+    """Divides the tensors into groups that fit into memory: one for most models, several for D7 at 1536 pixels."""
     shapes = {value.name: value.shape for node in model.graph for value in node.outputs}
     groups: list[list[str]] = []
     room = 0
-    for name in fetched:
+    for name in tensors:
         shape = shapes.get(name)
         size = 4 * math.prod(dim if isinstance(dim, int) else 1 for dim in shape) if shape is not None else 0
         if size > room or not groups:
@@ -76,8 +79,8 @@ def _groups(model: ir.Model, fetched: Sequence[str]) -> list[list[str]]:
     return groups
 
 
-def collect_amax(model: ir.Model, samples: Samples, tensors: Sequence[str], *, quiet: bool = False) -> dict[str, float]:
-    """The largest magnitude of each named float32 node output over all samples.
+def collect_amax(model: ir.Model, samples: Samples, tensors: Sequence[str]) -> dict[str, float]:
+    """Returns the largest magnitude of each named float32 node output over all samples.
 
     The reduction is part of the graph that runs, so three numbers per tensor are fetched instead of the tensor: this
     serves where nearly every tensor of a large model is asked for.
@@ -100,13 +103,10 @@ def collect_amax(model: ir.Model, samples: Samples, tensors: Sequence[str], *, q
     if not tensors:
         return amax
     running = session(model)
-    for sample, feeds in tqdm(samples, desc="extremes", unit="run", disable=progress_disabled(quiet)):
+    for sample, feeds in track(samples, desc="extremes", unit="run"):
         extremes = np.abs(np.asarray(running.run(None, feeds), np.float32)).reshape(-1, len(REDUCTIONS)).max(axis=1)
         for name, extreme in zip(tensors, extremes[::-1], strict=True):
             if not np.isfinite(extreme):
-                raise UserError(
-                    f"tensor '{name}' is NaN or infinite on '{sample}': expected finite activations; "
-                    "look at that image, or at the weights of the model"
-                )
+                raise _not_finite(name, sample)
             amax[name] = max(amax[name], float(extreme))
     return amax

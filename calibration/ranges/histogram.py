@@ -1,8 +1,8 @@
-"""A histogram of magnitudes that takes any number of values in fixed memory and never rounds them twice.
+"""Counts magnitudes in a histogram that takes any number of values in fixed memory and never rounds them twice.
 
-The range is a power of two and doubles when a larger value comes: then neighbouring bins are added in pairs. Bin
-edges of a range are edges of every smaller power-of-two range as well, so the counts are at all times exactly those
-that one pass over all values with the final range would have given, in whatever order and portions they came.
+The range is a power of two and doubles when a larger value comes: then neighbouring bins are added in pairs. The bin
+edges of a range are edges of every smaller power-of-two range as well. So the counts are at all times exactly those
+of one pass over all values with the final range, in whatever order and portions the values came.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Histogram:
 
     @property
     def total(self) -> int:
+        """The number of values."""
         return int(self.counts.sum())
 
     @property
@@ -47,7 +48,7 @@ class Histogram:
         return (np.arange(BINS) + 0.5) * self.bin_width
 
     def add(self, values: np.ndarray) -> None:
-        """Count the values (float32, any shape). Raises ValueError if one is NaN or infinite."""
+        """Counts the values (float32, any shape). Raises ValueError if one is NaN or infinite."""
         if values.size == 0:
             return
         low, high = float(values.min()), float(values.max())
@@ -62,7 +63,7 @@ class Histogram:
             self.counts += np.bincount(bins, minlength=BINS)
 
     def merge(self, other: Histogram) -> None:
-        """Add the counts of another histogram, as if its values had come to this one."""
+        """Adds the counts of another histogram, as if its values had come to this one."""
         self._widen(other.amax)
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.counts += _halve(other.counts, self.exponent - other.exponent)
@@ -71,7 +72,8 @@ class Histogram:
         return Histogram(self.counts.copy(), self.exponent, self.low, self.high)
 
     def percentile(self, percent: float) -> float:
-        """The magnitude that `percent` of all values do not exceed; too large by at most one bin, never too small."""
+        """Returns the magnitude that `percent` of all values do not exceed; too large by at most one bin, never too
+        small."""
         if self.total == 0:
             return 0.0
         rank = max(1, int(np.ceil(self.total * (percent / 100.0))))
@@ -79,7 +81,7 @@ class Histogram:
         return min((bin_index + 1) * self.bin_width, self.amax)
 
     def _widen(self, magnitude: float) -> None:
-        """Double the range until it holds the magnitude."""
+        """Doubles the range until it holds the magnitude."""
         exponent = max(int(np.frexp(magnitude)[1]), LOWEST_EXPONENT)  # magnitude < 2**exponent
         if exponent > self.exponent:
             self.counts = _halve(self.counts, exponent - self.exponent)
@@ -87,7 +89,7 @@ class Histogram:
 
 
 def _halve(counts: np.ndarray, times: int) -> np.ndarray:
-    """The counts over a range that is 2**times as wide."""
+    """Returns the counts over a range that is 2**times as wide."""
     wide = np.zeros_like(counts)
     width = min(1 << times, BINS)
     wide[: BINS // width] = counts.reshape(-1, width).sum(axis=1)

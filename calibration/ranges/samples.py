@@ -1,4 +1,4 @@
-"""Calibration data: what the model is fed, one run of the model at a time.
+"""Loads calibration data: the inputs of the model, one run of the model at a time.
 
 Two sources: arrays per input (.npz, or .npy for a model with one input; first axis = samples), or images (a folder, or
 a COCO json with its images), which go through the model's own preprocessing as its spec says
@@ -8,13 +8,12 @@ found out in no time.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from effedge.deploy.image.files import open_image
 from effedge.deploy.image.preprocess import preparation
 
 ARRAY_SUFFIXES = (".npz", ".npy")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Input:
     """An input of the model: dtype, and shape with None for a symbolic dimension."""
 
     name: str
-    dtype: np.dtype[Any]
+    dtype: np.dtype[np.generic]
     shape: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
 class Samples:
-    """A sequence of runs: `load(i)` gives the feeds of run i, `names[i]` what an error message calls it."""
+    """A sequence of runs: `load(i)` returns the feeds of run i, `names[i]` is its name in errors."""
 
     names: Sequence[str]
     load: Callable[[int], dict[str, np.ndarray]]
@@ -50,21 +50,21 @@ class Samples:
             yield name, self.load(index)
 
     def spread(self, count: int) -> Samples:
-        """At most `count` of the samples, evenly spread."""
-        chosen = spread(range(len(self)), count)
-        return Samples([self.names[i] for i in chosen], lambda index: self.load(chosen[index]))
+        """Returns at most `count` of the samples, evenly spread."""
+        return self._select(spread(range(len(self)), count))
 
     def beside(self, count: int) -> Samples:
-        """The samples that `spread(count)` leaves out; all, where it leaves less than half."""
+        """Returns the samples that `spread(count)` leaves out; all samples, where it leaves less than half."""
         taken = set(spread(range(len(self)), count))
         rest = [index for index in range(len(self)) if index not in taken]
-        if 2 * len(rest) < len(self):
-            return self
-        return Samples([self.names[i] for i in rest], lambda index: self.load(rest[index]))
+        return self if 2 * len(rest) < len(self) else self._select(rest)
+
+    def _select(self, indices: Sequence[int]) -> Samples:
+        return Samples([self.names[index] for index in indices], lambda index: self.load(indices[index]))
 
 
-def spread(items: Sequence[Any], count: int) -> list[Any]:
-    """At most `count` of the items, evenly spread and in their order.
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """Returns at most `count` of the items, evenly spread and in their order.
 
     >>> spread([0, 1, 2, 3, 4, 5], 3)
     [0, 2, 4]
@@ -75,7 +75,7 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
 
 
 def list_images(data: Path, images_dir: Path | None = None, count: int | None = None) -> list[Path]:
-    """The image files of a folder, of its folders (one per class), or those that a COCO json names; in a fixed order.
+    """Lists the image files of a folder, of its folders (one per class), or of a COCO json; in a fixed order.
 
     Args:
         images_dir: where the COCO json's `file_name`s lie; by default `images/` beside it, or its own folder.
@@ -112,21 +112,13 @@ def _coco_images(data: Path, images_dir: Path) -> list[Path]:
     return paths
 
 
-def digest(paths: Sequence[Path]) -> str:
-    """SHA-256 over the names and the bytes of the files, in this order."""
-    whole = hashlib.sha256()
-    for path in paths:
-        whole.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    return whole.hexdigest()
-
-
 def image_samples(paths: Sequence[Path], spec: dict[str, Any], model_input: Input) -> Samples:
-    """Images, preprocessed as the model's spec says, in runs of the model's (static) batch.
+    """Returns images, preprocessed as the model's spec says, in runs of the model's (static) batch.
 
     A last batch that is not full is filled up with its last image.
 
     Raises (when a run is loaded):
-        UserError: a file is no picture.
+        UserError: a file is no image.
     """
     try:
         prepare = preparation(spec["input"])
@@ -143,7 +135,7 @@ def image_samples(paths: Sequence[Path], spec: dict[str, Any], model_input: Inpu
 
 
 def array_samples(path: Path, inputs: Sequence[Input], count: int | None = None) -> Samples:
-    """Arrays of an .npz (one per input, by its name) or an .npy (one input), in runs of the model's batch.
+    """Returns the arrays of an .npz (one per input, by name) or an .npy (one input), in runs of the model's batch.
 
     Raises:
         UserError: a missing input, a wrong dtype or shape, different lengths, no samples, not finite, unreadable.
@@ -151,12 +143,12 @@ def array_samples(path: Path, inputs: Sequence[Input], count: int | None = None)
     if count is not None and count < 1:
         raise UserError(f"--images {count}: expected 1 or more")
     arrays = _read_arrays(path, inputs)
-    for given in inputs:
-        _check_array(path, given, arrays[given.name])
+    for model_input in inputs:
+        _check_array(path, model_input, arrays[model_input.name])
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise UserError(f"the arrays of '{path}' differ in length ({lengths}): expected as many samples for each input")
-    batch = next((given.shape[0] for given in inputs if given.shape and given.shape[0]), None) or 1
+    batch = next((each.shape[0] for each in inputs if each.shape and each.shape[0]), None) or 1
     starts = spread(range(0, next(iter(lengths.values())), batch), (count or 10**9 + batch) // batch or 1)
 
     def load(index: int) -> dict[str, np.ndarray]:
@@ -173,7 +165,7 @@ def array_samples(path: Path, inputs: Sequence[Input], count: int | None = None)
 
 
 def _read_arrays(path: Path, inputs: Sequence[Input]) -> dict[str, np.ndarray]:
-    names = [given.name for given in inputs]
+    names = [model_input.name for model_input in inputs]
     if not path.is_file():
         raise UserError(f"no calibration data at '{path}': expected a folder of images, a COCO .json, .npz or .npy")
     try:

@@ -1,31 +1,59 @@
-"""Calibration data for a model: what was given (a folder, a COCO json, arrays) as runs of the model's inputs."""
+"""Reads calibration data for a model: a folder, a COCO json or arrays become runs of the model's inputs."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from effedge.calibration.ranges.samples import (
     ARRAY_SUFFIXES,
     Input,
     Samples,
     array_samples,
-    digest,
     image_samples,
     list_images,
 )
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.contracts import SPEC_KEY
+from effedge.deploy.common.files import sha256_of_files
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-SPEC = "effedge"
-METADATA = "effedge_calibration"  # where a prepared ONNX says how it was calibrated
+
+class CalibrationData(NamedTuple):
+    """The files of calibration data, as a stage needs them.
+
+    images: the image files; None for a file of arrays.
+    stage_inputs, stage_options: for `run_stage`; the content of images counts by a digest in the options.
+    """
+
+    images: list[Path] | None
+    stage_inputs: dict[str, Path]
+    stage_options: dict[str, object]
+
+
+def find_data(data: Path, images_dir: Path | None, count: int | None) -> CalibrationData:
+    """Finds the files of calibration data, without reading arrays or decoding images.
+
+    Args:
+        data: a folder of images, a COCO json, an .npz or .npy.
+        images_dir, count: as of `list_images`.
+
+    Raises:
+        UserError: as `list_images`; no file of arrays at `data`.
+    """
+    if data.suffix.lower() in ARRAY_SUFFIXES:
+        if not data.is_file():
+            raise UserError(f"no calibration data at '{data}': expected a folder of images, a COCO .json, .npz or .npy")
+        return CalibrationData(None, {"calibration": data}, {"images": count})
+    images = list_images(data, images_dir, count)
+    return CalibrationData(images, {}, {"calibration": sha256_of_files(images)})
 
 
 def model_inputs(model: ir.Model) -> list[Input]:
-    """Name, dtype and shape of each input. Raises UserError for a type that is no tensor of numbers."""
+    """Returns name, dtype and shape of each input. Raises UserError for an input that is no tensor of numbers."""
     inputs = []
     for value in model.graph.inputs:
         if value.dtype is None or value.shape is None:
@@ -35,30 +63,22 @@ def model_inputs(model: ir.Model) -> list[Input]:
     return inputs
 
 
-def source(
-    data: Path, images_dir: Path | None, images: int | None
-) -> tuple[list[Path] | None, dict[str, Path], dict[str, Any]]:
-    """What the data is: (its images, or None for a file of arrays; stage inputs; stage options that digest it)."""
-    if data.suffix.lower() in ARRAY_SUFFIXES:
-        if not data.is_file():
-            raise UserError(f"no calibration data at '{data}': expected a folder of images, a COCO .json, .npz or .npy")
-        return None, {"calibration": data}, {"images": images}
-    paths = list_images(data, images_dir, images)
-    return paths, {}, {"calibration": digest(paths)}
+def load_samples(model: ir.Model, data: Path, images: list[Path] | None, count: int | None) -> Samples:
+    """Returns the calibration data as runs of a model.
 
-
-def load_samples(model: ir.Model, data: Path, paths: list[Path] | None, count: int | None) -> Samples:
-    """The calibration data for a model: `paths` are its images, or None where `data` holds arrays.
+    Args:
+        images: the image files of `data`, or None where `data` holds arrays.
+        count: of arrays, the number of samples to take; None takes all.
 
     Raises:
         UserError: as image_samples and array_samples; images for a model without a spec.
     """
     inputs = model_inputs(model)
-    if paths is None:
+    if images is None:
         return array_samples(data, inputs, count)
-    if SPEC not in model.metadata_props or len(inputs) != 1:
-        names = [given.name for given in inputs]
+    if SPEC_KEY not in model.metadata_props or len(inputs) != 1:
+        names = [model_input.name for model_input in inputs]
         raise UserError(
             f"'{data}' holds images, but the model does not say how it wants them: give an .npz with arrays {names}"
         )
-    return image_samples(paths, json.loads(model.metadata_props[SPEC]), inputs[0])
+    return image_samples(images, json.loads(model.metadata_props[SPEC_KEY]), inputs[0])

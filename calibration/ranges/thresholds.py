@@ -1,8 +1,9 @@
-"""From a range to a threshold: the magnitude up to which INT8 holds a tensor; what is beyond it clips.
+"""Computes a threshold from a range: the magnitude up to which INT8 holds a tensor; larger values clip.
 
-Symmetric INT8 (zero point 0), as TensorRT wants it, spends as much on -threshold as on threshold: scale = threshold /
-127. What comes out of an activation reaches far to one side only, and where the target takes zero points all 256 steps
-lie between its lowest value and the threshold (Krishnamoorthi 2018, section 2.1): steps of half the size for a ReLU.
+Symmetric INT8 (zero point 0), as TensorRT wants it, spends as many steps on negative values as on positive ones:
+scale = threshold / 127. An activation function's output reaches far to one side only. Where the target takes zero
+points, all 256 steps then lie between the lowest value and the threshold (Krishnamoorthi 2018, section 2.1): steps of
+half the size for a ReLU.
 """
 
 from __future__ import annotations
@@ -19,37 +20,38 @@ PERCENT = 99.99
 INT8_MAX = 127  # -128 is not used: the range stays symmetric, and TensorRT and OpenVINO agree on it
 UINT8_MAX = 255  # steps between the ends, where a zero point says which of them is 0
 CANDIDATES = 96  # thresholds that `least_error` tries
-ENTROPY_CANDIDATES = 200  # and `least_divergence`
+ENTROPY_CANDIDATES = 200  # thresholds that `least_divergence` tries
 LEAST_SHARE = 1e-7
-ONE_SIDED = 0.5  # of the threshold: what reaches further down would gain less than a quarter of the step
+ONE_SIDED = 0.5  # of the threshold: for a lower value a zero point would save less than a quarter of the step
 
 
-class Step(NamedTuple):
-    """INT8 of a tensor: x is scale * (q - zero_point), q in -128..127."""
+class QuantizationParameters(NamedTuple):
+    """The INT8 form of a tensor: x is scale * (q - zero_point), q in -128..127."""
 
     scale: float
     zero_point: int = 0
 
 
-def step(threshold: float, low: float | None = None) -> Step:
-    """The step of a tensor that is held up to a threshold.
+def quantization_parameters(threshold: float, low: float | None = None) -> QuantizationParameters:
+    """Returns scale and zero point of a tensor that INT8 holds up to a threshold.
 
     Args:
-        low: the lowest value that it may have, at most 0, where zero points are allowed; None for symmetric INT8.
+        low: the tensor's lowest value, at most 0, where zero points are allowed; None for symmetric INT8.
 
-    >>> [tuple(step(*each)) for each in ((127.0, None), (127.0, -100.0), (255.0, 0.0), (254.0, -1.0))]
+    >>> cases = ((127.0, None), (127.0, -100.0), (255.0, 0.0), (254.0, -1.0))
+    >>> [tuple(quantization_parameters(*case)) for case in cases]
     [(1.0, 0), (1.0, 0), (1.0, -128), (1.0, -127)]
     """
     if low is None or low < -threshold * ONE_SIDED:
-        return Step(threshold / INT8_MAX)
+        return QuantizationParameters(threshold / INT8_MAX)
     scale = (threshold - low) / UINT8_MAX
-    return Step(scale, -(INT8_MAX + 1) + round(-low / scale))
+    return QuantizationParameters(scale, -(INT8_MAX + 1) + round(-low / scale))
 
 
 def squared_errors(histogram: Histogram, thresholds: np.ndarray) -> np.ndarray:
-    """The summed squared error of INT8 at each threshold, on the histogram: of clipping, and of rounding.
+    """Returns the summed squared error of INT8 at each threshold, on the histogram: of clipping, and of rounding.
 
-    Rounding to a step errs by a twelfth of its square; but a value below half a step becomes 0, and errs by itself.
+    Rounding to a step errs by a twelfth of its square; but a value below half a step becomes 0, so its error is itself.
     """
     counts = histogram.counts.astype(np.float64)
     number, first, second = (np.cumsum(counts * histogram.centres**power) for power in (0, 1, 2))
@@ -65,30 +67,30 @@ def squared_errors(histogram: Histogram, thresholds: np.ndarray) -> np.ndarray:
 
 
 def least_error(histogram: Histogram) -> float:
-    """The threshold with the least squared error (Sung, Shin and Hwang 2015, section 3.1)."""
+    """Returns the threshold with the least squared error (Sung, Shin and Hwang 2015, section 3.1)."""
     candidates = histogram.amax * np.linspace(1 / CANDIDATES, 1, CANDIDATES)
     return float(candidates[np.argmin(squared_errors(histogram, candidates))])
 
 
 def signal_to_noise(histogram: Histogram, value: float) -> float:
-    """The power of the values over that of INT8's error at threshold `value`, in dB."""
+    """Returns the power of the values over that of INT8's error at threshold `value`, in dB."""
     power = float((histogram.counts * histogram.centres**2).sum())
     return 10 * math.log10(power / max(float(squared_errors(histogram, np.array([value]))[0]), 1e-30 * power))
 
 
 def at_percentile(histogram: Histogram, percent: float) -> float:
-    """The threshold that `percent` of the values do not exceed; the largest magnitude where that is as good as 0, as of
-    a tensor that is zero but for a handful of values."""
+    """Returns the threshold that `percent` of the values do not exceed; the largest magnitude where that threshold is
+    as good as 0, as of a tensor that is zero but for a handful of values."""
     value = histogram.percentile(percent)
     return value if value > histogram.bin_width else histogram.amax
 
 
 def least_divergence(histogram: Histogram) -> float:
-    """The threshold whose 128 steps keep most of the distribution: the least Kullback-Leibler divergence (Migacz 2017,
-    "8-bit Inference with TensorRT", the entropy calibration).
+    """Returns the threshold whose 128 steps keep most of the distribution: the least Kullback-Leibler divergence
+    (Migacz 2017, "8-bit Inference with TensorRT", the entropy calibration).
 
-    The clipped values are added to the last bin that stays. Each step spreads what it holds evenly over those of its
-    bins that held anything.
+    The clipped values are added to the last bin that stays. Each step spreads its values evenly over those of its bins
+    that held any.
     """
     if histogram.amax == 0:
         return 0.0
@@ -110,8 +112,8 @@ def least_divergence(histogram: Histogram) -> float:
 
 
 def _divergence(p: np.ndarray, q: np.ndarray) -> float:
-    """sum p log(p / q) of two histograms; where q lacks what p has, as in the bin that the clipped values join, q gets
-    next to nothing, so that it costs much."""
+    """Returns sum p log(p / q) of two histograms. Where q lacks values that p has, as in the bin that the clipped
+    values join, q gets next to nothing, so that it costs much."""
     if p.sum() == 0 or q.sum() == 0:
         return math.inf
     held = p > 0
@@ -120,8 +122,8 @@ def _divergence(p: np.ndarray, q: np.ndarray) -> float:
     return float((p * np.log(p / q)).sum())
 
 
-AUTO = "auto"
-METHODS = {
+AUTO = "auto"  # by the error that each threshold makes at the model's outputs (search/threshold_search.py)
+HISTOGRAM_METHODS = {
     # Nothing clips; a single outlier costs every other value its resolution.
     "minmax": lambda histogram: histogram.amax,
     # One value in ten thousand may clip.
@@ -129,13 +131,13 @@ METHODS = {
     "entropy": least_divergence,
     "mse": least_error,
 }
-CHOICES = (AUTO, *METHODS)  # auto: each by the error that it makes downstream (choice.py)
+METHODS = (AUTO, *HISTOGRAM_METHODS)
 
 
 def threshold(histogram: Histogram, method: str) -> float:
-    """The threshold of a tensor (or of tensors that share one, merged); 0 if nothing but zeros was seen.
+    """Returns the threshold of a tensor (or of tensors that share one, merged); 0 if all values are zeros.
 
     Raises:
-        UserError: `method` is none of METHODS.
+        UserError: `method` is none of HISTOGRAM_METHODS.
     """
-    return METHODS[choose("method", method, METHODS)](histogram)
+    return HISTOGRAM_METHODS[choose("method", method, HISTOGRAM_METHODS)](histogram)

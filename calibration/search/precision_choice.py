@@ -1,9 +1,9 @@
-"""Which layers stay in 16 bit: those that are worth most for the least arithmetic.
+"""Chooses the scale groups that stay in 16 bit: those that are worth most for the least arithmetic.
 
-Every group of tensors that share a scale has a gain, its share of the damage (choice.py), and a cost, the share of the
-multiply-accumulates that read it. The groups go to 16 bit by gain for cost, until what is left of the damage is
-bearable, or the share of the arithmetic that may stay out of INT8 is spent. No layer is named anywhere: depthwise
-convolutions on spread-out channels, a detector's last layers and the like come out first.
+Every scale group has a gain, its share of the output error (threshold_search.py), and a cost, the share of the
+multiply-accumulates that read it. The groups go to 16 bit in the order of gain over cost, until the rest of the output
+error is acceptable, or the share of the arithmetic that may stay out of INT8 is spent. No layer is named anywhere:
+depthwise convolutions on channels of unlike ranges, a detector's last layers and the like come out first.
 """
 
 from __future__ import annotations
@@ -12,35 +12,37 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from effedge.calibration.search.threshold_search import BEARABLE
+from effedge.calibration.search.threshold_search import ACCEPTABLE_ERROR
 
 LEAST_COST = 1e-4  # of all multiply-accumulates: what a group of next to none costs, in casts
-WORTH = 0.002  # of the damage: a layer that gains less stays in INT8
+LEAST_GAIN = 0.002  # of the output error: a group that gains less stays in INT8
 
 
-def ranking(gain: Sequence[float], cost: Sequence[float]) -> list[int]:
-    """Indices of the groups, those that should leave INT8 first in front.
+def ranking(gains: Sequence[float], costs: Sequence[float]) -> list[int]:
+    """Returns the indices of the groups in the order in which they should leave INT8.
 
     Args:
-        cost: as a share of all multiply-accumulates.
+        costs: as shares of all multiply-accumulates.
     """
-    worth = [each / max(share, LEAST_COST) for each, share in zip(gain, cost, strict=True)]
+    worth = [gain / max(cost, LEAST_COST) for gain, cost in zip(gains, costs, strict=True)]
     return [int(index) for index in np.argsort(-np.array(worth), kind="stable")]
 
 
-def keep_in_float(gain: Sequence[float], damage: float, cost: Sequence[float], share: float) -> list[int]:
-    """The groups to leave in 16 bit, in the order of `ranking`.
+def choose_float_groups(
+    gains: Sequence[float], output_error: float, costs: Sequence[float], max_cost: float
+) -> list[int]:
+    """Returns the groups to leave in 16 bit, in the order of `ranking`.
 
     Args:
-        damage: of all groups in INT8.
-        share: what those in 16 bit may cost together, as `cost`.
+        output_error: of all groups in INT8.
+        max_cost: what the groups in 16 bit may cost together, as `costs`.
     """
-    kept, left, room = [], damage, share
-    for index in ranking(gain, cost):
-        if left <= BEARABLE:
+    float_groups, left, room = [], output_error, max_cost
+    for index in ranking(gains, costs):
+        if left <= ACCEPTABLE_ERROR:
             break
-        if cost[index] <= room and gain[index] > WORTH * damage:
-            kept.append(index)
-            left -= gain[index]
-            room -= cost[index]
-    return kept
+        if costs[index] <= room and gains[index] > LEAST_GAIN * output_error:
+            float_groups.append(index)
+            left -= gains[index]
+            room -= costs[index]
+    return float_groups

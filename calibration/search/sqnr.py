@@ -1,4 +1,4 @@
-"""Signal-to-quantization-noise ratio where the network's layers end: 10 log10(sum x^2 / sum (x - x')^2) in dB.
+"""Measures the signal-to-quantization-noise ratio at the last layers: 10 log10(sum x^2 / sum (x - x')^2) in dB.
 
 It is taken at the outputs of the last layers (logits, box regressions) and not at the model's outputs: a detector's
 candidates come out sorted, and two of them changing places is no noise.
@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-from tqdm import tqdm
 
 from effedge.calibration.graph.onnx_file import session
 from effedge.calibration.placement.layers import find_layers
 from effedge.calibration.ranges.samples import Samples
-from effedge.engines.stage import progress_disabled
+from effedge.deploy.common.messages import track
 
 CEILING_DB = 200.0  # for two models that agree to the last bit
 
 
 def last_layers(model: ir.Model) -> list[str]:
-    """The output names of the layers behind which there is no other layer."""
+    """Returns the output names of the layers that no other layer follows."""
     layers = {layer.node for layer in find_layers(model.graph)}
     followed: set[ir.Node] = set()  # nodes with a layer behind them
     for node in reversed(model.graph):
@@ -29,13 +28,11 @@ def last_layers(model: ir.Model) -> list[str]:
     return [node.outputs[0].name or "" for node in model.graph if node in layers and node not in followed]
 
 
-def sqnr(
-    reference: ir.Model, changed: ir.Model, samples: Samples, tensors: list[str], *, quiet: bool = False
-) -> dict[str, float]:
-    """The ratio in dB of each named tensor over all samples; both models have it by that name."""
+def sqnr(reference: ir.Model, changed: ir.Model, samples: Samples, tensors: list[str]) -> dict[str, float]:
+    """Returns the ratio in dB of each named tensor over all samples; both models have the tensors by these names."""
     sessions = [session(model, tensors) for model in (reference, changed)]
     signal, noise = np.zeros(len(tensors)), np.zeros(len(tensors))
-    for _, feeds in tqdm(samples, desc="SQNR", unit="run", disable=progress_disabled(quiet)):
+    for _, feeds in track(samples, desc="SQNR", unit="run"):
         pairs = zip(*(running.run(tensors, feeds) for running in sessions), strict=True)
         for index, (expected, got) in enumerate(pairs):
             signal[index] += np.square(expected, dtype=np.float64).sum()

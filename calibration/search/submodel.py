@@ -1,4 +1,4 @@
-"""The end of a model by itself, from one of its nodes on, for trials that change nothing in front of it."""
+"""Cuts the end of a model off, from one of its nodes on, for trials that change nothing before that node."""
 
 from __future__ import annotations
 
@@ -10,49 +10,50 @@ from effedge.calibration.graph.onnx_file import session
 from effedge.calibration.weights.layered_run import Arrays
 
 
-def cut(model: ir.Model, start: int) -> None:
-    """Take away all nodes in front of the one at position `start` (in place); what they made becomes inputs."""
+def cut_before(model: ir.Model, start: int) -> None:
+    """Removes all nodes before position `start` (in place); the tensors that they made become inputs."""
     nodes = list(model.graph)
-    for value in _between(model.graph, start):
+    for value in _crossing(model.graph, start):
         if value.producer() is not None:
-            given = ir.Value(name=value.name, type=value.type or ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
+            as_input = ir.Value(name=value.name, type=value.type or ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
             for node, index in list(value.uses()):
-                node.replace_input_with(index, given)
-            model.graph.inputs.append(given)
+                node.replace_input_with(index, as_input)
+            model.graph.inputs.append(as_input)
     model.graph.remove(nodes[:start], safe=True)
     model.graph.inputs[:] = [value for value in model.graph.inputs if value.uses()]
 
 
-def held_at(model: ir.Model, start: int, feeds: Sequence[Arrays], most: int) -> tuple[int, list[Arrays]]:
-    """What the model from a node on is fed.
+def feeds_at(model: ir.Model, start: int, feeds: Sequence[Arrays], max_bytes: int) -> tuple[int, list[Arrays]]:
+    """Computes the feeds of the submodel that begins at a node.
 
     Args:
-        start: the node's position. No output may be written before it; then the model begins at the first that is.
-        feeds: of the whole model, for each sample.
-        most: bytes of all samples. Where it takes more, the whole model serves.
+        start: the node's position. No output may be written before it; else the submodel begins at the first node that
+            writes an output.
+        feeds: of the full model, for each sample.
+        max_bytes: of the submodel's feeds, all samples together. Where they are larger, the full model serves.
 
     Returns:
-        The position from which on it is, and the feeds there.
+        The position at which the submodel begins, and its feeds.
     """
     writers = {value.producer() for value in model.graph.outputs}
     start = min(start, next((index for index, node in enumerate(model.graph) if node in writers), start))
-    values = _between(model.graph, start)
-    names = [value.name or "" for value in values if value.producer() is not None]
-    if not names:
+    values = _crossing(model.graph, start)
+    computed = [value.name or "" for value in values if value.producer() is not None]
+    if not computed:
         return 0, list(feeds)
-    running = session(model, names)
-    given = {value.name for value in values}
-    held: list[Arrays] = []
-    for each in feeds:
-        mine = {name: array for name, array in each.items() if name in given}
-        held.append({**mine, **dict(zip(names, running.run(names, each), strict=True))})
-        if sum(array.nbytes for array in held[0].values()) * len(feeds) > most:
+    running = session(model, computed)
+    names = {value.name for value in values}
+    submodel_feeds: list[Arrays] = []
+    for sample in feeds:
+        inputs = {name: array for name, array in sample.items() if name in names}
+        submodel_feeds.append({**inputs, **dict(zip(computed, running.run(computed, sample), strict=True))})
+        if sum(array.nbytes for array in submodel_feeds[0].values()) * len(feeds) > max_bytes:
             return 0, list(feeds)
-    return start, held
+    return start, submodel_feeds
 
 
-def _between(graph: ir.Graph, start: int) -> list[ir.Value]:
-    """What the nodes from position `start` on read of the graph's inputs and of the nodes before them."""
+def _crossing(graph: ir.Graph, start: int) -> list[ir.Value]:
+    """Returns the graph's inputs and the outputs of earlier nodes that nodes from position `start` on read."""
     before = dict.fromkeys(list(graph)[:start])
     return [
         value

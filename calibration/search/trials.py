@@ -1,36 +1,36 @@
-"""Trials: a candidate model is run on a few samples and its damage (damage.py) against the float model measured."""
+"""Runs trials: a candidate model on a few samples, to measure its output error against the float model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from effedge.calibration.graph.onnx_file import session
 from effedge.calibration.ranges.samples import Samples
-from effedge.calibration.search.output_error import damage_of
+from effedge.calibration.search.output_error import output_error_of
+from effedge.calibration.weights.layered_run import Arrays
 
 
 class Trials:
-    """The float model's outputs on some samples, to hold candidates against.
+    """The float model's outputs on some samples, to compare candidates with.
 
-    What is kept is one set of model inputs and outputs per sample, so `samples` should be few.
+    The model's inputs and outputs of every sample are kept, so `samples` should be few.
     """
 
     def __init__(self, reference: ir.Model, samples: Samples) -> None:
-        self.measure = damage_of(reference)
+        self.measure = output_error_of(reference)
         running = session(reference)
         self.feeds = [feeds for _, feeds in samples]
         self.expected = [running.run(None, feeds) for feeds in self.feeds]
 
-    def __call__(self, candidate: ir.Model) -> float:
-        """The mean damage of the candidate over the samples."""
-        return float(np.mean(self.each(session(candidate).run)))
+    def output_error(self, candidate: ir.Model) -> float:
+        """Returns the mean output error of the candidate over the samples."""
+        running = session(candidate)
+        return float(np.mean(self.output_errors(lambda feeds: running.run(None, feeds), self.feeds)))
 
-    def each(
-        self, run: Callable[..., list[np.ndarray]], feeds: Sequence[Mapping[str, np.ndarray]] | None = None
-    ) -> list[float]:
-        """The damage of each sample to what `run(None, feeds)` returns; `feeds` are others than the model's own."""
-        pairs = zip(self.feeds if feeds is None else feeds, self.expected, strict=True)
-        return [self.measure(expected, run(None, feeds)) for feeds, expected in pairs]
+    def output_errors(self, run: Callable[[Arrays], list[np.ndarray]], feeds: Sequence[Arrays]) -> list[float]:
+        """Returns the output error of each sample; `run` computes the outputs from the sample's item of `feeds`."""
+        pairs = zip(feeds, self.expected, strict=True)
+        return [self.measure(expected, run(sample)) for sample, expected in pairs]

@@ -1,16 +1,16 @@
-"""Correction: the INT8 model's weights and biases are fitted, layer by layer, to what the float model computes.
+"""Corrects the INT8 model's weights and biases, layer by layer, so that its layers compute what the float model's do.
 
-Each layer sees two inputs for the same sample: x in the float model and x' in the INT8 model, whose layers before it
+Each layer has two inputs for the same sample: x in the float model, and x' in the INT8 model, whose layers before it
 are corrected already. Its weights are refitted and rounded (rounding.py) so that W'x' comes near W x, and its bias
-takes up what is left of the mean (Nagel et al. 2019, section 4.2, bias correction). Without the refit W' is W, rounded:
-the refit is worth most for a classifier, and may do a detector more harm than good, so study.py tries both.
+takes up the rest of the mean (Nagel et al. 2019, section 4.2, bias correction). Without the refit W' is W, rounded. The
+refit is worth most for a classifier, and may do a detector more harm than good, so post_training.py tries both.
 
-Rows are centred first, so that the mean is the bias's business alone, and large ones are weighed down: the few cells
-with a hundred times the usual magnitude are objects, found with any weights, or cells that nothing looks at, and would
-be all that is fitted.
+Rows are centred first, so that the mean is left to the bias, and large rows are weighed down: the few cells with a
+hundred times the usual magnitude are objects, which are detected with any weights, or cells that nothing looks at, and
+the fit would serve only them.
 
-The layers are taken by levels, from the image to the outputs: what a layer makes good must be what those before it do
-wrong after their own correction. Both models run once, in steps from level to level (steps.py).
+The layers are taken by levels, from the image to the outputs, as a layer must make up for the errors that the layers
+before it make after their own correction. Both models run once, from level to level (layered_run.py).
 """
 
 from __future__ import annotations
@@ -22,27 +22,26 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
-from tqdm import tqdm
 
 from effedge.calibration.graph.onnx_file import constant
 from effedge.calibration.placement.layers import Layer
 from effedge.calibration.ranges.samples import Samples
-from effedge.calibration.weights.layered_run import Steps, depths
+from effedge.calibration.weights.layered_run import LayeredRun, layer_depths
 from effedge.calibration.weights.patches import Patches, from_matrix, kernel_matrix
 from effedge.calibration.weights.rounding import compensated, refit, regularized, search_scales
-from effedge.engines.stage import progress_disabled
+from effedge.deploy.common.messages import track
 
 POSITIONS = 512  # of one tensor and run
-RUNS = (16, 128)  # samples, at least and at most
-WORK = 1.6e11  # multiply-accumulates of the float model's runs: what lies around them takes far longer
-BYTES = 3 << 29  # 1.5 GiB
-FEWEST = 4
+SAMPLES = (16, 128)  # at least and at most
+TOTAL_MACS = 1.6e11  # multiply-accumulates of the float model's runs: what lies around them takes far longer
+HELD_BYTES = 3 << 29  # 1.5 GiB
+FEWEST_SAMPLES = 4
 LARGEST_KERNEL = 8192  # rows of weights beyond it are left as they are: their H would take gigabytes
 
 
 @dataclass
 class Moments:
-    """Weighted sums over rows: x' and x are [G, P, K]."""
+    """Weighted sums over rows x' [G, P, K] of the INT8 model and x [G, P, K] of the float model."""
 
     own: np.ndarray  # x' x'^T, [G, K, K]
     cross: np.ndarray  # x x'^T
@@ -59,6 +58,7 @@ class Moments:
         return cls(np.zeros(square), np.zeros(square), np.zeros(line), np.zeros(line))
 
     def add(self, quantized: np.ndarray, float_: np.ndarray) -> None:
+        """Adds the rows x' and x of a sample."""
         power = np.square(float_, dtype=np.float64).mean(axis=(0, 2))
         weights = power.mean() / (power + power.mean()) if power.any() else np.ones_like(power)
         if self.offset is None or self.float_offset is None:
@@ -75,7 +75,7 @@ class Moments:
         self.rows += len(weights)
 
     def centred(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(own, cross) about the means, and the means of x' and x."""
+        """Returns (own, cross) about the means, and the means of x' and x."""
         mean, float_mean = self.mean / self.weight, self.float_mean / self.weight
         own = self.own / self.weight - mean[:, :, None] * mean[:, None, :]
         cross = self.cross / self.weight - float_mean[:, :, None] * mean[:, None, :]
@@ -83,9 +83,9 @@ class Moments:
         return own, cross, mean + self.offset[:, 0], float_mean + self.float_offset[:, 0]
 
 
-def affordable(macs: int) -> int:
-    """Samples to correct the layers with, for a model of so many multiply-accumulates."""
-    return int(np.clip(WORK / max(1, macs), *RUNS))
+def sample_budget(macs: int) -> int:
+    """Returns the number of samples to correct the layers with, for a model of so many multiply-accumulates."""
+    return int(np.clip(TOTAL_MACS / max(1, macs), *SAMPLES))
 
 
 def correct(
@@ -95,35 +95,35 @@ def correct(
     samples: Samples,
     *,
     refitted: bool = True,
-    quiet: bool = False,
 ) -> None:
-    """Correct `quantized` in place.
+    """Corrects `quantized` in place.
 
     Args:
-        reference: the float model that it was made of: the same nodes by name, without Q/DQ.
+        reference: the float model that `quantized` was made of: the same nodes by name, without Q/DQ.
         layers: of `reference`, those that are INT8 in `quantized`, in the graph's order.
-        samples: what lies between two levels is held in memory for all of them, or for as many as BYTES take.
-        refitted: weights make up for what earlier layers lost; False: they are the float ones, rounded with care.
+        samples: the tensors between two levels are held in memory for all samples, or for as many as HELD_BYTES take.
+        refitted: weights make up for the errors of earlier layers; False: they are the float weights, rounded by
+            `compensated`.
     """
     layers = [layer for layer in layers if kernel_matrix(layer).shape[-1] <= LARGEST_KERNEL]
     names = [layer.name for layer in layers]
-    portions = levels(reference.graph, layers)
-    depth = depths(reference.graph, names)
-    largest = max((bytes_between(depth, level) for level in portions), default=0)
-    samples = samples.spread(max(FEWEST, min(len(samples), BYTES // max(1, 2 * largest))))
+    layers_of_level = levels(reference.graph, layers)
+    depth = layer_depths(reference.graph, names)
+    largest = max((bytes_between(depth, level) for level in layers_of_level), default=0)
+    samples = samples.spread(max(FEWEST_SAMPLES, min(len(samples), HELD_BYTES // max(1, 2 * largest))))
     nodes = {node.name: node for node in quantized.graph}
-    expected, got = (Steps(model, names, samples) for model in (reference, quantized))
-    for level, portion in tqdm(portions.items(), desc="correction", unit="level", disable=progress_disabled(quiet)):
-        expected.advance(level)
-        got.advance(level)
+    float_run, int8_run = (LayeredRun(model, names, samples) for model in (reference, quantized))
+    for level, portion in track(layers_of_level.items(), desc="correction", unit="level"):
+        float_run.advance(level)
+        int8_run.advance(level)
         for layer in portion:
             node = nodes[layer.node.name]
-            correct_layer(quantized, node, layer, moments_of(layer, node, expected, got), refitted)
+            correct_layer(quantized, node, layer, moments_of(layer, node, float_run, int8_run), refitted)
 
 
 def levels(graph: ir.Graph, layers: Sequence[Layer]) -> dict[int, list[Layer]]:
-    """The layers by how many lie on the longest way to them, so that none of a level is behind another of it."""
-    depth = depths(graph, [layer.name for layer in layers])
+    """Returns the layers by the number of layers on the longest path to them; no layer follows another of its level."""
+    depth = layer_depths(graph, [layer.name for layer in layers])
     result: dict[int, list[Layer]] = {}
     for layer in sorted(layers, key=lambda layer: depth[layer.node]):
         result.setdefault(depth[layer.node], []).append(layer)
@@ -131,7 +131,7 @@ def levels(graph: ir.Graph, layers: Sequence[Layer]) -> dict[int, list[Layer]]:
 
 
 def bytes_between(depth: Mapping[ir.Node, int], level: int) -> int:
-    """What one sample holds of float32 tensors in front of a level, as far as shapes are known."""
+    """Returns the bytes that one sample holds of float32 tensors before a level, as far as shapes are known."""
     total = 0
     for node in depth:
         for value in node.outputs:
@@ -141,30 +141,31 @@ def bytes_between(depth: Mapping[ir.Node, int], level: int) -> int:
     return total
 
 
-def moments_of(layer: Layer, node: ir.Node, expected: Steps, got: Steps) -> Moments:
-    """The moments of a layer's input over all samples: of `layer` in the float model, of `node` in the INT8 model."""
+def moments_of(layer: Layer, node: ir.Node, float_run: LayeredRun, int8_run: LayeredRun) -> Moments:
+    """Computes the moments of a layer's input over all samples: of `layer` in the float model and of `node`, its
+    counterpart in the INT8 model."""
     groups, _, size = kernel_matrix(layer).shape
     moments = Moments.empty(groups, size)
-    take = Patches(layer, POSITIONS)
+    patches = Patches(layer, POSITIONS)
     name = node.inputs[0].name or ""  # type: ignore[union-attr]
-    for seed, (float_held, held) in enumerate(zip(expected.held, got.held, strict=True)):
-        moments.add(take(held[name], seed), take(float_held[layer.data.name or ""], seed))
+    for seed, (float_held, held) in enumerate(zip(float_run.held, int8_run.held, strict=True)):
+        moments.add(patches(held[name], seed), patches(float_held[layer.data.name or ""], seed))
     return moments
 
 
 def correct_layer(model: ir.Model, node: ir.Node, layer: Layer, moments: Moments, refitted: bool = True) -> None:
-    """Give the INT8 node weights, scales and a bias by the moments of its inputs; `refitted` as of `correct`."""
+    """Gives the INT8 node weights, scales and a bias by the moments of its inputs; `refitted` as of `correct`."""
     if moments.weight == 0:
         return
     own, cross, mean, float_mean = moments.centred()
     weights = kernel_matrix(layer).astype(np.float64)
     has_bias = can_add_to_bias(node)
-    if not has_bias:  # no bias to take up the mean: it is part of what the weights are fitted to
+    if not has_bias:  # no bias to take up the mean: the weights are fitted to the mean too
         own, cross = own + mean[:, :, None] * mean[:, None, :], cross + float_mean[:, :, None] * mean[:, None, :]
     fitted = refit(weights, own, cross, moments.rows) if refitted else weights
-    certain = regularized(own, moments.rows)
-    scales = search_scales(fitted, np.einsum("gkk->gk", certain)).astype(np.float32)
-    rounded = compensated(fitted, scales.astype(np.float64), certain)
+    invertible = regularized(own, moments.rows)
+    scales = search_scales(fitted, np.einsum("gkk->gk", invertible)).astype(np.float32)
+    rounded = compensated(fitted, scales.astype(np.float64), invertible)
     dequantize = node.inputs[1].producer()  # type: ignore[union-attr]
     assert dequantize is not None
     shape = constant(layer.weight).shape  # type: ignore[union-attr]
@@ -176,13 +177,13 @@ def correct_layer(model: ir.Model, node: ir.Node, layer: Layer, moments: Moments
     if has_bias:
         alpha = node.attributes.get("alpha")
         factor = 1.0 if alpha is None or node.op_type != "Gemm" else alpha.as_float()
-        now = rounded * scales[..., None]
-        shift = factor * (np.einsum("grk,gk->gr", weights, float_mean) - np.einsum("grk,gk->gr", now, mean)).reshape(-1)
-        add_to_bias(model, node, name, shift)
+        dequantized = rounded * scales[..., None]
+        wanted, reached = np.einsum("grk,gk->gr", weights, float_mean), np.einsum("grk,gk->gr", dequantized, mean)
+        add_to_bias(model, node, name, factor * (wanted - reached).reshape(-1))
 
 
 def can_add_to_bias(node: ir.Node) -> bool:
-    """A constant bias, or room for one."""
+    """Returns True if the node has a constant bias, or can get a bias."""
     beta = node.attributes.get("beta")
     if node.op_type not in ("Conv", "Gemm") or (node.op_type == "Gemm" and beta is not None and beta.as_float() == 0):
         return False
@@ -190,7 +191,7 @@ def can_add_to_bias(node: ir.Node) -> bool:
 
 
 def add_to_bias(model: ir.Model, node: ir.Node, name: str, shift: np.ndarray) -> None:
-    """Add `shift` [channels out] to the bias of a node that `can_add_to_bias`; one without gets it."""
+    """Adds `shift` [channels out] to the bias of a node that `can_add_to_bias`; a node without a bias gets it."""
     old = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     beta = node.attributes.get("beta")
     shift = shift / (1.0 if beta is None or node.op_type != "Gemm" else beta.as_float())

@@ -1,7 +1,7 @@
-"""Run a model over samples in steps: from one level of layers to the next, with what later levels need kept in memory.
+"""Runs a model over samples level by level: from one level of layers to the next, with the tensors between in memory.
 
 A correction (correct.py) changes a level's weights before the next level runs. Running the model anew up to each of a
-hundred levels would take a hundred times half the model; in steps it is run once.
+hundred levels would take a hundred times half the model; level by level it is run once.
 """
 
 from __future__ import annotations
@@ -15,33 +15,36 @@ import onnx_ir as ir
 from effedge.calibration.graph.onnx_file import session_of
 from effedge.calibration.ranges.samples import Samples
 
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]  # by the name of the tensor
 
 
-def depths(graph: ir.Graph, layers: Collection[str]) -> dict[ir.Node, int]:
-    """Of each node, how many of the named layers lie on the longest way to it, itself included."""
+def layer_depths(graph: ir.Graph, layers: Collection[str]) -> dict[ir.Node, int]:
+    """Returns for each node how many of the named layers lie on the longest path to it, itself included."""
     depth: dict[ir.Node, int] = {}
     for node in graph:
-        makers = [value.producer() for value in node.inputs if value is not None]
-        before = max((depth[maker] for maker in makers if maker is not None), default=0)
+        producers = [value.producer() for value in node.inputs if value is not None]
+        before = max((depth[producer] for producer in producers if producer is not None), default=0)
         depth[node] = before + (node.name in layers)
     return depth
 
 
-class Steps:
-    """The samples on their way through a model.
+class LayeredRun:
+    """A run of a model over samples that stops at each level.
 
-    `held[i]` has the tensors of sample i that were computed and that nodes further on read.
+    Args:
+        layers: the names of the nodes that make a level.
+
+    Attributes:
+        held: of each sample, the tensors that are computed and that nodes further on read.
     """
 
     def __init__(self, model: ir.Model, layers: Collection[str], samples: Samples) -> None:
-        """`layers`: the names of the nodes that make a level."""
         self.model = model
-        self.depth = depths(model.graph, layers)
+        self.depth = layer_depths(model.graph, layers)
         self.held: list[Arrays] = [dict(feeds) for _, feeds in samples]
 
     def advance(self, level: int) -> None:
-        """Compute all that nodes of `level` and beyond read, and forget what they do not.
+        """Computes all tensors that nodes of `level` and beyond read, and forgets the others.
 
         Call it with 1, 2, 3, ... : the nodes between are computed with the weights that they have then.
         """
@@ -55,44 +58,40 @@ class Steps:
         wanted = [
             value
             for value in read
-            if (maker := value.producer()) is not None
-            and self.depth[maker] < level
+            if (producer := value.producer()) is not None
+            and self.depth[producer] < level
             and value.name not in self.held[0]
-            and not _constant(maker)
+            and not _reads_only_weights(producer)
         ]
         if wanted:
-            running = session_of(self._part(wanted))
+            running = session_of(self._between(wanted))
             names = [value.name or "" for value in wanted]
-            given = [each.name for each in running.get_inputs()]
+            inputs = [model_input.name for model_input in running.get_inputs()]
             for held in self.held:
-                held.update(zip(names, running.run(names, {name: held[name] for name in given}), strict=True))
-        kept = {value.name for value in read}
-        self.held = [{name: array for name, array in held.items() if name in kept} for held in self.held]
+                held.update(zip(names, running.run(names, {name: held[name] for name in inputs}), strict=True))
+        still_read = {value.name for value in read}
+        self.held = [{name: array for name, array in held.items() if name in still_read} for held in self.held]
 
-    def bytes_held(self) -> int:
-        """Of one sample."""
-        return sum(array.nbytes for array in self.held[0].values())
-
-    def _part(self, wanted: Sequence[ir.Value]) -> bytes:
-        """The model between what is held and the wanted tensors, as the bytes of an ONNX file."""
+    def _between(self, wanted: Sequence[ir.Value]) -> bytes:
+        """Returns the model between the held and the wanted tensors, as the bytes of an ONNX file."""
         nodes: set[ir.Node] = set()
         inputs: dict[str, ir.Value] = {}
         constants: dict[str, ir.Value] = {}
         waiting = list(wanted)
         while waiting:
             value = waiting.pop()
-            maker = value.producer()
+            producer = value.producer()
             if value.name in self.held[0]:
                 inputs[value.name] = value
             elif value.is_initializer():
                 constants[value.name or ""] = value
-            elif maker is not None and maker not in nodes:
-                nodes.add(maker)
-                waiting.extend(each for each in maker.inputs if each is not None)
+            elif producer is not None and producer not in nodes:
+                nodes.add(producer)
+                waiting.extend(node_input for node_input in producer.inputs if node_input is not None)
         graph = onnx.helper.make_graph(
             [ir.serde.serialize_node(node) for node in self.model.graph if node in nodes],
             "part",
-            [_info(name, self.held[0][name]) for name in inputs],
+            [_value_info(name, self.held[0][name]) for name in inputs],
             [onnx.helper.make_empty_tensor_value_info(value.name or "") for value in wanted],
             [_tensor(name, value) for name, value in constants.items()],
         )
@@ -103,12 +102,12 @@ class Steps:
         return part.SerializeToString()
 
 
-def _constant(node: ir.Node) -> bool:
-    """True for a node that reads nothing but weights, such as their DequantizeLinear: computed where it is needed."""
+def _reads_only_weights(node: ir.Node) -> bool:
+    """Returns True for a node such as the DequantizeLinear of weights, which is computed where it is needed."""
     return all(value is None or value.is_initializer() for value in node.inputs)
 
 
-def _info(name: str, array: np.ndarray) -> onnx.ValueInfoProto:
+def _value_info(name: str, array: np.ndarray) -> onnx.ValueInfoProto:
     kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
     return onnx.helper.make_tensor_value_info(name, kind, [None] * array.ndim)
 

@@ -1,7 +1,7 @@
-"""What a layer's kernel meets: the rows of its input as a matrix product sees them, at some of its output's positions.
+"""Takes patches of a layer's input: its rows as a matrix product sees them, at some positions of the layer's output.
 
 A convolution is a product of its weights [groups, channels out / groups, K] with patches [groups, K], where K is the
-input channels of the group times the kernel's area. A Gemm or MatMul is one with a kernel of area 1.
+input channels of the group times the kernel's area. A Gemm or MatMul is such a product with a kernel of area 1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from effedge.calibration.placement.layers import Layer, integer
 
 
 def kernel_matrix(layer: Layer) -> np.ndarray:
-    """The float weights as [groups, out / groups, K]."""
+    """Returns the float weights as [groups, out / groups, K]."""
     weight = layer.weight_array
     assert weight is not None
     if layer.node.op_type == "Conv":
@@ -25,21 +25,23 @@ def kernel_matrix(layer: Layer) -> np.ndarray:
 
 
 def from_matrix(layer: Layer, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The inverse of `kernel_matrix`, for weights of `shape`."""
+    """Inverts `kernel_matrix`, for weights of `shape`."""
     if layer.node.op_type == "Conv":
         return matrix.reshape(shape)
     return np.ascontiguousarray(matrix[0] if layer.axis == 0 else matrix[0].T)
 
 
 class Patches:
-    """Takes the same random positions of every tensor that is given with the same seed.
+    """Takes patches at random positions, the same positions of all tensors that come with one seed.
+
+    Args:
+        most: positions to take of one tensor.
 
     >>> Patches(layer, most=512)(x, seed=3).shape  # doctest: +SKIP
     (groups, 512, K)
     """
 
     def __init__(self, layer: Layer, most: int) -> None:
-        """`most`: positions to take of one tensor."""
         self.layer, self.most = layer, most
         node = layer.node
         if node.op_type == "Conv":
@@ -55,16 +57,16 @@ class Patches:
             self.auto_pad = "NOTSET" if auto is None else auto.as_string()
 
     def __call__(self, x: np.ndarray, seed: int) -> np.ndarray:
-        """[groups, positions, K] of a tensor [N, C, *spatial] for a convolution, [*, K] for a product."""
+        """Returns [groups, positions, K] of a tensor: [N, C, *spatial] for a convolution, [*, K] for a product."""
         random = np.random.default_rng(seed)
         if self.layer.node.op_type != "Conv":
             rows = x.reshape(-1, x.shape[-1])
-            return rows[_chosen(random, len(rows), self.most)][None]
+            return rows[_positions(random, len(rows), self.most)][None]
         before, after = self._padding(x.shape[2:])
         x = np.pad(x, [(0, 0), (0, 0), *zip(before, after, strict=True)])
         reach = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
         outputs = [(size - r) // s + 1 for size, r, s in zip(x.shape[2:], reach, self.strides, strict=True)]
-        flat = _chosen(random, x.shape[0] * math.prod(outputs), self.most)
+        flat = _positions(random, x.shape[0] * math.prod(outputs), self.most)
         sample, *at = np.unravel_index(flat, (x.shape[0], *outputs))
         taps = np.unravel_index(np.arange(math.prod(self.kernel)), self.kernel)
         index = [
@@ -76,6 +78,7 @@ class Patches:
         return grouped.transpose(2, 0, 3, 1).reshape(self.groups, len(flat), -1)
 
     def _padding(self, spatial: tuple[int, ...]) -> tuple[list[int], list[int]]:
+        """Returns the padding before and after each spatial dimension."""
         dims = len(self.kernel)
         if self.auto_pad in ("NOTSET", "VALID"):
             pads = self.pads if self.auto_pad == "NOTSET" else [0] * 2 * dims
@@ -89,8 +92,8 @@ class Patches:
         return before, after
 
 
-def _chosen(random: np.random.Generator, count: int, most: int) -> np.ndarray:
-    """`most` of `count` positions, in order; all where there are no more."""
+def _positions(random: np.random.Generator, count: int, most: int) -> np.ndarray:
+    """Returns `most` of `count` positions, in order; all where there are no more."""
     return np.arange(count) if count <= most else np.sort(random.choice(count, most, replace=False))
 
 

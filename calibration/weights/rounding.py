@@ -1,15 +1,15 @@
-"""INT8 weights by what the layer computes with them, not by what they are.
+"""Rounds weights to INT8 by the error at the layer's output, not by the error of the weights.
 
 With the rows X of the layer's input, the error of a row w of weights is (w - q)' H (w - q), H = X'X. Three steps, all
 of them linear algebra:
 
-1. The scale of an output channel is searched for: clipping its largest weights may cost less than a coarser step.
-2. The weights are refitted to the rows that the quantized network will send, so that they make up for what earlier
-   layers lost: least squares, drawn to the old weights (Nagel et al. 2019 do it for the bias alone).
-3. They are rounded one input at a time, and the error of each is made good by those not rounded yet (Hassibi and Stork
-   1993; Frantar et al. 2023, GPTQ, Algorithm 1). The inputs that carry most come first.
+1. The scale of an output channel is searched: clipping its largest weights may cost less than a coarser step.
+2. The weights are refitted to the rows of the quantized network, so that they make up for the errors of earlier
+   layers: least squares, drawn to the old weights (Nagel et al. 2019 do it for the bias alone).
+3. They are rounded one input at a time, and the weights that are not rounded yet make up for the error of each (Hassibi
+   and Stork 1993; Frantar et al. 2023, GPTQ, Algorithm 1). The inputs that carry most come first.
 
-Everything is done for all groups of a convolution at once: weights [G, R, K], H [G, K, K].
+All groups of a convolution are computed at once: weights [G, R, K], H [G, K, K].
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BLOCK = 64
 
 
 def search_scales(weights: np.ndarray, importance: np.ndarray) -> np.ndarray:
-    """The scale of each output channel with the least error, [G, R].
+    """Returns the scale of each output channel with the least error, [G, R].
 
     Args:
         weights: [G, R, K].
@@ -44,16 +44,16 @@ def search_scales(weights: np.ndarray, importance: np.ndarray) -> np.ndarray:
 
 
 def nearest(weights: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Plain rounding to INT8: weights [G, R, K], scales [G, R] -> [G, R, K] whole numbers."""
+    """Rounds to the nearest INT8: weights [G, R, K], scales [G, R] -> [G, R, K] whole numbers."""
     return np.clip(np.rint(weights / scales[..., None]), -INT8_MAX, INT8_MAX)
 
 
 def regularized(own: np.ndarray, rows: int) -> np.ndarray:
-    """H with so much added to its diagonal that it can be inverted, and that what few rows say is not believed.
+    """Returns H with a ridge on its diagonal, so that it can be inverted and few rows count for little.
 
     Args:
         own: the mean of x x^T over rows, [G, K, K].
-        rows: how many those were.
+        rows: the number of rows.
     """
     size = own.shape[-1]
     diagonal = np.clip(np.einsum("gkk->gk", own), 0, None).mean(axis=1)
@@ -62,29 +62,30 @@ def regularized(own: np.ndarray, rows: int) -> np.ndarray:
 
 
 def refit(weights: np.ndarray, own: np.ndarray, cross: np.ndarray, rows: int) -> np.ndarray:
-    """Weights for the quantized network's inputs that give the float network's outputs, as far as the data tells.
+    """Returns weights for the quantized network's inputs that give the float network's outputs, as far as the data
+    tells.
 
     Args:
         weights: float, [G, R, K].
         own: mean of x'x'^T over the quantized network's inputs x', [G, K, K].
         cross: mean of x x'^T, with the float network's inputs x, [G, K, K].
-        rows: how many the means are of.
+        rows: the number of rows of the means.
     """
     pull = (weights @ (cross - own)).transpose(0, 2, 1)
     return weights + np.linalg.solve(regularized(own, rows), pull).transpose(0, 2, 1)
 
 
 def compensated(weights: np.ndarray, scales: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Rounding with compensation: whole numbers [G, R, K] for weights [G, R, K], scales [G, R], a `regularized` H."""
+    """Rounds with compensation: whole numbers [G, R, K] for weights [G, R, K], scales [G, R], a `regularized` H."""
     size = weights.shape[-1]
     diagonal = np.einsum("gkk->gk", own)
     order = np.argsort(-diagonal, axis=1, kind="stable")
     ordered = np.take_along_axis(np.take_along_axis(own, order[:, :, None], 1), order[:, None, :], 2)
-    # The upper Cholesky factor of the inverse: row k holds how the weights behind k make good an error in k.
+    # The upper Cholesky factor of the inverse: row k says how the weights behind k make up for an error in k.
     upper = np.linalg.cholesky(np.linalg.inv(ordered)).transpose(0, 2, 1)
     left = np.take_along_axis(weights, order[:, None, :], 2).astype(np.float64)
     rounded, errors = np.empty_like(left), np.empty_like(left)
-    for start in range(0, size, BLOCK):  # what lies behind a block is made good once for the whole of it
+    for start in range(0, size, BLOCK):  # the weights behind a block make up for its errors once, for the whole block
         end = min(start + BLOCK, size)
         for k in range(start, end):
             rounded[..., k] = nearest(left[..., k : k + 1], scales)[..., 0]

@@ -1,7 +1,7 @@
-"""How every script of effedge speaks to its user: one line for a mistake, exit status 2.
+"""Parses the command lines of effedge's commands and reports their errors: one line and exit status 2.
 
-`Parser` is argparse's parser with one-line errors; `run` calls a script's `main` and turns the two things that a
-user can cause, a `UserError` and Ctrl-C, into that line. Anything else is a defect and keeps its traceback.
+`Parser` is argparse's parser with one-line errors. `run` calls a command's `main` and turns a `UserError` and Ctrl-C,
+which the user causes, into one line. Any other exception is a defect and keeps its traceback.
 """
 
 import argparse
@@ -13,36 +13,46 @@ import sys
 import threading
 from typing import Any, Callable, Iterable, Iterator, List, NoReturn
 
+from effedge.deploy.common.messages import hide_progress, show_messages
+
 EXIT_USER_ERROR = 2
 COMPLETING = "_ARGCOMPLETE"  # the environment variable of a shell that completes a line, by argcomplete
 INTERRUPTED = "interrupted: nothing half-written was kept; run the same command to go on"
 
 
 class UserError(Exception):
-    """Something the user gave cannot be used; one line: what was given, what was expected, what to do."""
+    """An input of the user cannot be used. The message is one line: what was given, what was expected, what to do."""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, with the error on one line (argparse prints the whole usage before it)."""
+    """argparse's parser, with errors on one line (argparse prints the usage before them)."""
 
     def __init__(self, **kwargs):
+        kwargs.setdefault("prog", os.path.basename(sys.argv[0]))  # which is "effedge quantize" in a command
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **kwargs)
 
     def parse_args(self, args=None, namespace=None):
-        """As argparse's; where a shell asks how the line may go on, answer that, and end."""
+        """Parses the arguments as argparse does. Where a shell asks for completions, prints these and exits instead."""
         if COMPLETING in os.environ:
             import argcomplete
 
             argcomplete.autocomplete(self)
-        return super().parse_args(args, namespace)
+        parsed = super().parse_args(args, namespace)
+        if getattr(parsed, "quiet", False):
+            hide_progress()
+        return parsed
+
+    def add_quiet(self) -> None:
+        """Adds the option -q, which hides progress bars."""
+        self.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USER_ERROR, f"error: {' '.join(message.split())} (--help lists the options)\n")
 
 
 def choose(kind: str, given: str, known: Iterable[str]) -> str:
-    """Return `given` if it is one of `known`; otherwise raise a UserError that names the nearest one.
+    """Returns `given` if it is one of the names `known`; else raises a UserError with the nearest name.
 
     >>> choose("model", "d0", ["d0", "d1"])
     'd0'
@@ -50,18 +60,19 @@ def choose(kind: str, given: str, known: Iterable[str]) -> str:
     names = list(known)
     if given in names:
         return given
-    # A longer name for the same thing (efficientdet-d0) has ours within it; a slip of the finger is only like it.
-    within = sorted((name for name in names if name in given.lower()), key=len)
-    nearest = within[-1] if within else difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.0)[0]
+    # A slip of the finger is nearly the name; a longer name for the same thing (efficientdet-d0) has it within.
+    alike = difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.8)
+    within = sorted((name for name in names if name in given.lower()), key=len, reverse=True)
+    nearest = (alike or within or difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.0))[0]
     raise UserError(f"unknown {kind} '{given}': did you mean '{nearest}'? expected one of {', '.join(names)}")
 
 
 @contextlib.contextmanager
 def noted_interrupts() -> Iterator[List[int]]:
-    """Within the block Ctrl-C raises KeyboardInterrupt, as ever, and its number is put into the list that is yielded.
+    """Yields a list to which each Ctrl-C within the block appends its signal number before it raises KeyboardInterrupt.
 
-    Does nothing off the main thread, which alone receives signals, and where Ctrl-C is ignored, as in a job in the
-    background.
+    In other threads than the main one, which alone receives signals, and where Ctrl-C is ignored, as in a background
+    job, the list stays empty.
     """
     noted: List[int] = []
     previous = signal.getsignal(signal.SIGINT)
@@ -81,11 +92,12 @@ def noted_interrupts() -> Iterator[List[int]]:
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Run a script's `main`; exit 0, or 2 with one line on stderr for a UserError or Ctrl-C.
+    """Runs a command's `main` and exits with status 0, or for a UserError or Ctrl-C with status 2 and a line on stderr.
 
-    A library that is being imported may catch the KeyboardInterrupt and fail with an error of its own: after a Ctrl-C
-    that is the interrupt too.
+    A library that is being imported may catch the KeyboardInterrupt and fail with an error of its own; after a Ctrl-C
+    any error counts as the interrupt.
     """
+    show_messages()
     with noted_interrupts() as noted:
         try:
             main()

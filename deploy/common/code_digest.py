@@ -1,22 +1,23 @@
-"""Computes the digest of our own code that an artefact depends on, from the imports of the modules that make it.
+"""Computes the digest of the code of effedge that an artefact depends on, from the imports of the modules that make it.
 
 A module depends on
 
-1. the modules of effedge that it imports, at its top or within a function, but for those that only type checkers read;
+1. the modules of effedge that it imports, at its top or within a function, except imports under `if TYPE_CHECKING:`;
 2. the `__init__.py` of each package that it lies in;
-3. the C++ and CUDA sources in its own folder, and what those include with #include "...".
+3. the C++ and CUDA sources in its own folder, and the files that those include with #include "...".
 
-A module that is imported by a name in a string, as a backend is, is no import that can be read: whoever starts the
-stage names it too.
+A module that is imported by a name in a string, as a backend is, is not found by these rules: the caller of
+`code_digest` names it too.
 """
 
 import ast
-import hashlib
 import re
 import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import FrozenSet, Iterator, Optional, Set
+
+from effedge.deploy.common.files import sha256_of_bytes
 
 PACKAGE = "effedge"
 # The rooms' folder: the repository's root, or in an installed package the package's own.
@@ -26,16 +27,19 @@ INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
 
 def code_digest(*modules: str) -> str:
-    """SHA-256 over the path and content of every source file that the modules, such as "effedge.deploy.predict", depend
-    on."""
-    digest = hashlib.sha256()
-    for path in sorted(source_files(*modules)):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+    """Computes the SHA-256 of the paths and contents of all source files that modules depend on.
+
+    `modules`: names such as "effedge.deploy.predict".
+    """
+    return sha256_of_bytes(
+        path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes()
+        for path in sorted(source_files(*modules))
+    )
 
 
 def source_files(*modules: str) -> Set[Path]:
-    """The files that the modules depend on, by the rules above. ValueError for a module that does not exist."""
+    """Returns the files that modules depend on, by the rules above. Raises ValueError for a module that does not
+    exist."""
     waiting = list(modules)
     files: Set[Path] = set()
     seen: Set[str] = set()
@@ -55,7 +59,7 @@ def source_files(*modules: str) -> Set[Path]:
 
 
 def module_path(module: str) -> Optional[Path]:
-    """The source file of a module or package in one of the rooms; None if there is none."""
+    """Returns the source file of a module or package of effedge; None if there is none."""
     parts = module.split(".")
     if parts[0] != PACKAGE or len(parts) < 2:
         return None
@@ -67,13 +71,14 @@ def module_path(module: str) -> Optional[Path]:
 
 
 def packages_above(path: Path) -> Set[Path]:
+    """Returns the `__init__.py` of each package that a source file lies in."""
     folders = path.relative_to(ROOT).parents
     return {ROOT / folder / "__init__.py" for folder in folders if (ROOT / folder / "__init__.py").is_file()}
 
 
 @lru_cache(maxsize=None)
 def imported_modules(path: Path) -> FrozenSet[str]:
-    """The modules of effedge that a source file imports."""
+    """Returns the modules of effedge that a source file imports."""
     found = set()
     for node in runtime_nodes(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -85,7 +90,7 @@ def imported_modules(path: Path) -> FrozenSet[str]:
 
 
 def runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those under `if TYPE_CHECKING:`."""
+    """Yields all nodes but those under `if TYPE_CHECKING:`."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             continue
@@ -95,7 +100,7 @@ def runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
 
 @lru_cache(maxsize=None)
 def native_sources(folder: Path) -> FrozenSet[Path]:
-    """The C++ and CUDA sources in a folder and all that they include."""
+    """Returns the C++ and CUDA sources in a folder and all files that they include."""
     waiting = [path for path in folder.iterdir() if path.suffix in COMPILED_SUFFIXES]
     found: Set[Path] = set()
     while waiting:

@@ -1,7 +1,7 @@
-"""Files that are either whole or absent: everything effedge writes goes to a temporary name first and is renamed.
+"""Writes files and folders atomically, and computes digests.
 
-A rename within a folder is atomic on POSIX file systems, so a reader, or a later run after a kill, never takes half
-a file for a whole one.
+Everything that effedge writes goes to a temporary name first and is then renamed. A rename within a folder is atomic on
+POSIX file systems, so a reader, or a later run after a kill, finds the complete file or none.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Iterator, Union
+from typing import Any, Iterable, Iterator, Union
 
 from effedge.deploy.common.cli import UserError
 
@@ -20,16 +20,47 @@ CHUNK_BYTES = 1 << 20
 
 
 def sha256(path: Union[str, Path]) -> str:
-    """The SHA-256 of a file's content, as 64 hex digits."""
-    digest = hashlib.sha256()
+    """Computes the SHA-256 of a file's content, as 64 hex digits."""
     with open(str(path), "rb") as file:
-        for chunk in iter(lambda: file.read(CHUNK_BYTES), b""):
-            digest.update(chunk)
+        return sha256_of_bytes(iter(lambda: file.read(CHUNK_BYTES), b""))
+
+
+def sha256_of_bytes(chunks: Iterable[bytes]) -> str:
+    """Computes the SHA-256 of the chunks, one after the other, as 64 hex digits."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
     return digest.hexdigest()
 
 
+def sha256_of_files(paths: Iterable[Path]) -> str:
+    """Computes one SHA-256 over the names and contents of files, in this order."""
+    return sha256_of_bytes(path.name.encode() + b"\0" + bytes.fromhex(sha256(path)) for path in paths)
+
+
+def sha256_of_path(path: Path) -> str:
+    """Computes the SHA-256 of a file, or one over the names and contents of all files in a folder.
+
+    In a folder the order on the disk does not count, nor does what has a name that begins with a dot: it may come and
+    go.
+    """
+    if not path.is_dir():
+        return sha256(path)
+    files = sorted((file.relative_to(path), file) for file in path.rglob("*") if file.is_file())
+    return sha256_of_bytes(
+        f"{name.as_posix()}\0{sha256(file)}\n".encode()
+        for name, file in files
+        if not any(part.startswith(".") for part in name.parts)
+    )
+
+
+def digest_of_json(value: Any) -> str:
+    """Computes 16 hex digits that stand for a JSON value, whatever the order of its keys."""
+    return sha256_of_bytes([json.dumps(value, sort_keys=True).encode()])[:16]
+
+
 def read_json(path: Union[str, Path], remedy: str) -> Any:
-    """A JSON file's content. UserError if it cannot be read, or is damaged: then with the `remedy`."""
+    """Reads a JSON file. Raises UserError if it cannot be read, or is damaged: then with the `remedy`."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -38,32 +69,23 @@ def read_json(path: Union[str, Path], remedy: str) -> Any:
         raise UserError(f"'{path}' is damaged ({error}): {remedy}") from error
 
 
-def check_place(path: Path) -> None:
-    """UserError if `path` is a folder, or lies in one that does not exist: better now than after the work."""
+def check_output_path(path: Path) -> None:
+    """Raises UserError if `path` is a folder, or lies in a folder that does not exist. To be called before the work."""
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"cannot write '{path}': expected a file in a folder that exists")
 
 
-# What a disk says when it cannot be written; any other OSError has another cause, and is not explained away.
+# Errors of a disk that cannot be written. Any other OSError has another cause, and is not turned into a UserError.
 REFUSALS = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
 )  # fmt: skip
 
 
-def sha256_of_folder(folder: Union[str, Path]) -> str:
-    """One SHA-256 over the names and contents of all files in a folder, whatever their order on the disk. What has a
-    name that begins with a dot is left out: it may come and go."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-        if any(part.startswith(".") for part in path.relative_to(folder).parts):
-            continue
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256(path)}\n".encode())
-    return digest.hexdigest()
-
-
 def user_cache() -> Path:
-    """effedge's folder in the user's cache: $XDG_CACHE_HOME/effedge or ~/.cache/effedge. UserError if there is no home
-    folder."""
+    """Returns effedge's folder in the user's cache: $XDG_CACHE_HOME/effedge or ~/.cache/effedge.
+
+    Raises UserError if the user has no home folder.
+    """
     named = os.environ.get("XDG_CACHE_HOME", "")
     root = Path(named if os.path.isabs(named) else os.path.join(os.path.expanduser("~"), ".cache"))
     if not root.is_absolute():
@@ -73,7 +95,8 @@ def user_cache() -> Path:
 
 @contextlib.contextmanager
 def explain_os_error(path: Union[str, Path]) -> Iterator[None]:
-    """Turn a disk's refusal (no permission, no space, a file where a folder must be) into one line with the path."""
+    """Turns errors of the disk (no permission, no space, a file where a folder must be) into a UserError with the
+    path."""
     try:
         yield
     except OSError as error:
@@ -84,8 +107,9 @@ def explain_os_error(path: Union[str, Path]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def scratch_beside(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`, whose parents are made; if the block fails, what was made goes again."""
-    made = [parent for parent in path.parents if not parent.exists()]
+    """Yields a temporary folder beside `path`, whose parents are created. If the block fails, all of them are
+    removed."""
+    created = [parent for parent in path.parents if not parent.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=str(path.parent)))
@@ -97,29 +121,29 @@ def scratch_beside(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(str(scratch), ignore_errors=True)
         with contextlib.suppress(OSError):  # another process may have put something there
-            for parent in made:
+            for parent in created:
                 parent.rmdir()
         raise
     shutil.rmtree(str(scratch), ignore_errors=True)
 
 
 @contextlib.contextmanager
-def whole_file(path: Union[str, Path]) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; rename it to `path` if the block ends well, else remove it.
+def atomic_file(path: Union[str, Path]) -> Iterator[Path]:
+    """Yields a temporary path; renames the file there to `path` if the block ends well, else removes it.
 
-    The folder is made if need be. Raises UserError if the disk refuses.
+    The folder of `path` is created if need be. Raises UserError if the disk cannot be written.
     """
     path = Path(path)
     with scratch_beside(path) as scratch:
-        # The suffix stays: onnx, safetensors and OpenVINO go by it.
+        # The name keeps its suffix: onnx, safetensors and OpenVINO choose the format by it.
         temporary = scratch / path.name
         yield temporary
         os.replace(str(temporary), str(path))
 
 
 @contextlib.contextmanager
-def whole_folder(path: Union[str, Path]) -> Iterator[Path]:
-    """Like `whole_file`, for a folder: what stood at `path` before is replaced as a whole."""
+def atomic_folder(path: Union[str, Path]) -> Iterator[Path]:
+    """Like `atomic_file`, for a folder: a folder at `path` is replaced, with all of its files."""
     path = Path(path)
     with scratch_beside(path) as scratch:
         temporary, previous = scratch / "new", scratch / "old"
@@ -128,3 +152,9 @@ def whole_folder(path: Union[str, Path]) -> Iterator[Path]:
         if path.exists():
             os.replace(str(path), str(previous))
         os.replace(str(temporary), str(path))
+
+
+def write_json(path: Union[str, Path], content: object) -> None:
+    """Writes JSON values to a file, whole or not at all. Raises UserError if the disk refuses."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,23 +1,25 @@
-"""Records as JSON lines: in a file that holds whole lines only, whatever becomes of the disk, or on standard output."""
+"""Writes records as JSON lines, to standard output or to a file that holds complete lines only, even on a full disk."""
 
 import contextlib
 import json
 import sys
-from typing import IO, Any, Dict, Iterator, Optional
+from typing import IO, Iterator, Mapping, Optional
 
-from effedge.deploy.common.files import whole_file
+from effedge.deploy.common.files import atomic_file
 
 STDOUT = "-"
 
 
 class JsonLines:
-    """`write` a record; it is out when the call returns. OSError if it cannot be: then nothing of it is in the file."""
+    """A writer of JSON lines to an open file."""
 
     def __init__(self, file: IO[bytes], seekable: bool) -> None:
-        """`file` has no buffer, or is standard output's."""
+        """`file` has no buffer, or is that of standard output."""
         self.file, self.seekable, self.end = file, seekable, 0
 
-    def write(self, record: Dict[str, Any]) -> None:
+    def write(self, record: Mapping[str, object]) -> None:
+        """Writes a record, which is in the file when the call returns. Raises OSError if it cannot be written; then no
+        part of it is in the file."""
         data = (json.dumps(record) + "\n").encode()
         rest = memoryview(data)
         try:
@@ -32,12 +34,13 @@ class JsonLines:
 
 
 @contextlib.contextmanager
-def opened_lines(path: Optional[str]) -> Iterator[Optional[JsonLines]]:
-    """Lines to `path`, which is there when the block has ended well, or to standard output ("-"); None for none."""
+def open_json_lines(path: Optional[str]) -> Iterator[Optional[JsonLines]]:
+    """Yields a writer to `path`, a file that exists once the block has ended well, or to standard output ("-"); None
+    for None."""
     if path is None:
         yield None
     elif path == STDOUT:
         yield JsonLines(sys.stdout.buffer, False)
     else:
-        with whole_file(path) as temporary, temporary.open("wb", buffering=0) as file:
+        with atomic_file(path) as temporary, temporary.open("wb", buffering=0) as file:
             yield JsonLines(file, True)

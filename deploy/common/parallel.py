@@ -1,4 +1,4 @@
-"""A function over many items by several threads at once, results in the items' order."""
+"""Applies a function to many items by several threads, and yields the results in the items' order."""
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,10 +9,11 @@ Result = TypeVar("Result")
 
 
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """As `map`, with `workers` threads; an exception comes in its item's place, and ends it.
+    """Yields the function's results in the items' order, as `map` does, with `workers` threads.
 
-    `items` is read by the caller's thread, never more than twice `workers` ahead of what was yielded, so that memory
-    does not grow with their number. With one worker there is no thread.
+    An exception is raised in its item's place and ends the iteration. `items` is read by the caller's thread, never
+    more than twice `workers` items ahead of the last result, so memory does not grow with their number. One worker is
+    the caller's thread.
     """
     if workers == 1:
         yield from map(function, items)

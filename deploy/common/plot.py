@@ -1,37 +1,37 @@
-"""A matplotlib figure that becomes a file; a device need not have matplotlib."""
+"""Writes matplotlib figures to files. A device need not have matplotlib."""
 
 import contextlib
 from pathlib import Path
 from typing import Any, Iterator
 
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.common.files import whole_file
+from effedge.deploy.common.files import atomic_file
 
 
-def check_drawable(path: Path) -> None:
-    """UserError if matplotlib is missing or does not know the format: better now than after the work."""
+def check_plot_path(path: Path) -> None:
+    """Raises UserError if matplotlib is missing or does not know the format. To be called before the work."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UserError(f"to draw '{path}' matplotlib is needed: pip install matplotlib ({error})") from error
-    known = FigureCanvasAgg(Figure()).get_supported_filetypes()
-    if path.suffix[1:].lower() not in known:
-        raise UserError(f"'{path}' is of no kind that can be drawn: expected a name that ends in {', '.join(known)}")
+    suffixes = FigureCanvasAgg(Figure()).get_supported_filetypes()
+    if path.suffix[1:].lower() not in suffixes:
+        raise UserError(f"'{path}' is of no kind that can be drawn: expected a name that ends in {', '.join(suffixes)}")
 
 
 @contextlib.contextmanager
 def figure_at(path: Path, width: float, height: float) -> Iterator[Any]:
-    """Yield a matplotlib Figure of so many inches; it is drawn to `path` at the end, in the format of the suffix.
+    """Yields a matplotlib Figure of this size in inches; draws it to `path` after the block, in the suffix's format.
 
-    Raises UserError as `check_drawable`.
+    Raises UserError as `check_plot_path` does.
     """
-    check_drawable(path)
+    check_plot_path(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     yield figure
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=120)

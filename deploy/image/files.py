@@ -1,25 +1,25 @@
-"""Pictures from the disk, as the networks take them: upright RGB, uint8 [H,W,3].
+"""Reads images from the disk, as the networks take them: upright RGB, uint8 [H,W,3].
 
-What a picture needs before it is plain RGB, and what is decided here:
+Before an image is plain RGB:
 
-1. EXIF orientation is applied: boxes refer to the picture as a viewer shows it.
-2. 16-bit grey is scaled by 1/257 (65535 -> 255). Pillow's own conversion clips it, which leaves a white picture.
-3. Alpha is composited over white, as viewers show it. What lies under a transparent pixel is arbitrary (often black).
+1. EXIF orientation is applied: boxes refer to the image as a viewer shows it.
+2. 16-bit grey is scaled by 1/257 (65535 -> 255). Pillow's own conversion clips it, which leaves a white image.
+3. Alpha is composited over white, as viewers show it. The colour under a transparent pixel is arbitrary (often black).
 4. CMYK is converted without a colour profile. Adobe's JPEGs store CMYK inverted; Pillow undoes that when reading.
-5. 32-bit integer and float pictures are refused: nothing in them says which value is white.
+5. 32-bit integer and float images are refused: nothing in them says which value is white.
 6. Of an animation the first frame is taken.
 """
 
 import warnings
 from pathlib import Path
-from typing import Any, List, Union
+from typing import List, Optional, Union
 
 import numpy as np
 from PIL import Image
 
 from effedge.deploy.common.cli import UserError
 
-# A folder's pictures go by their suffix. The last line's need a plugin or a recent Pillow: without it they
+# A folder's images go by their suffix. Those of the last line need a plugin or a recent Pillow: without it they
 # are refused by name when opened, rather than skipped without a word.
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
@@ -28,8 +28,8 @@ SUFFIXES = (
 )
 WHITE = (255, 255, 255, 255)
 EXIF_ORIENTATION = 0x0112
-# How to undo each orientation of EXIF 2.3, table 6 (1 is upright).
-TURNS = {
+# The transposition that makes an image of each orientation upright: EXIF 2.3, table 6 (1 is upright).
+TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -41,38 +41,38 @@ TURNS = {
 
 
 def open_image(path: Union[str, Path]) -> np.ndarray:
-    """The picture at `path` as upright RGB, uint8 [H,W,3].
+    """Reads the image at `path` as upright RGB, uint8 [H,W,3].
 
-    Raises UserError, naming the file, if it is missing, no picture, cut short, too large, or of unknown white.
+    Raises UserError, naming the file, if it is missing, no image, cut short, too large, or of unknown white.
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"no such picture: '{path}'")
+        raise UserError(f"no such image: '{path}'")
     if path.is_dir():
-        raise UserError(f"'{path}' is a folder, expected a picture")
+        raise UserError(f"'{path}' is a folder, expected an image")
     try:
-        # Pillow warns about odd metadata and about pictures of half the size that it refuses; neither is the user's
-        # concern once the picture is read.
+        # Pillow warns about odd metadata and about images of half the size that it refuses; neither is the user's
+        # concern once the image is read.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(str(path)) as image:
                 image.load()
                 rgb = to_rgb(image)
     except UserError as error:
-        raise UserError(f"cannot use the picture '{path}': {error}") from error
+        raise UserError(f"cannot use the image '{path}': {error}") from error
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        raise UserError(f"the picture '{path}' has more than {limit} million pixels: scale it down first") from error
+        raise UserError(f"the image '{path}' has more than {limit} million pixels: scale it down first") from error
     except Image.UnidentifiedImageError as error:
-        raise UserError(f"'{path}' is no picture that Pillow knows: remove it or convert it to JPEG or PNG") from error
+        raise UserError(f"'{path}' is no image that Pillow knows: remove it or convert it to JPEG or PNG") from error
     except Exception as error:  # Pillow's decoders raise almost anything on a damaged file: struct.error, KeyError, ...
         reason = str(error) or type(error).__name__
-        raise UserError(f"cannot read the picture '{path}': {reason}; replace or remove the file") from error
+        raise UserError(f"cannot read the image '{path}': {reason}; replace or remove the file") from error
     return np.array(rgb)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A loaded picture as upright RGB; the numbered cases of the module's docstring. Raises UserError for case 5."""
+    """Converts a loaded image to upright RGB, by the numbered cases of the module's docstring. UserError for case 5."""
     # Pillow before 11 opens 16-bit grey PNGs as 32-bit integers, and every Pillow does so with PGMs.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         grey = (np.asarray(image).astype(np.uint32) + 128) // 257
@@ -84,12 +84,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
         rgb = Image.alpha_composite(Image.new("RGBA", rgba.size, WHITE), rgba).convert("RGB")
     else:
         rgb = image if image.mode == "RGB" else image.convert("RGB")
-    turn = orientation(image)
-    return rgb.transpose(TURNS[turn]) if turn in TURNS else rgb
+    number = orientation(image)
+    return rgb.transpose(TRANSPOSITIONS[number]) if number in TRANSPOSITIONS else rgb
 
 
-def orientation(image: Image.Image) -> Any:
-    """The EXIF orientation as it stands in the file, None without one."""
+def orientation(image: Image.Image) -> Optional[int]:
+    """Returns the EXIF orientation as it stands in the file, None without one."""
     try:
         return image.getexif().get(EXIF_ORIENTATION)
     except Exception:  # damaged metadata, of which Pillow raises almost anything, is no reason to refuse good pixels
@@ -97,19 +97,22 @@ def orientation(image: Image.Image) -> Any:
 
 
 def find_images(source: Union[str, Path]) -> List[Path]:
-    """The pictures that a path stands for: itself, or those of the folder. UserError if there is nothing."""
+    """Returns the images that a path stands for: itself, or those of the folder. UserError if there are none."""
     path = Path(source)
     if not path.exists():
-        raise UserError(f"no such picture or folder: '{source}'")
+        raise UserError(f"no such image or folder: '{source}'")
     return list_images(path) if path.is_dir() else [path]
 
 
 def list_images(folder: Union[str, Path]) -> List[Path]:
-    """The pictures in `folder` by name and suffix, sorted; not those of its sub-folders, where a run's own drawings
-    may be. Hidden files are left out. Raises UserError if the folder is missing or has none."""
+    """Returns the images in `folder` by their suffix, sorted by name.
+
+    Hidden files are left out, and sub-folders, where a run's own drawings may be. Raises UserError if the folder is
+    missing or has no images.
+    """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"no such folder of pictures: '{folder}'")
+        raise UserError(f"no such folder of images: '{folder}'")
     try:
         files = [
             path
@@ -119,5 +122,5 @@ def list_images(folder: Union[str, Path]) -> List[Path]:
     except OSError as error:
         raise UserError(f"cannot list the folder '{folder}': {error.strerror}") from error
     if not files:
-        raise UserError(f"no pictures in '{folder}': expected .jpg, .png and the like (sub-folders are not searched)")
+        raise UserError(f"no images in '{folder}': expected .jpg, .png and the like (sub-folders are not searched)")
     return sorted(files)

@@ -1,14 +1,14 @@
-"""Greedy, class-aware non-maximum suppression in NumPy (the R-CNN post-processing that EfficientDet uses).
+"""Runs greedy, class-aware non-maximum suppression in NumPy (the R-CNN post-processing that EfficientDet uses).
 
-It stays outside the engine: no TensorRT from 8 to 11 and TensorRT-RTX has one NMS in common.
+NMS stays outside the engine, because TensorRT 8 to 11 and TensorRT-RTX have no NMS in common.
 """
 
 from typing import List, Tuple
 
 import numpy as np
 
-# Candidates decided at once: with more there are fewer calls of NumPy, but more boxes compared for nothing. So many
-# bits has an integer of NumPy's.
+# Candidates decided at once: with more there are fewer calls of NumPy, but more boxes compared for nothing. 64 is the
+# number of bits of NumPy's largest integer.
 BLOCK = 64
 
 
@@ -21,7 +21,7 @@ def nms(
     iou: float = 0.5,
     max_detections: int = 100,
 ) -> np.ndarray:
-    """Indices of the boxes to keep, int64 [n], best score first.
+    """Returns the indices of the boxes to keep, int64 [n], best score first.
 
     A box goes when its IoU with a kept, better box of the same class is more than `iou` (at exactly `iou` it stays).
     Of equal scores the one with the lower index is the better. Boxes without area overlap nothing.
@@ -43,7 +43,7 @@ def nms(
     areas = np.prod(high - low, axis=0)
 
     def suppresses(better: np.ndarray, worse: np.ndarray) -> np.ndarray:
-        """bool [better,worse]: whether each of the one would do away with each of the other."""
+        """bool [better,worse]: True where the better box, if kept, removes the worse one."""
         sides = np.minimum(high[:, better, None], high[:, None, worse])
         sides -= np.maximum(low[:, better, None], low[:, None, worse])
         np.maximum(sides, 0, out=sides)
@@ -66,23 +66,31 @@ def choose_boxes(
     boxes: np.ndarray, scores: np.ndarray, class_ids: np.ndarray, size: Tuple[int, int], threshold: float, iou: float,
     max_detections: int,
 ) -> np.ndarray:  # fmt: skip
-    """Of a detector's candidates in one picture those to keep, best first: boxes are clipped to the part of the
-    letterbox that the picture fills, `size` (height, width), those left without area go, and the rest is `nms`'s.
+    """Chooses among a detector's candidates in one image; returns the indices, int64 [n], best first.
 
-    Args: boxes [K,4] xyxy in the letterbox's pixels; the others as `nms`. Returns their indices, int64 [n].
+    Boxes are clipped to the part of the letterbox that the image fills, those left without area go, and `nms` chooses
+    among the rest.
+
+    Args:
+        boxes: [K,4] xyxy in the letterbox's pixels.
+        size: (height, width) of the part that the image fills.
+
+    The others are those of `nms`.
     """
     height, width = size
     clipped = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
     visible = np.flatnonzero((clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1]))
-    given = (clipped[visible], scores[visible], class_ids[visible])
-    return visible[nms(*given, threshold=threshold, iou=iou, max_detections=max_detections)]
+    candidates = (clipped[visible], scores[visible], class_ids[visible])
+    return visible[nms(*candidates, threshold=threshold, iou=iou, max_detections=max_detections)]
 
 
 def best_of_block(suppresses: np.ndarray) -> List[int]:
-    """Which of n boxes, best first, stay: bool [n,n], n <= BLOCK, whether each does away with each of the worse ones ->
-    indices.
+    """Returns the indices of the boxes that stay of n boxes, best first, n <= BLOCK.
 
-    Each row becomes one integer, so that a box's whole effect is a single operation of Python's.
+    Each row becomes one integer, so that the whole effect of a box is a single operation of Python's.
+
+    Args:
+        suppresses: bool [n,n], True where the box of the row, if it stays, removes the box of the column.
     """
     packed = np.packbits(suppresses, axis=1, bitorder="little")
     rows = np.zeros((len(packed), BLOCK // 8), np.uint8)

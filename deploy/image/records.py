@@ -1,7 +1,7 @@
-"""What was found in a picture, as --json holds it and as a line tells it."""
+"""Writes the result of an image as a record of --json, and as a line."""
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Dict, List, Union
+from typing import TYPE_CHECKING, List, TypedDict, Union
 
 if TYPE_CHECKING:
     from effedge.deploy.runtime.classifier import Classifier, ClassScore
@@ -11,15 +11,45 @@ if TYPE_CHECKING:
     Result = Union[Detections, List[ClassScore]]
 
 
-def as_record(result: "Result") -> Dict[str, Any]:
-    """What was found in one picture, as the JSON holds it."""
+class DetectionRecord(TypedDict):
+    """A detection: its box is xyxy in the image's pixels."""
+
+    box: List[float]
+    score: float
+    class_id: int
+    label: str
+
+
+class ClassRecord(TypedDict):
+    """A class and its probability."""
+
+    class_id: int
+    label: str
+    score: float
+
+
+class Record(TypedDict, total=False):
+    """The result of a detector or of a classifier."""
+
+    detections: List[DetectionRecord]
+    classes: List[ClassRecord]
+
+
+class ImageRecord(Record):
+    """The result of an image of a file."""
+
+    image: str
+
+
+def as_record(result: "Result") -> Record:
+    """Returns the result of one image as the JSON holds it."""
     if isinstance(result, list):
         return {
             "classes": [
                 {"class_id": best.class_id, "label": best.name, "score": round(best.score, 6)} for best in result
             ]
         }
-    found = zip(result.boxes.tolist(), result.scores.tolist(), result.class_ids.tolist(), result.names)
+    detections = zip(result.boxes.tolist(), result.scores.tolist(), result.class_ids.tolist(), result.names)
     return {
         "detections": [
             {
@@ -28,15 +58,15 @@ def as_record(result: "Result") -> Dict[str, Any]:
                 "class_id": class_id,
                 "label": name,
             }
-            for box, score, class_id, name in found
+            for box, score, class_id, name in detections
         ]
     }
 
 
-def summary(record: Dict[str, Any]) -> str:
-    """A record in a few words: "2 x cat, 1 x dog", or a classifier's best class and its probability."""
+def summary(record: Record) -> str:
+    """Returns a record in a few words: "2 x cat, 1 x dog", or a classifier's best class and its probability."""
     if "classes" in record:
         best = record["classes"][0]
         return f"{best['label']} ({best['score']:.2f})"
-    counts = Counter(found["label"] for found in record["detections"])
+    counts = Counter(detection["label"] for detection in record["detections"])
     return ", ".join(f"{count} x {label}" for label, count in counts.most_common()) or "nothing"

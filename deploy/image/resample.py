@@ -1,6 +1,6 @@
-"""The weights of Pillow's bilinear resize (`libImaging/Resample.c`), for the letterbox kernel.
+"""Computes the weights of Pillow's bilinear resize (`libImaging/Resample.c`), for the letterbox kernel.
 
-Each pixel of the result is a weighted sum of neighbours along one axis; when a picture shrinks, the triangle of weights
+Each pixel of the result is a weighted sum of neighbours along one axis; when an image shrinks, the triangle of weights
 widens with it (antialiasing). Pillow computes the weights as doubles and sums pixels with them in fixed point, of 22
 fractional bits; so does this, to the last bit.
 """
@@ -15,8 +15,9 @@ FRACTION_BITS = 22
 
 @lru_cache(maxsize=64)
 def resample_table(length: int, new_length: int) -> Tuple[np.ndarray, int]:
-    """From `length` pixels to `new_length`: the table that letterbox.h describes, int32 [new_length * (1 + taps)], and
-    `taps`, the pixels in each sum.
+    """Computes the table that letterbox.h describes, from `length` pixels to `new_length`.
+
+    Returns the table, int32 [new_length * (1 + taps)], and `taps`, the number of pixels in each sum.
 
     >>> table, taps = resample_table(4, 2)
     >>> table[:2], taps
@@ -28,7 +29,7 @@ def resample_table(length: int, new_length: int) -> Tuple[np.ndarray, int]:
     first = np.maximum((centres - stretch + 0.5).astype(np.int64), 0)
     end = np.minimum((centres + stretch + 0.5).astype(np.int64), length)
     taps = int((end - first).max())
-    # All sums have the same number of pixels: what a shorter one is given beyond its own weighs nothing.
+    # All sums have the same number of pixels: the pixels beyond its own weigh nothing in a shorter one.
     start = np.minimum(first, length - taps)
     pixels = start[:, None] + np.arange(taps)
     weights = np.maximum(1.0 - np.abs((pixels - centres[:, None] + 0.5) * (1.0 / stretch)), 0.0)

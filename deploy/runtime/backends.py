@@ -1,33 +1,39 @@
-"""The choice of the backend that runs an engine, in one place; only the one chosen is imported."""
+"""Loads an engine with the backend that its manifest names. No other backend's module is imported."""
 
 import importlib
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Protocol, Union
+from types import ModuleType
+from typing import Callable, Dict, List, Optional, Protocol, Union
 
 import numpy as np
 
 from effedge.deploy.common.cli import UserError, choose
+from effedge.deploy.common.contracts import Manifest
 
 # From the engine's inputs by name to its outputs by name, arrays that the caller may keep.
 Infer = Callable[[Dict[str, np.ndarray]], Dict[str, np.ndarray]]
-# From pictures, RGB uint8 [h,w,3], to a detector's outputs and the candidates that NMS keeps.
-Fused = Callable[[List[np.ndarray]], Dict[str, np.ndarray]]
+# From images, RGB uint8 [h,w,3], to a detector's outputs and "kept", the indices of the candidates that NMS keeps.
+FusedDetector = Callable[[List[np.ndarray]], Dict[str, np.ndarray]]
 
 
 class Backend(Protocol):
-    """An engine that is loaded; `parallel` is how many threads may, and for throughput should, call it at once.
+    """A loaded engine.
 
-    It may have a method `fuse(description, selection)`, from a spec's "input" and the parameters of `effedge.deploy.image.nms.nms` to
-    a Fused, or None where that cannot be: letterbox, engine and NMS in one go, where that is quicker than apart.
+    It may have a method `fuse(input_spec, selection)`, from a spec's "input" and the parameters of
+    `effedge.deploy.image.nms.nms` to a FusedDetector, which runs letterbox, engine and NMS in one go; or to None where
+    that is not possible.
+
+    Attributes:
+        parallel: how many threads may call it at once, and for throughput should.
     """
 
     parallel: int
 
     def __call__(self, feeds: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
-        """As Infer."""
+        """Runs the engine, as Infer."""
 
 
-# The manifest's backend name: its module here, and what pip calls the packages that the module needs.
+# The manifest's backend name: its module, and the names on PyPI of the packages that the module needs.
 BACKENDS = {
     "openvino": ("effedge.deploy.runtime.openvino_backend", "openvino"),
     "onnxruntime": ("effedge.deploy.runtime.onnxruntime_backend", "onnxruntime"),
@@ -36,19 +42,40 @@ BACKENDS = {
 }
 
 
-def load_backend(folder: Union[str, Path], manifest: Dict[str, Any], throughput: bool = False) -> Backend:
-    """Load the engine of `folder` with the backend that its manifest names, for the shortest time of one run, or for
-    the most runs a second.
+def load_backend(folder: Union[str, Path], manifest: Manifest, throughput: bool = False) -> Backend:
+    """Loads the engine in `folder`, for the lowest latency of one run, or for the most runs a second.
 
     Raises UserError if the backend is unknown or not installed, or cannot load the engine on this machine.
     """
-    backend = manifest["backend"]
-    module, packages = BACKENDS[choose("backend", str(backend.get("name")), BACKENDS)]
     try:
-        load = importlib.import_module(module).load
-        return load(Path(folder) / manifest["engine"], manifest, throughput)
-    except ImportError as error:  # not installed, or installed without a library it needs: the reason says which
-        raise UserError(
-            f"'{folder}' runs on {backend['name']} {backend.get('version', '')}, which cannot be imported here "
-            f"({error}): install {packages}"
-        ) from error
+        return import_backend(folder, manifest).load(Path(folder) / manifest["engine"], manifest, throughput)
+    except ImportError as error:  # the module was imported, but a library that it loads by name is missing
+        raise missing_package(folder, manifest, error) from error
+
+
+def first_blocks_computed_by(folder: Union[str, Path], manifest: Manifest) -> Optional[str]:
+    """Returns what computes the engine's first blocks on this machine: "C++", or the reason why the inference runtime
+    does; None for an engine without CPU blocks. Raises UserError as `load_backend` does."""
+    backend = import_backend(folder, manifest)
+    if not hasattr(backend, "first_blocks_computed_by"):
+        return None
+    computed_by: Optional[str] = backend.first_blocks_computed_by(Path(folder) / manifest["engine"], manifest)
+    return computed_by
+
+
+def import_backend(folder: Union[str, Path], manifest: Manifest) -> ModuleType:
+    """Imports the module of the backend that the manifest names. Raises UserError as `load_backend` does."""
+    module, _ = BACKENDS[choose("backend", str(manifest["backend"].get("name")), BACKENDS)]
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:  # not installed, or installed without a library that it needs: the error says which
+        raise missing_package(folder, manifest, error) from error
+
+
+def missing_package(folder: Union[str, Path], manifest: Manifest, error: ImportError) -> UserError:
+    backend = manifest["backend"]
+    _, packages = BACKENDS[backend["name"]]
+    return UserError(
+        f"'{folder}' runs on {backend['name']} {backend.get('version', '')}, which cannot be imported here "
+        f"({error}): install {packages}"
+    )

@@ -1,14 +1,15 @@
-"""An engine folder's manifest.json, read and checked: what is run is what was built.
+"""Reads and checks an engine folder's manifest.json, so that the engine that runs is the one that was built.
 
-engines/ writes it. What the runtime relies on: `format`; `spec` (the model's task, labels and input; empty for an ONNX
-that somebody else made); `backend` (its name, version and settings); `engine` (the file to load); `files` (the SHA-256
-of every file); and for Runner, `inputs` and `outputs` (name, dtype and shape of each).
+The engine's builder writes it (engines/manifest.py). The runtime relies on `format`; `spec` (empty for an ONNX of
+another exporter); `backend`; `engine` (the file to load); `files` (the SHA-256 of every file); and for Runner on
+`inputs` and `outputs`.
 """
 
 from pathlib import Path
-from typing import Any, Dict, Union
+from typing import Union
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.contracts import Manifest
 from effedge.deploy.common.files import read_json, sha256
 
 NAME = "manifest.json"
@@ -16,8 +17,8 @@ FORMAT = 1
 FIELDS = {"spec": dict, "backend": dict, "engine": str, "files": dict}
 
 
-def read_manifest(folder: Union[str, Path]) -> Dict[str, Any]:
-    """The manifest of an engine folder, after checking it and the SHA-256 of every file that it lists.
+def read_manifest(folder: Union[str, Path]) -> Manifest:
+    """Reads the manifest of an engine folder, and checks it and the SHA-256 of every file that it lists.
 
     Raises UserError as `parse_manifest` does, and if a file is missing or not the one that was built.
     """
@@ -31,8 +32,8 @@ def read_manifest(folder: Union[str, Path]) -> Dict[str, Any]:
     return manifest
 
 
-def parse_manifest(folder: Union[str, Path]) -> Dict[str, Any]:
-    """The manifest of an engine folder without a look at the files that it lists.
+def parse_manifest(folder: Union[str, Path]) -> Manifest:
+    """Reads the manifest of an engine folder without reading the files that it lists.
 
     Raises UserError if the folder or its manifest is missing, or the manifest is damaged or of another format.
     """
@@ -43,23 +44,25 @@ def parse_manifest(folder: Union[str, Path]) -> Dict[str, Any]:
     path = folder / NAME
     if not path.is_file():
         raise UserError(f"'{folder}' has no {NAME}: expected an engine's folder, as made by `make engine`")
-    manifest = read_json(path, "build the engine again")
-    if not isinstance(manifest, dict):
+    content = read_json(path, "build the engine again")
+    if not isinstance(content, dict):
         raise UserError(f"'{path}' is damaged (expected a JSON object): build the engine again")
-    if manifest.get("format") != FORMAT:
-        given = manifest.get("format")
+    if content.get("format") != FORMAT:
         raise UserError(
-            f"'{path}' is of format {given!r}, this effedge reads {FORMAT}: build the engine again with this version"
+            f"'{path}' is of format {content.get('format')!r}, this effedge reads {FORMAT}: build the engine again "
+            "with this version"
         )
     for field, kind in FIELDS.items():
-        if not isinstance(manifest.get(field), kind):
+        if not isinstance(content.get(field), kind):
             raise UserError(f"'{path}' is damaged (no valid '{field}'): build the engine again")
-    if manifest["engine"] not in manifest["files"]:
-        raise UserError(f"'{path}' is damaged ('files' lacks '{manifest['engine']}'): build the engine again")
+    if content["engine"] not in content["files"]:
+        raise UserError(f"'{path}' is damaged ('files' lacks '{content['engine']}'): build the engine again")
+    manifest: Manifest = content  # type: ignore[assignment]  # its fields are as checked above
     return manifest
 
 
 def read_digest(file: Path) -> str:
+    """Computes a file's SHA-256. Raises UserError if the file cannot be read."""
     try:
         return sha256(file)
     except OSError as error:

@@ -1,4 +1,5 @@
-"""Engines for CPUs where OpenVINO does not run, run by ONNX Runtime: the prepared ONNX itself."""
+"""Runs engines for CPUs on which OpenVINO does not run, by ONNX Runtime. The engine's file is the prepared ONNX
+itself."""
 
 from pathlib import Path
 from typing import Any, Dict
@@ -7,24 +8,26 @@ import numpy as np
 import onnxruntime
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.contracts import Manifest
 from effedge.deploy.runtime.backends import Backend
 from effedge.deploy.timing.machine import cores
 
-ERRORS = 3  # its log's level: warnings are of its own passes, nothing that a user could act on
+LOG_ERRORS = 3  # the log's level: warnings are about ONNX Runtime's own passes, and no user could act on them
 
 
-def load(path: Path, manifest: Dict[str, Any], throughput: bool = False) -> Backend:
-    """Open the ONNX at `path`.
+def load(path: Path, manifest: Manifest, throughput: bool = False) -> Backend:
+    """Opens the ONNX at `path`.
 
-    For latency all cores compute one run; for throughput as many runs as there are cores go side by side, on one each.
+    For latency all cores compute one run; for throughput as many runs as there are cores are parallel, each on one
+    core.
     Raises UserError if ONNX Runtime refuses the model.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = ERRORS
+    options.log_severity_level = LOG_ERRORS
     options.intra_op_num_threads = 1 if throughput else cores()
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors have no common class but Exception
+    except Exception as error:  # ONNX Runtime's errors have no common class but Exception
         built = manifest["backend"].get("version")
         reason = str(error).strip().splitlines()[-1]
         raise UserError(
@@ -42,5 +45,5 @@ class OnnxRuntimeEngine:
         self.outputs = [output.name for output in session.get_outputs()]
 
     def __call__(self, feeds: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
-        """Run arrays by input name. Returns the outputs by name."""
+        """Runs arrays by input name. Returns the outputs by name."""
         return dict(zip(self.outputs, self.session.run(self.outputs, feeds)))

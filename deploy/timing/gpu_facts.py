@@ -1,19 +1,32 @@
-"""Clocks, temperature, power and throttling of NVIDIA's GPUs, by NVML (the package nvidia-ml-py).
+"""Reads clocks, temperature, power and throttling of NVIDIA's GPUs, by NVML (the package nvidia-ml-py).
 
-Without the package, or without a driver, there are none. What one GPU does not tell (a Jetson's NVML knows little) is
-left out.
+Without the package, or without a driver, there are no GPUs. A fact that a GPU does not tell (a Jetson's NVML knows
+little) is left out.
 """
 
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional, TypedDict
 
 # Reasons for which the clocks are lower than they could be, that are neither idleness nor what the user set.
 REASONS = {0x04: "power cap", 0x08: "hardware slowdown", 0x20: "too hot (software)", 0x40: "too hot (hardware)",
            0x80: "power brake"}  # fmt: skip
 
 
-def gpus() -> List[Dict[str, Any]]:
-    """[{"name", "driver", "mhz", "memory_mhz", "limits_mhz": [0, highest], "temperature_c", "power_w", "power_limit_w",
-    "throttled_by": [reasons]}] of each, as far as known."""
+class Gpu(TypedDict, total=False):
+    """A GPU, as far as known; `limits_mhz` are the lowest and the highest clock that it may have."""
+
+    name: str
+    driver: str
+    mhz: Optional[int]
+    memory_mhz: int
+    limits_mhz: Optional[List[int]]
+    temperature_c: int
+    power_w: float
+    power_limit_w: int
+    throttled_by: List[str]  # reasons
+
+
+def gpus() -> List[Gpu]:
+    """Reads the facts of every GPU."""
     try:
         import pynvml
     except ImportError:
@@ -30,10 +43,10 @@ def gpus() -> List[Dict[str, Any]]:
         pynvml.nvmlShutdown()
 
 
-def facts(pynvml: Any, index: int) -> Dict[str, Any]:
-    """One GPU's."""
+def facts(pynvml: Any, index: int) -> Gpu:
+    """Reads the facts of one GPU."""
     device = pynvml.nvmlDeviceGetHandleByIndex(index)
-    asked: Dict[str, Callable[[], Any]] = {
+    readers: Dict[str, Callable[[], object]] = {
         "name": lambda: decoded(pynvml.nvmlDeviceGetName(device)),
         "driver": lambda: decoded(pynvml.nvmlSystemGetDriverVersion()),
         "mhz": lambda: pynvml.nvmlDeviceGetClockInfo(device, pynvml.NVML_CLOCK_SM),
@@ -44,16 +57,17 @@ def facts(pynvml: Any, index: int) -> Dict[str, Any]:
         "power_limit_w": lambda: round(pynvml.nvmlDeviceGetEnforcedPowerLimit(device) / 1000),
         "throttled_by": lambda: reasons(pynvml, device),
     }
-    found = {}
-    for name, ask in asked.items():
+    gpu: Gpu = {}
+    for name, read in readers.items():
         try:
-            found[name] = ask()
+            gpu[name] = read()  # type: ignore[literal-required]
         except pynvml.NVMLError:
             continue
-    return found
+    return gpu
 
 
 def reasons(pynvml: Any, device: Any) -> List[str]:
+    """Reads the reasons that slow a GPU down now."""
     try:
         mask = pynvml.nvmlDeviceGetCurrentClocksEventReasons(device)
     except (AttributeError, pynvml.NVMLError):  # before driver 535, and in packages of then
@@ -63,6 +77,6 @@ def reasons(pynvml: Any, device: Any) -> List[str]:
     return [reason for bit, reason in REASONS.items() if mask & bit]
 
 
-def decoded(name: Any) -> str:
-    """Old versions of the package give bytes."""
+def decoded(name: object) -> str:
+    """A name as text: old versions of the package give bytes."""
     return name.decode(errors="replace") if isinstance(name, bytes) else str(name)

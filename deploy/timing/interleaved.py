@@ -1,100 +1,144 @@
-"""An engine's latencies in turns with a yardstick's, for the latency test: the engine that the baseline kept, or a
-reference (deploy/timing/reference.py)."""
+"""Measures an engine's latencies, interleaved with a yardstick's: another engine's, or the reference workload's.
+
+The engine that a baseline kept, or the second of two engines that are compared, is loaded anew with the engine. The
+reference workload (deploy/timing/reference.py) is for baselines of another day.
+"""
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Union
+from typing import Callable, Dict, List, Optional, Sequence, TypedDict
 
+import numpy as np
+
+from effedge.deploy.timing.comparison import Interval, interleave, interval, log_ratio
 from effedge.deploy.timing.machine import cores
 from effedge.deploy.timing.percentiles import warm_up
 from effedge.deploy.timing.reference import Reference, fitted_reference
-from effedge.deploy.timing.workload import END_TO_END, ENGINE, Workload, make_workload
+from effedge.deploy.timing.workload import END_TO_END, ENGINE, Times, Workload, make_workload
 
 # How the memory of one load happens to lie moves its latency by 2%, and the reference's as much: so there are several.
 LOADS = 6
 RUNS = 120  # of all these loads together
+WARM_UP = 10  # runs of each engine beside another: what disturbs one disturbs the other, so they need not be steady
 FITTING = 5  # runs whose quickest says how long the reference should take
 
-Times = Dict[str, float]  # milliseconds by step: the engine alone, and for pictures end to end, from decoded to result
-# {"loads": [runs], "yardstick_ms", "ms": {step: [runs]}}: the number of each run's load, the yardstick's run before it,
-# and the run.
-Measured = Dict[str, Any]
+
+class ReferenceSize(TypedDict):
+    """The arguments of a Reference."""
+
+    threads: int
+    rounds: int
 
 
-def measure(folder: str, reference: Optional[Dict[str, int]] = None, repeats: int = 1) -> Measured:
-    """Load the engine several times, and take turns with the reference each time.
+class Measurement(TypedDict):
+    """Runs, round by round: the number of the load, and by step the yardstick's milliseconds and the engine's."""
+
+    loads: List[int]
+    yardstick_ms: Dict[str, List[float]]
+    ms: Dict[str, List[float]]
+
+
+class ReferenceMeasurement(Measurement):
+    """A measurement whose yardstick was a reference of this size."""
+
+    reference: ReferenceSize
+
+
+def run_steps(work: Workload) -> Times:
+    """Runs all steps; returns the engine's milliseconds and, if it takes images, those from pixels to result."""
+    times = work.run()
+    return {ENGINE: times[ENGINE]} if len(times) == 1 else {ENGINE: times[ENGINE], END_TO_END: sum(times.values())}
+
+
+def rounds_of(load: int) -> int:
+    """Returns the number of rounds of a load: the LOADS loads have RUNS rounds together."""
+    return (RUNS + load % LOADS) // LOADS
+
+
+def measure(folder: str, reference: Optional[ReferenceSize] = None, repeats: int = 1) -> ReferenceMeasurement:
+    """Loads an engine several times, and interleaves its runs with the reference's each time.
 
     Args:
         reference: the baseline's, to be used again; made to fit the engine's latency if None.
         repeats: how often LOADS loads with RUNS runs.
-
-    Returns: as Measured, and "reference": {"threads", "rounds"}.
     """
-    parts: List[Measured] = []
+    parts: List[ReferenceMeasurement] = []
     for load in range(repeats * LOADS):
-        parts.append(measure_load(folder, reference, runs_of(load)))
+        parts.append(measure_load(folder, reference, rounds_of(load)))
         reference = parts[-1]["reference"]
-    return {"reference": reference, **joined(parts)}
+    return {"reference": parts[-1]["reference"], **join(parts)}
 
 
-def measure_load(folder: str, reference: Optional[Dict[str, int]], runs: int) -> Measured:
-    """The same of one load, which is gone when the next one comes."""
-    work = load_warm(folder)
-    if reference is None:
-        made = fitted_reference(cores(), min(run(work)[ENGINE] for _ in range(FITTING)) / 2)
-    else:
-        made = Reference(**reference)
-    warm_up(made.time)
-    found = take_turns(partial(run, work), made.time, runs)
-    made.close()
-    return {"reference": {"threads": made.threads, "rounds": made.rounds}, **found}
-
-
-def measure_beside(folder: str, kept: Union[str, Path]) -> Measured:
-    """The same with the engine in the folder `kept` as the yardstick, which is loaded anew each time too."""
-    return joined([load_beside(folder, str(kept), load) for load in range(LOADS)])
-
-
-def load_beside(folder: str, kept: str, load: int) -> Measured:
-    order = (folder, kept) if load % 2 else (kept, folder)  # the first finds other memory free
-    works = {path: load_warm(path) for path in order}
-    return take_turns(partial(run, works[folder]), partial(run, works[kept]), runs_of(load))
-
-
-def load_warm(folder: str) -> Workload:
+def measure_load(folder: str, size: Optional[ReferenceSize], rounds: int) -> ReferenceMeasurement:
+    """Measures one load of the engine, which is gone when the next one comes."""
     work = make_workload(folder, [], decode=False)
-    warm_up(lambda: run(work)[ENGINE])
-    return work
+    warm_up(lambda: run_steps(work)[ENGINE])
+    if size is None:
+        reference = fitted_reference(cores(), min(run_steps(work)[ENGINE] for _ in range(FITTING)) / 2)
+    else:
+        reference = Reference(**size)
+    warm_up(reference.time)
+    measurement = interleave_runs(
+        partial(run_steps, work), lambda: dict.fromkeys((ENGINE, END_TO_END), reference.time()), rounds
+    )
+    reference.close()
+    return {"reference": {"threads": reference.threads, "rounds": reference.rounds}, **measurement}
 
 
-def run(work: Workload) -> Times:
-    row = work.run()
-    return {ENGINE: row[ENGINE]} if len(work.steps) == 1 else {ENGINE: row[ENGINE], END_TO_END: sum(row.values())}
+def measure_beside(folder: str, yardstick: str, run: Callable[[Workload], Times] = run_steps) -> Measurement:
+    """Loads an engine and another one several times, and interleaves their runs each time.
+
+    Args:
+        yardstick: the other engine's folder.
+        run: does the work to be timed once, and returns its milliseconds by step.
+    """
+    return join([load_beside(folder, yardstick, load, run) for load in range(LOADS)])
 
 
-def runs_of(load: int) -> int:
-    return (RUNS + load % LOADS) // LOADS
+def load_beside(folder: str, yardstick: str, load: int, run: Callable[[Workload], Times]) -> Measurement:
+    """Measures one load of both engines."""
+    order = (folder, yardstick) if load % 2 else (yardstick, folder)  # the first finds other memory free
+    works = {path: make_workload(path, [], decode=False) for path in order}
+    for work in list(works.values()) * WARM_UP:
+        run(work)
+    return interleave_runs(partial(run, works[folder]), partial(run, works[yardstick]), rounds_of(load))
 
 
-def take_turns(once: Callable[[], Times], yardstick: Callable[[], Union[float, Times]], runs: int) -> Measured:
-    """`runs` runs, each after one of the yardstick, of which one number stands for every step."""
-    whole: Measured = {"loads": [0] * runs, "yardstick_ms": {}, "ms": {}}
-    for _ in range(runs):
-        yard = yardstick()
-        for step, value in once().items():
-            whole["ms"].setdefault(step, []).append(round(value, 4))
-            known = yard[step] if isinstance(yard, dict) else yard
-            whole["yardstick_ms"].setdefault(step, []).append(round(known, 4))
-    return whole
+def compare_engines(first: Path, second: Path) -> Interval:
+    """How many times as long the first engine takes as the second, without letterbox and NMS, with a 95% interval.
+
+    Raises:
+        UserError: as `effedge.deploy.timing.workload.make_workload`.
+    """
+    measurement = measure_beside(str(first), str(second), lambda work: {ENGINE: work.time_engine()})
+    return interval(log_ratios(measurement, ENGINE), confidence=0.95)
 
 
-def joined(parts: Sequence[Measured]) -> Measured:
-    """Measurements one after the other; their loads are numbered on."""
-    whole: Measured = {"loads": [], "yardstick_ms": {}, "ms": {}}
+def interleave_runs(engine: Callable[[], Times], yardstick: Callable[[], Times], rounds: int) -> Measurement:
+    """Measures one load; the yardstick gives at least the steps that the engine gives."""
+    measurement: Measurement = {"loads": [0] * rounds, "yardstick_ms": {}, "ms": {}}
+    for yardstick_times, times in interleave([yardstick, engine], rounds):
+        for step, milliseconds in times.items():
+            measurement["ms"].setdefault(step, []).append(round(milliseconds, 4))
+            measurement["yardstick_ms"].setdefault(step, []).append(round(yardstick_times[step], 4))
+    return measurement
+
+
+def join(parts: Sequence[Measurement]) -> Measurement:
+    """Puts measurements one after the other; their loads are numbered on."""
+    whole: Measurement = {"loads": [], "yardstick_ms": {}, "ms": {}}
     for part in parts:
         first = max(whole["loads"], default=-1) + 1
         whole["loads"] += [first + load for load in part["loads"]]
-        for name in ("yardstick_ms", "ms"):
-            for step, row in part[name].items():
-                whole[name].setdefault(step, []).extend(row)
+        for rows, more in ((whole["yardstick_ms"], part["yardstick_ms"]), (whole["ms"], part["ms"])):
+            for step, row in more.items():
+                rows.setdefault(step, []).extend(row)
     return whole
+
+
+def log_ratios(measurement: Measurement, step: str) -> np.ndarray:
+    """The figure of each load (`log_ratio`): the engine's latency in one step in units of the yardstick's."""
+    loads, engine, yardstick = (
+        np.asarray(row) for row in (measurement["loads"], measurement["ms"][step], measurement["yardstick_ms"][step])
+    )
+    return np.array([log_ratio(engine[loads == load], yardstick[loads == load]) for load in np.unique(loads)])

@@ -1,18 +1,18 @@
-"""A histogram of latencies, a panel for each step."""
+"""Draws histograms of latencies, a panel for each step."""
 
 from pathlib import Path
-from typing import Any, Dict
 
 import numpy as np
 
 from effedge.deploy.common.plot import figure_at
+from effedge.deploy.latency import LatencyReport
 
 BINS = 60
 LAST_PERCENTILE = 99.5  # the few slowest would squeeze the rest into one bar
 
 
-def plot_histogram(report: Dict[str, Any], path: Path) -> None:
-    """Draw each step's latencies of a report of `effedge.deploy.latency`; UserError as `effedge.deploy.common.plot.figure_at`."""
+def plot_histogram(report: LatencyReport, path: Path) -> None:
+    """Draws each step's latencies. Raises UserError as `effedge.deploy.common.plot.figure_at`."""
     samples, engine, machine = report["samples_ms"], report["engine"], report["machine"]
     with figure_at(path, 8, 1 + 1.4 * len(samples)) as figure:
         panels = figure.subplots(len(samples), squeeze=False)[:, 0]

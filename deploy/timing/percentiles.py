@@ -1,37 +1,38 @@
-"""Latencies in numbers: percentiles, and when a machine has warmed up."""
+"""Computes percentiles and rates of latencies, and warms a machine up before they are taken."""
 
 import time
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Callable, Dict, List, Sequence, Union
 
 import numpy as np
 
 WINDOW = 5  # runs
-STABLE = 0.03  # two windows' medians this near to each other: warm
+STABLE = 0.03  # the machine is warm once two windows' medians are this near to each other
 MOST_WINDOWS = 40
 MOST_SECONDS = 60.0
 QUICK = 25  # percentile
 
 
 def summarize(milliseconds: Sequence[float]) -> Dict[str, float]:
-    """p50, p90, p99, min and mean of latencies in ms, rounded to a microsecond.
+    """Computes p50, p90, p99, min and mean of latencies in ms, rounded to a microsecond.
 
     >>> summarize([1.0, 2.0, 3.0])["p50"]
     2.0
     """
     p50, p90, p99 = np.percentile(milliseconds, [50, 90, 99])
-    found = {"p50": p50, "p90": p90, "p99": p99, "min": min(milliseconds), "mean": np.mean(milliseconds)}
-    return {name: round(float(value), 3) for name, value in found.items()}
+    figures = {"p50": p50, "p90": p90, "p99": p99, "min": min(milliseconds), "mean": np.mean(milliseconds)}
+    return {name: round(float(value), 3) for name, value in figures.items()}
 
 
-def quick(times: Any, axis: Optional[int] = None) -> Any:
-    """What stands for the undisturbed machine, as what disturbs a run can only make it longer: the lower quartile, of
-    an array of times, along an axis or of all."""
-    return np.percentile(times, QUICK, axis=axis)
+def quick(times: Union[Sequence[float], np.ndarray]) -> float:
+    """Computes the lower quartile, which stands for the undisturbed machine: a disturbance only makes runs longer."""
+    return float(np.percentile(times, QUICK))
 
 
 def warm_up(run: Callable[[], float]) -> int:
-    """Run (each call returns its ms) until the median of five agrees with that of the five before; returns how many
-    runs it took. After 200, or a minute, the machine is taken as it is."""
+    """Runs (each call returns its ms) until the median of five runs agrees with that of the five before them.
+
+    After 200 runs, or a minute, the machine is taken as it is. Returns the number of runs.
+    """
     before = float("nan")  # agrees with nothing
     end = time.monotonic() + MOST_SECONDS
     window: List[float] = []
@@ -48,5 +49,5 @@ def warm_up(run: Callable[[], float]) -> int:
 
 
 def per_second(milliseconds: Sequence[float], count: int) -> float:
-    """Pictures a second, if each of these latencies is of a run of `count` and they follow one another."""
+    """Computes the images a second of runs of `count` images that follow one another, by their latencies."""
     return round(1000 * count * len(milliseconds) / sum(milliseconds), 2)

@@ -1,22 +1,27 @@
-"""Made-up inputs, always the same, where none are given: what is timed on them takes as long as on real ones."""
+"""Makes synthetic inputs, always the same, for engines that are timed without the user's images or arrays.
 
-from typing import Any, Sequence
+An engine takes as long on them as on real ones.
+"""
+
+from typing import Sequence, Union
 
 import numpy as np
 
-PICTURE = (480, 640)  # height and width of the picture that stands for the user's
+HEIGHT, WIDTH = 480, 640  # of the image that stands for the user's
+CELL = 40  # pixels
 
 
-def made_up_picture() -> np.ndarray:
-    """Smooth blots and some noise, uint8 [H,W,3]."""
+def synthetic_image() -> np.ndarray:
+    """Makes an image of flat cells with some noise, uint8 [HEIGHT,WIDTH,3]."""
     random = np.random.default_rng(0)
-    blots = np.repeat(np.repeat(random.integers(0, 200, (PICTURE[0] // 40, PICTURE[1] // 40, 3)), 40, 0), 40, 1)
-    return (blots + random.integers(0, 55, blots.shape)).astype(np.uint8)
+    colours = random.integers(0, 200, (HEIGHT // CELL, WIDTH // CELL, 3))
+    cells = np.repeat(np.repeat(colours, CELL, 0), CELL, 1)
+    return (cells + random.integers(0, 55, cells.shape)).astype(np.uint8)
 
 
-def made_up_array(shape: Sequence[int], dtype: Any) -> np.ndarray:
-    """Normal numbers; of integers 0 and 1, which may be indices; of bytes, which may be a picture, 0 and 255."""
-    random, dtype = np.random.default_rng(0), np.dtype(dtype)
-    if dtype.kind == "f":
-        return random.normal(size=shape).astype(dtype)
-    return (random.integers(0, 2, shape) * (255 if dtype == np.uint8 else 1)).astype(dtype)
+def synthetic_array(shape: Sequence[int], dtype: Union[str, type, np.dtype]) -> np.ndarray:
+    """Makes an array: normal floats; integers 0 and 1, which may be indices; bytes 0 and 255, which may be an image."""
+    random, kind = np.random.default_rng(0), np.dtype(dtype)
+    if kind.kind == "f":
+        return random.normal(size=shape).astype(kind)
+    return (random.integers(0, 2, shape) * (255 if kind == np.uint8 else 1)).astype(kind)

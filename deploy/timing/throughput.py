@@ -1,39 +1,45 @@
-"""How many pictures a second an engine takes where the steps of several go on side by side."""
+"""Measures the images a second of an engine in throughput mode, where the steps of several images run in parallel."""
 
 import itertools
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Sequence, TypedDict
 
 from PIL import Image
 
-from effedge.deploy.timing.synthetic_inputs import made_up_picture
+from effedge.deploy.timing.synthetic_inputs import synthetic_image
 from effedge.deploy.timing.workload import load_model
 
-TO_WARM_UP = 16  # pictures
+WARM_UP = 16  # images
 
 
-def throughput(
-    folder: str, task: str, pictures: Sequence[Path], count: int, latency_ms: float, batch: int
-) -> Dict[str, Any]:
-    """{"pictures", "side_by_side", "per_second", "gain"}: pictures a second in throughput mode, and over one after the
-    other.
+class Throughput(TypedDict):
+    """The number of images that were timed, the images in parallel, images a second, and the gain over one by one."""
+
+    pictures: int
+    side_by_side: int
+    per_second: float
+    gain: float
+
+
+def throughput(folder: str, task: str, images: Sequence[Path], count: int, latency_ms: float, batch: int) -> Throughput:
+    """Times an engine in throughput mode.
 
     Args:
-        pictures: repeated until there are `count`; a made-up one, on the disk, if there are none.
+        images: repeated until there are `count`; a synthetic one, on the disk, if there are none.
         latency_ms: of a batch through all steps, one after the other.
     """
     model = load_model(folder, task, throughput=True)
     with tempfile.TemporaryDirectory() as scratch:
-        if not pictures:
-            made_up = Path(scratch) / "made-up.jpg"
-            Image.fromarray(made_up_picture()).save(str(made_up), quality=90)
-            pictures = [made_up]
-        for _ in model(itertools.islice(itertools.cycle(pictures), TO_WARM_UP)):
-            pass  # to warm up
+        if not images:
+            path = Path(scratch) / "synthetic.jpg"
+            Image.fromarray(synthetic_image()).save(str(path), quality=90)
+            images = [path]
+        for _ in model(itertools.islice(itertools.cycle(images), WARM_UP)):
+            pass
         started = time.perf_counter()
-        for _ in model(itertools.islice(itertools.cycle(pictures), count)):
+        for _ in model(itertools.islice(itertools.cycle(images), count)):
             pass
         seconds = time.perf_counter() - started
     rate = count / seconds

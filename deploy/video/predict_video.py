@@ -1,7 +1,7 @@
-"""effedge.deploy.predict on video: every frame of a file, the newest of what is live, until the end or Ctrl-C.
+"""Runs `effedge predict` on video: every frame of a file, the newest of a live source, until the end or Ctrl-C.
 
-However it ends - the end of a file, Ctrl-C, a camera that is unplugged, a disk that is all but full - what was done up
-to there is kept, as a video that plays and lines that are whole. Only where not one frame came is nothing written.
+However it ends - the end of a file, Ctrl-C, a camera that is unplugged, a disk that is all but full - all results up to
+there are kept, as a video that plays and lines that are whole. Nothing is written only if no frame came.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.common.files import whole_file
-from effedge.deploy.common.json_lines import STDOUT, JsonLines, opened_lines
+from effedge.deploy.common.files import atomic_file
+from effedge.deploy.common.json_lines import STDOUT, JsonLines, open_json_lines
 from effedge.deploy.image.records import as_record
 from effedge.deploy.video.frame_reader import Frame, FrameReader
 from effedge.deploy.video.progress import Progress, closing_line
-from effedge.deploy.video.source import Video, local_file, open_video, shown
+from effedge.deploy.video.source import Video, display_name, local_file, open_video
 from effedge.deploy.video.writer import SUFFIX, VideoWriter, check_room
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ TRIAL_RUNS = 3
 def predict_video(
     load: Callable[[], "Model"], source: str, out: Optional[str], json_path: Optional[str], quiet: bool
 ) -> None:
-    """Run the engine that `load` gives on a video, draw into the .mp4 `out`, write `json_path` ("-": standard output).
+    """Runs the engine that `load` returns on a video, draws into the .mp4 `out`, and writes `json_path` ("-": stdout).
 
-    Raises UserError for what cannot be opened or written; and, after all was written, for a source that ended before
-    its time.
+    Raises UserError for a source that cannot be opened and an output that cannot be written; and, after all was
+    written, for a source that ended early.
     """
     out = None if out is None else drawn_path(source, out)
     check_outputs(source, out, json_path)
@@ -44,12 +44,12 @@ def predict_video(
     model = load()
     reader = FrameReader(video)
     progress = Progress(video, quiet, talking=json_path != STDOUT)
-    places = [Path(path) for path in (out, json_path) if path is not None and path != STDOUT]
-    with opened_lines(json_path) as lines:
+    files = [Path(path) for path in (out, json_path) if path is not None and path != STDOUT]
+    with open_json_lines(json_path) as lines:
         try:
             with opened_writer(out, video) as writer:
                 with reader, ended_by_signals(reader.stop) as signals:
-                    problem = Run(model, video, writer, lines, places).through(reader, progress)
+                    problem = VideoRun(model, video, writer, lines, files).run(reader, progress)
                 progress.clear()
                 if not progress.done:
                     raise UserError(problem or f"interrupted before the first frame of '{video.name}'")
@@ -70,7 +70,8 @@ def predict_video(
 
 
 def drawn_path(source: str, out: str) -> str:
-    """The .mp4 that --out stands for: itself, or one in the folder that it names. UserError for another suffix."""
+    """Returns the .mp4 that --out stands for: itself, or a file in the folder that it names. UserError for another
+    suffix."""
     suffix = Path(out).suffix.lower()
     if suffix == SUFFIX:
         return out
@@ -81,33 +82,35 @@ def drawn_path(source: str, out: str) -> str:
 
 
 def check_outputs(source: str, out: Optional[str], json_path: Optional[str]) -> None:
-    """UserError if an output cannot be what was asked for, or would replace the source or the other."""
+    """Raises UserError if an output cannot be written, or would replace the source or the other output."""
     taken = [local_file(source)]
-    for option, given in (("--out", out), ("--json", json_path)):
-        if given is None or given == STDOUT:
+    for option, output in (("--out", out), ("--json", json_path)):
+        if output is None or output == STDOUT:
             continue
-        path = Path(given)
+        path = Path(output)
         if path.exists() and not path.is_file():
-            raise UserError(f"{option} {given} is no file that can be replaced: give another (--json - prints)")
+            raise UserError(f"{option} {output} is no file that can be replaced: give another (--json - prints)")
         if path.resolve() in {other.resolve() for other in taken if other is not None}:
-            raise UserError(f"{option} {given} would replace '{shown(source)}' or the other output: choose another")
+            other_files = f"'{display_name(source)}' or the other output"
+            raise UserError(f"{option} {output} would replace {other_files}: choose another")
         taken.append(path)
         check_room(path.parent)
 
 
 @contextlib.contextmanager
 def opened_writer(path: Optional[str], video: Video) -> Iterator[Optional[VideoWriter]]:
+    """Yields a writer of the video at `path`, which is there once the block has ended well; None without a path."""
     if path is None:
         yield None
         return
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         writer = VideoWriter(temporary, video.fps or USUAL_FPS)
         yield writer
         writer.close()
 
 
-class Run:
-    """The way of each frame: engine, drawing, video, JSON line."""
+class VideoRun:
+    """The steps of each frame: engine, drawing, video, JSON line."""
 
     def __init__(
         self,
@@ -115,21 +118,21 @@ class Run:
         video: Video,
         writer: Optional[VideoWriter],
         lines: Optional[JsonLines],
-        places: List[Path],
+        files: List[Path],
     ) -> None:
-        """`places` are the files whose disks must have room."""
-        self.model, self.video, self.writer, self.lines, self.places = model, video, writer, lines, places
-        self.first: Optional[float] = None
+        """`files` are the outputs, whose disks must have room."""
+        self.model, self.video, self.writer, self.lines, self.files = model, video, writer, lines, files
+        self.first_arrival: Optional[float] = None
 
-    def through(self, reader: FrameReader, progress: "Progress") -> Optional[str]:
-        """Take all frames; what was wrong at the end, or None."""
+    def run(self, reader: FrameReader, progress: "Progress") -> Optional[str]:
+        """Takes all frames. Returns the problem that ended them early, or None."""
         frames = iter(reader)
-        # What is live is taken one by one, so that no frame waits for others.
+        # Frames of a live source are taken one by one, so that no frame waits for others.
         batch = 1 if self.video.live else self.model.batch
         first = next(frames, None)
         if first is not None:
             if self.video.live:
-                self.settle(first)
+                self.warm_up(first)
                 newer = next(frames, None)
                 if newer is not None:
                     first = newer
@@ -138,13 +141,13 @@ class Run:
         remaining = itertools.chain([] if first is None else [first], frames)
         try:
             for taken in iter(lambda: list(itertools.islice(remaining, batch)), []):
-                for place in self.places:
-                    check_room(place.parent)
+                for file in self.files:
+                    check_room(file.parent)
                 started = time.perf_counter()
                 results: Sequence[Result] = list(self.model([frame.pixels for frame in taken]))
                 for frame, result in zip(taken, results):
                     self.write(frame, result, progress, 1000 * (time.perf_counter() - started) / len(taken))
-        except BrokenPipeError:  # who read the lines has gone
+        except BrokenPipeError:  # the reader of the lines has gone
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - or Python complains once more when it exits
             return "nobody reads the lines of --json - any more"
         except OSError as error:
@@ -153,9 +156,11 @@ class Run:
             return str(error)
         return None if reader.stopped else reader.end_reason()
 
-    def settle(self, first: Frame) -> None:
-        """Run the engine some times on the first frame: the first run of all is slow, and a live video is written at
-        the rate that the engine can keep."""
+    def warm_up(self, first: Frame) -> None:
+        """Runs the engine some times on the first frame of a live source, and sets the rate of the written video.
+
+        The engine's first run is slow, and the video is written at the rate that the engine can keep.
+        """
         times = []
         for _ in range(1 + TRIAL_RUNS):
             started = time.perf_counter()
@@ -165,6 +170,7 @@ class Run:
             self.writer.fps = max(1.0, min(self.video.fps or USUAL_FPS, round(1 / min(times[1:]))))
 
     def write(self, frame: Frame, result: "Result", progress: "Progress", run_ms: float) -> None:
+        """Writes the result of a frame to all outputs."""
         record = as_record(result)
         if self.writer is not None and not isinstance(result, list):
             from effedge.deploy.image.draw import draw_detections
@@ -172,26 +178,28 @@ class Run:
             self.writer.write(draw_detections(frame.pixels, result), self.times(frame))
         if self.lines is not None:
             self.lines.write({"frame": frame.number, "time": round(frame.seconds, 3), **record})
-        age = 1000 * (time.perf_counter() - frame.came)
+        age = 1000 * (time.perf_counter() - frame.arrival)
         progress.add(frame, record, age if self.video.live else run_ms)
 
     def times(self, frame: Frame) -> int:
-        """How often a frame stands in the video: of what is live until the next, so that it plays as fast as it was."""
+        """Returns how many times a frame is written to the video, so that a live source plays as fast as it was."""
         if not self.video.live or self.writer is None:
             return 1
-        if self.first is None:
-            self.first = frame.came
-        return max(1, round((frame.came - self.first) * self.writer.fps) + 1 - self.writer.written)
+        if self.first_arrival is None:
+            self.first_arrival = frame.arrival
+        return max(1, round((frame.arrival - self.first_arrival) * self.writer.fps) + 1 - self.writer.written)
 
 
 @contextlib.contextmanager
 def ended_by_signals(stop: Callable[[], None]) -> Iterator[List[int]]:
-    """Within the block the first Ctrl-C, or SIGTERM, calls `stop`, and its number is put into the list that is yielded;
-    the second is as ever. What is ignored stays ignored; off the main thread nothing is changed."""
-    noted: List[int] = []
-    previous: Dict[int, Any] = {}
+    """Lets the first Ctrl-C, or SIGTERM, within the block call `stop`, and adds its number to the list that it yields.
 
-    def handler(number: int, _frame: Any) -> None:
+    The second signal acts as ever. Ignored signals stay ignored; off the main thread nothing is changed.
+    """
+    noted: List[int] = []
+    previous: Dict[int, Any] = {}  # handlers, by signal
+
+    def handler(number: int, _frame: object) -> None:
         noted.append(number)
         signal.signal(number, previous[number])
         stop()

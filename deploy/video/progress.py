@@ -1,10 +1,10 @@
-"""How far a video is: a line on a terminal, a line when what is seen changes, and the figures at the end."""
+"""Shows the progress of a video: a bar on a terminal, a line when the labels change, and the figures at the end."""
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, List, Optional
 
-from effedge.deploy.image.records import summary
+from effedge.deploy.image.records import Record, summary
 from effedge.deploy.video.source import Video
 
 if TYPE_CHECKING:
@@ -15,8 +15,13 @@ BAR = 24  # characters
 
 
 class Progress:
-    """`add` each frame. Attributes: `done`, the frames so far; `milliseconds`, what each took: from its arrival to its
-    result, of what is live; else in the engine, with preparation and selection."""
+    """The progress of a video, to which every frame is added.
+
+    Attributes:
+        done: the number of frames so far.
+        milliseconds: of every frame; of a live source from its arrival to its result, else in the engine, with
+            preparation and selection.
+    """
 
     def __init__(self, video: Video, quiet: bool, talking: bool) -> None:
         """`talking` prints what is seen to standard output, unless `quiet`."""
@@ -28,18 +33,20 @@ class Progress:
 
     @property
     def done(self) -> int:
+        """The number of frames so far."""
         return len(self.milliseconds)
 
     @property
     def per_second(self) -> float:
+        """Frames a second so far."""
         return self.done / max(self.ended - self.started, 1e-9)
 
     def start(self) -> None:
-        """The clock of the rate starts: with the first frame, not with the engine's loading."""
+        """Starts the clock of the rate: with the first frame, not with the engine's loading."""
         self.started = self.ended = time.perf_counter()
 
-    def add(self, frame: "Frame", record: Dict[str, Any], milliseconds: float) -> None:
-        """`record` as `effedge.deploy.image.records.as_record` makes it."""
+    def add(self, frame: "Frame", record: Record, milliseconds: float) -> None:
+        """Counts a frame, and shows it where there is something new to show."""
         self.milliseconds.append(milliseconds)
         self.ended = time.perf_counter()
         if self.talking and labels(record) != self.said:
@@ -52,6 +59,7 @@ class Progress:
             print(f"\r\033[K{self.line()}", end="", file=sys.stderr, flush=True)
 
     def line(self) -> str:
+        """Writes the bar."""
         rate, total = f"{self.per_second:.1f} a second", self.video.frames
         if total is None:
             return f"{self.done} frames, {rate}"
@@ -61,25 +69,26 @@ class Progress:
         return f"[{bar}] {self.done}/{total} frames, {rate}, {clock(left).partition('.')[0]} left"
 
     def clear(self) -> None:
+        """Removes the bar from the terminal."""
         if self.bar:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def labels(record: Dict[str, Any]) -> List[str]:
-    """What must change for a new line: which classes were found and how often, or the best class."""
+def labels(record: Record) -> List[str]:
+    """Returns the labels whose change is worth a line: those of all detections, or of the best class."""
     if "classes" in record:
         return [record["classes"][0]["label"]]
-    return sorted(found["label"] for found in record["detections"])
+    return sorted(detection["label"] for detection in record["detections"])
 
 
 def clock(seconds: float) -> str:
-    """Seconds as minutes and seconds: 75.5 -> "1:15.50"."""
+    """Writes seconds as minutes and seconds: 75.5 -> "1:15.50"."""
     hundredths = round(100 * seconds)
     return f"{hundredths // 6000}:{hundredths // 100 % 60:02d}.{hundredths % 100:02d}"
 
 
 def closing_line(progress: Progress, reader: "FrameReader") -> str:
-    """The figures of the whole run."""
+    """Writes the figures of the whole run."""
     import numpy as np
 
     p50, p99 = np.percentile(progress.milliseconds, [50, 99])

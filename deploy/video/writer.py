@@ -1,7 +1,7 @@
-"""An .mp4 of annotated frames, by OpenCV: MPEG-4 Part 2 ("mp4v"), the one video codec that every OpenCV can write.
+"""Writes annotated frames to an .mp4, by OpenCV: MPEG-4 Part 2 ("mp4v"), the video codec that every OpenCV can write.
 
-OpenCV says nothing when a frame cannot be written. So the disk's free space is looked at before each frame, and
-the file is opened again at the end and its frames are counted.
+OpenCV reports no error when a frame cannot be written. So the disk's free space is checked before each frame, and the
+file is opened again at the end and its frames are counted.
 """
 
 import shutil
@@ -15,24 +15,24 @@ from effedge.deploy.video.source import length, opencv
 
 SUFFIX, CODEC = ".mp4", "mp4v"
 LEAST_ROOM_MIB = 32  # the index, which comes last, must still fit
-SMALLEST = 16  # pixels a side; the codec works in blocks of so many
+SMALLEST = 16  # pixels a side; the codec works in blocks of that size
 
 
 class VideoWriter:
-    """`write` frames, then `close`. The first frame's size is the video's.
+    """A video that is being written: `write` frames, then `close`. The first frame's size is the video's.
 
-    Attributes: `written`, the frames so far.
+    Attributes: `written`, the number of frames so far.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
-        """`path` ends in .mp4. UserError if OpenCV has no FFmpeg to write it with: at the first frame."""
+        """`path` ends in .mp4. The first frame raises UserError if OpenCV has no FFmpeg to write it with."""
         self.path, self.fps, self.written = path, fps, 0
         self.cv2 = opencv()
         self.writer: Any = None
         self.size: Optional[Tuple[int, int]] = None
 
     def write(self, pixels: np.ndarray, times: int = 1) -> None:
-        """Append RGB uint8 [H,W,3], `times` over. One of another size than the first is resized to it."""
+        """Appends a frame, RGB uint8 [H,W,3], `times` over. A frame of another size than the first is resized."""
         if self.writer is None:
             self.open(pixels.shape[1], pixels.shape[0])
         frame = np.ascontiguousarray(pixels[:, :, ::-1])
@@ -43,6 +43,7 @@ class VideoWriter:
         self.written += times
 
     def open(self, width: int, height: int) -> None:
+        """Begins the file. Raises UserError for a size or codec that OpenCV cannot write."""
         if min(width, height) < SMALLEST:
             raise UserError(f"a video of {width} x {height} pixels cannot be written: {SMALLEST} a side at least")
         code = self.cv2.VideoWriter_fourcc(*CODEC)
@@ -55,22 +56,22 @@ class VideoWriter:
             )
 
     def close(self) -> None:
-        """End the file. UserError if it does not have all frames then."""
+        """Ends the file. Raises UserError if it does not have all frames then."""
         if self.writer is None:
             return
         self.writer.release()
         capture = self.cv2.VideoCapture(str(self.path))
-        found = (length(self.cv2, capture)[0] or 0) if capture.isOpened() else 0
+        frames = (length(self.cv2, capture)[0] or 0) if capture.isOpened() else 0
         capture.release()
-        if found != self.written:
+        if frames != self.written:
             raise UserError(
-                f"'{self.path.name}' has {found} of {self.written} frames: it could not be written whole, "
+                f"'{self.path.name}' has {frames} of {self.written} frames: it could not be written whole, "
                 "perhaps for want of room on the disk"
             )
 
 
 def check_room(folder: Path) -> None:
-    """UserError if the disk is all but full."""
+    """Raises UserError if the disk is all but full."""
     while not folder.exists():
         folder = folder.parent
     if shutil.disk_usage(str(folder)).free < LEAST_ROOM_MIB << 20:

@@ -1,46 +1,36 @@
-"""ONNX -> engine.onnx, the same model, for ONNX Runtime on a CPU, with the precision of every layer as it executes it.
+"""Builds an engine for ONNX Runtime on a CPU: ONNX -> engine.onnx, the same model, and reads each layer's precision.
 
-ONNX Runtime optimizes the graph when the engine is loaded, and can write down what it then executes; that is read.
+ONNX Runtime optimizes the graph when the engine is loaded, and can write the graph that it then executes; the builder
+reads the precisions from that graph.
 
-It has INT8 kernels for a convolution only where a QuantizeLinear follows it at once. effedge places none there, as it
-would break the fusion of convolution and activation in TensorRT and OpenVINO, so most INT8 convolutions are computed in
-float32 on dequantized numbers: INT8's results and size, float32's speed.
+ONNX Runtime has INT8 kernels for a convolution only where a QuantizeLinear follows it at once. effedge places none
+there, because it would break the fusion of convolution and activation in TensorRT and OpenVINO. Most INT8 convolutions
+are therefore computed in float32 on dequantized numbers: with INT8's results and size, and float32's speed.
 """
 
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, List
 
 from effedge.deploy.common.cli import UserError
-from effedge.engines.build_options import DEFAULT, Choices
-from effedge.engines.manifest import Built, Layer
+from effedge.engines.build_request import BuildRequest
+from effedge.engines.manifest import BuiltEngine, Layer
 from effedge.engines.onnx_header import Header, onnx_files, read_header
-from effedge.engines.targets import Target
 
 ENGINE = "engine.onnx"
-ERRORS = 3  # its log's level
+ERRORS = 3  # the level of ONNX Runtime's log
 CONVOLUTION = "convolution"
-PREFIXES = ("QLinear", "Fused", "Nhwc")  # of its own operators' names
+PREFIXES = ("QLinear", "Fused", "Nhwc")  # of the names of ONNX Runtime's own operators
 INTEGER = ("QLinear", "ConvInteger", "MatMulInteger")
 
 
-def build(
-    onnxruntime: Any,
-    onnx: Path,
-    folder: Path,
-    header: Header,
-    *,
-    precision: str,
-    target: Optional[Target] = None,
-    choices: Choices = DEFAULT,
-    disable_progress: bool,
-) -> Built:
-    """Write `folder`/engine.onnx, and beside it the files that hold weights of it. Nothing can be chosen.
+def build(onnxruntime: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
+    """Writes `folder`/engine.onnx, and beside it the files that hold its weights. No build option applies.
 
     Raises UserError if ONNX Runtime refuses the model.
     """
-    for role, source in onnx_files(onnx).items():
+    for role, source in onnx_files(request.onnx).items():
         shutil.copyfile(str(source), str(folder / (ENGINE if role == "onnx" else role)))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS
@@ -50,16 +40,16 @@ def build(
         try:
             onnxruntime.InferenceSession(str(folder / ENGINE), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no common class but Exception
-            raise UserError(f"ONNX Runtime cannot build '{onnx}': {' '.join(str(error).split())}") from error
+            raise UserError(f"ONNX Runtime cannot build '{request.onnx}': {' '.join(str(error).split())}") from error
         layers = executed_layers(read_header(executed))
-    built = Built(ENGINE, {"name": "onnxruntime", "version": onnxruntime.__version__}, layers, "executed", warnings=[])
-    if precision == "int8":
-        built.warnings.append(simulated(header, built))
+    built = BuiltEngine(ENGINE, {"name": "onnxruntime", "version": onnxruntime.__version__}, layers, "executed")
+    if request.precision == "int8":
+        built.warnings.append(describe_simulation(request.header, built))
     return built
 
 
 def executed_layers(executed: Header) -> List[Layer]:
-    """The layers that multiply: its own name for each, as layouts and fusions have made new ones of the ONNX's."""
+    """Lists the layers that multiply, by ONNX Runtime's names, because its fusions have replaced the ONNX's nodes."""
     layers = []
     for node in executed.nodes:
         kind = node.op
@@ -71,9 +61,10 @@ def executed_layers(executed: Header) -> List[Layer]:
     return layers
 
 
-def simulated(header: Header, built: Built) -> str:
-    whole = built.convolutions.get("int8", 0)
+def describe_simulation(header: Header, built: BuiltEngine) -> str:
+    """Says how many of the INT8 convolutions are computed in INT8."""
+    in_int8, quantized = built.convolutions.get("int8", 0), len(header.quantized_convolutions)
     return (
-        f"ONNX Runtime computes {whole} of {len(header.quantized)} INT8 convolutions in INT8, the others in float32 on "
+        f"ONNX Runtime computes {in_int8} of {quantized} INT8 convolutions in INT8, the others in float32 on "
         "INT8's numbers: the results and the size are INT8's, the speed is float32's"
     )

@@ -1,19 +1,23 @@
-"""Swish as a polynomial, for engines in 8 and 16 bits on a CPU.
+"""Replaces swish by a polynomial, for engines in 8 and 16 bits on a CPU.
 
 OpenVINO computes x * sigmoid(x) in the kernel of the convolution in front of it, with an exponential and a division for
-each number; with AMX, whose products cost next to nothing, that is half of an INT8 EfficientDet-D0's time. Here
+each number; with AMX, whose matrix products cost next to nothing, that is half of an INT8 EfficientDet-D0's time. Here
 
     swish(x) = max(x, 0) - h(|x|)        h(t) = t * sigmoid(-t) = t / (1 + e^t)
 
-and h, which is 0 at 0, 0.28 at most and falls to nothing, is a polynomial up to an end, where it is 0, and 0 from there
-on. It runs behind the convolution, in one kernel with the quantization (truncate.py). FINEST is by least squares, for
-x of a normal distribution around 0 with standard deviations of 1, 2 and 4 together: the root of the mean square of what
-it is off by is 0.0004, 0.0005 and 0.0011 for them, against 0.007 of the rounding where INT8 spreads 256 steps over 6.
-It is off most where |x| is its end. (Degree 8 takes 4% longer and gains nothing.) Where 8 bits behind it are so
-coarse that a tenth of their step is more than what a lower degree is off by, that one serves, with the least possible
-largest error: degree 5 everywhere cost D0 0.05 AP.
+h is 0 at 0, 0.28 at most, and falls to 0. It is approximated by a polynomial from 0 to an end, at which the polynomial
+is 0, and by 0 from there on. The polynomial runs behind the convolution, in one kernel with the quantization
+(truncate.py).
 
-Whether it is the faster one is for the CPU to say: `time_ratio` takes turns with both.
+FINEST is a least-squares fit, for x of a normal distribution around 0 with standard deviations of 1, 2 and 4 together.
+Its root-mean-square error is 0.0004, 0.0005 and 0.0011 for these deviations, against 0.007 of rounding where INT8
+spreads 256 steps over 6. Its error is largest where |x| is at the end. (Degree 8 takes 4% longer and gains nothing.)
+
+Where a quantization to 8 bits follows whose step is so coarse that a tenth of it exceeds the largest error of a lower
+degree, that degree serves (COARSER). Those fits have the least possible largest error (minimax). Degree 5 everywhere
+cost D0 0.05 AP.
+
+Which form is faster depends on the CPU: `time_ratio` runs both alternately.
 """
 
 from functools import partial
@@ -21,14 +25,15 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from effedge.deploy.timing import interleaved_ratio
-from effedge.deploy.timing.synthetic_inputs import made_up_array
-from effedge.engines.openvino.graph import opset, sample_sizes
+from effedge.deploy.timing import comparison
+from effedge.deploy.timing.synthetic_inputs import synthetic_array
+from effedge.engines.openvino.graph import opset, sizes_behind_batch
 from effedge.engines.openvino.truncate import step_behind, truncate
 
 
 class Fit(NamedTuple):
-    """h(t) is the sum of the coefficients times t, t^2, ..., with t no more than `end`, but for `error` at most."""
+    """An approximation of h(t): the sum of the coefficients times t, t^2, ..., with t clamped to `end`; its largest
+    error is `error`."""
 
     end: float
     coefficients: Tuple[float, ...]
@@ -62,20 +67,20 @@ COARSER = (
         0.003,
     ),
 )
-SHARE = 0.1  # of a step of 8 bits
-LEAST = -0.2785 - max(fit.error for fit in (FINEST, *COARSER))  # swish falls to that and no further
-SMALLEST = 1 << 15
-WORTH = 0.98  # how many times as long it may take at most to be taken
+STEP_SHARE = 0.1  # of a step of 8 bits: an error below it is hidden by the rounding
+LEAST = -0.2785 - max(fit.error for fit in (FINEST, *COARSER))  # a lower bound of swish and of its fits
+LEAST_NUMBERS = 1 << 15  # of a sample; a smaller swish stays exact
+WORTHWHILE_RATIO = 0.98  # the highest ratio of latencies at which the polynomial is taken
 
 
 def use_polynomial(ov: Any, model: Any) -> int:
-    """Put the polynomial in place of each swish of an OpenVINO model, and return how many there are.
+    """Replaces each large swish of an OpenVINO model by the polynomial, in place, and returns how many there are.
 
-    Left alone are those of few numbers (squeeze-and-excitation, the smallest levels of a pyramid): a kernel more gains
-    next to nothing there, and costs every load of the engine some milliseconds. Half of D0's 102 swishes are such; by
-    OpenVINO's profile they would save 0.1 of 20 ms.
+    A small swish (squeeze-and-excite, the smallest levels of a pyramid) stays exact: another kernel gains next to
+    nothing there, and costs each load of the engine some milliseconds. Half of D0's 102 swishes are small; by
+    OpenVINO's profile, replacing them would save 0.1 of 20 ms.
     """
-    found = 0
+    replaced = 0
     quantizers = sum(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
     for node in model.get_ordered_ops():
         source = swish_input(node)
@@ -83,14 +88,14 @@ def use_polynomial(ov: Any, model: Any) -> int:
             continue
         result = polynomial(opset(ov), source, node.get_friendly_name(), fit_for(step_behind(node)))
         node.output(0).replace(result.output(0))
-        if quantizers > 1:  # without any OpenVINO takes the model for one that is not quantized
+        if quantizers > 1:  # one must stay: without any, OpenVINO does not treat the model as quantized
             quantizers -= truncate(opset(ov), result, least=LEAST)
-        found += 1
-    return found
+        replaced += 1
+    return replaced
 
 
 def swish_input(node: Any) -> Optional[Any]:
-    """x, where the operation is x * sigmoid(x); None for any other."""
+    """Returns x if the operation is x * sigmoid(x); None for every other operation."""
     if node.get_type_name() == "Swish" and node.get_input_size() == 1:
         return node.input_value(0)
     if node.get_type_name() != "Multiply":
@@ -103,18 +108,20 @@ def swish_input(node: Any) -> Optional[Any]:
 
 
 def is_small(shape: Any) -> bool:
-    """Whether a sample (all but the first dimension) has fewer than SMALLEST numbers; False where that is open."""
-    sizes = sample_sizes(shape)
-    return sizes is not None and int(np.prod(sizes)) < SMALLEST
+    """Tells if a sample (all dimensions but the first) has fewer than LEAST_NUMBERS numbers; False where a dimension is
+    dynamic."""
+    sizes = sizes_behind_batch(shape)
+    return sizes is not None and int(np.prod(sizes)) < LEAST_NUMBERS
 
 
 def fit_for(step: Optional[float]) -> Fit:
-    """The cheapest fit that 8 bits of this step do not tell from swish; the finest where there are none."""
-    return next((fit for fit in COARSER if step is not None and fit.error <= SHARE * step), FINEST)
+    """Returns the cheapest fit whose error a quantization to 8 bits of this step hides; FINEST for a step of None."""
+    return next((fit for fit in COARSER if step is not None and fit.error <= STEP_SHARE * step), FINEST)
 
 
 def polynomial(ops: Any, source: Any, name: str, fit: Fit = FINEST) -> Any:
-    """The operations; the last one has the name. Multiplications and additions in turn, as a CPU fuses them."""
+    """Makes the polynomial's operations and returns the last one, which gets the name. Multiplications and additions
+    alternate, because a CPU fuses such pairs."""
     distance = ops.minimum(ops.abs(source), ops.constant(np.float32(fit.end)))
     value = ops.constant(np.float32(-fit.coefficients[-1]))
     for coefficient in fit.coefficients[-2::-1]:
@@ -125,24 +132,22 @@ def polynomial(ops: Any, source: Any, name: str, fit: Fit = FINEST) -> Any:
 
 
 def time_ratio(first: Any, second: Any) -> Optional[float]:
-    """How many times as long the first compiled model takes as the second.
-
-    None where a dimension other than the batch is open, as then nobody knows what would be run.
-    """
-    feeds = made_up(first)
+    """Measures the first compiled model's latency over the second's; None where `synthetic_inputs` has none."""
+    feeds = synthetic_inputs(first)
     if feeds is None:
         return None
     requests = [compiled.create_infer_request() for compiled in (first, second)]
-    return interleaved_ratio.time_ratio(*(partial(request.infer, feeds) for request in requests))
+    return comparison.time_ratio(*(partial(request.infer, feeds) for request in requests))
 
 
-def made_up(compiled: Any) -> Optional[Dict[int, np.ndarray]]:
-    """An array for each input; an open batch is 1. None where another dimension is open."""
+def synthetic_inputs(compiled: Any) -> Optional[Dict[int, np.ndarray]]:
+    """Makes an array for each input, with 1 for a dynamic batch. None where another dimension is dynamic, because the
+    sizes of real inputs are then unknown."""
     feeds: Dict[int, np.ndarray] = {}
     for index, port in enumerate(compiled.inputs):
         shape = port.get_partial_shape()
-        if sample_sizes(shape) is None:
+        if sizes_behind_batch(shape) is None:
             return None
         sizes = [1 if size.is_dynamic else size.get_length() for size in shape]
-        feeds[index] = made_up_array(sizes, port.get_element_type().to_dtype())
+        feeds[index] = synthetic_array(sizes, port.get_element_type().to_dtype())
     return feeds

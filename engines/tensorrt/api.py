@@ -1,4 +1,4 @@
-"""The one place that knows in which TensorRT a name of its Python API came or went; the builder calls these functions.
+"""Adapts the builder to the TensorRT versions, whose Python API gains and loses names; no other module knows versions.
 
 | | 8.2 | 8.5 | 8.6 | 10.3 to 10.13 | 11.1 | RTX 1.7 |
 |---|---|---|---|---|---|---|
@@ -15,7 +15,7 @@
 
 Source: python/src/infer/pyCore.cpp and python/src/parsers/pyOnnx.cpp of github.com/NVIDIA/TensorRT, branches
 release/8.2, 8.5, 8.6, 10.3, 10.13.3 and 11.1 (tests/engines/tensorrt_versions.py has their members); the last column
-was tried.
+comes from trials.
 """
 
 from typing import TYPE_CHECKING, Any, List, Optional, Sequence
@@ -29,16 +29,17 @@ if TYPE_CHECKING:
 
 
 def network_flags(trt: Any, typed: bool) -> int:
-    """Strongly typed if `typed`; before TensorRT 10 the ONNX parser also wants an explicit batch."""
-    known = trt.NetworkDefinitionCreationFlag.__members__
+    """Returns the flags of a network, strongly typed if `typed`; before TensorRT 10 the ONNX parser needs an explicit
+    batch."""
+    flags = trt.NetworkDefinitionCreationFlag.__members__
     flag = "STRONGLY_TYPED" if typed else "EXPLICIT_BATCH"
-    return 1 << int(known[flag]) if flag in known else 0
+    return 1 << int(flags[flag]) if flag in flags else 0
 
 
 def set_precision(trt: Any, config: "IBuilderConfig", precision: str, typed: bool) -> None:
-    """By flags, where the network is not typed."""
+    """Sets the flags of a precision, where the network is not typed; turns TF32 off for fp32."""
     if precision == "fp32":
-        # It is on by default, and rounds the convolutions' inputs to 10 bits of mantissa: not what fp32 asks for.
+        # TF32 is on by default, and rounds the convolutions' inputs to 10 bits of mantissa, which is less than fp32.
         config.clear_flag(trt.BuilderFlag.TF32)
     elif not typed:
         config.set_flag(trt.BuilderFlag.FP16)
@@ -47,6 +48,7 @@ def set_precision(trt: Any, config: "IBuilderConfig", precision: str, typed: boo
 
 
 def limit_workspace(trt: Any, config: "IBuilderConfig", mib: int) -> None:
+    """Limits the GPU memory that one layer may use while it runs."""
     if hasattr(config, "set_memory_pool_limit"):
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, mib << 20)
     else:
@@ -55,13 +57,15 @@ def limit_workspace(trt: Any, config: "IBuilderConfig", mib: int) -> None:
 
 
 def set_optimization_level(trt: Any, config: "IBuilderConfig", level: int) -> None:
+    """Sets the builder's optimization level. Raises UserError before TensorRT 8.6."""
     if not hasattr(config, "builder_optimization_level"):
         raise UserError(f"--optimization-level: TensorRT {trt.__version__} has none, 8.6 and later do; leave it out")
     config.builder_optimization_level = level
 
 
 def make_compatible(trt: Any, config: "IBuilderConfig", *, version: bool, hardware: bool) -> None:
-    """A plan for later TensorRTs, for other GPUs from Ampere on. The first carries its runtime with it."""
+    """Makes the plan run on later TensorRTs (`version`; such a plan carries its runtime with it), or on other GPUs from
+    Ampere on (`hardware`). Raises UserError before TensorRT 8.6."""
     if (version or hardware) and not hasattr(trt, "HardwareCompatibilityLevel"):
         raise UserError(
             f"TensorRT {trt.__version__} builds no compatible plans, 8.6 and later do: leave --version-compatible and "
@@ -73,36 +77,38 @@ def make_compatible(trt: Any, config: "IBuilderConfig", *, version: bool, hardwa
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
 
 
-def set_compute_capabilities(trt: Any, config: Any, wanted: Sequence[str]) -> None:
-    """TensorRT-RTX only; CURRENT_GPU is one of them."""
+def set_compute_capabilities(trt: Any, config: Any, capabilities: Sequence[str]) -> None:
+    """Sets the GPUs that TensorRT-RTX builds for; CURRENT_GPU may be among them. Raises UserError for a GPU that
+    TensorRT-RTX does not know."""
     # SM89 is 8.9 and SM120 is 12.0: the last digit is the minor number.
-    known = {
+    kinds = {
         f"{name[2:-1]}.{name[-1]}": kind for name, kind in trt.ComputeCapability.__members__.items() if "SM" in name
     }
-    here = first_gpu()
-    if here is not None and here.capability in known:  # of another it would make a plan that nothing loads
-        known[CURRENT_GPU] = trt.ComputeCapability.CURRENT
-    elif here is not None and CURRENT_GPU in wanted:
+    gpu = first_gpu()
+    if gpu is not None and gpu.capability in kinds:  # for another GPU it would make a plan that no GPU loads
+        kinds[CURRENT_GPU] = trt.ComputeCapability.CURRENT
+    elif gpu is not None and CURRENT_GPU in capabilities:
         raise UserError(
-            f"{here.name} has compute capability {here.capability}, and TensorRT-RTX builds for {', '.join(known)} "
+            f"{gpu.name} has compute capability {gpu.capability}, and TensorRT-RTX builds for {', '.join(kinds)} "
             "only: take TARGET=trt for it"
         )
-    unknown = [one for one in wanted if one not in known]
+    unknown = [capability for capability in capabilities if capability not in kinds]
     if unknown:
-        raise UserError(f"unknown compute capability '{unknown[0]}': TensorRT-RTX builds for {', '.join(known)}")
-    config.num_compute_capabilities = len(wanted)
-    for index, one in enumerate(wanted):
-        config.set_compute_capability(known[one], index)
+        raise UserError(f"unknown compute capability '{unknown[0]}': TensorRT-RTX builds for {', '.join(kinds)}")
+    config.num_compute_capabilities = len(capabilities)
+    for index, capability in enumerate(capabilities):
+        config.set_compute_capability(kinds[capability], index)
 
 
 def make_recordable(trt: Any, config: Any) -> None:
-    """TensorRT-RTX only: an engine that allocates nothing while it runs, which a CUDA graph can record (TensorRT-RTX's
+    """Makes TensorRT-RTX's engine allocate nothing while it runs, so that a CUDA graph can record it (TensorRT-RTX's
     guide, "Working with RTX CUDA Graphs")."""
     config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
 
 
 def use_dla(trt: Any, builder: "Builder", config: "IBuilderConfig", mode: str) -> None:
-    """Put on DLA core 0 what it can take, and in mode "fallback" the rest on the GPU. UserError without a core."""
+    """Puts the layers that it can take on DLA core 0, and in mode "fallback" the others on the GPU. Raises UserError
+    without a core."""
     if builder.num_DLA_cores == 0:
         raise UserError(f"--dla {mode}: TensorRT {trt.__version__} finds no DLA on this machine; leave --dla out")
     config.default_device_type = trt.DeviceType.DLA
@@ -112,20 +118,20 @@ def use_dla(trt: Any, builder: "Builder", config: "IBuilderConfig", mode: str) -
 
 
 def off_dla(config: "IBuilderConfig", network: "INetworkDefinition") -> List[Any]:
-    """The layers that the DLA cannot take."""
+    """Lists the layers that the DLA cannot take."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     return [layer for layer in layers if not config.can_run_on_DLA(layer)]
 
 
 def describe_layers(trt: Any, config: "IBuilderConfig") -> None:
-    """Have the plan say of each layer its types and its kernel (inspector.py reads that)."""
+    """Makes the plan say each layer's types and kernel, which inspector.py reads."""
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
 
 
-def inspect(trt: Any, log: Any, plan: bytes) -> Optional[str]:
-    """The engine inspector's JSON of a plan, or None where it cannot be loaded."""
-    runtime = trt.Runtime(log)
-    if hasattr(runtime, "engine_host_code_allowed"):  # from 8.6 on: a version-compatible plan brings code, our own here
+def inspect(trt: Any, logger: Any, plan: bytes) -> Optional[str]:
+    """Returns the engine inspector's JSON of a plan, or None where the plan cannot be loaded."""
+    runtime = trt.Runtime(logger)
+    if hasattr(runtime, "engine_host_code_allowed"):  # from 8.6 on, for the code in a version-compatible plan
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
@@ -134,15 +140,15 @@ def inspect(trt: Any, log: Any, plan: bytes) -> Optional[str]:
 
 
 def onnx_layers(layer: Any) -> str:
-    """Like "[ONNX Layer: conv0]": the nodes that a layer came from; empty before 8.6, and for what none stands for."""
+    """Returns the nodes that a layer came from, like "[ONNX Layer: conv0]"; empty before 8.6, and without a node."""
     return getattr(layer, "metadata", "")
 
 
 def parser_error(error: Any) -> str:
-    """Operator, node, and the parser's reason."""
+    """Describes a parser's error: operator, node, and reason."""
     operator = error.node_operator() if hasattr(error, "node_operator") else ""
     name = error.node_name() if hasattr(error, "node_name") else f"node {error.node()}"
     reason = error.desc()
-    if reason in ("", "false"):  # a failed check of the parser's that has no words
+    if reason in ("", "false"):  # a failed check of the parser without a message
         reason = error.code().name.lower().replace("_", " ")
     return f"{operator} '{name}': {reason}" if operator else reason

@@ -1,25 +1,26 @@
-"""A TensorRT build on a thread of its own, with a progress bar, which Ctrl-C stops where the version allows it."""
+"""Runs a TensorRT build on a thread of its own, with a progress bar; Ctrl-C stops it where the version allows it."""
 
 import contextlib
 import signal
-import sys
 import threading
 from typing import Any, Iterator, List
 
+from effedge.deploy.common.messages import log
 from effedge.engines.targets import Target
 from effedge.engines.tensorrt.build_progress import progress_monitor
 
 
-def build_plan(trt: Any, builder: Any, network: Any, config: Any, target: Target, disable_progress: bool) -> Any:
-    """The plan's bytes, or None if the builder gave up (its log says why).
+def build_plan(trt: Any, builder: Any, network: Any, config: Any, target: Target) -> Any:
+    """Builds and returns the plan's bytes, or None if the builder gave up (its log says why).
 
-    The build runs on a thread of its own: this one stays free to receive Ctrl-C, which Python only delivers between
-    its own instructions on the main thread, and the builder asks at each of its steps whether to go on.
+    The build runs on a thread of its own, so that the calling thread stays free to receive Ctrl-C: Python delivers a
+    signal only between instructions of its own on the main thread. At each of its steps the builder asks the progress
+    monitor whether to go on.
     """
     cancelled, finished = threading.Event(), threading.Event()
     monitor = None
     if target.progress:
-        monitor = config.progress_monitor = progress_monitor(trt, cancelled, disable_progress)
+        monitor = config.progress_monitor = progress_monitor(trt, cancelled)
     plans: List[Any] = []
 
     def work() -> None:
@@ -44,9 +45,9 @@ def build_plan(trt: Any, builder: Any, network: Any, config: Any, target: Target
 
 @contextlib.contextmanager
 def ctrl_c_sets(cancelled: threading.Event) -> Iterator[None]:
-    """Within the block Ctrl-C sets the event and raises nothing: an exception would leave the builder's thread behind.
+    """Has Ctrl-C set the event within the block, and raise nothing: an exception would leave the builder's thread.
 
-    Does nothing off the main thread, which alone receives signals, and where Ctrl-C is ignored anyway.
+    Does nothing on other threads than the main thread, which alone receives signals, and where Ctrl-C is ignored.
     """
     previous = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or previous in (signal.SIG_IGN, None):
@@ -56,7 +57,7 @@ def ctrl_c_sets(cancelled: threading.Event) -> Iterator[None]:
     def handler(number: int, frame: Any) -> None:
         if not cancelled.is_set():
             cancelled.set()
-            print("cancelling: the builder stops after its current step", file=sys.stderr)
+            log.warning("cancelling: the builder stops after its current step")
 
     signal.signal(signal.SIGINT, handler)
     try:

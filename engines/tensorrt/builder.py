@@ -1,137 +1,138 @@
-"""ONNX -> engine.plan, by TensorRT or TensorRT-RTX, whose Python API is the same.
+"""Builds an engine by TensorRT or TensorRT-RTX, whose Python API is the same: ONNX -> engine.plan.
 
 Typed targets (TensorRT 10 and 11, TensorRT-RTX) build a strongly typed network: the ONNX's own tensor types and Q/DQ
-pairs are the precision. TensorRT 8 is told by builder flags. TensorRT-RTX builds without a GPU, for a list of compute
-capabilities; its own choice (8.0, 8.6, 8.9, 12.0 and later) is portable among them.
+pairs are the precision. TensorRT 8 gets the precision by builder flags. TensorRT-RTX builds without a GPU, for a list
+of compute capabilities; its own choice (8.0, 8.6, 8.9, 12.0 and later) is portable among them.
 """
 
 import contextlib
 from pathlib import Path
-from typing import Any, Dict, Iterator, Sequence
+from typing import Any, Iterator, Sequence
 
 from effedge.deploy.common.cli import UserError
-from effedge.engines.build_options import Choices, default_workspace_mib
+from effedge.deploy.common.contracts import BackendDescription
+from effedge.deploy.common.messages import log
+from effedge.deploy.runtime.tensorrt.log import TensorRTLogger
+from effedge.engines.build_options import BuildOptions, default_workspace_mib
+from effedge.engines.build_request import BuildRequest
 from effedge.engines.gpu import first_gpu
-from effedge.engines.manifest import Built
+from effedge.engines.manifest import BuiltEngine
 from effedge.engines.onnx_header import Header
 from effedge.engines.preflight import refuse
 from effedge.engines.targets import TYPED, Target
 from effedge.engines.tensorrt import api, timing_cache
 from effedge.engines.tensorrt.build_thread import build_plan
 from effedge.engines.tensorrt.built_layers import NOT_COUNTED, built_layers
-from effedge.engines.tensorrt.log import explain, logged
+from effedge.engines.tensorrt.log import explain, logger_to_file
 
 ENGINE = "engine.plan"
 
 
-def build(
-    trt: Any,
-    onnx: Path,
-    folder: Path,
-    header: Header,
-    *,
-    precision: str,
-    target: Target,
-    choices: Choices,
-    disable_progress: bool = False,
-) -> Built:
-    """Write `folder`/engine.plan and TensorRT's log, build.log.
+def build(trt: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
+    """Writes `folder`/engine.plan and TensorRT's log, build.log.
 
     Args:
         trt: the module, tensorrt or tensorrt_rtx.
 
-    Raises UserError, with the backend's own errors on one line, if it refuses the model or an option;
+    Raises UserError, with the backend's own errors on one line, if the backend refuses the model or an option;
     KeyboardInterrupt soon after Ctrl-C, where the target's builder can be cancelled.
     """
-    refuse(header, onnx, target, choices.dla)
-    with logged(trt, folder) as log:
-        return build_logged(trt, log, onnx, folder, header, precision, target, choices, disable_progress)
+    refuse(request.header, request.onnx, request.target, request.build_options.dla)
+    with logger_to_file(trt, folder) as logger:
+        return build_with_logger(trt, logger, request, folder)
 
 
-def build_logged(
-    trt: Any,
-    log: Any,
-    onnx: Path,
-    folder: Path,
-    header: Header,
-    precision: str,
-    target: Target,
-    choices: Choices,
-    disable_progress: bool,
-) -> Built:
-    typed = target.precision_by == TYPED
-    builder = trt.Builder(log)
-    network = builder.create_network(api.network_flags(trt, typed))
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(onnx)):
-        errors = [api.parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
-        raise UserError(f"{target.backend} cannot read '{onnx}': {explain(errors)}")
+def build_with_logger(trt: Any, logger: TensorRTLogger, request: BuildRequest, folder: Path) -> BuiltEngine:
+    """Does the work of `build`, with the messages going to `logger`."""
+    header, target = request.header, request.target
+    builder = trt.Builder(logger)
+    network = read_network(trt, logger, builder, request)
     config = builder.create_builder_config()
-    api.set_precision(trt, config, precision, typed)
-    backend: Dict[str, Any] = {"name": target.backend, "version": trt.__version__}
-    if target.backend == "tensorrt_rtx":
-        api.make_recordable(trt, config)
-        if choices.compute_capabilities:
-            api.set_compute_capabilities(trt, config, choices.compute_capabilities)
-        backend["compute_capabilities"] = choices.numbered_capabilities() or ["portable"]
-    backend.update(configure(trt, builder, config, network, choices))
+    backend: BackendDescription = {"name": target.backend, "version": trt.__version__}
+    backend.update(configure_precision(trt, config, request))
+    backend.update(configure_options(trt, builder, config, network, request.build_options))
     if any(isinstance(size, str) for _, dims in header.inputs.values() for size in dims or ["of any rank"]):
-        config.add_optimization_profile(batch_profile(builder, header, onnx))
-    with timed_kernels(config, trt, target, log):
-        plan = build_plan(trt, builder, network, config, target, disable_progress)
+        config.add_optimization_profile(batch_profile(builder, header, request.onnx))
+    with use_timing_cache(trt, config, target, logger):
+        plan = build_plan(trt, builder, network, config, target)
     if plan is None:
-        why = explain(log.errors, header, network)
-        raise UserError(f"{target.backend} cannot build '{onnx}' for {target.name}: {why}")
+        reason = explain(logger.errors, header, network)
+        raise UserError(f"{target.backend} cannot build '{request.onnx}' for {target.name}: {reason}")
     with open(folder / ENGINE, "wb") as file:
         file.write(plan)
-    layers, source = built_layers(trt, log, network, folder / ENGINE, header, target)
-    return Built(ENGINE, backend, layers, source, list(dict.fromkeys(log.warnings)))
+    layers, source = built_layers(trt, logger, network, folder / ENGINE, request)
+    return BuiltEngine(ENGINE, backend, layers, source, list(logger.warnings))
 
 
-def configure(trt: Any, builder: Any, config: Any, network: Any, choices: Choices) -> Dict[str, Any]:
-    """Apply the choices. Returns what the manifest says of them: only what was chosen, or set by default."""
-    said: Dict[str, Any] = {}
-    workspace = choices.workspace_mib or default_workspace_mib(first_gpu())
+def read_network(trt: Any, logger: TensorRTLogger, builder: Any, request: BuildRequest) -> Any:
+    """Parses the ONNX into a network. Raises UserError with the parser's errors."""
+    network = builder.create_network(api.network_flags(trt, request.target.precision_by == TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(request.onnx)):
+        errors = [api.parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
+        raise UserError(f"{request.target.backend} cannot read '{request.onnx}': {explain(errors)}")
+    return network
+
+
+def configure_precision(trt: Any, config: Any, request: BuildRequest) -> BackendDescription:
+    """Applies the precision, and for TensorRT-RTX the GPUs. Returns the manifest's entries of the GPUs."""
+    api.set_precision(trt, config, request.precision, request.target.precision_by == TYPED)
+    if request.target.backend != "tensorrt_rtx":
+        return {}
+    api.make_recordable(trt, config)
+    options = request.build_options
+    if options.compute_capabilities:
+        api.set_compute_capabilities(trt, config, options.compute_capabilities)
+    return {"compute_capabilities": options.numbered_capabilities() or ["portable"]}
+
+
+def configure_options(trt: Any, builder: Any, config: Any, network: Any, options: BuildOptions) -> BackendDescription:
+    """Applies the build options. Returns the manifest's entries: only options that were chosen, or set by default."""
+    entries: BackendDescription = {}
+    workspace = options.workspace_mib or default_workspace_mib(first_gpu())
     if workspace is not None:
         api.limit_workspace(trt, config, workspace)
-        said["workspace_mib"] = workspace
-    if choices.optimization_level is not None:
-        api.set_optimization_level(trt, config, choices.optimization_level)
-        said["optimization_level"] = choices.optimization_level
-    api.make_compatible(trt, config, version=choices.version_compatible, hardware=choices.hardware_compatible)
-    said.update({name: True for name in ("version_compatible", "hardware_compatible") if getattr(choices, name)})
-    if choices.dla:
-        api.use_dla(trt, builder, config, choices.dla)
-        fallen = [one for one in api.off_dla(config, network) if one.type.name not in NOT_COUNTED]
-        names = [{"name": one.name, "type": one.type.name.lower()} for one in fallen]
-        said["dla"] = {"core": 0, "mode": choices.dla, "on_gpu": names}
-        print(f"engine: of {network.num_layers} layers {len(names)} are not for the DLA")
+        entries["workspace_mib"] = workspace
+    if options.optimization_level is not None:
+        api.set_optimization_level(trt, config, options.optimization_level)
+        entries["optimization_level"] = options.optimization_level
+    api.make_compatible(trt, config, version=options.version_compatible, hardware=options.hardware_compatible)
+    if options.version_compatible:
+        entries["version_compatible"] = True
+    if options.hardware_compatible:
+        entries["hardware_compatible"] = True
+    if options.dla:
+        api.use_dla(trt, builder, config, options.dla)
+        on_gpu = [layer for layer in api.off_dla(config, network) if layer.type.name not in NOT_COUNTED]
+        names = [{"name": layer.name, "type": layer.type.name.lower()} for layer in on_gpu]
+        entries["dla"] = {"core": 0, "mode": options.dla, "on_gpu": names}
+        log.info(f"engine: of {network.num_layers} layers {len(names)} are not for the DLA")
     api.describe_layers(trt, config)
-    return said
+    return entries
 
 
 @contextlib.contextmanager
-def timed_kernels(config: Any, trt: Any, target: Target, log: Any) -> Iterator[None]:
-    """Build with the timing cache of this TensorRT, GPU and target, and keep what the build adds to it."""
+def use_timing_cache(trt: Any, config: Any, target: Target, logger: TensorRTLogger) -> Iterator[None]:
+    """Builds with the timing cache of this TensorRT, GPU and target, and keeps what the build adds to it."""
     gpu = first_gpu()
     if gpu is None or target.backend == "tensorrt_rtx":
         yield
         return
     path = timing_cache.cache_file(trt.__version__, gpu, target)
     timing_cache.attach(config, path)
-    log.forget()  # a cache that it refuses is an error to TensorRT, and none of the build
+    logger.forget()  # TensorRT reports a cache that it refuses as an error, but the build goes on
     try:
         yield
-    finally:  # of a build that was cancelled too: the next one need not measure that again
-        unkept = timing_cache.keep(config, path)
-        if unkept:
-            print(f"engine: the timing cache is not kept: {unkept}")
+    finally:  # also after a cancelled build, so that the next build need not measure the same kernels
+        problem = timing_cache.keep(config, path)
+        if problem:
+            log.info(f"engine: the timing cache is not kept: {problem}")
 
 
 def batch_profile(builder: Any, header: Header, onnx: Path) -> Any:
-    """The optimization profile for a dynamic batch: the header's [min, opt, max], the other dimensions as they are.
+    """Makes the optimization profile for a dynamic batch: the header's [min, opt, max], and the other dimensions.
 
-    Raises UserError where another dimension is dynamic, or the file does not say between which batches.
+    Raises UserError where another dimension is dynamic, or the file does not give the range of batches.
     """
     profile = builder.create_optimization_profile()
     for name, (_, dims) in header.inputs.items():

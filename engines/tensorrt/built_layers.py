@@ -1,62 +1,69 @@
-"""The precision of each layer of a TensorRT engine, from the best source that there is.
+"""Determines the precision of each layer of a TensorRT engine, from the best source that is available.
 
-TensorRT's engine inspector where the plan can be loaded, with the kernel that it chose (inspector.py); the plan's text
-for TensorRT-RTX, which chooses kernels only where a plan is loaded (plan_text.py); else what the typed network says.
+The best source is TensorRT's engine inspector, which also knows the chosen kernel, where the plan can be loaded
+(inspector.py). For TensorRT-RTX, which chooses kernels only where a plan is loaded, it is the plan's text
+(plan_text.py). Otherwise it is the typed network.
 """
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, List, Tuple
 
+from effedge.deploy.runtime.tensorrt.log import TensorRTLogger
+from effedge.engines.build_request import BuildRequest
 from effedge.engines.gpu import first_gpu
 from effedge.engines.manifest import UNKNOWN, Layer
-from effedge.engines.onnx_header import Header
-from effedge.engines.targets import TYPED, Target
+from effedge.engines.targets import TYPED
 from effedge.engines.tensorrt import api
 from effedge.engines.tensorrt.inspector import inspected_layers
 from effedge.engines.tensorrt.plan_text import convolution_precisions
 
 PRECISION = {"FLOAT": "f32", "HALF": "f16", "BF16": "bf16", "INT8": "int8", "INT32": "i32", "INT64": "i64"}
-# Not work of their own: weights, and the borders between precisions, which are fused into the layers beside them.
+# Layers without work of their own: weights, and the borders between precisions, which are fused into their neighbours.
 NOT_COUNTED = ("CONSTANT", "QUANTIZE", "DEQUANTIZE")
 
 
 def built_layers(
-    trt: Any, log: Any, network: Any, plan: Path, header: Header, target: Target
+    trt: Any, logger: TensorRTLogger, network: Any, plan: Path, request: BuildRequest
 ) -> Tuple[List[Layer], str]:
-    """Each layer with its precision, and where that was read (see Built.source)."""
+    """Lists the layers with their precisions, and says where these were read (see BuiltEngine.source)."""
+    header, target = request.header, request.target
     if target.backend == "tensorrt_rtx":
         layers, executed = typed_layers(network), convolution_precisions(plan)
-        for index, one in enumerate(layers):
-            if one.is_convolution and one.name in executed:
-                layers[index] = replace(one, precision="+".join(sorted(executed[one.name])))
+        for index, layer in enumerate(layers):
+            if layer.is_convolution and layer.name in executed:
+                layers[index] = replace(layer, precision="+".join(sorted(executed[layer.name])))
         return layers, "plan" if executed else "network"
-    told = typed_layers(network) if target.precision_by == TYPED else []
-    information = api.inspect(trt, log, plan.read_bytes()) if first_gpu() else None
+    typed = typed_layers(network) if target.precision_by == TYPED else []
+    information = api.inspect(trt, logger, plan.read_bytes()) if first_gpu() else None
     inspected = inspected_layers(information, header) if information else []
     if not inspected:
-        return told, "network" if told else "unknown"
-    seen = {one.name for one in inspected if one.is_convolution and one.precision != UNKNOWN}
-    kinds = {one.name: one.precision for one in told if one.is_convolution}
-    hidden = [node.name for node in header.convolutions if node.name not in seen]  # fused into what says no types
-    layers = [one for one in inspected if not one.is_convolution or one.name in seen]
-    return [Layer(name, "convolution", kinds.get(name, UNKNOWN)) for name in hidden] + layers, "inspector"
+        return typed, "network" if typed else "unknown"
+    seen = {layer.name for layer in inspected if layer.is_convolution and layer.precision != UNKNOWN}
+    typed_precisions = {layer.name: layer.precision for layer in typed if layer.is_convolution}
+    layers = [layer for layer in inspected if not layer.is_convolution or layer.name in seen]
+    # A convolution that is fused into a layer without types has the typed network's precision.
+    hidden = [node.name for node in header.convolutions if node.name not in seen]
+    hidden_layers = [Layer(name, "convolution", typed_precisions.get(name, UNKNOWN)) for name in hidden]
+    return hidden_layers + layers, "inspector"
 
 
 def typed_layers(network: Any) -> List[Layer]:
-    """A strongly typed network's layers: a convolution's precision is its data's before DequantizeLinear, else its own.
+    """Lists a strongly typed network's layers. A convolution's precision is that of its data in front of
+    DequantizeLinear, or else its own type.
 
-    This is what the builder was told, and, the network being strongly typed, may not depart from.
+    These are the precisions that the builder was told, and from which, the network being strongly typed, it may not
+    depart.
     """
     all_layers = [network.get_layer(index) for index in range(network.num_layers)]
-    producer = {one.get_output(k).name: one.type.name for one in all_layers for k in range(one.num_outputs)}
+    producer = {layer.get_output(k).name: layer.type.name for layer in all_layers for k in range(layer.num_outputs)}
     layers = []
-    for one in all_layers:
-        if one.type.name in NOT_COUNTED:
+    for layer in all_layers:
+        if layer.type.name in NOT_COUNTED:
             continue
-        dtype = one.get_output(0).dtype.name
+        dtype = layer.get_output(0).dtype.name
         precision = PRECISION.get(dtype, dtype.lower())
-        if one.type.name == "CONVOLUTION" and producer.get(one.get_input(0).name) == "DEQUANTIZE":
+        if layer.type.name == "CONVOLUTION" and producer.get(layer.get_input(0).name) == "DEQUANTIZE":
             precision = "int8"
-        layers.append(Layer(one.name, one.type.name.lower(), precision))
+        layers.append(Layer(layer.name, layer.type.name.lower(), precision))
     return layers

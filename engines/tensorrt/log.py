@@ -1,17 +1,17 @@
-"""What TensorRT says while it builds: kept in build.log, and its errors on one line that names the ONNX nodes meant.
+"""Writes TensorRT's messages to build.log, and puts its errors on one line that names the ONNX nodes meant.
 
-A layer's name in an error is that of the ONNX node, at times with a number behind it ("nms_0"), several joined
-("Conv_3 + Relu_4", "{ForeignNode[a...b]}"), the parser's stand-in for a node without a name ("node_of_<output>"), or,
-for a layer that the parser added, its number in the network ("(Unnamed Layer* 12) [Shuffle]"), whose metadata then says
-which node it came from.
+In an error, TensorRT names a layer by its ONNX node, at times with a number appended ("nms_0") or with several names
+joined ("Conv_3 + Relu_4", "{ForeignNode[a...b]}"); by the parser's stand-in for a node without a name
+("node_of_<output>"); or, for a layer that the parser added, by its number in the network ("(Unnamed Layer* 12)
+[Shuffle]"). The metadata of such a layer then names the node that it came from.
 """
 
 import contextlib
-import functools
 import re
 from pathlib import Path
-from typing import Any, Iterator, List, Optional, Sequence, TextIO, Tuple
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
+from effedge.deploy.runtime.tensorrt.log import TensorRTLogger, tensorrt_logger
 from effedge.engines.onnx_header import Header, Node
 from effedge.engines.tensorrt.api import onnx_layers
 
@@ -22,88 +22,61 @@ UNNAMED = re.compile(r"\(Unnamed Layer\* (\d+)\)")
 ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
 
-@functools.lru_cache(maxsize=None)
-def logger(trt: Any) -> Any:
-    """The process's one logger for a backend: TensorRT keeps the first that it is given, and outlives our objects."""
-
-    class Log(trt.ILogger):
-        file: Optional[TextIO] = None
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.forget()
-
-        def forget(self) -> None:
-            self.errors: List[str] = []
-            self.warnings: List[str] = []
-
-        def log(self, severity: Any, msg: str) -> None:
-            if severity == trt.ILogger.VERBOSE:  # every kernel that was tried: tens of megabytes
-                return
-            if self.file is not None:
-                print(f"{severity.name}: {msg}", file=self.file)
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self.errors.append(msg)
-            elif severity == trt.ILogger.WARNING:
-                self.warnings.append(msg)
-
-    return Log()
-
-
 @contextlib.contextmanager
-def logged(trt: Any, folder: Path) -> Iterator[Any]:
-    """The logger, which within the block writes to `folder`/build.log, and knows no errors yet."""
-    log = logger(trt)
-    log.forget()
-    with open(folder / LOG, "w", encoding="utf-8", buffering=1) as log.file:
+def logger_to_file(trt: Any, folder: Path) -> Iterator[TensorRTLogger]:
+    """Has the logger write to `folder`/build.log within the block; it begins without errors."""
+    logger = tensorrt_logger(trt)
+    logger.forget()
+    with open(folder / LOG, "w", encoding="utf-8", buffering=1) as logger.file:
         try:
-            yield log
+            yield logger
         finally:
-            log.file = None
+            logger.file = None
 
 
 def explain(errors: Sequence[str], header: Optional[Header] = None, network: Any = None) -> str:
-    """The first few distinct errors on one line, each with the ONNX nodes that it speaks of, if the header is given,
-    without the file-and-line prefix of TensorRT's own sources."""
+    """Joins the first few distinct errors to one line, without the file-and-line prefix of TensorRT's own sources; with
+    the header, each behind the ONNX nodes that it names."""
     lines = list(dict.fromkeys(SOURCE_PREFIX.sub("", " ".join(error.split())) for error in errors))
     more = f" (and {len(lines) - SHOWN_ERRORS} more)" if len(lines) > SHOWN_ERRORS else ""
-    told = [with_nodes(line, header, network) if header else line for line in lines[:SHOWN_ERRORS]]
-    return ("; ".join(told) + more) if told else "it gave no reason"
+    shown = [with_nodes(line, header, network) if header else line for line in lines[:SHOWN_ERRORS]]
+    return ("; ".join(shown) + more) if shown else "it gave no reason"
 
 
 def with_nodes(line: str, header: Header, network: Any = None) -> str:
-    """The line behind the operators and names of the nodes in it, if there are any."""
+    """Puts the operators and names of the nodes in a line in front of it, if there are any."""
     nodes = named_nodes(line, header, network)
     if not nodes:
         return line
     first, last = nodes[0], nodes[-1]
-    span = f"{first.op} '{called(first)}'" + (f" to {last.op} '{called(last)}'" if last is not first else "")
+    span = f"{first.op} '{parser_name(first)}'" + (f" to {last.op} '{parser_name(last)}'" if last is not first else "")
     return f"{span}: {line}"
 
 
-def called(node: Node) -> str:
+def parser_name(node: Node) -> str:
+    """Returns the name by which TensorRT's parser calls a node."""
     return node.name or f"node_of_{node.outputs[0]}"
 
 
 def named_nodes(text: str, header: Header, network: Any = None) -> List[Node]:
-    """The nodes that a message names, in its order."""
+    """Finds the nodes that a message names, in its order."""
     if network is not None:
-        text = UNNAMED.sub(lambda match: origin(network, int(match[1])) or match[0], text)
-    known = {called(node): node for node in header.nodes}
-    found: List[Tuple[int, Node]] = [
-        (match.start(), known[match[1]]) for match in ONNX_LAYER.finditer(text) if match[1] in known
+        text = UNNAMED.sub(lambda match: layer_metadata(network, int(match[1])) or match[0], text)
+    nodes = {parser_name(node): node for node in header.nodes}
+    positions: List[Tuple[int, Node]] = [
+        (match.start(), nodes[match[1]]) for match in ONNX_LAYER.finditer(text) if match[1] in nodes
     ]
     text = ONNX_LAYER.sub(lambda match: " " * len(match[0]), text)
-    # Longer names first, as "conv_1" must not be taken for "conv"; a short word or a number may be anything else.
-    for name in sorted((one for one in known if len(one) > 2 and not one.isdigit()), key=len, reverse=True):
+    # Longer names first, so that "conv_1" is not taken for "conv". A short word or a number may have another meaning.
+    for name in sorted((name for name in nodes if len(name) > 2 and not name.isdigit()), key=len, reverse=True):
         if name not in text:
             continue
         pattern = re.compile(rf"(?<![\w/])(?<!\w\.){re.escape(name)}(?:_\d+)?(?![\w/]|\.\w)")
-        found += [(match.start(), known[name]) for match in pattern.finditer(text)]
+        positions += [(match.start(), nodes[name]) for match in pattern.finditer(text)]
         text = pattern.sub(lambda match: " " * len(match[0]), text)
-    return list(dict.fromkeys(node for _, node in sorted(found, key=lambda one: one[0])))
+    return list(dict.fromkeys(node for _, node in sorted(positions, key=lambda item: item[0])))
 
 
-def origin(network: Any, index: int) -> str:
-    """The metadata of a layer of the network, empty if there is no such layer."""
+def layer_metadata(network: Any, index: int) -> str:
+    """Returns the metadata of a layer of the network; empty if there is no such layer."""
     return onnx_layers(network.get_layer(index)) if index < network.num_layers else ""

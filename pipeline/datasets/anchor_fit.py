@@ -1,11 +1,11 @@
-"""How well a model's anchors fit the objects of a data set, and which would fit them better.
+"""Measures how well a model's anchors fit the objects of a data set, and suggests anchors that fit better.
 
-An object's fit is its IoU with the anchor that overlaps it most, as `effedge.pipeline.training.matching` pairs them: from 0.5 on an
-anchor learns it as a match; below that it is taken all the same, but has far to go. Redmon and Farhadi 2017
-("YOLO9000", section 2, "Dimension clusters") choose anchors so: k-means over the shapes of the boxes with the distance
-1 - IoU. A head here has three scales times three aspect ratios, so the ratios are clustered by themselves, and the
-scale is searched. Every class counts alike, as in average precision: by objects alone, the suggestion would give up
-the few small ones among many large.
+An object's fit is its IoU with the anchor that overlaps it most, as `effedge.pipeline.training.matching` pairs them.
+From 0.5 on an anchor learns the object as a match; below that it learns the object all the same, but from further away.
+Redmon and Farhadi 2017 ("YOLO9000", section 2, "Dimension clusters") choose anchors by k-means over the shapes of the
+boxes with the distance 1 - IoU. A head here has three scales times three aspect ratios, so the ratios are clustered by
+themselves, and the scale is searched. Every class counts alike, as in average precision: counted by objects, the
+suggestion would give up a few small objects among many large ones.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from effedge.pipeline.training.matching import MATCH_IOU
 Aspects = tuple[tuple[float, float], ...]  # (width, height) factors
 
 SCALE_GRID = tuple(float(scale) for scale in np.round(np.geomspace(1.0, 8.0, 19), 2))  # six an octave
-SAMPLE = 5000  # objects that a search looks at
-ROUNDS = 50  # of k-means, which stands still much earlier
-GAIN = 0.02  # of mean IoU; less is not worth another head
+SAMPLE = 5000  # objects that a search measures
+ROUNDS = 50  # of k-means, which converges much earlier
+GAIN = 0.02  # of mean IoU; a smaller gain is not worth another head
 
 
 class Anchors(NamedTuple):
-    """What decides the anchors of an input of `size` x `size` pixels."""
+    """The parameters of the anchors of an input of `size` x `size` pixels."""
 
     size: int
     levels: int
@@ -35,9 +35,9 @@ class Anchors(NamedTuple):
 
 
 def best_overlaps(boxes: np.ndarray, anchors: Anchors) -> np.ndarray:
-    """IoU [n] of boxes [n,4], xyxy in input pixels, with the anchor that overlaps each most.
+    """Computes the IoU [n] of boxes [n,4], xyxy in input pixels, with the anchor that overlaps them most.
 
-    Of the anchors of one shape that is one on the nearest cell, so not all of them need be looked at.
+    Among the anchors of one shape this is the anchor on the nearest cell, so the others need no computation.
     """
     best = np.zeros(len(boxes))
     x0, y0, x1, y1 = boxes.T.astype(np.float64)
@@ -58,15 +58,15 @@ def best_overlaps(boxes: np.ndarray, anchors: Anchors) -> np.ndarray:
 
 
 def smallest_area(anchors: Anchors) -> float:
-    """Of an anchor, in pixels."""
+    """Computes the area of the smallest anchor, in pixels."""
     rows, columns = level_sizes((anchors.size, anchors.size), anchors.levels)[0]
     return anchors.scale**2 * anchors.size / rows * anchors.size / columns * min(w * h for w, h in anchors.aspects)
 
 
 def cluster_aspects(boxes: np.ndarray, count: int = len(ASPECTS)) -> Aspects:
-    """`count` aspect ratios that boxes [n,4] cluster around, as (width, height) factors of area 1, the squarest first.
+    """Clusters the aspect ratios of boxes [n,4] into `count` (width, height) factors of area 1, the squarest first.
 
-    Between boxes of area 1 and one centre the IoU falls with the distance of the logarithms of their ratios, so k-means
+    The IoU of two boxes of area 1 with one centre falls with the distance of the logarithms of their ratios, so k-means
     with the distance 1 - IoU is k-means along that axis.
     """
     ratios = np.log((boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1]))
@@ -82,28 +82,28 @@ def cluster_aspects(boxes: np.ndarray, count: int = len(ASPECTS)) -> Aspects:
     return tuple((round(float(np.exp(c / 2)), 2), round(float(np.exp(-c / 2)), 2)) for c in centres)
 
 
-def balanced(values: np.ndarray, class_ids: np.ndarray) -> float:
-    """The mean over the classes of each class's mean of values [n]."""
+def class_balanced_mean(values: np.ndarray, class_ids: np.ndarray) -> float:
+    """Computes the mean over the classes of each class's mean of values [n]."""
     return float(np.mean([values[class_ids == index].mean() for index in np.unique(class_ids)]))
 
 
-def suggest(boxes: np.ndarray, class_ids: np.ndarray, anchors: Anchors) -> Anchors:
-    """The anchors of the scale and ratios that fit boxes [n,4] of classes [n] best, by a sample of them.
+def suggest_anchors(boxes: np.ndarray, class_ids: np.ndarray, anchors: Anchors) -> Anchors:
+    """Searches the scale and ratios of anchors that fit boxes [n,4] of classes [n] best, by a sample of the boxes.
 
-    None that match fewer objects than `anchors` do are suggested, whatever their mean.
+    Anchors that match fewer objects than `anchors` do are not suggested, whatever their mean IoU.
     """
     step = max(1, len(boxes) // SAMPLE)
-    sample, of_class = boxes[::step], class_ids[::step]
+    sample, sample_ids = boxes[::step], class_ids[::step]
 
     def measure(candidate: Anchors) -> tuple[float, float]:
         fits = best_overlaps(sample, candidate)
-        return balanced(fits, of_class), balanced(fits >= MATCH_IOU, of_class)
+        return class_balanced_mean(fits, sample_ids), class_balanced_mean(fits >= MATCH_IOU, sample_ids)
 
-    best, (best_fit, least) = anchors, measure(anchors)
+    best, (best_fit, least_matched) = anchors, measure(anchors)
     for aspects in (anchors.aspects, cluster_aspects(sample)):
         for scale in SCALE_GRID:
             candidate = anchors._replace(scale=scale, aspects=aspects)
             fit, matched = measure(candidate)
-            if fit > best_fit and matched >= least:
+            if fit > best_fit and matched >= least_matched:
                 best, best_fit = candidate, fit
     return best

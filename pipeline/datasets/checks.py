@@ -1,7 +1,7 @@
-"""Is this data fit to train or validate this model? Known in seconds, before hours are spent.
+"""Checks a data set before a training or a validation, in seconds instead of hours.
 
-What nothing can be learnt from is refused: `problems.BrokenData`, a line for each kind of mistake. What may be meant
-is counted, in notes: a line each.
+Data that nothing can be learnt from raises `problems.BrokenData`, with a line for each kind of mistake. Oddities that
+may be intended are counted in notes, a line each.
 """
 
 from __future__ import annotations
@@ -13,61 +13,60 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.messages import track
 from effedge.deploy.image.files import open_image, orientation
-from effedge.engines.stage import progress_disabled
-from effedge.pipeline.datasets.labelled import read_for
+from effedge.pipeline.datasets.labelled import read_for_task
 from effedge.pipeline.datasets.problems import Problems
 from effedge.pipeline.datasets.read import read_data
 from effedge.pipeline.datasets.records import DataSet, Record
-from effedge.pipeline.models.zoo import is_detector
+from effedge.pipeline.models.tables import is_detector
 
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-EDGE = 1.0  # pixels; rounding alone puts boxes as far over the edge
-# LVIS (Gupta et al. 2019, section 3.3) calls a category rare if it is in ten training pictures or fewer.
+EDGE = 1.0  # pixels; rounding alone puts boxes that far over the edge
+# LVIS (Gupta et al. 2019, section 3.3) calls a category rare if it is in ten training images or fewer.
 RARE = 10
-# A judgement: beyond it, a batch of a hundred objects seldom has one of the rarest class.
+# A chosen limit: beyond it, a batch of a hundred objects seldom has one of the rarest class.
 IMBALANCE = 100
 
 
-class Checked(NamedTuple):
-    """Data with the size of every picture, int64 [n,2] (width, height), and what is odd about it, in a line each."""
+class CheckedData(NamedTuple):
+    """Data with the size of every image, int64 [n,2] (width, height), and notes on its oddities, a line each."""
 
     data: DataSet
     sizes: np.ndarray
     notes: list[str]
 
 
-def check_data(data: str, images: Path | None, quiet: bool, model: str | None = None) -> Checked:
-    """Read and check a data set, for `model` if one is given.
+def check_data(data: str, images: Path | None, model: str | None = None) -> CheckedData:
+    """Reads and checks a data set, for `model` if that is not None.
 
     Raises:
         UserError: no such data, data of another task, nothing to learn in it; BrokenData for malformed annotations,
-            missing files, files that are no pictures, boxes outside of their pictures.
+            missing files, files that are no images, boxes outside of their images.
     """
     problems = Problems()
     if model is None:
-        found = read_data(Path(data), images, problems)
+        dataset = read_data(Path(data), images, problems)
     else:
         task = "detection" if is_detector(model) else "classification"
-        found = read_for(task, Path(data), images, problems, model=model)
+        dataset = read_for_task(task, Path(data), images, problems, model=model)
     sizes = [
-        check_picture(record, problems)
-        for record in tqdm(found.records, desc="checking pictures", unit="picture", disable=progress_disabled(quiet))
+        check_image(record, problems)
+        for record in track(dataset.records, desc="checking images", unit="image")
         if record.path.is_file()
     ]
     problems.refuse()
-    if found.task == "detection" and all(record.ignored.all() for record in found.records):
-        raise UserError(f"'{data}' has {len(found.records)} pictures without any object: nothing to learn or to find")
-    if found.task == "classification" and len(found.labels) < 2:
+    if dataset.task == "detection" and all(record.ignored.all() for record in dataset.records):
+        raise UserError(f"'{data}' has {len(dataset.records)} images without any object: nothing to learn or to find")
+    if dataset.task == "classification" and len(dataset.labels) < 2:
         raise UserError(f"'{data}' has one class: expected two or more to tell apart")
-    return Checked(found, np.array(sizes), [*found.notes, *notes_on(found, np.array(sizes))])
+    return CheckedData(dataset, np.array(sizes), [*dataset.notes, *notes_on(dataset, np.array(sizes))])
 
 
-def check_picture(record: Record, problems: Problems) -> tuple[int, int]:
-    """(width, height), from the file's head alone; notes a file that is no picture and boxes outside of it."""
+def check_image(record: Record, problems: Problems) -> tuple[int, int]:
+    """Reads an image's (width, height) from the head of its file; adds problems for no image and for boxes outside."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -75,60 +74,60 @@ def check_picture(record: Record, problems: Problems) -> tuple[int, int]:
                 width, height = image.size[::-1] if orientation(image) in SIDEWAYS else image.size
     except Exception:
         try:
-            open_image(record.path)  # it has the words for whatever it is
+            open_image(record.path)  # raises the UserError that explains the file
             raise
         except UserError as error:
-            problems.add("no picture", str(error))
+            problems.add("no image", str(error))
             return 1, 1
     x0, y0, x1, y1 = record.boxes.T
     for index in np.flatnonzero((x1 <= 0) | (y1 <= 0) | (x0 >= width) | (y0 >= height)):
         box = [round(float(value), 1) for value in record.boxes[index]]
         problems.add(
             "outside",
-            f"the box {box} (x0, y0, x1, y1) lies outside its picture '{record.path}' of {width} x {height} pixels: "
-            "check that the annotations are of these pictures, unscaled",
+            f"the box {box} (x0, y0, x1, y1) lies outside its image '{record.path}' of {width} x {height} pixels: "
+            "check that the annotations are of these images, unscaled",
         )
     return width, height
 
 
-def learnt(data: DataSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All objects that are to be learnt: boxes float32 [n,4], class ids int64 [n], and which picture each is in [n]."""
+def learnable_objects(data: DataSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Collects the objects to learn: boxes float32 [n,4], class ids int64 [n], indices of their images int64 [n]."""
     kept = [~record.ignored if len(record.boxes) else np.ones(len(record.class_ids), bool) for record in data.records]
     boxes = [record.boxes[~record.ignored] for record in data.records]
     class_ids = [record.class_ids[mask] for record, mask in zip(data.records, kept, strict=True)]
-    picture = np.repeat(np.arange(len(class_ids)), [len(ids) for ids in class_ids])
-    return np.concatenate(boxes), np.concatenate(class_ids), picture
+    image_indices = np.repeat(np.arange(len(class_ids)), [len(ids) for ids in class_ids])
+    return np.concatenate(boxes), np.concatenate(class_ids), image_indices
 
 
 def notes_on(data: DataSet, sizes: np.ndarray) -> list[str]:
-    """What may be meant or not: a line each."""
+    """Counts oddities that may be intended, a line each."""
     notes = []
-    again = len(data.records) - len({record.path for record in data.records})
-    if again:
-        notes.append(f"{again} pictures are listed twice")
-    boxes, class_ids, picture = learnt(data)
+    repeated = len(data.records) - len({record.path for record in data.records})
+    if repeated:
+        notes.append(f"{repeated} images are listed twice")
+    boxes, class_ids, image_indices = learnable_objects(data)
     if data.task == "detection":
-        beyond = np.maximum(-boxes[:, :2], boxes[:, 2:] - sizes[picture]).max(axis=1)
+        beyond = np.maximum(-boxes[:, :2], boxes[:, 2:] - sizes[image_indices]).max(axis=1)
         if over := int((beyond > EDGE).sum()):
             worst = float(beyond.max())
-            notes.append(f"{over} boxes reach over their picture's edge, by up to {worst:.0f} pixels, and are clipped")
-        objects = Counter(zip(picture.tolist(), class_ids.tolist(), map(bytes, boxes), strict=True))
+            notes.append(f"{over} boxes reach over their image's edge, by up to {worst:.0f} pixels, and are clipped")
+        objects = Counter(zip(image_indices.tolist(), class_ids.tolist(), map(bytes, boxes), strict=True))
         if double := sum(objects.values()) - len(objects):
-            notes.append(f"{double} objects are there twice: same picture, same class, same box")
-    return notes + notes_on_classes(data, class_ids, picture)
+            notes.append(f"{double} objects are there twice: same image, same class, same box")
+    return notes + notes_on_classes(data, class_ids, image_indices)
 
 
-def notes_on_classes(data: DataSet, class_ids: np.ndarray, picture: np.ndarray) -> list[str]:
-    """What class ids [n] of objects in pictures [n] say about the balance of the classes."""
+def notes_on_classes(data: DataSet, class_ids: np.ndarray, image_indices: np.ndarray) -> list[str]:
+    """Notes absent, rare and imbalanced classes, by class ids [n] of objects and indices [n] of their images."""
     notes = []
-    things = "objects" if data.task == "detection" else "pictures"
+    things = "objects" if data.task == "detection" else "images"
     counts = np.bincount(class_ids, minlength=len(data.labels))
     names = [label or str(index) for index, label in enumerate(data.labels)]
     if len(absent := np.flatnonzero(counts == 0)):
         notes.append(f"{len(absent)} classes have no {things}, the first is {names[absent[0]]}: they cannot be learnt")
-    seen = np.array([len(np.unique(picture[class_ids == index])) for index in range(len(names))])
-    if len(rare := np.flatnonzero((counts > 0) & (seen <= RARE))):
-        notes.append(f"{len(rare)} classes are in {RARE} pictures or fewer, the first is {names[rare[0]]}")
+    image_counts = np.array([len(np.unique(image_indices[class_ids == index])) for index in range(len(names))])
+    if len(rare := np.flatnonzero((counts > 0) & (image_counts <= RARE))):
+        notes.append(f"{len(rare)} classes are in {RARE} images or fewer, the first is {names[rare[0]]}")
     present = np.flatnonzero(counts)
     most, least = present[counts[present].argmax()], present[counts[present].argmin()]
     if counts[most] > IMBALANCE * counts[least]:

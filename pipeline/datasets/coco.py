@@ -1,7 +1,7 @@
-"""COCO's annotation file: a JSON of images, annotations and categories (cocodataset.org, "Data format").
+"""Reads COCO's annotation file: a JSON of images, annotations and categories (cocodataset.org, "Data format").
 
-Boxes are [x, y, width, height] in pixels there, xyxy here. Class ids count the categories in the order of their ids,
-which may begin anywhere and have gaps; `records.match_labels` finds a model's ids by name.
+Boxes are [x, y, width, height] in pixels in the file, xyxy in the records. Class ids count the categories in the order
+of their ids, which may begin anywhere and have gaps; `records.match_labels` maps them to a model's ids by name.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from effedge.pipeline.datasets.records import DataSet, Record, require_files
 
 
 def read_coco(path: Path, images: Path | None = None, problems: Problems | None = None) -> DataSet:
-    """The data set of a COCO json; pictures without annotations belong to it too.
+    """Reads the data set of a COCO json; images without annotations belong to it too.
 
     Args:
         path: the json.
-        images: the folder of the pictures. By default `images/` beside the json, or the json's own folder.
-        problems: collects what is wrong with single pictures and annotations, which are then left out.
+        images: the folder of the images. By default `images/` beside the json, or the json's own folder.
+        problems: collects the mistakes of single images and annotations, which are then left out.
 
     Raises:
-        UserError: no JSON, or a part that is missing. Without `problems`, BrokenData for what they would collect.
+        UserError: no JSON, or a part that is missing. Without `problems`, BrokenData for the mistakes.
     """
-    found = problems or Problems()
+    collected = problems or Problems()
     content = _load(path)
-    names = _categories(path, content["categories"], found)
+    names = _categories(path, content["categories"], collected)
     class_ids = {category: index for index, category in enumerate(sorted(names))}
-    files = _files(path, content["images"], found)
+    files = _files(path, content["images"], collected)
     if not names or not files:
-        found.refuse()
+        collected.refuse()
     by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for annotation in content["annotations"]:
-        if _sound(path, annotation, files, names, found):
+        if _is_valid(path, annotation, files, names, collected):
             by_image[annotation["image_id"]].append(annotation)
     folder = images or _image_folder(path, list(files.values()))
     records = [_record(folder / name, by_image[image_id], class_ids) for image_id, name in files.items()]
-    require_files(records, "give their folder with --images", found)
+    require_files(records, "give their folder with --images", collected)
     if problems is None:
-        found.refuse()
+        collected.refuse()
     kept = sum(len(record.boxes) for record in records)
     notes = _notes(content["annotations"], sum(map(len, by_image.values())) - kept)
     return DataSet("detection", [names[category] for category in class_ids], records, notes)
 
 
 def _files(path: Path, images: list[Any], problems: Problems) -> dict[Any, str]:
-    """Image id -> file name."""
+    """Maps image ids to file names."""
     files: dict[Any, str] = {}
     for image in images:
         if not isinstance(image, dict) or "id" not in image or not isinstance(image.get("file_name"), str):
@@ -64,13 +64,13 @@ def _files(path: Path, images: list[Any], problems: Problems) -> dict[Any, str]:
 
 
 def _notes(annotations: list[Any], without_area: int) -> list[str]:
-    """What is odd and harms nothing."""
+    """Counts harmless oddities, a line each."""
     notes = []
     if without_area:
         notes.append(f"{without_area} objects have a box without area and are left out")
     ids = [annotation["id"] for annotation in annotations if isinstance(annotation, dict) and "id" in annotation]
-    if again := len(ids) - len(set(map(str, ids))):
-        notes.append(f"{again} annotations have the id of another; each counts as an object of its own")
+    if repeated := len(ids) - len(set(map(str, ids))):
+        notes.append(f"{repeated} annotations have the id of another; each counts as an object of its own")
     return notes
 
 
@@ -91,7 +91,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _categories(path: Path, categories: list[Any], problems: Problems) -> dict[int, str]:
-    """Category id -> name."""
+    """Maps category ids to names."""
     names: dict[int, str] = {}
     for category in categories:
         if not (isinstance(category, dict) and isinstance(category.get("id"), int) and category.get("name")):
@@ -103,12 +103,12 @@ def _categories(path: Path, categories: list[Any], problems: Problems) -> dict[i
     return names
 
 
-def _sound(path: Path, annotation: Any, files: dict[Any, str], names: dict[int, str], problems: Problems) -> bool:
-    """True for an annotation of a known image and category, with a box of four finite numbers."""
-    known = isinstance(annotation, dict)
-    box: Any = annotation.get("bbox") if known else None
+def _is_valid(path: Path, annotation: Any, files: dict[Any, str], names: dict[int, str], problems: Problems) -> bool:
+    """Returns True for an annotation of a known image and category, with a box of four finite numbers."""
+    is_object = isinstance(annotation, dict)
+    box: Any = annotation.get("bbox") if is_object else None
     numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)
-    if not known or annotation.get("image_id") not in files:
+    if not is_object or annotation.get("image_id") not in files:
         problems.add("unknown image", f"'{path}' has an annotation of an unknown image: {_short(annotation)}")
     elif annotation.get("category_id") not in names:
         problems.add("unknown category", f"'{path}' has an annotation of an unknown category: {_short(annotation)}")
@@ -120,14 +120,14 @@ def _sound(path: Path, annotation: Any, files: dict[Any, str], names: dict[int, 
 
 
 def _short(annotation: Any) -> str:
-    """An annotation without its mask, cut to a line's length."""
+    """Prints an annotation without its mask, cut to a line's length."""
     if isinstance(annotation, dict):
         annotation = {key: value for key, value in annotation.items() if key != "segmentation"}
     return repr(annotation)[:120]
 
 
 def _record(path: Path, annotations: list[dict[str, Any]], class_ids: dict[int, int]) -> Record:
-    """The annotations of one picture; those without area, which nothing can be matched with, are left out."""
+    """Makes the record of an image; annotations without area, which no anchor or detection matches, are left out."""
     kept = [annotation for annotation in annotations if min(annotation["bbox"][2:]) > 0]
     boxes = np.array([annotation["bbox"] for annotation in kept], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
@@ -142,6 +142,6 @@ def _record(path: Path, annotations: list[dict[str, Any]], class_ids: dict[int, 
 
 
 def _image_folder(path: Path, names: list[str]) -> Path:
-    """`images/` beside the json where the first picture lies there, else the json's own folder."""
+    """Returns `images/` beside the json where the first image lies there, else the json's own folder."""
     beside = path.parent / "images"
     return beside if (beside / names[0]).is_file() else path.parent

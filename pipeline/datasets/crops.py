@@ -1,6 +1,8 @@
-"""A classifier's pictures out of a detector's: effedge crops DATA --out DIR
+"""Cuts a detector's data into a classifier's images.
 
-Every object is cut out with a margin and written to DIR/<class>/, ready for `effedge.pipeline.training.train b0 --data DIR`. Crowds,
+    effedge crops DATA --out DIR
+
+Every object is cut out with a margin and written to DIR/<class>/, ready for `effedge train b0 --data DIR`. Crowds,
 difficult objects, and those smaller than --smallest pixels are left out.
 """
 
@@ -10,61 +12,60 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from effedge.deploy.common.cli import Parser, UserError
-from effedge.deploy.common.files import whole_folder
+from effedge.deploy.common.files import atomic_folder
+from effedge.deploy.common.messages import track
 from effedge.deploy.image.files import open_image
-from effedge.engines.stage import progress_disabled
 from effedge.pipeline.datasets.checks import check_data
 from effedge.pipeline.datasets.problems import line_by_line
 from effedge.pipeline.datasets.records import DataSet
 
 
 def crop_window(box: np.ndarray, width: int, height: int, margin: float) -> tuple[int, int, int, int]:
-    """(x0, y0, x1, y1) in whole pixels: `box` [4] xyxy, larger by `margin` of its sides all around, in its picture."""
+    """Extends `box` [4] xyxy by `margin` of its sides all around, within its image: integer pixels (x0, y0, x1, y1)."""
     x0, y0, x1, y1 = (float(value) for value in box)
     across, down = margin * (x1 - x0), margin * (y1 - y0)
     left, top = max(0, int(np.floor(x0 - across))), max(0, int(np.floor(y0 - down)))
     return left, top, min(width, int(np.ceil(x1 + across))), min(height, int(np.ceil(y1 + down)))
 
 
-def write_crops(data: DataSet, folder: Path, margin: float, smallest: float, quiet: bool) -> list[int]:
-    """Write a PNG for each object; returns how many there are of each class."""
+def write_crops(data: DataSet, folder: Path, margin: float, smallest: float) -> list[int]:
+    """Writes a PNG for each object; returns their number by class id."""
     counts = [0] * len(data.labels)
-    for record in tqdm(data.records, desc="cutting", unit="picture", disable=progress_disabled(quiet)):
+    for record in track(data.records, desc="cutting", unit="image"):
         image = open_image(record.path)
         for index in np.flatnonzero(~record.ignored):
             box, class_id = record.boxes[index], int(record.class_ids[index])
             if min(box[2] - box[0], box[3] - box[1]) < smallest:
                 continue
             x0, y0, x1, y1 = crop_window(box, image.shape[1], image.shape[0], margin)
-            place = folder / (data.labels[class_id] or str(class_id)).replace("/", "_")
-            place.mkdir(exist_ok=True)
-            Image.fromarray(image[y0:y1, x0:x1]).save(place / f"{record.path.stem}-{index}.png")
+            class_folder = folder / (data.labels[class_id] or str(class_id)).replace("/", "_")
+            class_folder.mkdir(exist_ok=True)
+            Image.fromarray(image[y0:y1, x0:x1]).save(class_folder / f"{record.path.stem}-{index}.png")
             counts[class_id] += 1
     return counts
 
 
 def main() -> None:
-    parser = Parser(prog="effedge crops", description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("data", metavar="DATA", help="a COCO json or a Pascal VOC folder")
-    parser.add_argument("--images", metavar="DIR", type=Path, help="folder of the pictures, if not beside DATA")
+    parser.add_argument("--images", metavar="DIR", type=Path, help="folder of the images, if not beside DATA")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to make, or to replace")
     parser.add_argument("--margin", type=float, default=0.1, help="of a box's sides, all around (default: 0.1)")
     parser.add_argument("--smallest", type=float, default=8, metavar="PIXELS", help="shorter side (default: 8)")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
-    args = parser.parse_args()
-    if not 0 <= args.margin <= 1:
-        raise UserError(f"--margin {args.margin}: expected 0 to 1")
+    parser.add_quiet()
+    arguments = parser.parse_args()
+    if not 0 <= arguments.margin <= 1:
+        raise UserError(f"--margin {arguments.margin}: expected 0 to 1")
     with line_by_line():
-        data = check_data(args.data, args.images, args.quiet).data
+        data = check_data(arguments.data, arguments.images).data
     if data.task != "detection":
-        raise UserError(f"'{args.data}' has no boxes to cut out: expected a COCO json or a Pascal VOC folder")
-    if args.out.is_dir() and any(path.is_file() for path in args.out.iterdir()):
-        raise UserError(f"--out '{args.out}' has files of something else in it: choose another folder")
-    with whole_folder(args.out) as temporary:
-        counts = write_crops(data, temporary, args.margin, args.smallest, args.quiet)
+        raise UserError(f"'{arguments.data}' has no boxes to cut out: expected a COCO json or a Pascal VOC folder")
+    if arguments.out.is_dir() and any(path.is_file() for path in arguments.out.iterdir()):
+        raise UserError(f"--out '{arguments.out}' has files of something else in it: choose another folder")
+    with atomic_folder(arguments.out) as temporary:
+        counts = write_crops(data, temporary, arguments.margin, arguments.smallest)
     for label, count in zip(data.labels, counts, strict=True):
         print(f"{label}: {count}")
-    print(args.out)
+    print(arguments.out)

@@ -1,9 +1,9 @@
-"""`digits`: a detection and a classification data set that needs no download.
+"""Draws `digits`: a detection and a classification data set that needs no download.
 
 scikit-learn carries 1,797 real handwritten digits (the test part of UCI's Optical Recognition of Handwritten Digits,
-8x8 pixels, 16 grey levels), scikit-image and scikit-learn carry photographs. A picture here is a crop of a photograph
-with digits painted on it at many scales, rotations, colours and overlaps. Everything follows from (split, index), so
-the same picture comes out everywhere; training, calibration and validation share no digit and no photograph.
+8x8 pixels, 16 grey levels), scikit-image and scikit-learn carry photographs. An image is a crop of a photograph with
+digits painted on it at many scales, rotations, colours and overlaps. Every image follows from (split, index), so it is
+the same on every machine. Training, calibration and validation share no digit and no photograph.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -31,16 +31,18 @@ PHOTOGRAPHS = {
 }  # fmt: skip
 DIGITS_SHARE = {"train": 1197, "calibration": 200, "val": 400}
 
-# Pictures of the written data set, (height, width): several shapes, so that letterboxing is part of what is measured.
+# Images of the written data set, (height, width): several shapes, so that measurements include letterboxing.
 SHAPES = ((512, 512), (480, 640), (640, 480), (432, 576))
 SMALLEST, LARGEST = 14, 300  # a digit's height in pixels, drawn log-uniformly
 MOST_DIGITS = 12
 LARGEST_ANGLE = 20.0  # degrees; beyond it a 6 is a 9
-LEAST_CONTRAST = 80.0  # between a digit's grey value and the mean of what is behind it
-LARGEST_COVER = 0.25  # the share of a digit that later ones may hide together
+LEAST_CONTRAST = 80.0  # between a digit's grey value and the mean of the pixels behind it
+LARGEST_COVER = 0.25  # the share of a digit that all later digits together may hide
 
 
-class Picture(NamedTuple):
+class LabelledImage(NamedTuple):
+    """An image and its objects."""
+
     image: np.ndarray  # uint8 [H,W,3] RGB
     boxes: np.ndarray  # float32 [n,4] xyxy in pixels
     class_ids: np.ndarray  # int64 [n]
@@ -48,7 +50,7 @@ class Picture(NamedTuple):
 
 @functools.cache
 def digits_of(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The split's digits: float32 [n,8,8] in 0..1, and their class ids int64 [n]."""
+    """Loads the split's digits: float32 [n,8,8] in 0..1, and their class ids int64 [n]."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -64,7 +66,7 @@ def digits_of(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def photographs_of(split: str) -> list[np.ndarray]:
-    """The split's photographs, uint8 [H,W,3] RGB. They are read from the packages' files, never fetched."""
+    """Reads the split's photographs, uint8 [H,W,3] RGB, from the packages' files; nothing is downloaded."""
     import skimage.data
     import sklearn.datasets
 
@@ -72,19 +74,19 @@ def photographs_of(split: str) -> list[np.ndarray]:
         "skimage": Path(skimage.data.__file__).parent,
         "sklearn": Path(sklearn.datasets.__file__).parent / "images",
     }
-    pictures = []
+    photographs = []
     for name in PHOTOGRAPHS[split]:
         package, stem = name.split("/")
         file = next(path for suffix in (".png", ".jpg") if (path := folders[package] / (stem + suffix)).exists())
         with Image.open(file) as image:
-            pictures.append(np.asarray(image.convert("RGB")))
-    return pictures
+            photographs.append(np.asarray(image.convert("RGB")))
+    return photographs
 
 
 def background(random: np.random.Generator, split: str, height: int, width: int) -> np.ndarray:
-    """A crop of one of the split's photographs at a random zoom, mirrored or not, uint8 [height,width,3].
+    """Crops one of the split's photographs at a random zoom, mirrored or not: uint8 [height,width,3].
 
-    The training split has few photographs, which a network would soon know by heart: there each is also turned,
+    The training split has few photographs, which a network would soon know by heart: its photographs are also rotated,
     recoloured and cropped more freely.
     """
     photographs = photographs_of(split)
@@ -109,10 +111,10 @@ def background(random: np.random.Generator, split: str, height: int, width: int)
 
 
 def recolour(random: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
-    """Mix the channels [h,w,3] at random, now and then invert them, and give each its own gain and offset."""
+    """Mixes the channels of pixels [h,w,3] at random, inverts some images, and applies a gain and offset by channel."""
     mixing = np.eye(3)[random.permutation(3)] + random.uniform(-0.3, 0.3, (3, 3))
     mixing /= mixing.sum(axis=0)
-    # As one matrix, not one a row: the product of thousands of small ones is slow.
+    # As one large matrix: the product of thousands of small matrices, one a row, is slow.
     pixels = (pixels.reshape(-1, 3) @ mixing.astype(np.float32)).reshape(pixels.shape)
     if random.random() < 0.25:
         pixels = 255 - pixels
@@ -120,7 +122,7 @@ def recolour(random: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
 
 
 def stroke(random: np.random.Generator, digit: np.ndarray, height: float) -> np.ndarray:
-    """The digit's opacity, float32 [h,w] in 0..1: about `height` pixels high, turned, stretched, cut to what is seen.
+    """Renders a digit's opacity, float32 [h,w] in 0..1: about `height` pixels high, rotated, stretched, cut to its box.
 
     The 8x8 grey levels are interpolated smoothly, then steepened: handwriting with an edge of a pixel or two, not a
     blur. The same threshold defines the box, so that boxes are exact.
@@ -130,7 +132,7 @@ def stroke(random: np.random.Generator, digit: np.ndarray, height: float) -> np.
     scale_y, scale_x = height / 8, height / 8 * stretch
     side = math.ceil(height * 1.7) + 4
     padded = Image.fromarray(np.pad(digit, 4))
-    # From output pixel to input pixel: centre, turn back, shrink, centre of the padded 16x16 digit.
+    # From output pixel to input pixel: centre, rotate back, shrink, centre of the padded 16x16 digit.
     cos, sin, centre = math.cos(angle), math.sin(angle), side / 2
     a, b = cos / scale_x, sin / scale_x
     d, e = -sin / scale_y, cos / scale_y
@@ -144,7 +146,7 @@ def stroke(random: np.random.Generator, digit: np.ndarray, height: float) -> np.
 
 
 def colour_against(random: np.random.Generator, behind: np.ndarray) -> np.ndarray:
-    """A random colour, float [3] in 0..255, that can be told from the pixels [h,w,3] behind it."""
+    """Draws a colour, float [3] in 0..255, that contrasts with the pixels [h,w,3] behind it."""
     grey = np.array([0.299, 0.587, 0.114])
     level = float(behind.reshape(-1, 3).mean(0) @ grey)
     for _ in range(50):
@@ -155,22 +157,22 @@ def colour_against(random: np.random.Generator, behind: np.ndarray) -> np.ndarra
 
 
 def paint(canvas: np.ndarray, opacity: np.ndarray, colour: np.ndarray, top: int, left: int) -> None:
-    """Blend a stroke onto `canvas`, uint8 [H,W,3], in place."""
+    """Blends a stroke onto `canvas`, uint8 [H,W,3], in place."""
     height, width = opacity.shape
     region = canvas[top : top + height, left : left + width]
     region[:] = np.rint(region * (1 - opacity[..., None]) + colour * opacity[..., None]).astype(np.uint8)
 
 
 def random_stroke(random: np.random.Generator, split: str, smallest: float, largest: float) -> tuple[np.ndarray, int]:
-    """A digit of the split at a log-uniform height: (opacity [h,w], class id)."""
+    """Renders a digit of the split at a log-uniform height: (opacity [h,w], class id)."""
     images, targets = digits_of(split)
-    which = random.integers(len(images))
+    index = random.integers(len(images))
     height = math.exp(random.uniform(math.log(smallest), math.log(largest)))
-    return stroke(random, images[which], height), int(targets[which])
+    return stroke(random, images[index], height), int(targets[index])
 
 
-def draw_picture(split: str, index: int, height: int, width: int, seed: int = 0) -> Picture:
-    """Picture `index` of a split: up to MOST_DIGITS digits on a photograph. The same arguments give the same pixels."""
+def draw_image(split: str, index: int, height: int, width: int, seed: int = 0) -> LabelledImage:
+    """Draws image `index` of a split: up to MOST_DIGITS digits on a photograph. Equal arguments give equal pixels."""
     random = np.random.default_rng([seed, SPLITS.index(split), 0, index])
     canvas = background(random, split, height, width).copy()
     owner = np.full((height, width), -1)
@@ -182,27 +184,27 @@ def draw_picture(split: str, index: int, height: int, width: int, seed: int = 0)
         h, w = opacity.shape
         if h > height or w > width:
             continue
-        for _ in range(10):  # look for a place that hides too much of no earlier digit
+        for _ in range(10):  # look for a place where no earlier digit is hidden too much
             top, left = int(random.integers(height - h + 1)), int(random.integers(width - w + 1))
             inked = opacity > 0.5
-            after = owner[top : top + h, left : left + w]
-            hidden = np.bincount(after[inked & (after >= 0)], minlength=len(areas))
+            owners = owner[top : top + h, left : left + w]
+            hidden = np.bincount(owners[inked & (owners >= 0)], minlength=len(areas))
             shown = np.array([np.count_nonzero(owner == k) for k in np.flatnonzero(hidden)])
             if all(
                 areas[k] - s + hidden[k] <= LARGEST_COVER * areas[k]
                 for k, s in zip(np.flatnonzero(hidden), shown, strict=True)
             ):
                 paint(canvas, opacity, colour_against(random, canvas[top : top + h, left : left + w]), top, left)
-                after[inked] = len(areas)
+                owners[inked] = len(areas)
                 boxes.append((left, top, left + w, top + h))
                 class_ids.append(class_id)
                 areas.append(int(np.count_nonzero(inked)))
                 break
-    return Picture(canvas, np.array(boxes, np.float32).reshape(-1, 4), np.array(class_ids, np.int64))
+    return LabelledImage(canvas, np.array(boxes, np.float32).reshape(-1, 4), np.array(class_ids, np.int64))
 
 
 def draw_crop(split: str, index: int, size: int, seed: int = 0) -> tuple[np.ndarray, int]:
-    """Digit crop `index` for the classifier, (uint8 [size,size,3], class id): one digit, 0.4 to 0.8 of its height."""
+    """Draws crop `index` for the classifier, (uint8 [size,size,3], class id): a digit of 0.4 to 0.8 of its height."""
     random = np.random.default_rng([seed, SPLITS.index(split), 1, index])
     canvas = background(random, split, size, size).copy()
     opacity, class_id = random_stroke(random, split, 0.4 * size, 0.8 * size)
@@ -214,17 +216,17 @@ def draw_crop(split: str, index: int, size: int, seed: int = 0) -> tuple[np.ndar
 
 
 def write_detection(folder: Path, split: str, count: int, progress: Callable[[range], range] = lambda x: x) -> None:
-    """Write `count` pictures of a split as `images/*.jpg` and COCO's `instances.json` into `folder`."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    """Writes `count` images of a split as `images/*.jpg` and COCO's `instances.json` into `folder`."""
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     (folder / "images").mkdir(parents=True)
     for index in progress(range(count)):
         height, width = SHAPES[index % len(SHAPES)]
-        picture = draw_picture(split, index, height, width)
+        drawn = draw_image(split, index, height, width)
         name = f"{split}-{index:04d}.jpg"
-        Image.fromarray(picture.image).save(folder / "images" / name, quality=95)
+        Image.fromarray(drawn.image).save(folder / "images" / name, quality=95)
         images.append({"id": index + 1, "file_name": name, "width": width, "height": height})
-        for (x0, y0, x1, y1), class_id in zip(picture.boxes.tolist(), picture.class_ids.tolist(), strict=True):
+        for (x0, y0, x1, y1), class_id in zip(drawn.boxes.tolist(), drawn.class_ids.tolist(), strict=True):
             annotations.append({
                 "id": len(annotations) + 1, "image_id": index + 1, "category_id": class_id + 1,
                 "bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "iscrowd": 0,
@@ -236,7 +238,7 @@ def write_detection(folder: Path, split: str, count: int, progress: Callable[[ra
 
 def write_classification(folder: Path, split: str, count: int, size: int,
                          progress: Callable[[range], range] = lambda x: x) -> None:  # fmt: skip
-    """Write `count` digit crops of a split as a folder per class."""
+    """Writes `count` digit crops of a split as a folder per class."""
     for label in LABELS:
         (folder / label).mkdir(parents=True)
     for index in progress(range(count)):

@@ -1,27 +1,27 @@
-"""Labelled pictures to hold a model against: data of the model's task, and which of its classes the model knows."""
+"""Reads labelled images for measuring a model: data of the model's task, with the model's class ids."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.messages import log
 from effedge.pipeline.datasets.problems import Problems
 from effedge.pipeline.datasets.read import read_data
 from effedge.pipeline.datasets.records import DataSet, match_labels
 
 
-def read_for(
+def read_for_task(
     task: str, path: Path, images: Path | None = None, problems: Problems | None = None, *, model: str = "the model"
 ) -> DataSet:
-    """Data for a task; `effedge.pipeline.datasets.read.read_data` says the rest.
+    """Reads data for a task, as `effedge.pipeline.datasets.read.read_data`.
 
     Args:
-        model: what errors call the model of this task.
+        model: the model's name in errors.
 
     Raises:
-        UserError: no data, or for another task.
+        UserError: no data, or data for another task.
     """
     data = read_data(path, images, problems)
     if data.task != task:
@@ -29,11 +29,14 @@ def read_for(
     return data
 
 
-def model_ids(data: DataSet, labels: Sequence[str | None]) -> list[int | None]:
-    """As `effedge.pipeline.datasets.records.match_labels`; says which classes the model does not have, which count as not found."""
+def model_class_ids(data: DataSet, labels: Sequence[str | None]) -> list[int | None]:
+    """Maps the data's classes to the model's class ids, as `effedge.pipeline.datasets.records.match_labels`.
+
+    Warns of classes that the model does not have, which count as not found.
+    """
     matched = match_labels(data.labels, labels)
-    unknown = [str(label) for label, found in zip(data.labels, matched, strict=True) if label and found is None]
+    unknown = [str(label) for label, class_id in zip(data.labels, matched, strict=True) if label and class_id is None]
     if unknown:
         some = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        print(f"note: {len(unknown)} classes are unknown to the model and count as not found: {some}", file=sys.stderr)
+        log.warning(f"note: {len(unknown)} classes are unknown to the model and count as not found: {some}")
     return matched

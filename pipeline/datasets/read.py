@@ -1,4 +1,4 @@
-"""The one door to all readers: the kind of a data set is seen from its path."""
+"""Reads a data set of any kind; its path decides the reader."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ KINDS = "a COCO json, a Pascal VOC folder, a folder with a folder for each class
 
 
 def read_data(path: Path, images: Path | None = None, problems: Problems | None = None) -> DataSet:
-    """Read a data set of any kind; `images` is the folder of its pictures where that is not the usual place.
+    """Reads a data set of any kind.
 
-    Raises UserError if there is none at `path`, or it is malformed; what is wrong with single pictures and annotations
-    goes into `problems` where they are given.
+    Args:
+        path: one of KINDS.
+        images: the folder of its images, where that is not the usual place.
+        problems: collects the mistakes of single images and annotations, which are then left out.
+
+    Raises:
+        UserError: no data at `path`, or malformed data.
     """
     if not path.exists():
         raise UserError(f"data '{path}' does not exist: expected {KINDS}")

@@ -1,7 +1,7 @@
-"""What every reader of data makes: a list of pictures with what is in them.
+"""Defines the data set that every reader returns: a list of images with their annotations.
 
 Detection: boxes with a class each. Classification: one class and no boxes. Class ids are indices into the data set's
-own labels; `match_labels` finds a model's.
+own labels; `match_labels` maps them to a model's.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from typing import NamedTuple
 import numpy as np
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.files import sha256_of_bytes
 from effedge.pipeline.datasets.problems import Problems
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 class Record(NamedTuple):
-    """One picture.
+    """An image and its annotations.
 
     boxes: float32 [n,4] xyxy in pixels; [0,4] for classification.
     class_ids: int64 [n], indices into the data set's labels; [1] for classification.
     areas: float32 [n], pixels; COCO's are those of the object's mask.
-    ignored: bool [n]; COCO's crowds and VOC's difficult objects, neither to be learnt nor to be found.
+    ignored: bool [n]; COCO's crowds and VOC's difficult objects, which are neither learnt nor counted as missed.
     """
 
     path: Path
@@ -35,10 +36,10 @@ class Record(NamedTuple):
 
 
 class DataSet(NamedTuple):
-    """Pictures and the names of their classes.
+    """Images and the names of their classes.
 
     labels: by class id; None for an id without a name (COCO's gaps, or a list of numbers).
-    notes: what the reader found odd, in a line each.
+    notes: oddities that the reader met, a line each.
     """
 
     task: str  # "detection" or "classification"
@@ -47,14 +48,21 @@ class DataSet(NamedTuple):
     notes: Sequence[str] = ()
 
 
-def classified(path: Path, class_id: int) -> Record:
-    """A picture of one class."""
-    nothing = np.zeros(0, np.float32)
-    return Record(path, np.zeros((0, 4), np.float32), np.array([class_id]), nothing, np.zeros(0, bool))
+def class_record(path: Path, class_id: int) -> Record:
+    """Makes the record of an image of one class."""
+    no_areas = np.zeros(0, np.float32)
+    return Record(path, np.zeros((0, 4), np.float32), np.array([class_id]), no_areas, np.zeros(0, bool))
+
+
+def annotations_digest(data: DataSet) -> str:
+    """Computes the SHA-256 over the labels and the annotations; not over the images or their names."""
+    arrays = [array for record in data.records for array in record[1:]]
+    chunks = [str(array.dtype).encode() + array.tobytes() for array in arrays]
+    return sha256_of_bytes([repr(data.labels).encode(), *chunks])
 
 
 def match_labels(labels: Sequence[str | None], model: Sequence[str | None]) -> list[int | None]:
-    """For each class of a data set, the model's class id, or None if the model does not know it.
+    """Maps each class of a data set to the model's class id, or to None if the model does not know it.
 
     Names are compared without case. A data set without names has the model's ids already; so has one whose names are
     all unknown but that has as many classes as the model (folders named after synsets, say).
@@ -84,7 +92,7 @@ def match_labels(labels: Sequence[str | None], model: Sequence[str | None]) -> l
 
 
 def _some(labels: Sequence[str | None]) -> str:
-    """A few of the names.
+    """Lists a few of the names.
 
     >>> _some(["a", None, "b", "c", "d"])
     'a, b, c and 1 more'
@@ -95,8 +103,8 @@ def _some(labels: Sequence[str | None]) -> str:
 
 
 def require_files(records: Sequence[Record], advice: str, problems: Problems) -> None:
-    """Note, with the first missing file and how many there are, if a picture of `records` is not on the disk."""
+    """Adds a problem, with the first missing file and their number, if images of `records` are not on the disk."""
     missing = [record.path for record in records if not record.path.is_file()]
     if missing:
-        line = f"{len(missing)} of {len(records)} pictures are missing, the first is '{missing[0]}': {advice}"
-        problems.add("missing pictures", line)
+        line = f"{len(missing)} of {len(records)} images are missing, the first is '{missing[0]}': {advice}"
+        problems.add("missing images", line)

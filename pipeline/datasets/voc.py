@@ -1,7 +1,7 @@
-"""Pascal VOC's folder (Everingham et al. 2010): Annotations/*.xml, JPEGImages and lists in ImageSets/Main/*.txt.
+"""Reads Pascal VOC's folder (Everingham et al. 2010): Annotations/*.xml, JPEGImages and lists in ImageSets/Main/*.txt.
 
-Its boxes are whole pixels counted from 1, the last one inside: (1, 1, 1, 1) is the first pixel, xyxy (0, 0, 1, 1) here.
-Class ids count the names in alphabetical order.
+VOC's boxes are integer pixels counted from 1, the last one included: (1, 1, 1, 1) is the first pixel, xyxy (0, 0, 1, 1)
+in the records. Class ids count the names in alphabetical order.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def is_voc(path: Path) -> bool:
-    """True for a folder of this kind, or one of its lists."""
+    """Returns True for a VOC folder, or one of its lists."""
     return (path / "Annotations").is_dir() or (path.suffix == ".txt" and path.parent.parent.name == "ImageSets")
 
 
 def read_voc(path: Path, images: Path | None = None, problems: Problems | None = None) -> DataSet:
-    """The data set of a VOC folder (all of its annotations), or of one of its lists, such as ImageSets/Main/val.txt.
+    """Reads the data set of a VOC folder (all annotations), or of one of its lists, such as ImageSets/Main/val.txt.
 
     Args:
         path: the folder, or the list.
-        images: the folder of the pictures, JPEGImages by default.
-        problems: collects malformed annotations, which are left out, and missing pictures.
+        images: the folder of the images, JPEGImages by default.
+        problems: collects malformed annotations, which are left out, and missing images.
 
     Raises:
-        UserError: no annotations. Without `problems`, BrokenData for what they would collect.
+        UserError: no annotations. Without `problems`, BrokenData for the mistakes.
     """
     root = path if path.is_dir() else path.parent.parent.parent
     annotations = root / "Annotations"
@@ -43,26 +43,26 @@ def read_voc(path: Path, images: Path | None = None, problems: Problems | None =
         # A class's own list has a second column: 1, -1 or 0 (difficult).
         names = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
     if not names:
-        raise UserError(f"'{path}' names no pictures: expected Annotations/*.xml, or a list in ImageSets/Main")
+        raise UserError(f"'{path}' names no images: expected Annotations/*.xml, or a list in ImageSets/Main")
     folder = images or root / "JPEGImages"
-    found, parsed = problems or Problems(), []
+    collected, parsed = problems or Problems(), []
     for name in names:
         try:
             parsed.append(_parse(annotations / f"{name}.xml", folder))
         except Malformed as error:
-            found.add(error.kind, str(error))
+            collected.add(error.kind, str(error))
     labels = sorted({name for _, objects in parsed for name, _, _ in objects})
-    records = [_record(picture, objects, labels) for picture, objects in parsed]
-    require_files(records, "give their folder with --images", found)
+    records = [_record(image, objects, labels) for image, objects in parsed]
+    require_files(records, "give their folder with --images", collected)
     if problems is None:
-        found.refuse()
+        collected.refuse()
     without_area = sum(len(objects) for _, objects in parsed) - sum(len(record.boxes) for record in records)
     notes = [f"{without_area} objects have a box without area and are left out"] if without_area else []
     return DataSet("detection", list(labels), records, notes)
 
 
 class Malformed(UserError):
-    """An annotation file that cannot be used, and the kind of its mistake."""
+    """The error of an annotation file that cannot be used, with the kind of its mistake."""
 
     def __init__(self, kind: str, line: str):
         super().__init__(line)
@@ -73,14 +73,15 @@ Object = tuple[str, tuple[float, ...], bool]  # name, xyxy, difficult
 
 
 def _parse(path: Path, folder: Path) -> tuple[Path, list[Object]]:
-    """(picture, objects) of one annotation file."""
+    """Parses an annotation file: (path of the image, objects)."""
     try:
         root = ElementTree.parse(path).getroot()
     except FileNotFoundError:
         raise Malformed("missing", f"annotation '{path}' does not exist, though the list names it") from None
     except (OSError, ElementTree.ParseError) as error:
         raise Malformed("XML", f"annotation '{path}' is no XML ({error}): expected Pascal VOC's") from error
-    return _picture(root.findtext("filename"), path.stem, folder), [_object(path, item) for item in root.iter("object")]
+    image = _image_path(root.findtext("filename"), path.stem, folder)
+    return image, [_object(path, item) for item in root.iter("object")]
 
 
 def _object(path: Path, item: ElementTree.Element) -> Object:
@@ -96,18 +97,18 @@ def _object(path: Path, item: ElementTree.Element) -> Object:
     return name, corners, (item.findtext("difficult") or "0").strip() == "1"
 
 
-def _picture(filename: str | None, stem: str, folder: Path) -> Path:
-    """The picture's path: what the annotation says, else what is called like the annotation."""
+def _image_path(filename: str | None, stem: str, folder: Path) -> Path:
+    """Finds the image's path: the annotation's file name, else a file with the annotation's stem."""
     named = [filename.strip()] if filename and filename.strip() else []
     candidates = [folder / name for name in [*named, *(stem + suffix for suffix in SUFFIXES)]]
     return next((path for path in candidates if path.is_file()), candidates[0])
 
 
-def _record(picture: Path, objects: list[Object], labels: list[str]) -> Record:
+def _record(image: Path, objects: list[Object], labels: list[str]) -> Record:
     kept = [item for item in objects if item[1][2] > item[1][0] and item[1][3] > item[1][1]]
     boxes = np.array([box for _, box, _ in kept], np.float32).reshape(-1, 4)
     return Record(
-        picture,
+        image,
         boxes,
         np.array([labels.index(name) for name, _, _ in kept], np.int64),
         (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),

@@ -1,49 +1,59 @@
-"""The accuracy of a backend that is here already, in no engine's folder, through the device's own code before and
-behind it: for what an engine is held against (PyTorch, ONNX Runtime, another tool's model)."""
+"""Evaluates a backend that lies in no engine's folder, with the device's own pre- and post-processing.
+
+Such backends are compared with an engine: PyTorch, ONNX Runtime, another tool's model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
+from effedge.deploy.common.contracts import Spec
 from effedge.deploy.runtime.backends import Infer
 from effedge.deploy.runtime.classifier import Classifier
 from effedge.deploy.runtime.detector import Detector
 from effedge.deploy.runtime.engine import Engine
-from effedge.pipeline.evaluation.evaluate import MAX_DETECTIONS, THRESHOLD, evaluate
+from effedge.pipeline.evaluation.evaluate import MAX_DETECTIONS, THRESHOLD, Evaluation, Model, evaluate
 
-Spread = Callable[[Callable[[Iterable[Path]], Iterable[Any]]], Callable[[Iterable[Path]], Iterator[Any]]]
+# Makes a model that shares its images with other processes of a model that does not.
+Spread: TypeAlias = "Callable[[Model], Model]"
 
 
 def evaluate_backend(
-    backend: Infer, name: str, spec: dict[str, Any], data: str, *, images: Path | None = None,
-    limit: int | None = None, quiet: bool = False, spread: Spread | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Evaluate a backend as `effedge.pipeline.evaluation.evaluate.evaluate_engine` does an engine.
+    backend: Infer, name: str, spec: Spec, data: str, *, images: Path | None = None,
+    limit: int | None = None, spread: Spread | None = None,
+) -> Evaluation:  # fmt: skip
+    """Evaluates a backend as `effedge.pipeline.evaluation.evaluate.evaluate_engine` does an engine.
 
     Args:
         backend: {"image": uint8 [N,H,W,3]} -> the engine's outputs: boxes, scores and classes, or logits.
-        name: what errors call it.
+        name: of the backend in error messages.
         spec: of the engine that it stands for.
-        spread: makes a function of pictures out of one, that has other processes do a share of them.
+        spread: shares the images with other processes.
     """
     kind = BackendDetector if spec["task"] == "detection" else BackendClassifier
-    model: Any = kind(BackendEngine(backend, name, spec))
-    return evaluate(spread(model) if spread else model, spec, data, images=images, limit=limit, quiet=quiet)
+    model: Model = kind(BackendEngine(backend, name, spec))
+    return evaluate(spread(model) if spread else model, spec, data, images=images, limit=limit)
 
 
 class BackendEngine(Engine):
-    def __init__(self, backend: Infer, name: str, spec: dict[str, Any]) -> None:
-        self.take_spec(name, spec)
-        self.take_backend(backend, 1)
+    """An engine without a folder, made of a backend and the spec of the engine that it stands for."""
+
+    def __init__(self, backend: Infer, name: str, spec: Spec) -> None:
+        self.set_spec(name, spec)
+        self.set_backend(backend, 1)
 
 
 class BackendDetector(Detector):
+    """A detector on a BackendEngine, with the settings of an evaluation."""
+
     def __init__(self, engine: Engine) -> None:
-        self.take_engine(engine, THRESHOLD, iou=0.5, max_detections=MAX_DETECTIONS)
+        self.set_engine(engine, THRESHOLD, iou=0.5, max_detections=MAX_DETECTIONS)
 
 
 class BackendClassifier(Classifier):
+    """A classifier on a BackendEngine."""
+
     def __init__(self, engine: Engine) -> None:
         self.engine = engine

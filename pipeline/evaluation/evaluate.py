@@ -1,74 +1,91 @@
-"""How right an engine is: effedge evaluate ENGINE --data FILE [--images DIR] [--json FILE]
+"""Evaluates the accuracy of an engine on annotated images.
 
-Detectors: COCO's average precision. Classifiers: top-1 and top-5. DATA is a COCO json, a Pascal VOC folder, a folder
-with a folder for each class, a .tsv of file<TAB>class, or the word `digits` for the bundled validation data. Classes
-are matched by name; the pictures go through the same code as on the device.
+    effedge evaluate ENGINE --data DATA [--images DIR] [--json FILE]
+
+A detector gets COCO's average precision, a classifier top-1 and top-5. DATA is a COCO json, a Pascal VOC folder, a
+folder with a folder for each class, a .tsv of file<TAB>class, or the word `digits` for the bundled validation data.
+Classes are matched by name; the images go through the same code as on the device.
 """
 
 # The readers, metrics and backends are imported in the functions, so that --help and mistakes answer at once.
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias, TypedDict, cast
 
 import numpy as np
-from tqdm import tqdm
 
 from effedge.deploy.common.cli import Parser, UserError
-from effedge.deploy.common.files import whole_file
-from effedge.engines.stage import progress_disabled
+from effedge.deploy.common.contracts import Spec
+from effedge.deploy.common.files import write_json
+from effedge.deploy.common.messages import track
 
 if TYPE_CHECKING:
     from effedge.deploy.runtime.classifier import ClassScore
     from effedge.deploy.runtime.detector import Detections
     from effedge.pipeline.datasets.records import DataSet
 
-# Every candidate counts: average precision goes over all scores, and COCO takes the best 100 boxes of a picture.
+# A detector or classifier of effedge.deploy, or a function that answers as one does: paths -> results in their order.
+Result: TypeAlias = "Detections | Sequence[ClassScore]"
+Model: TypeAlias = "Callable[[Iterable[Path]], Iterator[Result]]"
+
+# Average precision integrates over all scores, so no candidate is left out; COCO takes the best 100 boxes of an image.
 THRESHOLD, MAX_DETECTIONS = 0.0, 100
 COLUMNS = 4
 
+Figures = dict[str, "float | None"]  # 0..1 by name; None where the data has nothing to measure
+
+
+class Scores(TypedDict, total=False):
+    """The figures of an evaluation; `per_class` is AP by label, for detectors only."""
+
+    figures: Figures
+    per_class: Figures
+
+
+class Evaluation(Scores, total=False):
+    """An evaluation in JSON values; `engine` is for an engine's folder only, `pictures` the number of images."""
+
+    engine: str
+    model: str
+    task: str
+    data: str
+    pictures: int
+    seconds: float
+
 
 def main() -> None:
-    parser = Parser(prog="effedge evaluate", description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "engine", metavar="ENGINE", type=Path, help="an engine's folder, such as build/d0-digits/int8-cpu"
     )
-    parser.add_argument("--data", metavar="DATA", required=True, help="annotated pictures (see above), or digits")
-    parser.add_argument(
-        "--images", metavar="DIR", type=Path, help="folder of the pictures, where it is not beside DATA"
-    )
+    parser.add_argument("--data", metavar="DATA", required=True, help="annotated images (see above), or digits")
+    parser.add_argument("--images", metavar="DIR", type=Path, help="folder of the images, if it is not beside DATA")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures to this file")
-    parser.add_argument("--limit", metavar="N", type=int, help="only the first N pictures")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--limit", metavar="N", type=int, help="only the first N images")
+    parser.add_quiet()
     args = parser.parse_args()
     if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit {args.limit} leaves no pictures: expected 1 or more")
-    result = evaluate_engine(args.engine, args.data, images=args.images, limit=args.limit, quiet=args.quiet)
+        raise UserError(f"--limit {args.limit} leaves no images: expected 1 or more")
+    result = evaluate_engine(args.engine, args.data, images=args.images, limit=args.limit)
     print(table(result))
     if args.json is not None:
-        with whole_file(args.json) as temporary:
-            temporary.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(args.json, result)
         print(f"json: {args.json}")
 
 
-def evaluate_engine(
-    folder: Path, data: str, *, images: Path | None = None, limit: int | None = None, quiet: bool = False
-) -> dict[str, Any]:
-    """Evaluate an engine folder on annotated pictures.
+def evaluate_engine(folder: Path, data: str, *, images: Path | None = None, limit: int | None = None) -> Evaluation:
+    """Evaluates an engine folder on annotated images.
 
     Args:
         data: a path that `effedge.pipeline.datasets.read.read_data` reads, or `digits`.
-        limit: take only the first so many pictures.
-
-    Returns:
-        {"model", "task", "data", "pictures", "seconds", "figures": {name: 0..1 or None}, "per_class": {label: AP}
-        (detectors)}, all JSON values.
+        images: the folder of the images, if it is not beside the data.
+        limit: the number of images to take, from the first on; None: all.
 
     Raises:
-        UserError: no such engine or data, or data that this engine cannot be held against.
+        UserError: no such engine or data, or data for another task or of classes that the model does not have.
     """
     from effedge.deploy.runtime.classifier import Classifier
     from effedge.deploy.runtime.detector import Detector
@@ -76,80 +93,91 @@ def evaluate_engine(
 
     spec = parse_manifest(folder)["spec"]
     detector = spec.get("task") == "detection"
-    model: Any = Detector(folder, THRESHOLD, max_detections=MAX_DETECTIONS) if detector else Classifier(folder)
-    return {"engine": str(folder)} | evaluate(model, spec, data, images=images, limit=limit, quiet=quiet)
+    model: Model = Detector(folder, THRESHOLD, max_detections=MAX_DETECTIONS) if detector else Classifier(folder)
+    return {"engine": str(folder), **evaluate(model, spec, data, images=images, limit=limit)}
 
 
 def evaluate(
-    model: Callable[[Iterable[Path]], Iterator[Any]],
-    spec: dict[str, Any],
+    model: Model,
+    spec: Spec,
     data: str,
     *,
     images: Path | None = None,
     limit: int | None = None,
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """Evaluate a deploy.Detector or deploy.Classifier, or what behaves like one; `evaluate_engine` says the rest."""
-    from effedge.pipeline.datasets.labelled import model_ids, read_for
+) -> Evaluation:
+    """Evaluates a model with this spec; arguments and errors as for `evaluate_engine`."""
+    from effedge.pipeline.datasets.labelled import model_class_ids, read_for_task
 
-    found = read_for(spec["task"], data_path(data, spec, quiet), images, model=spec["model"])
-    found = found._replace(records=found.records[:limit])
-    ids = model_ids(found, spec["labels"])
+    dataset = read_for_task(spec["task"], data_path(data, spec), images, model=spec["model"])
+    dataset = dataset._replace(records=dataset.records[:limit])
+    ids = model_class_ids(dataset, spec["labels"])
     started = time.perf_counter()
-    paths = [record.path for record in found.records]
-    results = list(tqdm(model(paths), total=len(paths), unit="picture", disable=progress_disabled(quiet)))
+    paths = [record.path for record in dataset.records]
+    results = list(track(model(paths), total=len(paths), unit="image"))
     seconds = time.perf_counter() - started
-    scores = detection_scores if found.task == "detection" else classification_scores
     return {
         "model": spec["model"],
-        "task": found.task,
+        "task": dataset.task,
         "data": data,
         "pictures": len(paths),
         "seconds": round(seconds, 2),
-        **scores(found, ids, results),
+        **scores_of(dataset, ids, results),
     }
 
 
-def data_path(data: str, spec: dict[str, Any], quiet: bool) -> Path:
-    """`data`, or for the word `digits` the bundled validation data for the task of `spec`, drawn on first use into the
-    cache."""
+def data_path(data: str, spec: Spec) -> Path:
+    """Returns the path `data`, or for the word `digits` that of the bundled validation data for the task of `spec`.
+
+    The digits are drawn into the cache on first use.
+    """
     if data != "digits":
         return Path(data)
     from effedge.pipeline.datasets.digits_cache import digits_folder
 
-    folder = digits_folder(spec["task"], "val", size=spec["input"]["size"][0], quiet=quiet)
+    folder = digits_folder(spec["task"], "val", size=spec["input"]["size"][0])
     return folder / "instances.json" if spec["task"] == "detection" else folder
 
 
-def detection_scores(data: DataSet, model_ids: Sequence[int | None], results: Sequence[Detections]) -> dict[str, Any]:
-    """COCO's figures of what was found in each picture. What is of a class that the data does not have is left out."""
-    from effedge.pipeline.evaluation.coco_metrics import Found, coco_metrics
+def scores_of(data: DataSet, model_class_ids: Sequence[int | None], results: Sequence[Result]) -> Scores:
+    """Compares a model's results on the data's images, in their order, with the annotations.
 
-    data_ids = {model_id: data_id for data_id, model_id in enumerate(model_ids) if model_id is not None}
-    found = []
+    Args:
+        model_class_ids: the model's class id for each class of the data; None for a class that the model does not have.
+    """
+    if data.task == "detection":
+        return detection_scores(data, model_class_ids, cast("Sequence[Detections]", results))
+    return classification_scores(data, model_class_ids, cast("Sequence[Sequence[ClassScore]]", results))
+
+
+def detection_scores(data: DataSet, model_class_ids: Sequence[int | None], results: Sequence[Detections]) -> Scores:
+    """Computes COCO's figures; detections of a class that the data does not have are left out."""
+    from effedge.pipeline.evaluation.coco_metrics import ImageDetections, coco_metrics
+
+    data_ids = {model_id: data_id for data_id, model_id in enumerate(model_class_ids) if model_id is not None}
+    detections = []
     for result in results:
         class_ids = np.array([data_ids.get(class_id, -1) for class_id in result.class_ids.tolist()], np.int64)
-        kept = class_ids >= 0
-        found.append(Found(result.boxes[kept], result.scores[kept], class_ids[kept]))
-    metrics = coco_metrics(data, found)
+        in_data = class_ids >= 0
+        detections.append(ImageDetections(result.boxes[in_data], result.scores[in_data], class_ids[in_data]))
+    metrics = coco_metrics(data, detections)
     return {"figures": metrics.figures, "per_class": metrics.per_class}
 
 
 def classification_scores(
-    data: DataSet, model_ids: Sequence[int | None], results: Sequence[Sequence[ClassScore]]
-) -> dict[str, Any]:
-    """The share of pictures whose class is the best, or among the five best."""
+    data: DataSet, model_class_ids: Sequence[int | None], results: Sequence[Sequence[ClassScore]]
+) -> Scores:
+    """Computes the share of images whose class is the best of the model's, or among the five best."""
     ranks = []
     for record, best in zip(data.records, results, strict=True):
-        wanted = model_ids[int(record.class_ids[0])]
-        ranks.append(next((rank for rank, score in enumerate(best) if score.class_id == wanted), len(best)))
+        annotated = model_class_ids[int(record.class_ids[0])]
+        ranks.append(next((rank for rank, score in enumerate(best) if score.class_id == annotated), len(best)))
     return {"figures": {f"top-{k}": float(np.mean([rank < k for rank in ranks])) for k in (1, 5)}}
 
 
-def table(result: dict[str, Any]) -> str:
-    """The figures as aligned lines of text; classes in columns."""
+def table(result: Evaluation) -> str:
+    """Formats the figures as aligned lines of text, the classes in columns."""
     rate = result["pictures"] / max(result["seconds"], 1e-9)
-    lines = [f"{result['model']} on {result['data']}: {result['pictures']} pictures, {rate:.1f} a second"]
+    lines = [f"{result['model']} on {result['data']}: {result['pictures']} images, {rate:.1f} a second"]
     lines += [f"  {name:<10}{as_text(value)}" for name, value in result["figures"].items()]
     classes = result.get("per_class", {})
     if classes:
@@ -161,5 +189,5 @@ def table(result: dict[str, Any]) -> str:
 
 
 def as_text(value: float | None) -> str:
-    """A figure with four digits; a dash where the data has nothing to measure."""
+    """Formats a figure with four digits; a dash where the data has nothing to measure."""
     return "     -" if value is None else f"{value:.4f}"

@@ -1,15 +1,13 @@
-"""What the ONNX says of itself: the spec in its metadata, by which calibration, builder and runtime know the model."""
+"""Makes the spec in an ONNX file's metadata, from which calibration, builder and runtime know the model."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
+from effedge.deploy.common.contracts import InputSpec, Spec
 from effedge.pipeline.models.engine_graph import CANDIDATES
-from effedge.pipeline.models.zoo import is_detector
+from effedge.pipeline.models.tables import is_detector
 from effedge.pipeline.weights.published import Preprocessing
-
-METADATA_KEY = "effedge"
 
 
 def make_spec(
@@ -19,18 +17,20 @@ def make_spec(
     size: int,
     batch: tuple[int, int, int],
     preprocessing: Preprocessing,
-) -> dict[str, Any]:
-    """The spec of a prepared ONNX, as the design lays it down."""
-    picture: dict[str, Any] = {"size": [size, size], "batch": list(batch), "interpolation": preprocessing.interpolation}
-    spec: dict[str, Any] = {"model": model, "weights": weights, "labels": labels, "input": picture}
+) -> Spec:
+    """Makes the spec of a model: name, weights, task, labels, and its input's size, batch and preprocessing."""
+    image: InputSpec = {"size": [size, size], "batch": list(batch), "interpolation": preprocessing.interpolation}
+    spec: Spec = {"model": model, "weights": weights, "labels": labels, "input": image}
     if is_detector(model):
         spec["task"], spec["candidates"] = "detection", CANDIDATES
-        picture["resize"], picture["fill"] = "letterbox", list(preprocessing.fill)
+        image["resize"], image["fill"] = "letterbox", list(preprocessing.fill)
     else:
         spec["task"] = "classification"
-        picture["resize"], picture["crop"] = "center-crop", preprocessing.crop
+        assert preprocessing.crop is not None
+        image["resize"], image["crop"] = "center-crop", preprocessing.crop
     return spec
 
 
-def spec_text(spec: dict[str, Any]) -> str:
+def spec_text(spec: Spec) -> str:
+    """Writes the spec as the text of the metadata."""
     return json.dumps(spec, sort_keys=True)

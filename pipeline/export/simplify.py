@@ -1,38 +1,68 @@
-"""Simplify an exported ONNX, and prove that it still computes the same.
+"""Simplifies an exported ONNX, and verifies that it still computes the same.
 
     effedge simplify build/d0-digits/model.onnx --out build/d0-digits/simplified.onnx
 
-onnx-simplifier folds constants; our passes move pads into convolutions and fold the BatchNorms that share a kernel; the
-opset is lowered to what the oldest target reads. Then both graphs run on a real photograph: other outputs, and the
-stage fails. `effedge.pipeline.export.foreign_model` does the same for an ONNX that somebody else made.
+onnx-simplifier folds constants; effedge's passes move pads into convolutions and fold the BatchNorms that share a
+kernel; the opset is lowered to one that the oldest target reads. Then the graphs before and after run on a photograph,
+and the stage fails if their outputs differ. `effedge.pipeline.export.foreign_model` is the entry for an ONNX from any
+other exporter, which runs on calibration data or random numbers.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from effedge.deploy.common.cli import Parser, UserError
+from effedge.deploy.common.messages import log
 from effedge.engines.stage import run_stage
+from effedge.pipeline.export.compare_outputs import (
+    TOLERANCE,
+    Difference,
+    Outputs,
+    difference_by_range,
+    run_outputs,
+    with_raw_heads,
+)
 
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime
+    import onnx_ir as ir
 
 # TensorRT 8.2 of JetPack 4.6 reads opset 13, and every later reader does.
 OPSET = 13
 IR_VERSION = 8
 TOOLS = ("onnx", "onnxsim", "onnx-ir", "onnxruntime")
-TOLERANCE = 1e-4  # of the output's range
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run of the graphs before and after simplification.
+
+    feeds: the inputs by name.
+    difference: the measure of the difference between the outputs.
+    raw_heads: compare the inputs of a detector's candidate selection too.
+    data: the name of the feeds in the message, such as "random numbers"; empty for the photograph.
+    """
+
+    feeds: Outputs
+    difference: Difference
+    raw_heads: bool = False
+    data: str = ""
+
+    def run(self, model: onnx.ModelProto, source: Path) -> dict[str, np.ndarray]:
+        """Runs a graph on the feeds."""
+        return run_outputs(with_raw_heads(model) if self.raw_heads else model, self.feeds, source)
 
 
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The simplified graph, with the spec still in its metadata; at OPSET, unless an operator does not exist there.
+    """Simplifies a graph; it keeps its metadata, and is at OPSET unless an operator does not exist there.
 
     Raises:
-        UserError: onnx-simplifier refused the graph.
+        UserError: onnx-simplifier's own check failed.
     """
     import onnx
     import onnx_ir as ir
@@ -62,113 +92,73 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(ir.to_proto(graph))
 
 
-def photograph(height: int, width: int) -> np.ndarray:
-    """A real picture to compare on, uint8 [1,height,width,3]: scikit-learn's photograph of a flower."""
-    from PIL import Image
-    from sklearn.datasets import load_sample_image
-
-    picture = Image.fromarray(load_sample_image("flower.jpg")).resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(picture)[None]
-
-
-def open_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """ONNX Runtime without its own optimizations: what is compared is the graph as it is written."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+def name_missing_shapes(model: onnx.ModelProto, outputs: Outputs) -> None:
+    """Gives an output without a shape, which onnx-simplifier refuses, unknown dimensions, as many as a run's have."""
+    for value in model.graph.output:
+        tensor = value.type.tensor_type
+        if not tensor.HasField("shape"):
+            tensor.shape.SetInParent()
+            for index in range(np.ndim(outputs[value.name])):
+                tensor.shape.dim.add().dim_param = f"{value.name}_{index}"
 
 
-def with_raw_heads(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that also gives what the candidates are selected from: class logits [N,A,C] and box codes [N,A,4].
-
-    Candidates alone would hide much: scores that are all 1 or 0, or another order of equal ones.
-    """
-    import onnx
-
-    made_by = {output: node.op_type for node in model.graph.node for output in node.output}
-    heads = [
-        node.input[0]
-        for node in model.graph.node
-        if node.op_type in ("ReduceMax", "GatherElements") and made_by.get(node.input[0]) == "Concat"
-    ]
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for name in dict.fromkeys(heads):
-        copy.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    return copy
-
-
-def difference(reference: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
-    """The largest difference of two runs' outputs, relative to each output's range.
-
-    Candidates of almost equal score may change places, so a detector's are compared as a set: each candidate that is
-    clearly above the last score must be there with its class, its score and its box.
-    """
-    if not all(np.isfinite(array).all() for outputs in (reference, other) for array in outputs.values()):
-        return float("inf")
-    worst = 0.0
-    for name in reference.keys() - {"boxes", "scores", "classes"}:
-        apart = np.abs(reference[name] - other[name]).max() / max(np.ptp(reference[name]), 1e-6)
-        worst = max(worst, float(apart))
-    if "boxes" not in reference:
-        return worst
-    for boxes, scores, classes, boxes2, scores2, classes2 in zip(
-        *(reference[k] for k in ("boxes", "scores", "classes")),
-        *(other[k] for k in ("boxes", "scores", "classes")),
-        strict=True,
-    ):
-        score_range, box_range = max(np.ptp(scores), 1e-6), max(np.ptp(boxes), 1e-6)
-        worst = max(worst, float(np.abs(scores - scores2).max() / score_range))
-        for index in np.flatnonzero(scores > scores[-1] + TOLERANCE * score_range):
-            distance = np.maximum(
-                np.abs(boxes2 - boxes[index]).max(axis=1) / box_range, np.abs(scores2 - scores[index]) / score_range
-            )
-            worst = max(worst, float(np.where(classes2 == classes[index], distance, np.inf).min()))
-    return worst
-
-
-def run_outputs(session: onnxruntime.InferenceSession, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Outputs by name; the raw heads, whose names simplification may change, are named in their order."""
-    names = [output.name for output in session.get_outputs()]
-    known = ("boxes", "scores", "classes", "logits")
-    keys = [name if name in known else f"head {index}" for index, name in enumerate(names)]
-    return dict(zip(keys, session.run(names, {"image": images}), strict=True))
-
-
-def simplify_file(source: Path, out: Path) -> None:
-    """Read, simplify, verify, write.
+def simplify_verified(model: ir.Model, source: Path, out: Path, trial: Trial) -> None:
+    """Simplifies a model that was read from `source`, verifies the outputs by a trial, and writes it to `out`.
 
     Raises:
-        UserError: not an ONNX file, or the simplified graph computes something else.
+        UserError: onnx-simplifier or ONNX Runtime refuses the model, or its outputs changed.
     """
     import onnx
+    import onnx_ir as ir
 
+    from effedge.calibration.graph import onnx_file
+
+    before = ir.to_proto(model)
+    reference = trial.run(before, source)
+    name_missing_shapes(before, reference)
     try:
-        model = onnx.load(source)
-        if not model.graph.node:  # an empty file is a valid protobuf
-            raise ValueError("it has no nodes")
-    except Exception as error:  # protobuf's DecodeError, whose module depends on its implementation
-        raise UserError(f"'{source}' is no whole ONNX file ({error}); export it again") from error
-    simplified = simplify(model)
-    shape = [dim.dim_value or 1 for dim in model.graph.input[0].type.tensor_type.shape.dim]
-    images = np.repeat(photograph(shape[1], shape[2]), shape[0], axis=0)
-    reference = run_outputs(open_session(with_raw_heads(model)), images)
-    apart = difference(reference, run_outputs(open_session(with_raw_heads(simplified)), images))
+        after = simplify(before)
+    except (RuntimeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise UserError(f"onnx-simplifier refuses '{source}': {error}") from error
+    apart = trial.difference(reference, trial.run(after, source))
     if not apart <= TOLERANCE:
         raise UserError(
             f"simplifying '{source}' changed its outputs by {apart:.1e} of their range (at most {TOLERANCE:.0e} is "
             "rounding); please report this model"
         )
-    before, after = len(model.graph.node), len(simplified.graph.node)
-    print(f"simplify: {before} -> {after} nodes, opset {OPSET}, outputs within {apart:.1e} of their range")
-    onnx.save(simplified, out)
+    opset = next((entry.version for entry in after.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    nodes = f"{len(before.graph.node)} -> {len(after.graph.node)} nodes"
+    outputs = f"outputs on {trial.data}" if trial.data else "outputs"
+    log.info(f"simplify: {nodes}, opset {opset}, {outputs} within {apart:.1e} of their range")
+    onnx_file.save(ir.from_proto(after), out)
+
+
+def photograph(height: int, width: int) -> np.ndarray:
+    """Returns scikit-learn's photograph of a flower, uint8 [1,height,width,3]."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    image = Image.fromarray(load_sample_image("flower.jpg")).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image)[None]
+
+
+def simplify_file(source: Path, out: Path) -> None:
+    """Simplifies the export of a model of effedge, and verifies it on a photograph.
+
+    Raises:
+        UserError: `source` is no ONNX file, or as `simplify_verified`.
+    """
+    from effedge.calibration.graph import onnx_file
+
+    model = onnx_file.read(source)
+    shape = model.graph.inputs[0].shape or ()
+    batch, height, width, _ = (size if isinstance(size, int) else 1 for size in shape)
+    images = np.repeat(photograph(height, width), batch, axis=0)
+    simplify_verified(model, source, out, Trial({"image": images}, difference_by_range, raw_heads=True))
 
 
 def simplify_stage(source: Path, artefact: Path) -> bool:
-    """`simplify_file` as a stage; see `effedge.engines.stage.run_stage`."""
+    """Runs `simplify_file` as a stage; see `effedge.engines.stage.run_stage`."""
     return run_stage(
         "simplify",
         artefact,
@@ -181,10 +171,10 @@ def simplify_stage(source: Path, artefact: Path) -> bool:
 
 
 def main() -> None:
-    parser = Parser(prog="effedge simplify", description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("onnx", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="the ONNX to write")
-    given = parser.parse_args()
-    if not given.onnx.is_file():
-        raise UserError(f"no ONNX file '{given.onnx}'; `effedge export` makes one")
-    simplify_stage(given.onnx, given.out)
+    arguments = parser.parse_args()
+    if not arguments.onnx.is_file():
+        raise UserError(f"no ONNX file '{arguments.onnx}'; `effedge export` makes one")
+    simplify_stage(arguments.onnx, arguments.out)

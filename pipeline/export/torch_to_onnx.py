@@ -1,9 +1,9 @@
-"""PyTorch -> ONNX: one static graph from uint8 pictures to candidates or logits, with the spec in its metadata.
+"""Exports a PyTorch checkpoint to ONNX: a graph from uint8 images to candidates or logits, its spec in the metadata.
 
     effedge export d0 --weights digits --out build/d0-digits/model.onnx
 
-By torch's current exporter (torch.export, not tracing). The graph is always exported for one picture; `--batch` then
-rewrites its first dimension (`effedge.pipeline.export.passes.set_batch` says why).
+The exporter is torch's current one (torch.export, not tracing). It always exports for one image; for another `--batch`
+the graph's first dimension is rewritten afterwards (`effedge.pipeline.export.passes.set_batch` gives the reason).
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effedge.deploy.common.cli import Parser, UserError, choose
+from effedge.deploy.common.contracts import SPEC_KEY
 from effedge.engines.stage import run_stage
-from effedge.pipeline.models.zoo import MODELS, input_size
+from effedge.pipeline.models.tables import MODELS, input_size
 from effedge.pipeline.weights.locate import locate_weights
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-Batch = tuple[int, int, int]
+Batch = tuple[int, int, int]  # (min, opt, max) images in a run
 
 # The exporter's own opset. `effedge.pipeline.export.simplify` lowers it to what the oldest target reads.
 EXPORT_OPSET = 18
@@ -33,13 +34,13 @@ BATCH_PATTERN = re.compile(r"^(\d+)(?::(\d+):(\d+))?$")
 
 
 def parse_batch(text: str) -> Batch:
-    """(min, opt, max) from N or MIN:OPT:MAX.
+    """Parses N or MIN:OPT:MAX to (min, opt, max).
 
     >>> parse_batch("1:4:8")
     (1, 4, 8)
     """
-    found = BATCH_PATTERN.match(text)
-    numbers = [int(group) for group in found.groups() if group] if found else []
+    match = BATCH_PATTERN.match(text)
+    numbers = [int(group) for group in match.groups() if group] if match else []
     low, best, high = numbers * 3 if len(numbers) == 1 else numbers or (0, 0, 0)
     if not 1 <= low <= best <= high:
         raise UserError(f"batch '{text}' cannot be built: expected N, or MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX")
@@ -48,7 +49,7 @@ def parse_batch(text: str) -> Batch:
 
 @contextlib.contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """torch's exporter warns of its own internals and of a missing torchvision, which means nothing to our user."""
+    """Hides the exporter's warnings of its internals and of a missing torchvision, which mean nothing to a user."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -70,16 +71,15 @@ def export_model(
     batch: Batch = (1, 1, 1),
     classes: int | None = None,
     labels: Path | None = None,
-    quiet: bool = False,
 ) -> ir.Model:
-    """Export a model by name with its weights.
+    """Exports a model by name with its weights.
 
     Args:
-        name: a model of `effedge.pipeline.models.zoo`.
+        name: a model of `effedge.pipeline.models.tables`.
         weights: `digits`, `random`, a published kind, or a path (`effedge.pipeline.weights.load`).
-        size: side of the square input in pixels; by default the one that the weights were trained for.
-        batch: (min, opt, max); where all three are one number the graph is static, else its batch is "N".
-        classes: what a checkpoint must have, or the number for `random`.
+        size: side of the square input in pixels; by default that of the weights' training.
+        batch: (min, opt, max); if they are equal the graph is static, else its batch is "N".
+        classes: the number that a checkpoint must have, or of `random` weights.
         labels: a file with a class name a line.
 
     Raises:
@@ -87,14 +87,15 @@ def export_model(
     """
     import torch
 
-    from effedge.pipeline.export.onnx_spec import METADATA_KEY, make_spec, spec_text
-    from effedge.pipeline.export.passes.set_batch import set_batch
+    from effedge.pipeline.export.onnx_spec import make_spec, spec_text
+    from effedge.pipeline.export.passes.name_layers import name_layers
+    from effedge.pipeline.export.passes.set_batch import replace_batch_of_one
+    from effedge.pipeline.models.create import create_model
     from effedge.pipeline.models.efficientdet import EfficientDet
     from effedge.pipeline.models.engine_graph import ClassifierGraph, DetectorGraph
-    from effedge.pipeline.models.zoo import create_model
     from effedge.pipeline.weights.load import load_weights
 
-    loaded = load_weights(name, weights, classes=classes, labels=labels, quiet=quiet)
+    loaded = load_weights(name, weights, classes=classes, labels=labels)
     side = input_size(name, size or loaded.size)
     model = create_model(name, loaded.classes)
     model.load_state_dict(loaded.state)
@@ -104,11 +105,11 @@ def export_model(
         graph = DetectorGraph(model, look.mean, look.std, side)
     else:
         graph = ClassifierGraph(model, look.mean, look.std)
-    picture = torch.zeros(1, side, side, 3, dtype=torch.uint8)
+    image = torch.zeros(1, side, side, 3, dtype=torch.uint8)
     with quiet_exporter(), torch.inference_mode(False):
         program = torch.onnx.export(
             graph.eval(),
-            (picture,),
+            (image,),
             dynamo=True,
             opset_version=EXPORT_OPSET,
             input_names=["image"],
@@ -117,11 +118,12 @@ def export_model(
         )
     assert program is not None
     exported = program.model
+    name_layers(exported)
     if batch != (1, 1, 1):
-        set_batch(exported, batch[0] if len(set(batch)) == 1 else "N")
-    kind = Path(weights).stem if loaded.file is not None and weights == str(loaded.file) else weights
+        replace_batch_of_one(exported, batch[0] if len(set(batch)) == 1 else "N")
+    word = Path(weights).stem if loaded.file is not None and weights == str(loaded.file) else weights
     exported.metadata_props.clear()
-    exported.metadata_props[METADATA_KEY] = spec_text(make_spec(name, kind, loaded.labels, side, batch, look))
+    exported.metadata_props[SPEC_KEY] = spec_text(make_spec(name, word, loaded.labels, side, batch, look))
     exported.producer_name, exported.producer_version = "effedge", None
     return exported
 
@@ -135,19 +137,18 @@ def export_stage(
     batch: Batch = (1, 1, 1),
     classes: int | None = None,
     labels: Path | None = None,
-    quiet: bool = False,
 ) -> bool:
-    """`export_model` as a stage that writes `artefact`; see `effedge.engines.stage.run_stage`."""
+    """Runs `export_model` as a stage that writes `artefact`; see `effedge.engines.stage.run_stage`."""
     choose("model", name, MODELS)
     input_size(name, size)
-    file = locate_weights(name, weights, quiet=quiet)
+    file = locate_weights(name, weights)
     if labels is not None and not labels.is_file():
         raise UserError(f"no labels file '{labels}': expected a text file with a class name a line")
 
     def make(temporary: Path) -> None:
         import onnx_ir as ir
 
-        exported = export_model(name, weights, size=size, batch=batch, classes=classes, labels=labels, quiet=quiet)
+        exported = export_model(name, weights, size=size, batch=batch, classes=classes, labels=labels)
         ir.save(exported, temporary)
 
     return run_stage(
@@ -164,7 +165,7 @@ def export_stage(
 
 
 def main() -> None:
-    parser = Parser(prog="effedge export", description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("model", help=", ".join(MODELS))
     parser.add_argument("--weights", default="digits", help="digits, random, imagenet, coco, ... or a checkpoint")
     parser.add_argument("--size", type=int, help="side of the input in pixels (default: the weights' own)")
@@ -172,9 +173,9 @@ def main() -> None:
     parser.add_argument("--classes", type=int, help="number of classes that the checkpoint must have")
     parser.add_argument("--labels", type=Path, help="a text file with a class name a line")
     parser.add_argument("--out", type=Path, required=True, help="the ONNX to write")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
-    given = parser.parse_args()
+    parser.add_quiet()
+    arguments = parser.parse_args()
     export_stage(
-        given.out, given.model, given.weights, size=given.size, batch=parse_batch(given.batch),
-        classes=given.classes, labels=given.labels, quiet=given.quiet,
+        arguments.out, arguments.model, arguments.weights, size=arguments.size, batch=parse_batch(arguments.batch),
+        classes=arguments.classes, labels=arguments.labels,
     )  # fmt: skip

@@ -1,7 +1,8 @@
-"""Anchor boxes and the box code (Lin et al. 2017, section 4; Ren et al. 2015, section 3.1.2; effdet's order).
+"""Makes anchor boxes, and encodes boxes against them.
 
-Anchors are centred on the cells of each level: three scales an octave times three aspect ratios, on a base of
-`anchor_scale` strides. The order is level, row, column, scale, aspect: that of the heads' outputs.
+Sources: Lin et al. 2017, section 4 (anchors); Ren et al. 2015, section 3.1.2 (box code); effdet (order). Anchors are
+centred on the cells of each level: three scales an octave times three aspect ratios, on a base of `anchor_scale`
+strides. The order is level, row, column, scale, aspect: that of the heads' outputs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ FINEST_LEVEL = 3
 
 
 def level_sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
-    """(height, width) of P3 and coarser for an input of `size` = (height, width): halved and rounded up each time."""
+    """Returns (height, width) of P3 and coarser levels for an input of `size` = (height, width).
+
+    Each level has half the size of the one before, rounded up.
+    """
     height, width = size
     sizes = []
     for level in range(1, FINEST_LEVEL + levels):
@@ -26,9 +30,9 @@ def level_sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
 
 
 def make_anchors(size: tuple[int, int], levels: int, anchor_scale: float) -> np.ndarray:
-    """All anchors of an input of `size` = (height, width): float32 [A,4], xyxy in input pixels.
+    """Makes all anchors of an input of `size` = (height, width): float32 [A,4], xyxy in input pixels.
 
-    A stride is input over level size, so it is no whole number where the input does not divide by 2^level.
+    A stride is the input size over the level size: not an integer where the input does not divide by 2^level.
     """
     anchors = []
     for rows, columns in level_sizes(size, levels):
@@ -46,7 +50,7 @@ def make_anchors(size: tuple[int, int], levels: int, anchor_scale: float) -> np.
 
 
 def encode(boxes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
-    """Box regression targets [n,4] = (ty, tx, th, tw) of `boxes` against `anchors`, both [n,4] xyxy in pixels."""
+    """Encodes `boxes` against `anchors`, both [n,4] xyxy in pixels, as regression targets (ty, tx, th, tw) [n,4]."""
     aw, ah = anchors[:, 2] - anchors[:, 0], anchors[:, 3] - anchors[:, 1]
     w = np.maximum(boxes[:, 2] - boxes[:, 0], 1e-3)
     h = np.maximum(boxes[:, 3] - boxes[:, 1], 1e-3)
@@ -56,7 +60,10 @@ def encode(boxes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
 
 
 def decode(code: np.ndarray, anchors: np.ndarray) -> np.ndarray:
-    """The inverse of `encode`: (ty, tx, th, tw) [n,4] -> xyxy in pixels [n,4]. The reference for the exported graph."""
+    """Decodes (ty, tx, th, tw) [n,4] to xyxy in pixels [n,4]: the inverse of `encode`.
+
+    The tests hold the exported graph against it.
+    """
     aw, ah = anchors[:, 2] - anchors[:, 0], anchors[:, 3] - anchors[:, 1]
     cy = code[:, 0] * ah + (anchors[:, 1] + anchors[:, 3]) / 2
     cx = code[:, 1] * aw + (anchors[:, 0] + anchors[:, 2]) / 2

@@ -1,7 +1,7 @@
-"""BiFPN: weighted bidirectional feature fusion (Tan, Pang and Le 2020, section 3), with effdet's state-dict keys.
+"""Fuses the features of the pyramid's levels: BiFPN (Tan, Pang and Le 2020, section 3), with effdet's state-dict keys.
 
-A layer goes top-down, then bottom-up, over the levels. Each node resamples its inputs to its own resolution, fuses them
-by learned weights, and applies swish, a depthwise separable convolution and BatchNorm:
+A layer goes over the levels top-down, then bottom-up. A node resamples its inputs to its own resolution, fuses them by
+learned weights, and applies swish, a depthwise separable convolution and BatchNorm:
 
     P6_td  = Conv((w1 P6_in + w2 Resize(P7_in)) / (w1 + w2 + eps))
     P6_out = Conv((w1' P6_in + w2' P6_td + w3' Resize(P5_out)) / (w1' + w2' + w3' + eps))
@@ -23,7 +23,7 @@ FUSION_EPS = 1e-4
 
 
 class SeparableConv(nn.Module):
-    """Depthwise 3x3, then 1x1 with bias: [N,Cin,H,W] -> [N,Cout,H,W]; BatchNorm behind it if `norm`."""
+    """A depthwise 3x3 convolution and a 1x1 with bias, [N,Cin,H,W] -> [N,Cout,H,W]; then BatchNorm if `norm`."""
 
     def __init__(self, inputs: int, outputs: int, norm: bool = False):
         super().__init__()
@@ -38,7 +38,7 @@ class SeparableConv(nn.Module):
 
 
 class Projection(nn.Module):
-    """1x1 convolution with BatchNorm, to the BiFPN's channels."""
+    """A 1x1 convolution with BatchNorm, to the BiFPN's channels."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -50,7 +50,7 @@ class Projection(nn.Module):
 
 
 class Resample(nn.Module):
-    """Bring a level to another's channels and resolution: project, then max-pool down or repeat pixels up."""
+    """Brings a level to another level's channels (projection) and resolution (max-pool down, repeated pixels up)."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -68,11 +68,17 @@ class Resample(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Weighted sum of a node's inputs, each resampled to `size`.
+    """The weighted sum of a node's inputs, resampled to `size`.
 
-    fast: relu(w_i) / (eps + sum relu(w_j)), section 3.3's fast normalized fusion; softmax: exp(w_i) / sum exp(w_j);
-    unbounded: w_i; sum: no weights. Written as w0 * a + w1 * b: no stack, no reduction, and the normalized weights
-    fold to constants.
+    The weight of input i is, by `fusion`:
+
+    - fast: relu(w_i) / (eps + sum relu(w_j)), section 3.3's fast normalized fusion;
+    - softmax: exp(w_i) / sum exp(w_j);
+    - unbounded: w_i;
+    - sum: 1, and there are no parameters.
+
+    The sum is written as w0 * a + w1 * b, without a stack or a reduction, so that the normalized weights fold to
+    constants in the exported graph.
     """
 
     def __init__(self, channels: Sequence[int], sources: Sequence[int], outputs: int, fusion: str):
@@ -82,7 +88,7 @@ class Fusion(nn.Module):
         self.edge_weights = None if fusion == "sum" else nn.Parameter(torch.ones(len(sources)))
 
     def weights(self) -> Tensor | None:
-        """The normalized weights, [inputs], or None for the plain sum."""
+        """Returns the normalized weights, [inputs], or None for the plain sum."""
         if self.edge_weights is None or self.fusion == "unbounded":
             return self.edge_weights
         if self.fusion == "softmax":
@@ -102,7 +108,7 @@ class Fusion(nn.Module):
 
 
 class Node(nn.Module):
-    """Fuse, activate, convolve: one output of a BiFPN layer."""
+    """A node of a BiFPN layer: fusion, activation, convolution."""
 
     def __init__(self, channels: Sequence[int], sources: Sequence[int], outputs: int, fusion: str, lite: bool):
         super().__init__()
@@ -116,10 +122,10 @@ class Node(nn.Module):
 
 
 def node_sources(levels: int) -> list[tuple[int, list[int]]]:
-    """(level, sources) of each node of a layer, in order. Sources 0..levels-1 are the inputs, later ones the nodes.
+    """Lists (level, sources) of a layer's nodes, in order; sources 0..levels-1 are the inputs, later ones the nodes.
 
-    Top-down from the second coarsest level, then bottom-up; an output fuses its level's input and intermediate node
-    (the paper's extra edge) with the finer output. Nodes with one input do not exist.
+    The nodes go top-down from the second coarsest level, then bottom-up. An output node fuses its level's input and
+    intermediate node (the paper's extra edge) with the next finer output. Nodes with a single input do not exist.
     """
     history = [[level] for level in range(levels)]
     nodes = []
@@ -133,14 +139,14 @@ def node_sources(levels: int) -> list[tuple[int, list[int]]]:
 
 
 class BiFPNLayer(nn.Module):
-    """One repetition: `levels` features, finest first -> as many, all with `outputs` channels."""
+    """A layer of the BiFPN: features of all levels, finest first -> as many, all with `outputs` channels."""
 
     def __init__(self, channels: Sequence[int], outputs: int, fusion: str, lite: bool):
         super().__init__()
         levels = len(channels)
         self.plan = node_sources(levels)
-        every = [*channels, *[outputs] * len(self.plan)]
-        self.fnode = nn.ModuleList(Node(every, sources, outputs, fusion, lite) for _, sources in self.plan)
+        source_channels = [*channels, *[outputs] * len(self.plan)]
+        self.fnode = nn.ModuleList(Node(source_channels, sources, outputs, fusion, lite) for _, sources in self.plan)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         sizes = [(x.shape[2], x.shape[3]) for x in features]
@@ -151,19 +157,19 @@ class BiFPNLayer(nn.Module):
 
 
 class BiFPN(nn.Module):
-    """`layers` BiFPN layers over the backbone's P3 to P5 and the coarser levels made from them."""
+    """A stack of BiFPN layers over the backbone's P3 to P5 and the coarser levels that are pooled from P5."""
 
     def __init__(self, channels: Sequence[int], outputs: int, layers: int, levels: int, fusion: str, lite: bool):
         super().__init__()
-        every = list(channels)
+        level_channels = list(channels)
         self.resample = nn.ModuleDict()
         for level in range(len(channels), levels):
-            self.resample[str(level)] = Resample(every[-1], outputs)
-            every.append(outputs)
+            self.resample[str(level)] = Resample(level_channels[-1], outputs)
+            level_channels.append(outputs)
         self.cell = nn.Sequential()
         for _ in range(layers):
-            self.cell.append(BiFPNLayer(every, outputs, fusion, lite))
-            every = [outputs] * levels
+            self.cell.append(BiFPNLayer(level_channels, outputs, fusion, lite))
+            level_channels = [outputs] * levels
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         for resample in self.resample.values():

@@ -1,9 +1,9 @@
-"""Compound scaling: the rules by which one baseline becomes a family.
+"""Computes a model's width, depth and resolution from the compound coefficient phi.
 
 EfficientNet: Tan and Le 2019, section 3.3: depth alpha^phi, width beta^phi, resolution gamma^phi, with
 alpha * beta^2 * gamma^2 about 2, so that the FLOPs grow as 2^phi. EfficientDet: Tan, Pang and Le 2020, section 4.2,
-equations 1 to 3. The tables that were published follow these rules roughly, not always: `effedge.pipeline.models.zoo` holds what was
-published, and the tests hold the two against each other.
+equations 1 to 3. The published models follow these rules only roughly: `effedge.pipeline.models.tables` holds the
+published numbers, and the tests compare them with the rules.
 """
 
 import math
@@ -12,7 +12,7 @@ ALPHA, BETA, GAMMA = 1.2, 1.1, 1.15
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of `divisor`, but never below 90% of `channels`.
+    """Rounds to the nearest multiple of `divisor`, but never below 90% of `channels`.
 
     >>> round_channels(32 * 1.8)
     56
@@ -22,7 +22,7 @@ def round_channels(channels: float, divisor: int = 8) -> int:
 
 
 def round_layers(layers: int, depth: float) -> int:
-    """Layers times depth, rounded up.
+    """Multiplies layers by depth and rounds up.
 
     >>> round_layers(4, 2.6)
     11
@@ -31,10 +31,10 @@ def round_layers(layers: int, depth: float) -> int:
 
 
 def efficientnet_coefficients(phi: float) -> tuple[float, float, float]:
-    """(width, depth, resolution) multipliers of compound coefficient `phi`."""
+    """Returns the multipliers (width, depth, resolution) of EfficientNet-B0 for `phi`."""
     return BETA**phi, ALPHA**phi, GAMMA**phi
 
 
 def efficientdet_coefficients(phi: int) -> tuple[float, int, int, int]:
-    """(BiFPN width, BiFPN layers, head layers, input size) of EfficientDet-D`phi`."""
+    """Returns (BiFPN width, BiFPN layers, head layers, input size) of EfficientDet-D`phi`."""
     return 64 * 1.35**phi, 3 + phi, 3 + phi // 3, 512 + 128 * phi

@@ -1,8 +1,6 @@
-"""EfficientDet (Tan, Pang and Le 2020): an EfficientNet backbone, a BiFPN, and two heads; effdet's state-dict keys."""
+"""Builds EfficientDet (Tan, Pang and Le 2020): EfficientNet backbone, BiFPN and two heads; effdet's state-dict keys."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -10,16 +8,14 @@ from effedge.pipeline.models.anchors import ANCHORS_PER_CELL
 from effedge.pipeline.models.bifpn import BiFPN, SeparableConv
 from effedge.pipeline.models.efficientnet import Backbone
 from effedge.pipeline.models.heads import Head, initialize_head, prior_bias
-
-if TYPE_CHECKING:
-    from effedge.pipeline.models.zoo import EfficientDetRow, EfficientNetRow
+from effedge.pipeline.models.tables import EfficientDetRow, EfficientNetRow
 
 
 class EfficientDet(nn.Module):
-    """Detector: [N,3,H,W] normalized -> (class logits per level, box regressions per level), NCHW, finest level first.
+    """A detector: [N,3,H,W] normalized -> (class logits per level, box codes per level), NCHW, finest level first.
 
-    Class logits are [N,9*classes,h,w] with channel anchor * classes + class; boxes [N,36,h,w] with channel
-    anchor * 4 + (ty, tx, th, tw). `effedge.pipeline.models.anchors` says which box an anchor is.
+    Class logits are [N,9*classes,h,w] with channel anchor * classes + class; box codes [N,36,h,w] with channel
+    anchor * 4 + (ty, tx, th, tw). `effedge.pipeline.models.anchors` defines the anchors and the code.
     """
 
     def __init__(self, row: EfficientDetRow, backbone: EfficientNetRow, classes: int):

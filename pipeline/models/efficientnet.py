@@ -1,8 +1,8 @@
-"""EfficientNet (Tan and Le 2019, table 1) and EfficientNet-Lite, with timm's state-dict keys."""
+"""Builds EfficientNet (Tan and Le 2019, table 1) and EfficientNet-Lite, with timm's state-dict keys."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -10,9 +10,7 @@ from effedge.pipeline.models.compound_scaling import round_channels, round_layer
 from effedge.pipeline.models.dropout import drop_out
 from effedge.pipeline.models.mbconv import MBConv1, MBConv6, activation, batch_norm
 from effedge.pipeline.models.same_padding import Conv2d
-
-if TYPE_CHECKING:
-    from effedge.pipeline.models.zoo import EfficientNetRow
+from effedge.pipeline.models.tables import EfficientNetRow
 
 
 class Stage(NamedTuple):
@@ -42,7 +40,7 @@ DROP_CONNECT = 0.2
 
 
 def scaled_stages(row: EfficientNetRow) -> list[Stage]:
-    """B0's stages by the row's width and depth. Lite leaves the first and the last stage's depth as it is."""
+    """Scales B0's stages by the row's width and depth. Lite keeps the depth of the first and the last stage."""
     last = len(B0_STAGES) - 1
     return [
         stage._replace(
@@ -54,7 +52,7 @@ def scaled_stages(row: EfficientNetRow) -> list[Stage]:
 
 
 class Trunk(nn.Module):
-    """Stem and the seven MBConv stages: what classifier and detector have in common."""
+    """The stem and the seven MBConv stages, which classifier and detector have in common."""
 
     def __init__(self, row: EfficientNetRow):
         super().__init__()
@@ -77,7 +75,7 @@ class Trunk(nn.Module):
 
 
 class EfficientNet(Trunk):
-    """Classifier: [N,3,H,W] normalized -> logits [N,classes]."""
+    """A classifier: [N,3,H,W] normalized -> logits [N,classes]."""
 
     def __init__(self, row: EfficientNetRow, classes: int):
         super().__init__(row)
@@ -97,7 +95,7 @@ class EfficientNet(Trunk):
 
 
 class Backbone(Trunk):
-    """EfficientNet without its head: [N,3,H,W] -> features at 1/8, 1/16 and 1/32, [N,C,H/8,W/8] and so on."""
+    """An EfficientNet without its head: [N,3,H,W] -> features at 1/8, 1/16 and 1/32, [N,C,H/8,W/8] and so on."""
 
     def __init__(self, row: EfficientNetRow):
         super().__init__(row)
@@ -115,7 +113,7 @@ class Backbone(Trunk):
 
 
 def initialize(module: nn.Module) -> None:
-    """He normal by fan-out for convolutions, as the published models were initialized."""
+    """Initializes convolutions as the published models were: He normal by fan-out; linear layers with small numbers."""
     if isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=(2.0 / fan_out) ** 0.5)

@@ -1,10 +1,11 @@
-"""Class and box heads: convolutions shared by all levels, a BatchNorm for each level.
+"""Predicts classes and boxes from the pyramid's features: heads that share their convolutions over the levels.
 
-Tan, Pang and Le 2020, section 4; the state-dict keys are effdet's.
+BatchNorm is not shared: each level has its own. Tan, Pang and Le 2020, section 4; the state-dict keys are effdet's.
 """
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from effedge.pipeline.models.bifpn import SeparableConv
@@ -14,7 +15,7 @@ PRIOR = 0.01  # the probability that an untrained head gives to every class (Lin
 
 
 class Norm(nn.Module):
-    """effdet wraps each level's BatchNorm in a container; this keeps its key, `bn_rep.<layer>.<level>.bn`."""
+    """A level's BatchNorm in a container of its own, so that its key is effdet's `bn_rep.<layer>.<level>.bn`."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -25,7 +26,7 @@ class Norm(nn.Module):
 
 
 class Head(nn.Module):
-    """Per level [N,channels,H,W] -> [N,outputs*anchors,H,W], where output o of anchor a is channel a * outputs + o."""
+    """Head: per level [N,channels,H,W] -> [N,outputs*anchors,H,W]; output o of anchor a is channel a * outputs + o."""
 
     def __init__(self, channels: int, layers: int, levels: int, outputs: int, anchors: int, lite: bool):
         super().__init__()
@@ -44,8 +45,13 @@ class Head(nn.Module):
         return outputs
 
 
+def flatten_levels(levels: list[Tensor], width: int) -> Tensor:
+    """Concatenates a head's outputs per level, [N,anchors*width,h,w], to [N,A,width] in the anchors' order."""
+    return torch.cat([level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, width) for level in levels], dim=1)
+
+
 def initialize_head(head: Head, bias: float) -> None:
-    """Variance scaling by fan-in, as the published models were initialized; `bias` for the predictions."""
+    """Initializes a head as the published models were: variance scaling by fan-in, and `bias` for the predictions."""
     for module in head.modules():
         if isinstance(module, nn.Conv2d):
             fan_in = module.weight[0].numel()
@@ -57,5 +63,5 @@ def initialize_head(head: Head, bias: float) -> None:
 
 
 def prior_bias() -> float:
-    """The logit of PRIOR."""
+    """Returns the logit of PRIOR."""
     return -math.log((1 - PRIOR) / PRIOR)

@@ -1,7 +1,7 @@
-"""MBConv, the block of all EfficientNets: a mobile inverted bottleneck with squeeze-and-excitation.
+"""Defines MBConv, the block of all EfficientNets: a mobile inverted bottleneck with squeeze-and-excitation.
 
-Sandler et al. 2018 (the bottleneck), Tan and Le 2019, table 1 (MBConv1 and MBConv6). Attribute names are timm's, so
-that its checkpoints load as they are; MBConv1 and MBConv6 name their parts differently there.
+Sandler et al. 2018 (the bottleneck), Tan and Le 2019, table 1 (MBConv1 and MBConv6). Attribute names are timm's, which
+names the parts of MBConv1 and MBConv6 differently, so that its checkpoints load without translation.
 """
 
 from torch import Tensor, nn
@@ -16,16 +16,17 @@ BATCH_NORM_MOMENTUM = 0.01
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """Returns a BatchNorm with the published models' epsilon and momentum."""
     return nn.BatchNorm2d(channels, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM)
 
 
 def activation(lite: bool) -> nn.Module:
-    """Swish (SiLU); ReLU6 in the Lite models, whose quantized ranges are known beforehand."""
+    """Returns swish (SiLU), or ReLU6 for the Lite models, whose quantized ranges are known beforehand."""
     return nn.ReLU6(inplace=True) if lite else nn.SiLU(inplace=True)
 
 
 def drop_connect(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Stochastic depth (Huang et al. 2016): in training, drop a sample's whole branch with probability `rate`."""
+    """Drops a sample's branch with probability `rate` in training: stochastic depth (Huang et al. 2016)."""
     if not training or rate == 0.0:
         return x
     keep = random_rows(x.shape[0], 1, 1, 1, device=x.device) >= rate
@@ -33,7 +34,7 @@ def drop_connect(x: Tensor, rate: float, training: bool) -> Tensor:
 
 
 class MBConv1(nn.Module):
-    """Depthwise convolution, SE, 1x1 projection: the first stage, which does not expand."""
+    """The block of the first stage, which does not expand: depthwise convolution, SE, 1x1 projection."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, lite: bool, drop_rate: float):
         super().__init__()
@@ -53,9 +54,10 @@ class MBConv1(nn.Module):
 
 
 class MBConv6(nn.Module):
-    """1x1 expansion by six, depthwise convolution, SE, 1x1 projection without activation, shortcut where shapes agree.
+    """The block of the other stages: 1x1 expansion by six, depthwise convolution, SE, 1x1 projection.
 
-    SE squeezes to a quarter of the block's input channels, not of the expanded ones.
+    The projection has no activation; a shortcut is added where the shapes agree. SE squeezes to a
+    quarter of the block's input channels, not of the expanded ones.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, lite: bool, drop_rate: float):

@@ -1,8 +1,8 @@
-"""TensorFlow's SAME padding, in numbers: output = ceil(input / stride), the odd pixel padded at the bottom and right.
+"""Pads as TensorFlow's SAME does: output = ceil(input / stride), an odd pixel goes to the bottom and to the right.
 
 The published EfficientNets were trained with it (Tan and Le 2019, section 3, by way of TensorFlow). Sizes are plain
-integers when the model is exported, so each pad becomes a constant that `effedge.pipeline.export.simplify` moves into the
-convolution's or pooling's own asymmetric `pads`.
+integers when the model is exported, so a pad becomes a constant, which `effedge.pipeline.export.passes.fuse_pad` moves
+into the asymmetric `pads` of the convolution or pooling.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def same_pads(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Pixels to pad (before, after) along one axis of `size` pixels.
+    """Computes the pixels to pad (before, after) along one axis of `size` pixels.
 
     >>> same_pads(224, kernel=3, stride=2)
     (0, 1)
@@ -21,7 +21,7 @@ def same_pads(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def pad_same(x: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
-    """Pad [N,C,H,W] for a `kernel` at `stride`; returns `x` itself where nothing is to be padded."""
+    """Pads [N,C,H,W] for a `kernel` at `stride`; returns `x` itself if there is nothing to pad."""
     top, bottom = same_pads(x.shape[2], kernel, stride)
     left, right = same_pads(x.shape[3], kernel, stride)
     if top == bottom == left == right == 0:
@@ -30,7 +30,7 @@ def pad_same(x: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
 
 
 class Conv2d(nn.Conv2d):
-    """Convolution with SAME padding: [N,Cin,H,W] -> [N,Cout,ceil(H/stride),ceil(W/stride)]."""
+    """A convolution with SAME padding: [N,Cin,H,W] -> [N,Cout,ceil(H/stride),ceil(W/stride)]."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False):
         # At stride 1 an odd kernel pads the same on both sides, which the convolution does by itself.
@@ -44,7 +44,7 @@ class Conv2d(nn.Conv2d):
 
 
 class MaxPool3x3(nn.Module):
-    """The BiFPN's downsampling: 3x3 max-pool at stride 2, SAME, padded with minus infinity."""
+    """The BiFPN's downsampling: a 3x3 max-pool at stride 2 with SAME padding by minus infinity."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(pad_same(x, 3, 2, value=-torch.inf), kernel_size=3, stride=2)

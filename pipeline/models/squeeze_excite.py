@@ -1,10 +1,10 @@
-"""Squeeze-and-excitation: channels reweighted by their own global average (Hu, Shen and Sun 2018)."""
+"""Reweights channels by their own global average: squeeze-and-excitation (Hu, Shen and Sun 2018)."""
 
 from torch import Tensor, nn
 
 
 class SqueezeExcite(nn.Module):
-    """x * sigmoid(expand(swish(reduce(mean(x))))), [N,C,H,W] -> the same shape."""
+    """Squeeze-and-excitation: x * sigmoid(expand(swish(reduce(mean(x))))), [N,C,H,W] -> the same shape."""
 
     def __init__(self, channels: int, squeezed: int):
         super().__init__()

@@ -1,7 +1,9 @@
-"""A model stage by stage, as the papers' tables have it: effedge summary MODEL [--classes N] [--size S]
+"""Prints a model's stages with their shapes, parameters and FLOPs, as the papers' tables do.
 
-Stage, operator, input resolution, output channels and layers are the columns of EfficientNet's table 1 (Tan and Le
-2019); parameters and FLOPs those of table 2, and of EfficientDet's table 2 (Tan, Pang and Le 2020). A FLOP is a
+    effedge summary MODEL [--classes N] [--size S]
+
+The columns stage, operator, input resolution, output channels and layers are those of EfficientNet's table 1 (Tan and
+Le 2019); parameters and FLOPs those of its table 2, and of EfficientDet's table 2 (Tan, Pang and Le 2020). A FLOP is a
 multiply-add, as in both papers, in convolutions and fully connected layers.
 """
 
@@ -11,14 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from effedge.deploy.common.cli import Parser
-from effedge.pipeline.models.zoo import (
-    EFFICIENTDETS,
-    EFFICIENTNETS,
-    EfficientNetRow,
-    create_model,
-    input_size,
-    is_detector,
-)
+from effedge.pipeline.models.tables import EFFICIENTDETS, EFFICIENTNETS, EfficientNetRow, input_size, is_detector
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,7 +22,7 @@ HEADER = ("stage", "operator", "resolution", "channels", "layers", "parameters",
 
 
 class Row(NamedTuple):
-    """A line of the table. `resolution` is the side of the input, or of the finest and the coarsest level."""
+    """A line of the table; `resolution` is the side of the input, or the sides of the finest and the coarsest level."""
 
     operator: str
     resolution: str
@@ -38,7 +33,7 @@ class Row(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """One convolution or fully connected layer as it ran: side of the input, channels out, and multiply-adds."""
+    """A convolution or fully connected layer as it ran: side of its input, output channels, and multiply-adds."""
 
     name: str
     convolution: bool
@@ -48,20 +43,26 @@ class Layer(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What a row is made of: the modules below `prefixes`."""
+    """The modules that make up a row of the table: those whose names begin with `prefixes`.
+
+    pyramid: they work on all levels.
+    """
 
     operator: str
     prefixes: tuple[str, ...]
     layers: int
-    pyramid: bool = False  # it works on all levels
+    pyramid: bool = False
 
 
 def summarize(name: str, classes: int | None = None, size: int | None = None) -> list[Row]:
-    """The table of a model, without the totals. Runs on the meta device: nothing is computed.
+    """Computes the rows of a model's table, on the meta device, where a forward pass only computes shapes.
 
-    Raises UserError for an unknown name, or classes or a size that make no model.
+    Raises:
+        UserError: an unknown name, or classes or a size that make no model.
     """
     import torch
+
+    from effedge.pipeline.models.create import create_model
 
     size = input_size(name, size)
     with torch.device("meta"):
@@ -83,14 +84,14 @@ def summarize(name: str, classes: int | None = None, size: int | None = None) ->
 
 
 def trace(model: nn.Module, size: int) -> list[Layer]:
-    """The convolutions and fully connected layers that a [1,3,size,size] input goes through, in order."""
+    """Lists the convolutions and fully connected layers that a [1,3,size,size] input goes through, in order."""
     import torch
     from torch import nn
 
     layers: list[Layer] = []
 
     def hook(name: str, module: nn.Module, inputs: Sequence[Tensor], output: Tensor) -> None:
-        # Every output value is a sum over one filter's weights.
+        # An output value is a sum over the weights of a filter.
         weight = module.weight
         assert isinstance(weight, torch.Tensor)
         flops = output.numel() * weight[0].numel()
@@ -105,7 +106,7 @@ def trace(model: nn.Module, size: int) -> list[Layer]:
 
 
 def parts_of(name: str) -> list[Part]:
-    """The rows of a model's table, and where their modules lie in it."""
+    """Lists the parts of a model, a row of its table for each."""
     if not is_detector(name):
         head = Part("Conv1x1, pooling, FC", ("conv_head.", "bn2.", "classifier."), 1)
         return [*trunk_parts(EFFICIENTNETS[name], ""), head]
@@ -120,7 +121,7 @@ def parts_of(name: str) -> list[Part]:
 
 
 def trunk_parts(row: EfficientNetRow, prefix: str) -> list[Part]:
-    """Stem and MBConv stages of a network that lies below `prefix`."""
+    """Lists the stem and the MBConv stages of a network whose modules' names begin with `prefix`."""
     from effedge.pipeline.models.efficientnet import scaled_stages
 
     parts = [Part("Conv3x3", (f"{prefix}conv_stem.", f"{prefix}bn1."), 1)]
@@ -131,7 +132,7 @@ def trunk_parts(row: EfficientNetRow, prefix: str) -> list[Part]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as aligned text, with a line of totals."""
+    """Formats the rows as aligned text, with a line of totals."""
     parameters, flops = sum(row.parameters for row in rows), sum(row.flops for row in rows)
     lines = [HEADER]
     for number, row in enumerate(rows, 1):
@@ -149,7 +150,8 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def in_billions(flops: int) -> str:
-    """
+    """Formats a number of FLOPs in billions.
+
     >>> in_billions(386_100_000)
     '0.386 B'
     """
@@ -157,7 +159,7 @@ def in_billions(flops: int) -> str:
 
 
 def main() -> None:
-    parser = Parser(prog="effedge summary", description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("model", metavar="MODEL", help="b0 to b8, l2, lite0 to lite4; d0 to d7, d7x, det-lite0 to 4")
     parser.add_argument("--classes", type=int, help="classes (default: ImageNet's 1000, COCO's 90)")
     parser.add_argument("--size", type=int, help="side of the input in pixels (default: the model's)")

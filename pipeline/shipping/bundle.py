@@ -1,8 +1,8 @@
-"""A bundle: one archive from which a device builds its engine by itself, with what it has, and proves it.
+"""Packs a bundle: one archive from which a device builds an engine by itself, and tests it.
 
-It holds the prepared ONNX, deploy/ and engines/ (Python 3.8, NumPy, Pillow and the backend: no torch, no onnx), a
-picture, what the ONNX finds in it on ONNX Runtime, and install.sh. SHA256SUMS names every file. The same inputs make
-the same archive, to the last byte.
+It holds the prepared ONNX, deploy/ and engines/ (which need Python 3.8, NumPy, Pillow and the backend, neither torch
+nor onnx), an image, the ONNX's detections or classes for it on ONNX Runtime, and install.sh. SHA256SUMS lists every
+file. The same inputs make the same archive, to the last byte.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import io
 import json
 import platform
 import tarfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,13 @@ import effedge
 from effedge.calibration.ranges.samples import list_images
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.code_digest import PACKAGE, ROOT
+from effedge.deploy.common.contracts import Spec
 from effedge.deploy.common.files import sha256
 from effedge.deploy.image.files import open_image
-from effedge.deploy.image.records import as_record
+from effedge.deploy.image.records import Record, as_record
 from effedge.deploy.runtime import onnxruntime_backend
 from effedge.engines import install
-from effedge.engines.build_options import DEFAULT, Choices
+from effedge.engines.build_options import DEFAULT, BuildOptions
 from effedge.engines.onnx_header import onnx_files, read_header
 from effedge.engines.preflight import refuse
 from effedge.engines.selftest import SURE, TOLERANCES
@@ -52,40 +54,40 @@ def bundle_stage(
     *,
     precision: str,
     target: Target,
-    choices: Choices = DEFAULT,
-    picture: Path | None = None,
+    build_options: BuildOptions = DEFAULT,
+    image: Path | None = None,
     calibration: Path | None = None,
 ) -> Path:
-    """Pack the prepared `onnx` beside it, unless that is done; returns the archive's path.
+    """Packs the prepared `onnx` into an archive beside it, unless that is done; returns the archive's path.
 
     Args:
-        choices: for the build on the device.
-        picture: for the self-test; by default a drawn one for digits and random weights, the first of `calibration` if
-            that is a folder of pictures, or a photograph of a cat.
+        build_options: for the build on the device.
+        image: for the self-test; by default a drawn image for digits and random weights, the first of `calibration` if
+            that is a folder of images, or a photograph of a cat.
 
     Raises:
-        UserError: a file that the target cannot take, that does not describe its input, or a picture that is none.
+        UserError: a file that the target cannot take, that does not describe its input, or that is no image.
     """
     header = read_header(onnx)
     if not target.on_cpu:
-        refuse(header, onnx, target, choices.dla)
+        refuse(header, onnx, target, build_options.dla)
     if not header.spec:
         raise UserError(
-            f"'{onnx}' does not say how it wants pictures or what its outputs mean, so a bundle could not test itself: "
+            f"'{onnx}' does not say how it wants images or what its outputs mean, so a bundle could not test itself: "
             "copy it to the device and run effedge build there"
         )
     name = f"{onnx.parent.name}-{precision}-{target.name}"
     archive = onnx.with_name(f"{name}.tar.gz")
-    source = picture or chosen_picture(header.spec, calibration)
-    build_options = choices.as_options()
+    source = image or choose_image(header.spec, calibration)
+    build_arguments = build_options.as_arguments()
     run_stage(
         "bundle",
         archive,
-        inputs={**onnx_files(onnx), "install": INSTALL, **({} if source is None else {"picture": source})},
+        inputs={**onnx_files(onnx), "install": INSTALL, **({} if source is None else {"image": source})},
         options={
             "precision": precision,
             "target": target.name,
-            "build_options": build_options,
+            "build_options": build_arguments,
             "reference": reference(),
             "device_files": {name: sha256(path) for path, name in device_files().items()},
         },
@@ -93,21 +95,20 @@ def bundle_stage(
         code=[__name__],
         make=partial(
             write_bundle,
-            name=name,
             onnx=onnx,
             spec=header.spec,
-            precision=precision,
-            target=target,
-            build_options=build_options,
-            picture=source,
+            content=bundle_content(name, header.spec, precision, target, build_arguments),
+            image=source,
         ),
     )
     return archive
 
 
 def device_files() -> dict[Path, str]:
-    """The files of effedge that a device needs, and what each is called in the bundle: two of the rooms, and the
-    package's own modules, which import a room only when a name of it is asked for."""
+    """Maps the files of effedge that a device needs to their names in the bundle.
+
+    They are two of the rooms, and the package's own modules, which import a room only when a name of it is used.
+    """
     package = Path(effedge.__file__).parent
     files = {path: f"{PACKAGE}/{path.name}" for path in sorted(package.glob("*.py"))}
     for room in ROOMS:
@@ -117,8 +118,8 @@ def device_files() -> dict[Path, str]:
     return files
 
 
-def chosen_picture(spec: dict[str, Any], calibration: Path | None) -> Path | None:
-    """What the network knows; None: a drawn picture."""
+def choose_image(spec: Spec, calibration: Path | None) -> Path | None:
+    """Chooses a test image of the kind that the network was trained on; None for a drawn image."""
     if spec["weights"] in ("digits", "random"):
         return None
     if calibration is not None and calibration.is_dir():
@@ -129,25 +130,13 @@ def chosen_picture(spec: dict[str, Any], calibration: Path | None) -> Path | Non
 
 
 def reference() -> str:
+    """Names the runtime that computes the expected result."""
     return f"ONNX Runtime {onnxruntime.__version__} on {platform.machine()}"
 
 
-def write_bundle(
-    archive: Path,
-    *,
-    name: str,
-    onnx: Path,
-    spec: dict[str, Any],
-    precision: str,
-    target: Target,
-    build_options: list[str],
-    picture: Path | None,
-) -> None:
-    """Write the archive; its one folder is `name`."""
-    pixels = drawn_picture(spec) if picture is None else open_image(picture)
-    detects = spec["task"] == "detection"
-    threshold = round(SURE - TOLERANCES[precision][1], 3) if detects else None
-    content = {
+def bundle_content(name: str, spec: Spec, precision: str, target: Target, build_arguments: list[str]) -> dict[str, Any]:
+    """Makes the content of bundle.json."""
+    return {
         "format": FORMAT,
         "name": name,
         "model": spec["model"],
@@ -155,61 +144,71 @@ def write_bundle(
         "labels": spec["labels"],
         "precision": precision,
         "target": target.name,
-        "build_options": build_options,
-        "threshold": threshold,
+        "build_options": build_arguments,
+        "threshold": round(SURE - TOLERANCES[precision][1], 3) if spec["task"] == "detection" else None,
         "reference": reference(),
     }
+
+
+def write_bundle(archive: Path, *, onnx: Path, spec: Spec, content: dict[str, Any], image: Path | None) -> None:
+    """Writes the archive; its only folder has the bundle's name.
+
+    Args:
+        content: of bundle.json.
+        image: for the self-test; None for a drawn image.
+    """
+    pixels = draw_test_image(spec) if image is None else open_image(image)
     files: dict[str, bytes] = {}
-    for path, packed_as in device_files().items():
-        files[packed_as] = path.read_bytes()
+    for path, name in device_files().items():
+        files[name] = path.read_bytes()
     for role, path in onnx_files(onnx).items():
         files[install.MODEL.as_posix() if role == "onnx" else f"{install.MODEL.parent}/{role}"] = path.read_bytes()
     files["install.sh"] = INSTALL.read_bytes()
     files[install.BUNDLE.as_posix()] = as_json(content)
-    files[install.PICTURE.as_posix()] = as_png(pixels)
-    files[install.EXPECTED.as_posix()] = as_json(expected(onnx, spec, pixels, threshold))
+    files[install.IMAGE.as_posix()] = as_png(pixels)
+    files[install.EXPECTED.as_posix()] = as_json(expected_result(onnx, spec, pixels, content["threshold"]))
     sums = [f"{hashlib.sha256(data).hexdigest()}  {path}\n" for path, data in sorted(files.items())]
     files[SUMS] = "".join(sums).encode()
-    archive.write_bytes(packed(name, files))
+    archive.write_bytes(pack(content["name"], files))
 
 
-def drawn_picture(spec: dict[str, Any]) -> np.ndarray:
-    """A picture of digits, uint8 [h,w,3]."""
+def draw_test_image(spec: Spec) -> np.ndarray:
+    """Draws an image of digits, uint8 [h,w,3]."""
     if spec["task"] == "detection":
-        return digits.draw_picture("val", DIGITS_INDEX, *DIGITS_SHAPE).image
+        return digits.draw_image("val", DIGITS_INDEX, *DIGITS_SHAPE).image
     return digits.draw_crop("val", DIGITS_INDEX, spec["input"]["size"][0])[0]
 
 
-def expected(onnx: Path, spec: dict[str, Any], pixels: np.ndarray, threshold: float | None) -> dict[str, Any]:
-    """What the ONNX finds in the picture, by ONNX Runtime and the device's own code before and behind it."""
+def expected_result(onnx: Path, spec: Spec, pixels: np.ndarray, threshold: float | None) -> Record:
+    """Computes the ONNX's result for an image on ONNX Runtime, with the device's own pre- and post-processing."""
     backend = onnxruntime_backend.load(onnx, {"backend": {}})
     engine = BackendEngine(backend, str(onnx), spec)
     if threshold is None:
         [classes] = BackendClassifier(engine)([pixels])
         return as_record(classes)
     detector = BackendDetector(engine)
-    detector.choose_with(threshold)
+    detector.set_selection(threshold)
     [detections] = detector([pixels])
     return as_record(detections)
 
 
 def as_png(pixels: np.ndarray) -> bytes:
-    """Without loss: JPEG decoders differ by a grey level here and there."""
+    """Encodes an image without loss: JPEG decoders differ by a grey level here and there."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
-def as_json(content: Any) -> bytes:
+def as_json(content: Mapping[str, object]) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def packed(name: str, files: dict[str, bytes]) -> bytes:
-    """A .tar.gz of the files in one folder, sorted, without dates and owners."""
-    plain = io.BytesIO()
-    with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as archive:
+def pack(name: str, files: dict[str, bytes]) -> bytes:
+    """Packs files into a .tar.gz with one folder, sorted, without dates and owners."""
+    uncompressed = io.BytesIO()
+    with tarfile.open(fileobj=uncompressed, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for path, data in sorted(files.items()):
             entry = tarfile.TarInfo(f"{name}/{path}")
             entry.size, entry.mode = len(data), 0o755 if path.endswith(".sh") else 0o644
             archive.addfile(entry, io.BytesIO(data))
-    return gzip.compress(plain.getvalue(), mtime=0)
+    return gzip.compress(uncompressed.getvalue(), mtime=0)

@@ -1,7 +1,7 @@
-"""A board behind the OpenSSH client: commands run there, and its refusals in one line each.
+"""Runs commands on a board through the OpenSSH client, and explains failures in one line.
 
-Keys only: no password is asked for, as it would be anew for every command. Options of the user's own go behind ours:
-SSH_OPTIONS="-p 2222 -i key", or their ~/.ssh/config.
+Only keys are accepted: a password would be asked for anew with every command. The user's own options follow those of
+this module: SSH_OPTIONS="-p 2222 -i key", or their ~/.ssh/config.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LOST = 255  # ssh's own exit status: no connection, or a connection that broke
 OPTIONS = (
     "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3",
 )  # fmt: skip
-# What ssh says -> what to do.
+# A part of ssh's message -> what to do.
 REMEDIES = {
     "Could not resolve hostname": "check the name, or give the address",
     "Permission denied": "`ssh-copy-id` lets your key in there (passwords are not asked for)",
@@ -32,12 +32,12 @@ REMEDIES = {
 }
 
 
-class Lost(UserError):
-    """There is no connection, or no longer one."""
+class ConnectionLost(UserError):
+    """The error of a connection that cannot be made, or that broke."""
 
 
 class Board:
-    """`host` is user@name, as ssh takes it; `options`, more of ssh's own."""
+    """A board that ssh reaches: `host` is user@name, as ssh takes it; `options` are more options of ssh."""
 
     def __init__(self, host: str, options: str = "") -> None:
         if not host or host.startswith("-"):
@@ -49,15 +49,20 @@ class Board:
             raise UserError(f"SSH_OPTIONS '{options}' cannot be read: {error}") from error
 
     def run(self, script: str) -> bytes:
-        """The script's output, by the board's sh. Raises Lost, and UserError if it fails, with what it said."""
+        """Runs a script in the board's sh; returns its output.
+
+        Raises:
+            ConnectionLost: without a connection.
+            UserError: a script that fails, with its last message.
+        """
         with self.open(script, stdin=subprocess.DEVNULL) as process:
-            out, err = process.communicate()
-        self.check(process.returncode, err)
-        return out
+            output, messages = process.communicate()
+        self.check(process.returncode, messages)
+        return output
 
     @contextlib.contextmanager
     def open(self, script: str, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
-        """The script running there, killed if the block is left early."""
+        """Starts a script in the board's sh; it is killed if the block is left early."""
         command = [*self.command, f"sh -c {shlex.quote(script)}"]
         try:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, **{"stderr": subprocess.PIPE, **streams})
@@ -70,19 +75,19 @@ class Board:
                 if process.poll() is None:
                     process.kill()
 
-    def check(self, status: int, said: bytes) -> None:
-        """Raise what an exit status and stderr mean; nothing for 0."""
+    def check(self, status: int, messages: bytes) -> None:
+        """Raises the error for an exit status and the messages on stderr; status 0 is no error."""
         if status == 0:
             return
-        lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
+        lines = [line.strip() for line in messages.decode(errors="replace").splitlines() if line.strip()]
         if status == LOST:
             for fragment, remedy in REMEDIES.items():
                 for line in lines:
                     if fragment in line:
-                        raise Lost(f"cannot reach '{self.host}' ({line.strip('@ ')}): {remedy}")
-            why = f" ({lines[-1]})" if lines else ""
-            raise Lost(f"the connection to '{self.host}' broke{why}: run the same command to go on")
-        full = next((line for line in lines if "No space left" in line), None)  # not always the last that `tar` says
+                        raise ConnectionLost(f"cannot reach '{self.host}' ({line.strip('@ ')}): {remedy}")
+            reason = f" ({lines[-1]})" if lines else ""
+            raise ConnectionLost(f"the connection to '{self.host}' broke{reason}: run the same command to go on")
+        full = next((line for line in lines if "No space left" in line), None)  # not always `tar`'s last message
         if full:
             raise UserError(f"the disk of '{self.host}' is full ({full}): make room there, then run the same command")
         raise UserError(f"on '{self.host}': {lines[-1] if lines else f'exit status {status}, without a word'}")

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights (Tan and Le 2019, section 5): the average is what is evaluated and kept."""
+"""Keeps an exponential moving average of the weights, which is evaluated and saved (Tan and Le 2019, section 5)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Ema:
-    """Running average of a module's parameters and BatchNorm statistics."""
+    """A running average of a module's parameters and BatchNorm statistics."""
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
@@ -17,7 +17,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Average in the weights after `step`; early steps count more, so that the random start is soon forgotten."""
+        """Adds the weights after `step` to the average; early steps count more, to forget the random start soon."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averages: list[Tensor] = []
         values: list[Tensor] = []
@@ -30,6 +30,6 @@ class Ema:
         torch._foreach_lerp_(averages, values, 1 - decay)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from an average that was kept, on whatever device this one is."""
+        """Restores a saved average, on the device of this one."""
         for key, value in self.state.items():
             value.copy_(state[key])

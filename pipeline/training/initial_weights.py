@@ -1,4 +1,4 @@
-"""What a training starts from: a checkpoint of this model, of its backbone, or of a relative with the same shapes."""
+"""Loads the weights that a training starts from: of this model, its backbone, or a model with equal shapes."""
 
 from __future__ import annotations
 
@@ -7,32 +7,39 @@ from pathlib import Path
 from torch import nn
 
 from effedge.deploy.common.cli import UserError, choose
-from effedge.pipeline.models.zoo import EFFICIENTDETS, MODELS, is_detector
+from effedge.pipeline.models.tables import EFFICIENTDETS, MODELS, is_detector
 from effedge.pipeline.weights.locate import locate_weights
 from effedge.pipeline.weights.published import PUBLISHED
 from effedge.pipeline.weights.save import load_matching
 
 
-def initial_file(model: str, init: str, quiet: bool) -> Path | None:
-    """The file of a path, of WEIGHTS of this model, of a detector's backbone where the detector has none (`imagenet`),
-    or of MODEL:WEIGHTS (`lite0:imagenet`), downloaded if need be; None for `random`.
+def initial_file(model: str, init: str) -> Path | None:
+    """Locates the file that `init` names, and downloads it if need be.
 
-    Raises UserError as `effedge.pipeline.weights.locate.locate_weights`.
+    Args:
+        init: a path, `random`, the weights of another model (`lite0:imagenet`), or published weights: of `model`, or
+            of a detector's backbone where the detector has none of that name (`imagenet`).
+
+    Returns:
+        The file; None for `random`.
+
+    Raises:
+        UserError: as `effedge.pipeline.weights.locate.locate_weights`.
     """
     name, colon, weights = init.partition(":")
     if colon and not Path(init).is_file():
-        return locate_weights(choose("model", name, MODELS), weights, quiet=quiet)
+        return locate_weights(choose("model", name, MODELS), weights)
     if is_detector(model) and (model, init) not in PUBLISHED and (EFFICIENTDETS[model].backbone, init) in PUBLISHED:
         model = EFFICIENTDETS[model].backbone
-    return locate_weights(model, init, quiet=quiet)
+    return locate_weights(model, init)
 
 
-def initialize(model: nn.Module, name: str, init: str, quiet: bool) -> str:
-    """Take over from `init` every tensor that fits by key and shape; returns a line that says how many those were.
+def initialize(model: nn.Module, name: str, init: str) -> str:
+    """Copies every tensor of `init` that fits by key and shape; returns a line with their number.
 
-    Raises UserError if none fits.
+    Raises UserError if no tensor fits.
     """
-    file = initial_file(name, init, quiet)
+    file = initial_file(name, init)
     if file is None:
         return "started from random weights"
     taken, total = load_matching(model, file), len(model.state_dict())

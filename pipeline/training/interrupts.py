@@ -1,4 +1,4 @@
-"""Ctrl-C, or a polite kill, in a long run: it takes effect between two steps, never in the middle of one."""
+"""Defers Ctrl-C and SIGTERM to the end of a training step, so that a step is never cut in the middle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """While entered, SIGINT and SIGTERM raise KeyboardInterrupt, inside `deferred` blocks only at their end."""
+    """A context in which SIGINT and SIGTERM raise KeyboardInterrupt, inside `deferred` blocks only at their end."""
 
     def __init__(self) -> None:
         self.deferring = self.pending = False
@@ -32,7 +32,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """A block that is run to its end; within another one it changes nothing."""
+        """Runs its block to the end before an interrupt is raised; nested blocks change nothing."""
         if self.deferring:
             yield
             return
@@ -47,10 +47,10 @@ class Interrupts:
 
 
 def leave_to_parent(_worker: int) -> None:
-    """For a worker process, which a terminal's Ctrl-C reaches too: the parent decides when it ends.
+    """Makes a worker process ignore a terminal's Ctrl-C, and end without a word on SIGTERM.
 
-    That it does by SIGTERM, which may reach the worker first where a whole process group is stopped; an end without a
-    word is then no failure to the parent, who has the signal too.
+    The parent decides when the worker ends, and sends SIGTERM. Where a process group is stopped, SIGTERM may reach the
+    worker first; its silent end is no failure then, because the parent has the signal too.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))

@@ -1,4 +1,4 @@
-"""The detector's loss: focal loss for classes, Huber loss for boxes (Tan, Pang and Le 2020, section 5.1).
+"""Computes the detector's loss: focal loss for classes, Huber loss for boxes (Tan, Pang and Le 2020, section 5.1).
 
 Focal loss: Lin et al. 2017, equation 5, with alpha 0.25 and EfficientDet's gamma 1.5. The Huber loss of the published
 training has delta 0.1 and weight 50. Both are normalized by the number of positive anchors.
@@ -6,16 +6,35 @@ training has delta 0.1 and weight 50. Both are normalized by the number of posit
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from effedge.pipeline.models.heads import flatten_levels
 
 ALPHA, GAMMA = 0.25, 1.5
 HUBER_DELTA, BOX_WEIGHT = 0.1, 50.0
 
 
+class DetectionTargets(NamedTuple):
+    """The p positive anchors of a batch and their targets.
+
+    image_indices: int64 [p], the anchor's image in the batch.
+    anchor_indices: int64 [p].
+    class_ids: int64 [p].
+    codes: float32 [p,4], (ty, tx, th, tw).
+    """
+
+    image_indices: Tensor
+    anchor_indices: Tensor
+    class_ids: Tensor
+    codes: Tensor
+
+
 def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum of -alpha_t (1 - p_t)^gamma log p_t over logits and targets (0 or 1) of one shape."""
+    """Sums -alpha_t (1 - p_t)^gamma log p_t over logits and targets (0 or 1) of one shape."""
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     p_t = torch.exp(-cross_entropy)
     alpha_t = ALPHA * targets + (1 - ALPHA) * (1 - targets)
@@ -23,39 +42,31 @@ def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def box_loss(codes: Tensor, targets: Tensor) -> Tensor:
-    """Sum over (ty, tx, th, tw) of the positive anchors, both [p,4]; the mean over the four."""
+    """Sums the Huber loss over the positive anchors; the mean over (ty, tx, th, tw), both [p,4]."""
     return F.huber_loss(codes, targets, reduction="sum", delta=HUBER_DELTA) / 4
-
-
-def flatten_levels(levels: list[Tensor], width: int) -> Tensor:
-    """Head outputs per level [N,anchors*width,h,w] -> [N,A,width] in the anchors' order."""
-    return torch.cat([level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, width) for level in levels], dim=1)
 
 
 def detection_loss(
     class_levels: list[Tensor],
     box_levels: list[Tensor],
-    picture: Tensor,
-    anchor: Tensor,
-    class_ids: Tensor,
-    codes: Tensor,
+    targets: DetectionTargets,
     classes: int,
     positives: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(class loss, box loss) of a batch, the second already weighted.
+    """Computes (class loss, box loss) of a batch, the second already weighted.
 
     Args:
         class_levels: per level [N,9*classes,h,w].
         box_levels: per level [N,36,h,w].
-        picture: int64 [p], the picture in the batch of each positive anchor; `anchor` int64 [p], its index;
-            `class_ids` int64 [p] and `codes` float32 [p,4], what it should say.
-        positives: of the whole batch, where this is a part of it; p by default.
+        targets: of the p positive anchors.
+        positives: number of positive anchors of the batch that these samples are a part of; p by default.
     """
+    image_indices, anchor_indices, class_ids, codes = targets
     logits, boxes = flatten_levels(class_levels, classes), flatten_levels(box_levels, 4)
-    targets = torch.zeros_like(logits)
-    targets[picture, anchor, class_ids] = 1.0
-    positives = max(len(anchor) if positives is None else positives, 1)
+    one_hot = torch.zeros_like(logits)
+    one_hot[image_indices, anchor_indices, class_ids] = 1.0
+    positives = max(len(anchor_indices) if positives is None else positives, 1)
     return (
-        focal_loss(logits, targets) / positives,
-        BOX_WEIGHT * box_loss(boxes[picture, anchor], codes) / positives,
+        focal_loss(logits, one_hot) / positives,
+        BOX_WEIGHT * box_loss(boxes[image_indices, anchor_indices], codes) / positives,
     )

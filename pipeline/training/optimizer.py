@@ -1,4 +1,4 @@
-"""The optimizer and the schedule of the learning rate, as a recipe has them."""
+"""Makes a recipe's optimizer, and computes its learning rate by step."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from effedge.pipeline.training.recipes import (
 def learning_rate(
     step: int, steps: int, highest: float, warmup: int, falling: tuple[float, float] | None = None
 ) -> float:
-    """The rate of step 0 to `steps` - 1: a line up to `highest` over `warmup` steps, then a cosine towards zero.
+    """Computes the rate of step 0 to `steps` - 1: a line up to `highest` over `warmup` steps, then a cosine to zero.
 
     Args:
-        falling: (factor, steps): in place of the cosine, times `factor` every so many steps.
+        falling: (factor, period): in place of the cosine, the rate is multiplied by `factor` every `period` steps.
     """
     if step < warmup:
         return highest * (step + 1) / warmup
     if falling is not None:
-        factor, every = falling
-        return highest * factor ** math.floor(step / every)
+        factor, period = falling
+        return highest * factor ** math.floor(step / period)
     progress = (step - warmup) / max(1, steps - warmup)
     return highest * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def make_optimizer(model: nn.Module, decay: float, name: str = "adamw") -> torch.optim.Optimizer:
-    """With decay on kernels and matrices only, not on biases, BatchNorm or fusion weights."""
+    """Makes an optimizer that decays kernels and matrices only, not biases, BatchNorm or fusion weights."""
     kernels = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": kernels, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -1,20 +1,21 @@
-"""Recipes: the constants of a training, a row each, with where they come from. Every one can be overridden.
+"""Lists the recipes: a row of a training's constants, and their sources. Every constant can be overridden.
 
-`finetune` is for small data and one machine: weights that know pictures already, AdamW (Loshchilov and Hutter 2019),
-which learns from small batches, linear warm-up and a cosine to zero.
+`finetune` is for small data and one machine: weights that were trained on images already, AdamW (Loshchilov and Hutter
+2019), which learns from small batches, linear warm-up and a cosine to zero.
 
 `efficientnet`: Tan and Le 2019, section 5.2: RMSProp with decay 0.9 and momentum 0.9, weight decay 1e-5, learning rate
-0.256 decayed by 0.97 every 2.4 epochs, stochastic depth down to 0.8, and dropout by model (`effedge.pipeline.models.zoo`). From its
-code release (tensorflow/tpu, models/official/efficientnet, main.py and utils.py): that rate is 0.016 for each 256 of
-the batch, so 0.256 goes with 4096; 350 epochs, 5 of them warm-up; RMSProp's epsilon 1e-3, within the root there and
-outside of it in PyTorch, where its root stands in; moving average 0.9999; label smoothing 0.1. RandAugment (Cubuk et
-al. 2020) stands for AutoAugment, as in the later of the published weights.
+0.256 decayed by 0.97 every 2.4 epochs, stochastic depth down to 0.8, and dropout by model
+(`effedge.pipeline.models.tables`). From its code release (tensorflow/tpu, models/official/efficientnet, main.py and
+utils.py): the rate is 0.016 for each 256 of the batch, so 0.256 goes with 4096; 350 epochs, 5 of them warm-up;
+RMSProp's epsilon 1e-3, which is inside the square root there and outside of it in PyTorch, so its root is used here;
+moving average 0.9999; label smoothing 0.1. RandAugment (Cubuk et al. 2020) replaces AutoAugment, as in the later of
+the published weights.
 
 `efficientdet`: Tan, Pang and Le 2020, section 5.1: SGD with momentum 0.9, weight decay 4e-5, learning rate from 0 to
 0.16 over the first epoch and then a cosine, moving average 0.9998, focal loss with alpha 0.25 and gamma 1.5
-(`effedge.pipeline.training.losses`), scale jitter 0.1 to 2, 300 epochs of batch 128. From its code release (google/automl,
-efficientdet, hparams_config.py): the rate is 0.08 for each 64 of the batch, gradients are clipped at norm 10, and
-there is no stochastic depth.
+(`effedge.pipeline.training.losses`), scale jitter 0.1 to 2, 300 epochs of batch 128. From its code release
+(google/automl, efficientdet, hparams_config.py): the rate is 0.08 for each 64 of the batch, gradients are clipped at
+norm 10, and there is no stochastic depth.
 """
 
 from __future__ import annotations
@@ -26,22 +27,24 @@ from effedge.pipeline.models.efficientnet import DROP_CONNECT
 
 
 class Recipe(NamedTuple):
+    """The constants of a training."""
+
     name: str
-    task: str | None  # None: both
+    task: str | None  # None: both tasks
     optimizer: str  # "adamw", "rmsprop" or "sgd"
     batch: int
     rate: float  # the highest, for a batch of `batch`
-    rate_by_batch: bool  # whether it grows with the batch
-    decay: float  # of kernels and matrices, not of biases and BatchNorm
-    drop_connect: float  # of the last block
+    rate_by_batch: bool  # True: the rate is proportional to the batch
+    decay: float  # weight decay of kernels and matrices, not of biases and BatchNorm
+    drop_connect: float  # stochastic depth of the last block
     ema: float
     clip: float  # norm of the gradient
-    steps: int | None = None  # or
+    steps: int | None = None  # either steps or epochs
     epochs: float | None = None
-    warmup: int | None = None  # steps, or
+    warmup: int | None = None  # steps; either warmup or warmup_epochs
     warmup_epochs: float | None = None
     falling: tuple[float, float] | None = None  # (factor, epochs between); None: a cosine to zero
-    randaugment: tuple[int, float] | None = None  # operations on a picture, their magnitude of 10
+    randaugment: tuple[int, float] | None = None  # number of operations on an image, and their magnitude
 
 
 RECIPES = {

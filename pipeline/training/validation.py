@@ -1,14 +1,15 @@
-"""How good the averaged weights are: COCO AP or top-1, through the device's own pre- and post-processing."""
+"""Validates the averaged weights: COCO AP or top-1, through the device's own pre- and post-processing."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from effedge.deploy.common.contracts import Spec
 from effedge.pipeline.datasets.checks import check_data
 from effedge.pipeline.datasets.digits_cache import digits_folder
 from effedge.pipeline.datasets.records import match_labels
@@ -18,7 +19,7 @@ from effedge.pipeline.export.onnx_spec import make_spec
 from effedge.pipeline.models.efficientdet import EfficientDet
 from effedge.pipeline.models.efficientnet import EfficientNet
 from effedge.pipeline.models.engine_graph import ClassifierGraph, DetectorGraph
-from effedge.pipeline.models.zoo import is_detector
+from effedge.pipeline.models.tables import is_detector
 from effedge.pipeline.training.data.sources import DIGITS
 from effedge.pipeline.weights.published import Preprocessing
 
@@ -28,49 +29,51 @@ BATCH = (1, 8, 8)
 
 
 class Validation(NamedTuple):
-    """Annotated pictures and the spec of the engine that would be made of the weights."""
+    """Validation data, and the spec of the engine that would be made of the weights."""
 
     data: str
     images: Path | None
-    spec: dict[str, Any]
-    look: Preprocessing
-    quiet: bool
+    spec: Spec
+    preprocessing: Preprocessing
     spread: Spread | None = None
 
     @property
     def figure(self) -> str:
-        """What is measured: "AP" or "top-1"."""
+        """Names the figure that is compared: "AP" or "top-1"."""
         return FIGURE[self.spec["task"]]
 
     def __call__(self, model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, float | None]:
-        """All figures, 0..1, of `weights` in a copy of `model`; None for one that the data has nothing to measure by.
+        """Measures all figures, 0..1, of `weights` in a copy of `model`; None for a figure that the data cannot give.
 
-        Neither the model nor PyTorch's generator is changed, so that training goes on as if nothing had been.
+        Neither the model nor PyTorch's generator is changed, so that the training goes on as if it had not happened.
         """
         averaged = copy.deepcopy(model)
         averaged.load_state_dict(dict(weights))
-        device, cpu = next(model.parameters()).device, averaged.cpu()
+        device, on_cpu = next(model.parameters()).device, averaged.cpu()
+        mean, std = self.preprocessing.mean, self.preprocessing.std
         graph: ClassifierGraph | DetectorGraph
-        if isinstance(cpu, EfficientDet):
-            graph = DetectorGraph(cpu, self.look.mean, self.look.std, self.spec["input"]["size"][0])
+        if isinstance(on_cpu, EfficientDet):
+            graph = DetectorGraph(on_cpu, mean, std, self.spec["input"]["size"][0])
         else:
-            assert isinstance(cpu, EfficientNet)
-            graph = ClassifierGraph(cpu, self.look.mean, self.look.std)
-        result = evaluate_torch(graph.to(device), self.spec, self.data, images=self.images, quiet=self.quiet,
+            assert isinstance(on_cpu, EfficientNet)
+            graph = ClassifierGraph(on_cpu, mean, std)
+        result = evaluate_torch(graph.to(device), self.spec, self.data, images=self.images,
                                 spread=self.spread)  # fmt: skip
         return result["figures"]
 
 
 def make_validation(
-    model: str, data: str, images: Path | None, labels: list[str | None], size: int, look: Preprocessing, quiet: bool,
+    model: str, data: str, images: Path | None, labels: list[str | None], size: int, preprocessing: Preprocessing,
     spread: Spread | None = None,
 ) -> Validation:  # fmt: skip
-    """Read and check the validation data, `digits` or a path, before hours are spent; UserError as `check_data`, or if
-    it has no class in common with `labels`."""
-    spec = make_spec(model, "training", labels, size, BATCH, look)
+    """Reads and checks the validation data, `digits` or a path, before hours are spent.
+
+    Raises UserError as `check_data`, or if the data has no class in common with `labels`.
+    """
+    spec = make_spec(model, "training", labels, size, BATCH, preprocessing)
     if data == DIGITS:
         task = spec["task"]
-        folder = digits_folder(task, "val", size=size, count=DIGITS_COUNT[task], quiet=quiet)
+        folder = digits_folder(task, "val", size=size, count=DIGITS_COUNT[task])
         data, images = str(folder / "instances.json" if is_detector(model) else folder), None
-    match_labels(check_data(data, images, quiet, model).data.labels, labels)
-    return Validation(data, images, spec, look, quiet, spread)
+    match_labels(check_data(data, images, model).data.labels, labels)
+    return Validation(data, images, spec, preprocessing, spread)

@@ -1,8 +1,8 @@
-"""Names of classes, one a line; an empty line is a class id without a class.
+"""Reads the names of classes: a name a line, an empty line for a class id without a class.
 
-`labels/coco.txt`: COCO's 80 names at their category ids 1 to 90, with ten gaps. `labels/imagenet.txt`: the 1000 classes
-of ILSVRC 2012 by their WordNet lemmas, in the order of their synsets; where two share a first lemma (crane, maillot,
-cardigan), one has a longer name.
+`labels/coco.txt` has COCO's 80 names at their category ids 1 to 90, with ten gaps. `labels/imagenet.txt` has the 1000
+classes of ILSVRC 2012 by their WordNet lemmas, in the order of their synsets; where two classes share a first lemma
+(crane, maillot, cardigan), one of them has a longer name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent / "labels"
 
 
 def read_labels(path: Path) -> list[str | None]:
-    """Labels of a file by class id, None for an empty line. Raises UserError if it is missing or no text."""
+    """Reads the labels of a file, None for an empty line. Raises UserError if the file is missing or no text."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -26,17 +26,17 @@ def read_labels(path: Path) -> list[str | None]:
 
 
 def coco_labels() -> list[str | None]:
-    """90 entries: COCO's category id minus 1 -> name, or None for the ids that COCO does not use."""
+    """Returns 90 entries: COCO's category id minus 1 -> name, or None for the ids that COCO does not use."""
     return read_labels(FOLDER / "coco.txt")
 
 
 def imagenet_labels() -> list[str | None]:
-    """The 1000 ImageNet names by class id."""
+    """Returns the 1000 ImageNet names by class id."""
     return read_labels(FOLDER / "imagenet.txt")
 
 
 def numbered_labels(classes: int) -> list[str | None]:
-    """Class ids as names, for weights that came without.
+    """Returns the class ids as names, for weights that come without names.
 
     >>> numbered_labels(3)
     ['0', '1', '2']

@@ -1,7 +1,7 @@
-"""A published file, downloaded once and checked against its hash.
+"""Downloads a published file once, and checks it against its hash.
 
-The cache is `$EFFEDGE_CACHE`, or the user's cache folder (platformdirs). A file comes to its name there only when it is
-whole and its hash is right, so a killed download leaves nothing behind.
+The cache is `$EFFEDGE_CACHE`, or the user's cache folder (platformdirs). A file gets its name there only when it is
+complete and its hash is right, so a killed download leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -15,22 +15,21 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
 import platformdirs
-from tqdm import tqdm
 
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.common.files import CHUNK_BYTES, sha256, whole_file
-from effedge.engines.stage import progress_disabled
+from effedge.deploy.common.files import CHUNK_BYTES, atomic_file, sha256
+from effedge.deploy.common.messages import track
 
 TIMEOUT_S = 30.0
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: $EFFEDGE_CACHE, or effedge's folder in the user's cache."""
+    """Returns the folder of the downloads: $EFFEDGE_CACHE, or effedge's folder in the user's cache."""
     return Path(os.environ.get("EFFEDGE_CACHE") or platformdirs.user_cache_dir("effedge"))
 
 
-def download(url: str, sha256_prefix: str, *, quiet: bool = False) -> Path:
-    """The cached file of `url`; downloaded if it is not there, or is there with another hash.
+def download(url: str, sha256_prefix: str) -> Path:
+    """Returns the cached file of `url`; downloads it if it is missing, or has another hash.
 
     Args:
         sha256_prefix: the hex digits that the file's SHA-256 begins with.
@@ -42,27 +41,27 @@ def download(url: str, sha256_prefix: str, *, quiet: bool = False) -> Path:
     if path.is_file() and sha256(path).startswith(sha256_prefix):
         return path
     by_hand = f"to go on without a network, put the file at {path}"
-    with _explain(url, by_hand), urllib.request.urlopen(url, timeout=TIMEOUT_S) as response, whole_file(path) as part:
-        _copy(response, part, url, by_hand, quiet)
-        found = sha256(part)
-        if not found.startswith(sha256_prefix):
+    with _explain(url, by_hand), urllib.request.urlopen(url, timeout=TIMEOUT_S) as response, atomic_file(path) as part:
+        _copy(response, part, url, by_hand)
+        digest = sha256(part)
+        if not digest.startswith(sha256_prefix):
             raise UserError(
-                f"'{url}' came with SHA-256 {found[:16]}..., expected {sha256_prefix}...: it was changed on the way or "
-                f"at its source, and is not kept; {by_hand}"
+                f"'{url}' came with SHA-256 {digest[:16]}..., expected {sha256_prefix}...: it was changed on the way "
+                f"or at its source, and is not kept; {by_hand}"
             )
     return path
 
 
-def _copy(response: HTTPResponse, part: Path, url: str, by_hand: str, quiet: bool) -> None:
-    """Copy the response's body to `part`, and check that all of it came."""
+def _copy(response: HTTPResponse, part: Path, url: str, by_hand: str) -> None:
+    """Copies the response's body to `part`, and checks that it is complete."""
     length = response.headers.get("Content-Length")
     expected = int(length) if length else None
     received = 0
     with (
         open(part, "wb") as file,
-        tqdm(total=expected, unit="B", unit_scale=True, desc=part.name, disable=progress_disabled(quiet)) as bar,
+        track(total=expected, unit="B", unit_scale=True, desc=part.name) as bar,
     ):
-        # Network errors are told apart from those of the disk, which whole_file explains.
+        # Only network errors are explained here; atomic_file explains those of the disk.
         while chunk := _read(response, url, by_hand):
             file.write(chunk)
             received += len(chunk)
@@ -72,13 +71,14 @@ def _copy(response: HTTPResponse, part: Path, url: str, by_hand: str, quiet: boo
 
 
 def _read(response: HTTPResponse, url: str, by_hand: str) -> bytes:
+    """Reads the next chunk of the response; b"" at its end."""
     with _explain(url, by_hand):
         return response.read(CHUNK_BYTES)
 
 
 @contextlib.contextmanager
 def _explain(url: str, by_hand: str) -> Iterator[None]:
-    """Turn the network's refusals into one line with the URL and the place for the file."""
+    """Turns a network error into one line with the URL and the place for the file."""
     try:
         yield
     except urllib.error.HTTPError as error:

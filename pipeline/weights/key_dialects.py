@@ -1,16 +1,16 @@
-"""State-dict keys of two other projects, translated to ours (timm's and effdet's).
+"""Translates the state-dict keys of two other projects to effedge's, which are timm's and effdet's.
 
-- lukemelas's efficientnet-pytorch (classifiers; the Lite0 package on PyPI follows it): blocks counted through the
-  whole network, every name with a leading underscore.
-- zylo117's Yet-Another-EfficientDet-Pytorch: lukemelas's names under `backbone_net.model.`, with another `.conv` where
-  the padding convolution is a module of its own; BiFPN nodes and their weights named after levels, BatchNorms of a
-  head per level and then per layer (effdet: per layer and then per level).
+- lukemelas's efficientnet-pytorch (classifiers; the Lite0 package on PyPI follows it) counts blocks through the
+  network, and begins every name with an underscore.
+- zylo117's Yet-Another-EfficientDet-Pytorch has lukemelas's names under `backbone_net.model.`, with another `.conv`
+  where the padding convolution is a module of its own. It names BiFPN nodes and their weights after levels, and
+  BatchNorms of a head per level and then per layer (effdet: per layer and then per level).
 
-Both were converted from the same TensorFlow models, and agree with ours in padding, BatchNorm epsilon, the order of
-anchors and of (ty, tx, th, tw), and the order of a node's inputs: only names differ. One thing does not: zylo117's
-max-pool counts the border as zeros where TensorFlow's and ours leave it out, so the last row and column of P6 and P7 of
-a model that was trained there differ a little. Its models that fuse by a plain sum (D6 and up) carry fusion weights all
-the same, which nothing reads; they are dropped.
+Both were converted from the same TensorFlow models, and agree with effedge in padding, BatchNorm epsilon, the order of
+anchors and of (ty, tx, th, tw), and the order of a node's inputs: only names differ. With one exception: zylo117's
+max-pool counts the border as zeros, where TensorFlow and effedge leave it out, so the last row and column of P6 and P7
+of a model that was trained with it differ a little. Its models that fuse by a plain sum (D6 and up) carry fusion
+weights nevertheless, which nothing reads; they are dropped.
 """
 
 from __future__ import annotations
@@ -48,34 +48,34 @@ SEPARABLE_PARTS = {"depthwise_conv.conv": "conv_dw", "pointwise_conv.conv": "con
 FINEST_LEVEL = 3
 
 
-def translate(state: Mapping[str, Value], ours: Iterable[str]) -> dict[str, Value]:
-    """Rename a state dict of either project by the keys of our model; any other state dict is returned as it is.
+def translate(state: Mapping[str, Value], model_keys: Iterable[str]) -> dict[str, Value]:
+    """Renames the keys of a state dict of either project; returns any other state dict as it is.
 
     Args:
-        state: its keys.
-        ours: the keys of our model, which say how many blocks a stage has and how many levels the BiFPN.
+        state: the state dict to translate.
+        model_keys: the keys of effedge's model, from which the blocks of a stage and the BiFPN's levels are counted.
 
     Returns:
-        The same values under our keys. A key that fits no rule keeps its name, for the loader to report.
+        The same values under effedge's keys. A key that fits no rule keeps its name, for the loader to report.
     """
-    ours = list(ours)
+    model_keys = list(model_keys)
     if any(key.startswith(ZYLO117_BACKBONE) for key in state):
-        blocks, levels = block_places(ours, "backbone."), pyramid_levels(ours)
+        blocks, levels = block_places(model_keys, "backbone."), pyramid_levels(model_keys)
         renamed = {zylo117_key(key, blocks, levels): value for key, value in state.items()}
-        fused = any(key.endswith(".edge_weights") for key in ours)
+        fused = any(key.endswith(".edge_weights") for key in model_keys)
         return renamed if fused else {key: value for key, value in renamed.items() if not key.endswith("edge_weights")}
     if "_conv_stem.weight" in state:
-        blocks = block_places(ours, "")
+        blocks = block_places(model_keys, "")
         return {lukemelas_key(key, blocks): value for key, value in state.items()}
     return dict(state)
 
 
 def lukemelas_key(key: str, blocks: list[tuple[int, int]], prefix: str = "") -> str:
-    """timm's key for one of efficientnet-pytorch.
+    """Returns timm's key for a key of efficientnet-pytorch.
 
     Args:
         blocks: (stage, layer) of the network's blocks in order.
-        prefix: where the network lies in our model.
+        prefix: of the network's keys in effedge's model.
 
     >>> lukemelas_key("_blocks.1._bn0.weight", [(0, 0), (1, 0)])
     'blocks.1.0.bn1.weight'
@@ -94,7 +94,7 @@ def lukemelas_key(key: str, blocks: list[tuple[int, int]], prefix: str = "") -> 
 
 
 def zylo117_key(key: str, blocks: list[tuple[int, int]], levels: int) -> str:
-    """effdet's key for one of Yet-Another-EfficientDet-Pytorch.
+    """Returns effdet's key for a key of Yet-Another-EfficientDet-Pytorch.
 
     Args:
         blocks: (stage, layer) of the backbone's blocks in order.
@@ -118,7 +118,7 @@ def zylo117_key(key: str, blocks: list[tuple[int, int]], levels: int) -> str:
 
 
 def _bifpn_key(cell: int, rest: str, levels: int) -> str | None:
-    """effdet's key for a parameter of zylo117's BiFPN cell, or None if no rule fits.
+    """Returns effdet's key for a parameter of zylo117's BiFPN cell, or None if no rule fits.
 
     effdet counts a cell's nodes: top-down from the second coarsest level to P3, then bottom-up from P4 to the coarsest.
     """
@@ -149,13 +149,13 @@ def _bifpn_key(cell: int, rest: str, levels: int) -> str | None:
     return None
 
 
-def block_places(ours: Iterable[str], prefix: str) -> list[tuple[int, int]]:
-    """(stage, layer) of the blocks of our model below `prefix`, in order."""
+def block_places(model_keys: Iterable[str], prefix: str) -> list[tuple[int, int]]:
+    """Lists (stage, layer) of the model's blocks whose keys begin with `prefix`, in order."""
     pattern = re.compile(re.escape(prefix) + r"blocks\.(\d+)\.(\d+)\.")
-    return sorted({(int(match[1]), int(match[2])) for key in ours if (match := pattern.match(key))})
+    return sorted({(int(match[1]), int(match[2])) for key in model_keys if (match := pattern.match(key))})
 
 
-def pyramid_levels(ours: Iterable[str]) -> int:
-    """The levels of our model's BiFPN. A cell has two nodes for each, but one for the finest and the coarsest."""
-    nodes = {match[1] for key in ours if (match := re.match(r"fpn\.cell\.0\.fnode\.(\d+)\.", key))}
+def pyramid_levels(model_keys: Iterable[str]) -> int:
+    """Counts the levels of the BiFPN: a cell has two nodes for a level, but one for the finest and the coarsest."""
+    nodes = {match[1] for key in model_keys if (match := re.match(r"fpn\.cell\.0\.fnode\.(\d+)\.", key))}
     return len(nodes) // 2 + 1

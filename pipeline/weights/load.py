@@ -1,8 +1,8 @@
-"""The weights of a model by the word WEIGHTS: digits, random, a kind of published weights, or a path.
+"""Loads the weights of a model by the word WEIGHTS: digits, random, a kind of published weights, or a path.
 
-Our own files carry metadata: `labels` (a JSON list), `size` and, for a classifier, `crop`. What is loaded is held
-against the model's own keys and shapes, so that a wrong file is one clear line and never a half-initialized network.
-Keys of effdet and timm are ours; zylo117's and lukemelas's are translated.
+Files of effedge carry metadata: `labels` (a JSON list), `size` and, for a classifier, `crop`. Keys and shapes are
+compared with the model's, so that a wrong file is one clear line and never a half-initialized network. effedge's keys
+are those of effdet and timm; zylo117's and lukemelas's are translated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from effedge.deploy.common.cli import UserError
 from effedge.pipeline.datasets.digits import background
 from effedge.pipeline.models.anchors import ANCHORS_PER_CELL
-from effedge.pipeline.models.zoo import COCO_CLASSES, IMAGENET_CLASSES, create_model, is_detector
+from effedge.pipeline.models.create import create_model
+from effedge.pipeline.models.tables import COCO_CLASSES, IMAGENET_CLASSES, is_detector
 from effedge.pipeline.weights.class_names import coco_labels, imagenet_labels, numbered_labels, read_labels
 from effedge.pipeline.weights.key_dialects import translate
 from effedge.pipeline.weights.locate import locate_weights
@@ -31,16 +32,16 @@ DETECTOR_KEY = "class_net.predict.conv_pw.weight"
 
 RANDOM_SEED = 0
 # Enough pixels for the BatchNorm statistics of random weights, few enough for L2 in seconds. The coarsest level of a
-# detector has one cell at 256, so there are several pictures.
+# detector has one cell at 256, so there are several images.
 RANDOM_SIZE, RANDOM_IMAGES = {True: 256, False: 128}, 4
 
 
 class Weights(NamedTuple):
-    """A state dict that fits the model, and what the engine must know of it.
+    """A state dict that fits the model, and what an engine's spec needs besides.
 
     labels: by class id; None for an id without a class (COCO's gaps).
-    size: the side of the input that it was trained for, where the file says so; else None: the model's usual.
-    file: what it was read from; None for random.
+    size: the side of the input that it was trained for, from the file's metadata; None stands for the model's own.
+    file: that it was read from; None for random.
     """
 
     state: dict[str, Tensor]
@@ -51,77 +52,77 @@ class Weights(NamedTuple):
     file: Path | None
 
 
-def load_weights(
-    name: str, weights: str, *, classes: int | None = None, labels: Path | None = None, quiet: bool = False
-) -> Weights:
-    """Load the weights of a model.
+def load_weights(name: str, weights: str, *, classes: int | None = None, labels: Path | None = None) -> Weights:
+    """Loads the weights of a model.
 
     Args:
-        name: a model of effedge.pipeline.models.zoo.
+        name: a model of effedge.pipeline.models.tables.
         weights: `digits`, `random`, a published kind, or a path (`effedge.pipeline.weights.locate.locate_weights`).
-        classes: what the checkpoint must have; None takes what it has (random: COCO's 90 or ImageNet's 1000).
-        labels: a file with a class name a line, over the names that the weights bring.
+        classes: the number that the checkpoint must have; None accepts any (random: COCO's 90 or ImageNet's 1000).
+        labels: a file with a class name a line, in place of the names that come with the weights.
 
     Raises:
         UserError: no such weights or file, a damaged file, keys of another model, another number of classes, or a
             labels file with another number of lines.
     """
-    file = locate_weights(name, weights, quiet=quiet)
+    file = locate_weights(name, weights)
     metadata: dict[str, str] = {}
     if file is None:
-        usual_classes = COCO_CLASSES if is_detector(name) else IMAGENET_CLASSES
-        count = usual_classes if classes is None else classes  # 0 is refused, not replaced
+        published_classes = COCO_CLASSES if is_detector(name) else IMAGENET_CLASSES
+        count = published_classes if classes is None else classes  # 0 is refused, not replaced
         state = random_state(name, count)
     else:
         raw, metadata = read_state(file)
         count, state = fit(name, raw, file, classes)
-    usual = preprocessing(name, weights if weights in KINDS else "")
+    image_preprocessing = preprocessing(name, weights if weights in KINDS else "")
     if "crop" in metadata:
-        usual = usual._replace(crop=float(metadata["crop"]))
+        image_preprocessing = image_preprocessing._replace(crop=float(metadata["crop"]))
     size = int(metadata["size"]) if "size" in metadata else None
-    return Weights(state, count, _labels(name, count, labels, metadata), usual, size, file)
+    return Weights(state, count, _labels(name, count, labels, metadata), image_preprocessing, size, file)
 
 
 def fit(name: str, raw: Mapping[str, Tensor], file: Path, classes: int | None) -> tuple[int, dict[str, Tensor]]:
-    """(classes, state dict with exactly the model's keys) from a checkpoint's tensors in any of the known dialects.
+    """Fits a checkpoint's tensors, in any key dialect, to a model: (classes, state dict with exactly the model's keys).
 
-    `num_batches_tracked`, which old checkpoints lack, is counted as 0; keys that the model does not have are dropped
-    only once all of its own are there.
+    `num_batches_tracked`, which old checkpoints lack, becomes 0. Keys that the model does not have are dropped.
+
+    Raises:
+        UserError: another number of `classes`, or a key of the model that is missing or has another shape.
     """
     expected = _meta_state(name, classes or 1)
-    given = translate(raw, expected)
-    found = _classes_of(name, given)
-    if found is not None and classes is not None and found != classes:
+    state = translate(raw, expected)
+    head_classes = _classes_of(name, state)
+    if head_classes is not None and classes is not None and head_classes != classes:
         raise UserError(
-            f"checkpoint '{file}' has {found} classes, {classes} were asked for: leave CLASSES (--classes) out to take "
-            f"its {found}, or train its head anew for {classes}"
+            f"checkpoint '{file}' has {head_classes} classes, {classes} were asked for: leave CLASSES (--classes) out "
+            f"to take its {head_classes}, or train its head anew for {classes}"
         )
-    if found is not None and classes is None:
-        expected = _meta_state(name, found)
+    if head_classes is not None and classes is None:
+        expected = _meta_state(name, head_classes)
     for key, value in expected.items():
         if key.endswith("num_batches_tracked"):
-            given.setdefault(key, torch.zeros((), dtype=value.dtype))
-    missing = [key for key in expected if key not in given]
-    wrong = [key for key in expected if key in given and given[key].shape != expected[key].shape]
+            state.setdefault(key, torch.zeros((), dtype=value.dtype))
+    missing = [key for key in expected if key not in state]
+    wrong = [key for key in expected if key in state and state[key].shape != expected[key].shape]
     if missing or wrong:
         matched = len(expected) - len(missing) - len(wrong)
         if missing:
             detail = f"the first missing is '{missing[0]}'"
         else:
-            detail = f"'{wrong[0]}' is {list(given[wrong[0]].shape)}, expected {list(expected[wrong[0]].shape)}"
+            detail = f"'{wrong[0]}' is {list(state[wrong[0]].shape)}, expected {list(expected[wrong[0]].shape)}"
         raise UserError(
             f"checkpoint '{file}' does not fit {name}: {matched} of {len(expected)} tensors match, {detail}; check "
             "MODEL, and that the keys are timm's, effdet's, zylo117's or lukemelas's"
         )
-    assert found is not None
-    return found, {key: given[key].to(value.dtype).contiguous() for key, value in expected.items()}
+    assert head_classes is not None
+    return head_classes, {key: state[key].to(value.dtype).contiguous() for key, value in expected.items()}
 
 
 def random_state(name: str, classes: int) -> dict[str, Tensor]:
-    """Untrained weights, the same on every run: the model's own initialization, BatchNorm statistics of photographs.
+    """Makes untrained weights, the same on every run: the model's initialization, BatchNorm statistics of photographs.
 
-    With the statistics of an untrained BatchNorm (mean 0, variance 1) activations would die out or run away over the
-    hundreds of layers, and neither latency (denormal numbers) nor calibration would be anything like a real model's.
+    With the statistics of an untrained BatchNorm (mean 0, variance 1) activations would vanish or explode over the
+    hundreds of layers, and neither latency (denormal numbers) nor calibration would be like a real model's.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
@@ -129,33 +130,36 @@ def random_state(name: str, classes: int) -> dict[str, Tensor]:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.train()
-                module.momentum = None  # plain averages: the one batch's own statistics
+                module.momentum = None  # plain averages: the statistics of the single batch
         with torch.inference_mode():
             model(_photographs(RANDOM_SIZE[is_detector(name)]))
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
-                # A channel that hardly varied on these few pictures would blow others up by its tiny deviation.
+                # The tiny deviation of a channel that hardly varies on these few images would blow others up.
                 assert module.running_var is not None
                 module.running_var.clamp_(min=module.running_var.mean().item())
     return {key: value.detach().clone() for key, value in model.state_dict().items()}
 
 
 def _photographs(size: int) -> Tensor:
-    """Crops of real photographs, roughly normalized, [RANDOM_IMAGES,3,size,size]: noise has no large shapes, and a
-    network that saw only noise answers a photograph with activations beyond all bounds."""
+    """Crops real photographs and roughly normalizes them, [RANDOM_IMAGES,3,size,size].
+
+    Noise would not do: it has no large shapes, and the activations of a network that saw only noise explode on a
+    photograph.
+    """
     random = np.random.default_rng(RANDOM_SEED)
     crops = np.stack([background(random, "train", size, size) for _ in range(RANDOM_IMAGES)])
     return torch.from_numpy(crops).permute(0, 3, 1, 2) / 64.0 - 2.0
 
 
 def _meta_state(name: str, classes: int) -> dict[str, Tensor]:
-    """The model's keys, shapes and types, without its memory."""
+    """Returns the model's keys, shapes and types, on the meta device, which takes no memory."""
     with torch.device("meta"):
         return create_model(name, classes).state_dict()
 
 
 def _classes_of(name: str, state: Mapping[str, Tensor]) -> int | None:
-    """The number of classes of a checkpoint's head, or None if it has no such head."""
+    """Returns the number of classes of a checkpoint's head, or None if it has no such head."""
     if is_detector(name):
         head = state.get(DETECTOR_KEY)
         return head.shape[0] // ANCHORS_PER_CELL if head is not None and head.ndim == 4 else None
@@ -164,12 +168,12 @@ def _classes_of(name: str, state: Mapping[str, Tensor]) -> int | None:
 
 
 def _labels(name: str, classes: int, file: Path | None, metadata: Mapping[str, str]) -> list[str | None]:
-    """The class names: the user's, else those in the checkpoint, else the data set's that this many classes mean."""
+    """Returns the class names: of the user's `file`, or the checkpoint's, or the data set's with this many classes."""
     if file is not None:
-        given = read_labels(file)
-        if len(given) != classes:
-            raise UserError(f"labels file '{file}' has {len(given)} lines, expected one for each of {classes} classes")
-        return given
+        labels = read_labels(file)
+        if len(labels) != classes:
+            raise UserError(f"labels file '{file}' has {len(labels)} lines, expected one for each of {classes} classes")
+        return labels
     if "labels" in metadata:
         return json.loads(metadata["labels"])
     if is_detector(name) and classes == COCO_CLASSES:

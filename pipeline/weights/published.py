@@ -1,4 +1,4 @@
-"""The published checkpoints: where each is, and how it wants its pictures.
+"""Lists the published checkpoints: their addresses, and how they want their images preprocessed.
 
 Sources: the configurations of timm 1.0.31 (classifiers) and effdet 0.4.1 (detectors), whose files these are; they were
 converted from the TensorFlow checkpoints of the papers' authors. A file name carries the first 8 hex digits of the
@@ -16,17 +16,17 @@ import math
 import re
 from typing import NamedTuple
 
-from effedge.pipeline.models.zoo import EFFICIENTNETS, HALF, is_detector, normalization
+from effedge.pipeline.models.tables import EFFICIENTNETS, HALF, is_detector, normalization
 
 TIMM = "https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights/"
 EFFDET = "https://github.com/rwightman/efficientdet-pytorch/releases/download/v0.1/"
 
-# The authors' evaluation takes the central size / (size + 32) of the picture.
+# The authors' evaluation takes the central size / (size + 32) of the image.
 CROP_PADDING = 32
 
 
 class Published(NamedTuple):
-    """One checkpoint. `url` ends in `-<first 8 digits of its SHA-256>.pth`."""
+    """A published checkpoint; `url` ends in `-<first 8 digits of its SHA-256>.pth`."""
 
     model: str
     kind: str
@@ -35,16 +35,16 @@ class Published(NamedTuple):
     @property
     def sha256_prefix(self) -> str:
         """The digits that the file's SHA-256 begins with."""
-        found = re.search(r"-([0-9a-f]{8})\.pth$", self.url)
-        assert found, self.url
-        return found[1]
+        match = re.search(r"-([0-9a-f]{8})\.pth$", self.url)
+        assert match, self.url
+        return match[1]
 
 
 class Preprocessing(NamedTuple):
-    """How a checkpoint wants its pictures: RGB / 255, minus `mean`, over `std`.
+    """The preprocessing that a checkpoint was trained with: RGB / 255, minus `mean`, over `std`.
 
-    `crop`, classifiers: the share of the picture's shorter side that the centred input covers; None for detectors.
-    `fill`: RGB, 0 to 255, of a detector's letterbox.
+    crop: for classifiers, the share of the image's shorter side that the centred input covers; None for detectors.
+    fill: RGB, 0 to 255, of a detector's letterbox.
     """
 
     mean: tuple[float, float, float]
@@ -116,7 +116,7 @@ KINDS = ("imagenet", "imagenet-ap", "imagenet-ns", "coco", "coco-ap")
 
 
 def published_kinds(model: str) -> list[str]:
-    """The kinds of published weights that a model has.
+    """Lists the kinds of published weights that a model has.
 
     >>> published_kinds("l2")
     ['imagenet-ns']
@@ -125,7 +125,7 @@ def published_kinds(model: str) -> list[str]:
 
 
 def preprocessing(model: str, kind: str) -> Preprocessing:
-    """How weights of `kind` want their pictures; a kind that is not published (digits, a path) as the model's usual."""
+    """Returns the preprocessing of weights of `kind`; for unpublished weights (digits, a path) the model's usual."""
     # AdvProp scales pixels to [-1, 1], as Lite does.
     mean, std = (HALF, HALF) if kind.endswith("-ap") else normalization(model)
     if is_detector(model):

@@ -1,4 +1,4 @@
-"""Our own checkpoints: safetensors in 16 bit, with labels and input size as metadata; and starting from any."""
+"""Saves effedge's checkpoints (safetensors in 16 bit with labels and input size), and starts models from any other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from effedge.deploy.common.files import whole_file
+from effedge.deploy.common.files import atomic_file
 from effedge.pipeline.weights.key_dialects import ZYLO117_BACKBONE, translate
 from effedge.pipeline.weights.state_file import read_state
 
@@ -17,22 +17,22 @@ BACKBONE = "backbone."
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a state dict in 16 bit. BatchNorm's variances may leave float16's range, and stay in 32."""
+    """Writes a state dict in 16 bit; BatchNorm's variances, which may leave float16's range, stay in 32."""
     stored = {}
     for key, value in state.items():
         half = value.is_floating_point() and not key.endswith("running_var")
         stored[key] = (value.half() if half else value).contiguous()
         if half and not torch.isfinite(stored[key]).all():
             stored[key] = value.contiguous()
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_bytes(save(stored, dict(metadata)))  # a full disk is an OSError here, which save_file hides
 
 
 def load_matching(model: nn.Module, path: Path) -> int:
-    """Load what fits by key and shape, a classifier's weights into a detector's backbone; returns how many tensors.
+    """Loads the tensors that fit by key and shape, a classifier's into a detector's backbone; returns their number.
 
-    The file may be of any kind and dialect that `effedge.pipeline.weights.state_file` and `effedge.pipeline.weights.key_dialects` read. Raises
-    UserError if it is none.
+    The file may be of any kind that `effedge.pipeline.weights.state_file` reads, in any dialect that
+    `effedge.pipeline.weights.key_dialects` translates. Raises UserError if the file holds no state dict.
     """
     raw, _ = read_state(path)
     own = model.state_dict()

@@ -1,8 +1,8 @@
-"""Read the file of a checkpoint into a flat state dict, whoever wrote it.
+"""Reads the file of a checkpoint from any trainer into a flat state dict.
 
-.safetensors, or .pth and .pt with torch.load(weights_only=True), which runs no code from the file. Trainers wrap their
-weights: in a dict beside the optimizer's, under `module.` (DataParallel) or `model.` (a training wrapper); all that is
-taken off. Keys are not translated here.
+A .safetensors, or a .pth or .pt by torch.load(weights_only=True), which runs no code from the file. Trainers wrap their
+weights: in a dict beside the optimizer's, under `module.` (DataParallel) or `model.` (a training wrapper). These
+wrappers are taken off. `effedge.pipeline.weights.key_dialects` translates the keys.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,15 +17,16 @@ from torch import Tensor
 
 from effedge.deploy.common.cli import UserError
 
-# Where trainers put the weights; averaged ones before the last step's, as they are the ones to deploy.
+# The keys of the weights in a trainer's file; averaged weights before the last step's, as they are the ones to deploy.
 WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model", "net")
 PREFIXES = ("module.", "model.", "_orig_mod.")
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(state dict in float32, metadata) of a .safetensors, .pth or .pt file; only .safetensors has metadata.
+    """Reads (state dict in float32, metadata) from a .safetensors, .pth or .pt file; only .safetensors has metadata.
 
-    Raises UserError if the file cannot be read or holds no state dict.
+    Raises:
+        UserError: the file cannot be read, or holds no state dict.
     """
     if path.suffix == ".safetensors":
         state, metadata = _read_safetensors(path)
@@ -46,7 +46,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise _unreadable(path, error) from error
 
 
-def _read_torch(path: Path) -> Any:
+def _read_torch(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -63,9 +63,8 @@ def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(f"checkpoint '{path}' is damaged or cut short ({reason}): get it again")
 
 
-def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """Unwrap nested dicts until the values are tensors."""
-    content = loaded
+def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
+    """Unwraps nested dicts until the values are tensors."""
     while isinstance(content, Mapping):
         inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
         if inner is None:
@@ -74,12 +73,12 @@ def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
                 return tensors
             break
         content = inner
-    found = f"a dict of {list(content)[:5]}" if isinstance(content, Mapping) else type(content).__name__
-    raise UserError(f"checkpoint '{path}' holds no state dict, but {found}: save model.state_dict() and give that")
+    held = f"a dict of {list(content)[:5]}" if isinstance(content, Mapping) else type(content).__name__
+    raise UserError(f"checkpoint '{path}' holds no state dict, but {held}: save model.state_dict() and give that")
 
 
 def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Strip a wrapper's prefix where most keys have it; the few others are the wrapper's own (anchors, say)."""
+    """Strips a wrapper's prefix if most keys have it; the few other keys are the wrapper's own (anchors, say)."""
     stripped = True
     while stripped:
         stripped = False

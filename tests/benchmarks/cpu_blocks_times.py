@@ -1,7 +1,8 @@
-"""What an engine's first blocks take in C++ and by OpenVINO: python tests/benchmarks/cpu_blocks_times.py ENGINE
+"""Times an engine's CPU blocks in C++ and by OpenVINO: python tests/benchmarks/cpu_blocks_times.py ENGINE
 
-In turns, on a made-up picture; medians and the shortest, in ms: by OpenVINO with the engine's settings, and by the
-front with one thread and with as many as there are cores, compiled for this CPU, without AMX and without FP16.
+Interleaved, on a synthetic image; prints the median and the lowest latency in ms: by OpenVINO with the engine's
+settings, and by the CPU blocks with one thread and with as many as there are cores, compiled for this CPU, without AMX
+and without FP16.
 """
 
 import argparse
@@ -14,8 +15,10 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 import numpy as np
 import openvino as ov
 
-from effedge.deploy.native import compiled_library
-from effedge.deploy.native.cpu_blocks import blocks
+from effedge.deploy.common.contracts import Manifest
+from effedge.deploy.native.compiled_library import compile_library
+from effedge.deploy.native.cpu_blocks.blocks import SOURCE, CpuBlocks, CpuBlocksLibrary
+from effedge.deploy.native.cpu_blocks.description import BlocksDescription, read_description, sample_image
 from effedge.deploy.runtime.manifest import read_manifest
 from effedge.deploy.runtime.openvino_backend import named_outputs
 from effedge.deploy.timing.machine import cores
@@ -28,54 +31,51 @@ VARIANTS: Dict[str, List[str]] = {
 }
 
 
-def fronts(description: blocks.Description, scratch: Path) -> Iterator[Tuple[str, blocks.Front]]:
-    """(name, front) of each variant that compiles here."""
+def compiled_variants(description: BlocksDescription, scratch: Path) -> Iterator[Tuple[str, CpuBlocks]]:
+    """Yields the name and the CPU blocks of each variant that compiles on this machine."""
     for number, (name, flags) in enumerate(VARIANTS.items()):
         path = scratch / f"{number}.so"
-        source = blocks.SOURCE._replace(flags=(*blocks.SOURCE.flags, *flags))
         try:
-            compiled_library.compile_to(source, path)
+            compile_library(SOURCE._replace(flags=(*SOURCE.flags, *flags)), path)
         except subprocess.SubprocessError:
             continue
-        library = blocks.FrontLibrary(path)
-        if not library.allowed():
+        library = CpuBlocksLibrary(path)
+        if not library.request_permission():
             continue
         for threads in sorted({1, cores()}):
             title = f"C++ for {name}, {threads} thread{'s' if threads > 1 else ''}"
-            yield (
-                f"{title}, {library.product_precision} and {library.vector_precision}",
-                blocks.Front(library, description, threads),
-            )
+            precisions = f"{library.product_precision} and {library.vector_precision}"
+            yield f"{title}, {precisions}", CpuBlocks(library, description, threads)
 
 
-def by_openvino(folder: Path, manifest: Dict[str, Any], description: blocks.Description) -> Callable[[np.ndarray], Any]:
-    """The same blocks of the engine's own file."""
+def by_openvino(folder: Path, manifest: Manifest, description: BlocksDescription) -> Callable[[np.ndarray], Any]:
+    """Compiles the same blocks of the engine's own file."""
     core = ov.Core()
     model = core.read_model(str(folder / manifest["engine"]))
     ports = named_outputs(model, description.outputs)
     config = {"PERFORMANCE_HINT": "LATENCY", **manifest["backend"]["config"]}
     request = core.compile_model(ov.Model(ports, model.get_parameters()), "CPU", config).create_infer_request()
-    return lambda pictures: request.infer([pictures], share_inputs=True)
+    return lambda images: request.infer([images], share_inputs=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("engine", type=Path, help="an engine's folder, with a front")
+    parser.add_argument("engine", type=Path, help="the folder of an engine with CPU blocks")
     folder = parser.parse_args().engine
     manifest = read_manifest(folder)
-    description = blocks.read_front(folder / manifest["backend"]["front"]["file"])
-    pictures = blocks.sample_picture(description.picture)[None]
+    description = read_description(folder / manifest["backend"]["cpu_blocks"]["file"])
+    images = sample_image(description.image_shape)[None]
     with tempfile.TemporaryDirectory() as scratch:
-        racers: Dict[str, Callable[[np.ndarray], Any]] = {"OpenVINO": by_openvino(folder, manifest, description)}
-        racers.update(fronts(description, Path(scratch)))
-        times: Dict[str, List[float]] = {name: [] for name in racers}
+        contenders: Dict[str, Callable[[np.ndarray], Any]] = {"OpenVINO": by_openvino(folder, manifest, description)}
+        contenders.update(compiled_variants(description, Path(scratch)))
+        times: Dict[str, List[float]] = {name: [] for name in contenders}
         for _ in range(ROUNDS):
-            for name, run in racers.items():
-                run(pictures)
+            for name, run in contenders.items():
+                run(images)
                 for _ in range(RUNS):
-                    begun = time.perf_counter()
-                    run(pictures)
-                    times[name].append(1000 * (time.perf_counter() - begun))
+                    started = time.perf_counter()
+                    run(images)
+                    times[name].append(1000 * (time.perf_counter() - started))
     print(f"the first {len(description.layout)} blocks, ms")
     for name, row in times.items():
         print(f"{np.median(row):7.2f} {min(row):7.2f}  {name}")

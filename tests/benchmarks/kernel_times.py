@@ -1,7 +1,6 @@
-"""What copy, letterbox and NMS take on this GPU: python tests/benchmarks/kernel_times.py [--runs 200]
+"""Times copy, letterbox and NMS on this GPU: python tests/benchmarks/kernel_times.py [--runs 200]
 
-Medians of CUDA events around each alone, after a warm-up; on the left what the CPU takes for the same, by Pillow and
-NumPy (a large picture on two cores).
+Prints medians of CUDA events around each of them, after a warm-up, beside the time of Pillow and NumPy on the CPU.
 """
 
 import tempfile
@@ -14,13 +13,19 @@ from PIL import Image
 
 from effedge.deploy.common.cli import Parser, run
 from effedge.deploy.image.preprocess import letterbox, letterboxed_size
-from effedge.deploy.runtime.tensorrt.detector_steps import enqueue_letterbox, enqueue_nms, load_kernels
+from effedge.deploy.runtime.tensorrt.detector_steps import (
+    LetterboxTarget,
+    Selection,
+    enqueue_letterbox,
+    enqueue_nms,
+    load_kernels,
+)
 from effedge.deploy.runtime.tensorrt.gpu import Gpu
 from tests.deploy.kernel_cases import FILL, candidates, reference
-from tests.gpu.on_gpu import placed, uploaded_candidates
+from tests.gpu.on_gpu import upload_candidates, upload_image
 
-SIDE, PICTURES = 512, ((480, 640), (1080, 1920), (3000, 4000))
-COUNT, MOST, THRESHOLD, IOU = 1000, 100, 0.05, 0.5
+SIDE, IMAGES = 512, ((480, 640), (1080, 1920), (3000, 4000))
+COUNT, SELECTION = 1000, Selection(threshold=0.05, iou=0.5, max_detections=100)
 
 
 def main() -> None:
@@ -35,7 +40,7 @@ def main() -> None:
         engine.write_bytes(b"")
         kernels = load_kernels(gpu, engine)
         random = np.random.default_rng(0)
-        for height, width in PICTURES:
+        for height, width in IMAGES:
             time_letterbox(gpu, kernels, random.integers(0, 256, (height, width, 3), np.uint8), runs)
         for batch in (1, 8):
             time_nms(gpu, kernels, [candidates(random, COUNT) for _ in range(batch)], runs)
@@ -44,33 +49,34 @@ def main() -> None:
 def time_letterbox(gpu, kernels, image, runs):
     stream = gpu.stream()
     cpu = on_host(lambda: letterbox(image, (SIDE, SIDE), FILL, Image.Resampling.BILINEAR), runs // 4)
-    given, place = placed(gpu, stream, image, letterboxed_size(image.shape[:2], (SIDE, SIDE)))
+    buffers, packed_image = upload_image(gpu, stream, image, letterboxed_size(image.shape[:2], (SIDE, SIDE)))
     height, width = image.shape[:2]
-    narrowed, out = gpu.memory(3 * height * place.new_width), gpu.memory(3 * SIDE * SIDE)
+    horizontal, out = gpu.memory(3 * height * packed_image.new_width), gpu.memory(3 * SIDE * SIDE)
+    target = LetterboxTarget(int(out), SIDE, SIDE, 0)
 
     def resize():
-        enqueue_letterbox(kernels, stream, 0, place, int(narrowed), int(out), (SIDE, SIDE), 0)
+        enqueue_letterbox(kernels, stream, 0, packed_image, int(horizontal), target)
 
-    copy = on_gpu(lambda: given[0].upload(image.nbytes, stream), stream, runs)
+    copy = on_gpu(lambda: buffers[0].upload(image.nbytes, stream), stream, runs)
     print(f"| letterbox {height} x {width} -> {SIDE} | {cpu:.0f} | {copy:.0f} | {on_gpu(resize, stream, runs):.0f} |")
 
 
-def time_nms(gpu, kernels, pictures, runs):
+def time_nms(gpu, kernels, images, runs):
     stream, size = gpu.stream(), np.array([SIDE, SIDE], np.int32)
-    sizes = np.stack([size] * len(pictures))
-    given = uploaded_candidates(gpu, stream, pictures, sizes)
-    kept = gpu.result_buffer(4 * len(pictures) * MOST)
-    addresses = [buffer.address for buffer in (*given, kept)]
-    cpu = on_host(lambda: [reference(*one, size, THRESHOLD, IOU, MOST) for one in pictures], runs // 4)
+    sizes = np.stack([size] * len(images))
+    buffers = upload_candidates(gpu, stream, images, sizes)
+    kept = gpu.result_buffer(4 * len(images) * SELECTION.max_detections)
+    addresses = [buffer.address for buffer in (*buffers, kept)]
+    cpu = on_host(lambda: [reference(*image, size, *SELECTION) for image in images], runs // 4)
 
     def select():
-        enqueue_nms(kernels, stream, addresses, len(pictures), COUNT, MOST, THRESHOLD, IOU)
+        enqueue_nms(kernels, stream, addresses, len(images), COUNT, SELECTION)
 
-    print(f"| NMS, {len(pictures)} x {COUNT} candidates | {cpu:.0f} | | {on_gpu(select, stream, runs):.0f} |")
+    print(f"| NMS, {len(images)} x {COUNT} candidates | {cpu:.0f} | | {on_gpu(select, stream, runs):.0f} |")
 
 
 def on_host(work, runs):
-    """Median microseconds of `work`."""
+    """Returns the median microseconds of `work`."""
     times = []
     for _ in range(max(3, runs)):
         started = time.perf_counter()
@@ -80,7 +86,7 @@ def on_host(work, runs):
 
 
 def on_gpu(work, stream, runs):
-    """Median microseconds of what `work` enqueues."""
+    """Returns the median microseconds of the work that `work` enqueues."""
     times = []
     for index in range(runs + 10):
         first, last = cuda.Event(), cuda.Event()

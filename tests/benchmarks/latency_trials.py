@@ -1,9 +1,9 @@
-"""How often the latency test is right, on this machine: python tests/benchmarks/latency_trials.py ENGINE [--trials 50]
+"""Counts the latency test's errors on this machine: python tests/benchmarks/latency_trials.py ENGINE [--trials 50]
 
-A baseline of ENGINE is recorded on the quiet machine. Then, in turn, the unchanged engine is held against it while a
-second process keeps one core busy on and off, and the engine with every run made 10% longer (by computing, as a
-slower engine would) on the quiet machine. Prints each verdict, then: false alarms of N, slowdowns found of N.
-With --no-engine the baseline keeps no engine: its reference alone is held against.
+A baseline of ENGINE is recorded on the quiet machine. Then the unchanged engine is tested while a second process keeps
+one core busy on and off, and, alternately, the engine with every run made 10% longer (by computing, as a slower engine
+would) on the quiet machine. Prints all verdicts, then: false alarms of N, slowdowns found of N.
+With --no-engine the baseline keeps no engine, and the engine is compared with the reference workload only.
 """
 
 import argparse
@@ -23,6 +23,7 @@ LONGEST_BUSY = 1.0  # seconds, and as long idle: drawn evenly up to it
 
 
 def keep_busy() -> None:
+    """Computes and sleeps in turns, without end."""
     while True:
         end = time.perf_counter() + random.uniform(0, LONGEST_BUSY)
         while time.perf_counter() < end:
@@ -32,6 +33,7 @@ def keep_busy() -> None:
 
 @contextlib.contextmanager
 def second_process(engine: str) -> Iterator[None]:
+    """Runs a second process within the block that keeps one core busy on and off."""
     process = multiprocessing.Process(target=keep_busy, daemon=True)
     process.start()
     try:
@@ -43,7 +45,7 @@ def second_process(engine: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def slowed_down(engine: str) -> Iterator[None]:
-    """Every run of the engine in this folder, not of the baseline's, takes 10% longer within the block."""
+    """Makes every run of the engine in this folder, not of the baseline's, 10% longer within the block."""
     load = workload.load_model
 
     def load_slow(folder: Any, *args: Any, **kwargs: Any) -> Any:
@@ -76,7 +78,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--no-engine", action="store_true")
     given = parser.parse_args()
-    tolerance, alarms, found = latency_test.TOLERANCE, 0, 0
+    tolerance, alarms, detected = latency_test.TOLERANCE, 0, 0
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "baseline.json"
         latency_test.record(given.engine, path, keep=not given.no_engine)
@@ -84,13 +86,13 @@ def main() -> None:
         for trial in range(1, given.trials + 1):
             for kind, circumstance in (("unchanged, busy machine", second_process), ("10% slower", slowed_down)):
                 with circumstance(given.engine):
-                    comparisons = latency_test.check(given.engine, baseline, tolerance / 100)
-                slower = latency_test.exit_status(comparisons) == latency_test.SLOWER
+                    verdicts = latency_test.check(given.engine, baseline, tolerance / 100)
+                slower = latency_test.exit_status(verdicts) == latency_test.SLOWER
                 alarms += slower and circumstance is second_process
-                found += slower and circumstance is slowed_down
-                sentences = "; ".join(latency_test.sentence(step, one, tolerance) for step, one in comparisons.items())
+                detected += slower and circumstance is slowed_down
+                sentences = "; ".join(latency_test.sentence(step, one, tolerance) for step, one in verdicts.items())
                 print(f"{trial} {kind}: {sentences}", flush=True)
-    print(f"{alarms} false alarms of {given.trials}, {found} slowdowns found of {given.trials}")
+    print(f"{alarms} false alarms of {given.trials}, {detected} slowdowns found of {given.trials}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def load() -> Callable[[networks.Network], ir.Model]:
 
 @pytest.fixture
 def samples() -> Samples:
-    """Twelve random pictures for classifier() and detector()."""
+    """Twelve random images for classifier() and detector()."""
     return networks.as_samples(networks.feeds(12))
 
 

@@ -135,7 +135,7 @@ def one_dimensional() -> networks.Network:
 
 
 def two_inputs_any_batch() -> networks.Network:
-    """A picture and a vector that scales its channels; the batch is dynamic."""
+    """A image and a vector that scales its channels; the batch is dynamic."""
     net = networks.Network(10)
     x = net.silu(net.conv(net.input("x", ["n", 4, 12, 12]), "conv1", 4, 8, kernel=3), "act1")
     scaled = net.node("Mul", [x, net.input("scale", ["n", 8, 1, 1])], "scaled")
@@ -143,8 +143,8 @@ def two_inputs_any_batch() -> networks.Network:
     return net
 
 
-def constant_picture() -> networks.Network:
-    """A learnt picture (as of positions) that a convolution of its own reads, no input: there is no range to see."""
+def constant_image() -> networks.Network:
+    """A learnt image (as of positions) that a convolution of its own reads, no input: there is no range to see."""
     net = networks.Network(12)
     learnt = net.constant("learnt", net.random.normal(size=(1, 4, 12, 12)).astype(np.float32))
     sides = [net.conv(net.input("x", [1, 4, 12, 12]), "conv1", 4, 8, kernel=3), net.conv(learnt, "conv2", 4, 8)]
@@ -175,7 +175,7 @@ NETWORKS: dict[str, tuple[Callable[[], networks.Network], int]] = {
     "matrices": (matrices, 18),
     "1-D": (one_dimensional, 17),
     "two inputs": (two_inputs_any_batch, 17),
-    "constant picture": (constant_picture, 17),
+    "constant image": (constant_image, 17),
     "opset 11": (opset_11, 11),
 }
 
@@ -208,7 +208,7 @@ def check(model: Path, folder: Path, batch: int = 1, settings: Settings = DEFAUL
     """Quantize `model`, build it for the CPU, and hold both against the float model on other data."""
     int8, engine = folder / "int8.onnx", folder / "engine"
     np.savez(folder / "data.npz", **arrays(model))
-    assert calibrate(model, folder / "data.npz", int8, settings=settings, images=SAMPLES, quiet=True)
+    assert calibrate(model, folder / "data.npz", int8, settings=settings, images=SAMPLES)
     assert "QuantizeLinear" in {node.op_type for node in onnx.load(int8).graph.node}
     onnx.checker.check_model(str(int8), full_check=True)
     feeds = arrays(model, batch, seed=1)
@@ -216,7 +216,7 @@ def check(model: Path, folder: Path, batch: int = 1, settings: Settings = DEFAUL
     assert decibels(reference, quantized) > LEAST_DB
     pytest.importorskip("openvino")
     engine.mkdir()
-    build_engine(int8, engine, precision="int8", target=TARGETS["cpu"], quiet=True)
+    build_engine(int8, engine, precision="int8", target=TARGETS["cpu"])
     built = Runner(engine)(feeds)
     assert decibels(reference, built) > LEAST_DB
     assert decibels(quantized, built) > LEAST_DB_BETWEEN_RUNTIMES
@@ -275,7 +275,7 @@ def test_data_that_never_changes_crashes_nothing(value: float, tmp_path: Path) -
     model = hard_swish(False).save(tmp_path / "net.onnx", opset=13)
     data = {name: np.full_like(array, value) for name, array in arrays(model).items()}
     np.savez(tmp_path / "data.npz", **data)
-    calibrate(model, tmp_path / "data.npz", tmp_path / "int8.onnx", quiet=True)
+    calibrate(model, tmp_path / "data.npz", tmp_path / "int8.onnx")
     feeds = {name: array[:1] for name, array in data.items()}
     [output] = run_onnx(tmp_path / "int8.onnx", feeds).values()
     assert np.isfinite(output).all()
@@ -291,7 +291,7 @@ def test_all_zero_through_a_network_without_biases_is_one_line(tmp_path: Path) -
 def refused(model: Path, folder: Path, message: str, data: str = "data.npz") -> None:
     """A UserError with one line, and no artefact."""
     with pytest.raises(UserError, match=message) as caught:
-        calibrate(model, folder / data, folder / "out" / "int8.onnx", quiet=True)
+        calibrate(model, folder / data, folder / "out" / "int8.onnx")
     assert "\n" not in str(caught.value)
     assert not list(folder.glob("out/*"))
 
@@ -343,7 +343,7 @@ def test_one_array_for_two_inputs_is_one_line(tmp_path: Path) -> None:
 def test_a_model_that_is_quantized_already_is_one_line(tmp_path: Path) -> None:
     model = transposes().save(tmp_path / "float.onnx", opset=17)
     np.savez(tmp_path / "data.npz", **arrays(model))
-    calibrate(model, tmp_path / "data.npz", tmp_path / "int8.onnx", quiet=True)
+    calibrate(model, tmp_path / "data.npz", tmp_path / "int8.onnx")
     refused(tmp_path / "int8.onnx", tmp_path, "is already quantized")
 
 

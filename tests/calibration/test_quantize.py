@@ -10,14 +10,14 @@ import pytest
 
 from effedge.calibration.graph.macs import macs
 from effedge.calibration.graph.onnx_file import session
-from effedge.calibration.post_training import Study, describe, quantize
+from effedge.calibration.post_training import PostTrainingQuantizer, describe, quantize
 from effedge.calibration.ranges.samples import Samples
-from effedge.calibration.ranges.source import METADATA
 from effedge.calibration.search.sqnr import last_layers, sqnr
 from effedge.calibration.search.trials import Trials
 from effedge.calibration.settings import Settings
 from effedge.calibration.weights.correct import correct
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.contracts import CALIBRATION_KEY
 from tests.calibration import networks
 from tests.calibration.networks import Network
 
@@ -33,7 +33,7 @@ def test_int8_is_near_float_on_every_backend(
     load: Load, samples: Samples, run_ort: Run, run_openvino: Run, method: str, correction: bool
 ) -> None:
     model = load(networks.classifier())
-    changed, _ = quantize(model, samples, Settings(method, correction), quiet=True)
+    changed, _ = quantize(model, samples, Settings(method, correction))
     for feed in networks.feeds(4, seed=9):
         expected = run_ort(model, feed)[0]
         spread = np.abs(expected).max()
@@ -46,14 +46,14 @@ def test_int8_is_near_float_on_every_backend(
 
 
 def test_int8_builds_in_tensorrt_rtx(load: Load, samples: Samples, build_rtx: Callable[[ir.Model], bytes]) -> None:
-    changed, _ = quantize(load(networks.classifier()), samples, quiet=True)
+    changed, _ = quantize(load(networks.classifier()), samples)
     plan = build_rtx(changed)
     assert b"int8" in plan.lower()
 
 
 def test_the_detection_tail_is_left_as_it_was(load: Load, samples: Samples, run_ort: Run) -> None:
     model = load(networks.detector())
-    changed, _ = quantize(model, samples, quiet=True)
+    changed, _ = quantize(model, samples)
     tail = ("TopK", "ReduceMax", "GatherElements", "Expand", "Unsqueeze", "Sigmoid", "Transpose", "Reshape")
     for node in changed.graph:
         if node.op_type in tail:
@@ -65,7 +65,7 @@ def test_the_detection_tail_is_left_as_it_was(load: Load, samples: Samples, run_
 def test_the_float_model_stays_as_it_was(load: Load, samples: Samples) -> None:
     model = load(networks.classifier())
     before = ir.to_proto(model).SerializeToString()
-    quantize(model, samples, quiet=True)
+    quantize(model, samples)
     assert ir.to_proto(model).SerializeToString() == before
 
 
@@ -77,15 +77,15 @@ def test_a_group_has_the_threshold_of_all_its_members_together(load: Load) -> No
     for index, (x, channels) in enumerate([(a, 2), (joined, 4)]):
         net.output(net.conv(x, f"conv{index}", channels, 2), [1, 2, 4, 4])
     one = Samples(["one"], lambda index: {"x": np.full((1, 2, 4, 4), 2, np.float32)})
-    changed, _ = quantize(load(net), one, Settings("minmax", float_share=0), quiet=True)
+    changed, _ = quantize(load(net), one, Settings("minmax", float_share=0))
     scales = {name: value.const_value.numpy() for name, value in changed.graph.initializers.items() if "scale" in name}
     assert scales["a_scale"] == scales["joined_scale"] == np.float32(10 / 127)
 
 
 def test_the_report_is_right_and_in_the_metadata(load: Load, samples: Samples) -> None:
     model = load(networks.classifier())
-    changed, report = quantize(model, samples, Settings("minmax", correction=False), quiet=True)
-    assert json.loads(changed.metadata_props[METADATA]) == report
+    changed, report = quantize(model, samples, Settings("minmax", correction=False))
+    assert json.loads(changed.metadata_props[CALIBRATION_KEY]) == report
     assert (report["method"], report["images"]) == ("minmax", 12)
     work = macs(model)
     in_float = sum(work[name] for name in report["float_layers"])
@@ -99,7 +99,7 @@ def test_the_report_is_right_and_in_the_metadata(load: Load, samples: Samples) -
         if node.op_type == "QuantizeLinear"
     }
     assert report["thresholds"] == {name: pytest.approx(127 * float(scale), rel=1e-6) for name, scale in scales.items()}
-    assert report["damage"] == pytest.approx(Trials(model, samples)(changed), rel=1e-2, abs=1e-6)
+    assert report["output_error"] == pytest.approx(Trials(model, samples).output_error(changed), rel=1e-2, abs=1e-6)
     assert "\n" not in describe(report) and f"{100 * report['int8_macs']:.1f}%" in describe(report)
 
 
@@ -120,13 +120,13 @@ def test_sqnr_by_hand_and_where_it_is_taken(load: Load) -> None:
         net.output(net.node("Relu", [net.node("Conv", [net.input("x", [1, 1, 2, 2]), w], "conv")], "y"), [1, 1, 2, 2])
         models.append(load(net))
     assert last_layers(models[0]) == ["conv"]
-    assert sqnr(*models, one, ["conv"], quiet=True) == {"conv": pytest.approx(20.0, abs=0.01)}
+    assert sqnr(*models, one, ["conv"]) == {"conv": pytest.approx(20.0, abs=0.01)}
     assert last_layers(load(networks.detector())) == ["classes_conv", "boxes_conv"]
 
 
 def test_all_black_images_leave_the_stem_in_float(load: Load) -> None:
     black = Samples(["black"], lambda index: {"image": np.zeros((1, networks.SIZE, networks.SIZE, 3), np.uint8)})
-    _, report = quantize(load(networks.classifier()), black, quiet=True)
+    _, report = quantize(load(networks.classifier()), black)
     assert report["float_layers"]["stem"] == "its input was 0 on all calibration data"
 
 
@@ -136,20 +136,20 @@ def test_a_model_without_anything_to_quantize_says_why(load: Load) -> None:
     net.output(net.node("ConvTranspose", [net.input("x", [1, 4, 4, 4]), weight], "up"), [1, 4, 4, 4])
     one = Samples(["one"], lambda index: {"x": np.ones((1, 4, 4, 4), np.float32)})
     with pytest.raises(UserError, match="nothing in the model can be INT8 .*transposed convolution"):
-        quantize(load(net), one, quiet=True)
+        quantize(load(net), one)
 
 
 def test_a_depthwise_convolution_alone_is_quantized(load: Load) -> None:
     net = Network()
     net.output(net.conv(net.input("x", [1, 4, 8, 8]), "deep", 4, 4, kernel=3, group=4), [1, 4, 8, 8])
     samples = networks.as_samples(networks.normal_runs(4, (1, 4, 8, 8)))
-    _, report = quantize(load(net), samples, Settings(float_share=0), quiet=True)
+    _, report = quantize(load(net), samples, Settings(float_share=0))
     assert (report["int8_layers"], report["float_layers"], report["int8_macs"]) == (1, {}, 1)
 
 
 def spread_channels() -> Network:
     """A depthwise convolution with a hundredth of the work, whose input's channels differ ten thousandfold, though each
-    counts the same at the output. Nothing evens them out: the input is no convolution's."""
+    counts the same at the output. Nothing equalizes them: the input is no convolution's."""
     net = Network(2)
     gains = np.float32([1, 1e-4, 1, 1e-4, 1, 1e-4, 1, 1e-4]).reshape(1, 8, 1, 1)
     uneven = net.node("Mul", [net.input("x", [1, 8, 8, 8]), net.constant("gains", gains)], "uneven")
@@ -161,13 +161,13 @@ def spread_channels() -> Network:
     return net
 
 
-def test_the_layer_that_does_most_damage_for_least_work_stays_in_float(load: Load) -> None:
+def test_the_layer_with_the_most_output_error_for_the_least_work_stays_in_float(load: Load) -> None:
     model = load(spread_channels())
     samples = networks.as_samples(networks.normal_runs(8, (1, 8, 8, 8)))
     work = macs(model)
     share = work["deep"] / sum(work.values())
-    _, report = quantize(model, samples, Settings(float_share=1.5 * share), quiet=True)
-    assert list(report["float_layers"]) == ["deep"] and "of damage" in report["float_layers"]["deep"]
+    _, report = quantize(model, samples, Settings(float_share=1.5 * share))
+    assert list(report["float_layers"]) == ["deep"] and "output error" in report["float_layers"]["deep"]
     assert report["int8_macs"] == pytest.approx(1 - share, abs=1e-4)
     first = report["sensitivity"][0]
     assert first["layers"] == ["deep"] and first["macs"] == pytest.approx(share, abs=1e-5)
@@ -175,26 +175,26 @@ def test_the_layer_that_does_most_damage_for_least_work_stays_in_float(load: Loa
         (row["gain"] for row in report["sensitivity"]), reverse=True
     )
     assert sum(row["macs"] for row in report["sensitivity"]) == pytest.approx(1, abs=1e-4)
-    _, without_room = quantize(model, samples, Settings(float_share=0.5 * share), quiet=True)
+    _, without_room = quantize(model, samples, Settings(float_share=0.5 * share))
     assert without_room["float_layers"] == {}
-    assert without_room["damage"] > 5 * report["damage"]
+    assert without_room["output_error"] > 5 * report["output_error"]
 
 
-def test_a_study_builds_a_model_with_any_of_its_groups_in_float(load: Load, samples: Samples) -> None:
-    study = Study(load(networks.classifier()), samples, Settings(correction=False), quiet=True)
-    assert sum(study.cost) <= 1 + 1e-9
-    for kept in ([], [0], [1, 4]):
-        changed, report = study.build(kept)
-        names = {name for index in kept for name in study.plan.groups[index]}
-        data = {node.name: node.inputs[0].name for node in study.equal.graph}
+def test_a_quantizer_builds_a_model_with_any_of_its_groups_in_float(load: Load, samples: Samples) -> None:
+    quantizer = PostTrainingQuantizer(load(networks.classifier()), samples, Settings(correction=False))
+    assert sum(quantizer.costs) <= 1 + 1e-9
+    for float_groups in ([], [0], [1, 4]):
+        changed, report = quantizer.build(float_groups)
+        names = {name for index in float_groups for name in quantizer.plan.groups[index]}
+        data = {node.name: node.inputs[0].name for node in quantizer.equalized.graph}
         by_rule = [name for name, why in report["float_layers"].items() if "squeeze" in why]
-        wanted = {layer.name for layer in study.plan.layers if data[layer.name] in names}
+        wanted = {layer.name for layer in quantizer.plan.layers if data[layer.name] in names}
         assert set(report["float_layers"]) - set(by_rule) == wanted
         quantized = {node.inputs[0].name for node in changed.graph if node.op_type == "QuantizeLinear"}
         assert not quantized & names and quantized == set(report["thresholds"])
 
 
-def test_auto_does_less_damage_than_a_percentile_where_a_clip_behind_makes_outliers_small(load: Load) -> None:
+def test_auto_has_less_output_error_than_a_percentile_where_a_clip_behind_makes_outliers_small(load: Load) -> None:
     net = Network(3)
     y = net.conv(net.input("x", [1, 4, 16, 16]), "conv", 4, 6)
     y = net.node("Clip", [y, net.constant("low", np.float32(-2)), net.constant("high", np.float32(2))], "clip")
@@ -203,11 +203,11 @@ def test_auto_does_less_damage_than_a_percentile_where_a_clip_behind_makes_outli
     for index, feeds in enumerate(runs):
         feeds["x"][0, index % 4, 3, index] = 400
     model, samples = load(net), networks.as_samples(runs)
-    damage = {
-        method: quantize(model, samples, Settings(method, False, 0), quiet=True)[1]["damage"]
+    errors = {
+        method: quantize(model, samples, Settings(method, False, 0))[1]["output_error"]
         for method in ("auto", "minmax", "percentile")
     }
-    assert damage["auto"] < 0.1 * min(damage["minmax"], damage["percentile"])
+    assert errors["auto"] < 0.1 * min(errors["minmax"], errors["percentile"])
 
 
 def test_zero_points_halve_the_steps_where_activations_reach_to_one_side(load: Load) -> None:
@@ -217,22 +217,22 @@ def test_zero_points_halve_the_steps_where_activations_reach_to_one_side(load: L
         y = net.node("Relu", [net.conv(y, f"conv{index}", channels, 8)], f"relu{index}")
     net.output(net.conv(y, "last", 8, 3), [1, 3, 16, 16])
     runs = [{"x": np.abs(feeds["x"])} for feeds in networks.normal_runs(8, (1, 4, 16, 16))]
-    studies = [
-        Study(load(net), networks.as_samples(runs), Settings("minmax", zero_points=zero_points), quiet=True)
+    quantizers = [
+        PostTrainingQuantizer(load(net), networks.as_samples(runs), Settings("minmax", zero_points=zero_points))
         for zero_points in (False, True)
     ]
     # Of activations alone; errors are counted in squares.
-    assert studies[1].damage == pytest.approx(studies[0].damage / 4, rel=0.25)
-    assert [study.build([])[1]["zero_points"] for study in studies] == [False, True]
+    assert quantizers[1].output_error == pytest.approx(quantizers[0].output_error / 4, rel=0.25)
+    assert [quantizer.build([])[1]["zero_points"] for quantizer in quantizers] == [False, True]
 
 
 def test_a_correction_that_does_harm_is_not_taken(
     load: Load, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load(networks.classifier())
-    rounded, _ = quantize(model, samples, Settings("minmax", correction=False), quiet=True)
-    _, report = quantize(model, samples, Settings("minmax"), quiet=True)
-    assert report["correction"] == "refitted" and report["damage"] < Trials(model, samples)(rounded)
+    rounded, _ = quantize(model, samples, Settings("minmax", correction=False))
+    _, report = quantize(model, samples, Settings("minmax"))
+    assert report["correction"] == "refitted" and report["output_error"] < Trials(model, samples).output_error(rounded)
 
     def harm(reference: ir.Model, changed: ir.Model, *arguments: object, **options: object) -> None:
         name = "logits_weight_dq"
@@ -244,16 +244,16 @@ def test_a_correction_that_does_harm_is_not_taken(
         (harm if refitted else correct)(*arguments, refitted=refitted, **options)
 
     monkeypatch.setattr("effedge.calibration.post_training.correct", harm_by_refit)
-    _, report = quantize(model, samples, Settings("minmax"), quiet=True)
-    assert report["correction"] == "rounded" and report["damage"] < Trials(model, samples)(rounded)
+    _, report = quantize(model, samples, Settings("minmax"))
+    assert report["correction"] == "rounded" and report["output_error"] < Trials(model, samples).output_error(rounded)
 
     monkeypatch.setattr("effedge.calibration.post_training.correct", harm)
-    changed, report = quantize(model, samples, Settings("minmax"), quiet=True)
+    changed, report = quantize(model, samples, Settings("minmax"))
     assert report["correction"] == "none"
     feed = networks.feeds(1, seed=9)[0]
     np.testing.assert_array_equal(session(changed).run(None, feed)[0], session(rounded).run(None, feed)[0])
 
 
 def test_a_symbolic_batch_stays_symbolic(load: Load, samples: Samples, run_ort: Run) -> None:
-    changed, _ = quantize(load(networks.classifier(batch="N")), samples, quiet=True)
+    changed, _ = quantize(load(networks.classifier(batch="N")), samples)
     assert run_ort(changed, networks.feeds(1, batch=3)[0])[0].shape == (3, networks.CLASSES)

@@ -7,14 +7,14 @@ from functools import partial
 import onnx
 import pytest
 
-from effedge.calibration.ranges.source import METADATA
-from effedge.calibration.sensitivity import main, rows, shortened, table, with_drops
+from effedge.calibration.sensitivity import add_drops, format_table, main, rank_groups, shorten_names
+from effedge.deploy.common.contracts import CALIBRATION_KEY
 from tests.calibration import networks
 
 REPORT = {
-    "damage": 0.05,
+    "output_error": 0.05,
     "thresholds": {"a": 1.0},
-    "float_layers": {"conv_b": "in INT8 it does 0.03 of damage", "gate": "it is part of squeeze-and-excite"},
+    "float_layers": {"conv_b": "in INT8 it adds 0.03 to the output error", "gate": "it is part of squeeze-and-excite"},
     "sensitivity": [
         {"layers": ["conv_b"], "tensors": ["b"], "gain": 0.03, "macs": 0.125},
         {"layers": ["conv_a", "conv_c"], "tensors": ["a"], "gain": 0.01, "macs": 0.5},
@@ -35,7 +35,9 @@ def saved(tmp_path):
     def inner(report):
         proto = networks.classifier().proto()
         if report is not None:
-            onnx.helper.set_model_props(proto, {METADATA: report if isinstance(report, str) else json.dumps(report)})
+            onnx.helper.set_model_props(
+                proto, {CALIBRATION_KEY: report if isinstance(report, str) else json.dumps(report)}
+            )
         onnx.save(proto, tmp_path / "int8.onnx")
         return tmp_path / "int8.onnx"
 
@@ -46,7 +48,13 @@ def test_the_worst_come_first_with_what_became_of_them(call, saved):
     status, out, _ = call(saved(REPORT), "--worst", 2)
     head, first, second, more, by_rule = out.splitlines()
     assert status == 0 and head.split() == ["rank", "gain", "MACs", "layers", "kept", "in"]
-    assert first.split(maxsplit=4) == ["1", "0.03", "12.50%", "conv_b", "16 bit: in INT8 it does 0.03 of damage"]
+    assert first.split(maxsplit=4) == [
+        "1",
+        "0.03",
+        "12.50%",
+        "conv_b",
+        "16 bit: in INT8 it adds 0.03 to the output error",
+    ]
     assert second.split() == ["2", "0.01", "50.00%", "conv_a,", "conv_c", "INT8"]
     assert more.startswith("1 more")
     assert by_rule == "1 layers in 16 bit by rule: it is part of squeeze-and-excite"
@@ -55,14 +63,14 @@ def test_the_worst_come_first_with_what_became_of_them(call, saved):
 def test_the_json_has_every_row(call, saved, tmp_path):
     assert call(saved(REPORT), "--worst", 1, "--json", tmp_path / "new" / "s.json")[0] == 0
     written = json.loads((tmp_path / "new" / "s.json").read_text())
-    assert written["damage"] == 0.05
+    assert written["output_error"] == 0.05
     assert [row["rank"] for row in written["rows"]] == [1, 2, 3]
     assert [row["kept"] for row in written["rows"]] == [
-        "16 bit: in INT8 it does 0.03 of damage", "INT8", "16 bit: so are the layers beside it",
+        "16 bit: in INT8 it adds 0.03 to the output error", "INT8", "16 bit: so are the layers beside it",
     ]  # fmt: skip
 
 
-def test_the_plot_is_a_picture(call, saved, tmp_path):
+def test_the_plot_is_an_image(call, saved, tmp_path):
     pytest.importorskip("matplotlib")
     from PIL import Image
 
@@ -72,9 +80,11 @@ def test_the_plot_is_a_picture(call, saved, tmp_path):
 
 
 def test_gains_of_zero_are_explained_in_one_line(call, saved, tmp_path):
-    zero = {**REPORT, "damage": 0.0007, "sensitivity": [{**row, "gain": 0.0} for row in REPORT["sensitivity"]]}
+    zero = {**REPORT, "output_error": 0.0007, "sensitivity": [{**row, "gain": 0.0} for row in REPORT["sensitivity"]]}
     status, out, _ = call(saved(zero))
-    assert status == 0 and out.splitlines()[0].startswith("all 3 groups of layers together do 0.0007 of damage")
+    assert status == 0 and out.splitlines()[0].startswith(
+        "all 3 groups of layers together make an output error of 0.0007"
+    )
     status, _, error = call(saved(zero), "--plot", tmp_path / "s.png")
     assert status == 2 and error.count("\n") == 1 and "nothing to draw" in error
 
@@ -106,27 +116,27 @@ def test_bad_arguments_are_one_line(call, saved, tmp_path):
 
 
 def test_long_lists_of_layers_are_cut():
-    assert shortened(["a", "b"]) == "a, b"
-    cut = shortened([f"a_long_name_of_a_layer_{index}" for index in range(9)])
+    assert shorten_names(["a", "b"]) == "a, b"
+    cut = shorten_names([f"a_long_name_of_a_layer_{index}" for index in range(9)])
     assert cut == "a_long_name_of_a_layer_0 and 8 more"
-    assert len(shortened(["x" * 200])) == 60
+    assert len(shorten_names(["x" * 200])) == 60
 
 
 def test_drops_come_before_gains_and_what_was_not_measured_last():
-    found = with_drops(rows(REPORT), [None, 96.5, 97.0], 97.25)
+    found = add_drops(rank_groups(REPORT), [None, 96.5, 97.0], 97.25)
     assert [(row["layers"][0], row["drop"]) for row in found] == [("conv_a", 0.75), ("add", 0.25), ("conv_b", None)]
     assert [row["rank"] for row in found] == [1, 2, 3]
-    head, first, _, last, _ = table(found, REPORT, 5).splitlines()
+    head, first, _, last, _ = format_table(found, REPORT, 5).splitlines()
     assert head.split()[:3] == ["rank", "drop", "gain"]
     assert first.split()[:4] == ["1", "0.75", "0.01", "50.00%"] and last.split()[:2] == ["3", "-"]
 
 
 def test_drops_that_are_the_same_go_by_the_gain():
-    found = with_drops(rows(REPORT)[::-1], [97.0, 97.0, 97.0], 97.0)
+    found = add_drops(rank_groups(REPORT)[::-1], [97.0, 97.0, 97.0], 97.0)
     assert [row["layers"][0] for row in found] == ["conv_b", "conv_a", "add"]
 
 
 def test_drops_are_ranked_where_no_gain_was_measured():
     zero = {**REPORT, "sensitivity": [{**row, "gain": 0.0} for row in REPORT["sensitivity"]]}
-    found = with_drops(rows(zero), [97.0, 96.0, 97.5], 97.0)
-    assert table(found, zero, 1).splitlines()[1].split()[:2] == ["1", "1.00"]
+    found = add_drops(rank_groups(zero), [97.0, 96.0, 97.5], 97.0)
+    assert format_table(found, zero, 1).splitlines()[1].split()[:2] == ["1", "1.00"]

@@ -26,8 +26,8 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
     folder.mkdir()
     random = np.random.default_rng(0)
     for index in range(6):
@@ -37,41 +37,41 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_quantize_from_a_folder_then_nothing_to_do_then_other_images(
-    model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, all_int8 = tmp_path / "out" / "int8.onnx", Settings(float_share=0)
-    assert calibrate(model, pictures, out, settings=all_int8, images=4, quiet=True)
+    assert calibrate(model, images, out, settings=all_int8, images=4)
     assert "SQNR" in capsys.readouterr().out
     proto = onnx.load(out)
     assert {"effedge", "effedge_calibration"} <= {prop.key for prop in proto.metadata_props}
     assert [node.op_type for node in proto.graph.node].count(
         "QuantizeLinear"
     ) == 9  # the shortcut's is the next block's
-    assert not calibrate(model, pictures, out, settings=all_int8, images=4, quiet=True)
+    assert not calibrate(model, images, out, settings=all_int8, images=4)
     changes = [Settings(float_share=0, correction=False), Settings(float_share=0.5), Settings("minmax", float_share=0)]
     for settings in changes:
-        assert calibrate(model, pictures, out, settings=settings, images=4, quiet=True), settings
-        assert not calibrate(model, pictures, out, settings=settings, images=4, quiet=True), settings
-    Image.new("RGB", (40, 48), (9, 9, 9)).save(pictures / "0.png")
-    assert calibrate(model, pictures, out, settings=changes[-1], images=4, quiet=True)
+        assert calibrate(model, images, out, settings=settings, images=4), settings
+        assert not calibrate(model, images, out, settings=settings, images=4), settings
+    Image.new("RGB", (40, 48), (9, 9, 9)).save(images / "0.png")
+    assert calibrate(model, images, out, settings=changes[-1], images=4)
 
 
-def test_the_command_takes_its_settings_from_the_options(model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_the_command_takes_its_settings_from_the_options(model: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "int8.onnx"
     options = ["--method", "entropy", "--no-correction", "--float-share", "0", "--images", "3", "--quiet"]
-    command = [sys.executable, "-m", "effedge", "quantize", str(model), "--calibration", str(pictures)]
+    command = [sys.executable, "-m", "effedge", "quantize", str(model), "--calibration", str(images)]
     subprocess.run([*command, "--out", str(out), *options], cwd=ROOT, check=True, capture_output=True)
     report = json.loads({prop.key: prop.value for prop in onnx.load(out).metadata_props}["effedge_calibration"])
     assert (report["method"], report["correction"], report["images"]) == ("entropy", "none", 3)
     assert set(report["float_layers"].values()) == {"it is part of squeeze-and-excite"}
 
 
-def test_an_up_to_date_stage_imports_neither_onnx_nor_onnx_runtime(model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_an_up_to_date_stage_imports_neither_onnx_nor_onnx_runtime(model: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "int8.onnx"
-    calibrate(model, pictures, out, quiet=True)
+    calibrate(model, images, out)
     script = (
         "import sys; from pathlib import Path; from effedge.calibration.quantize import calibrate\n"
-        f"assert not calibrate(Path({str(model)!r}), Path({str(pictures)!r}), Path({str(out)!r}))\n"
+        f"assert not calibrate(Path({str(model)!r}), Path({str(images)!r}), Path({str(out)!r}))\n"
         "assert not {'onnx', 'onnx_ir', 'onnxruntime', 'torch'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
@@ -80,26 +80,26 @@ def test_an_up_to_date_stage_imports_neither_onnx_nor_onnx_runtime(model: Path, 
 def test_quantize_from_arrays_needs_no_spec(tmp_path: Path) -> None:
     bare = networks.classifier().save(tmp_path / "bare.onnx")
     np.savez(tmp_path / "data.npz", image=np.concatenate([feed["image"] for feed in networks.feeds(5)]))
-    assert calibrate(bare, tmp_path / "data.npz", tmp_path / "int8.onnx", quiet=True)
+    assert calibrate(bare, tmp_path / "data.npz", tmp_path / "int8.onnx")
     with pytest.raises(UserError, match="does not say how it wants them"):
         (tmp_path / "p").mkdir()
         Image.new("RGB", (4, 4)).save(tmp_path / "p" / "x.png")
-        calibrate(bare, tmp_path / "p", tmp_path / "other.onnx", quiet=True)
+        calibrate(bare, tmp_path / "p", tmp_path / "other.onnx")
 
 
 def test_fp16_stage_with_and_without_ranges(
-    model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "fp16.onnx"
-    assert convert.convert(model, out, quiet=True)
+    assert convert.convert(model, out)
     assert "no ranges given" in capsys.readouterr().out
-    assert not convert.convert(model, out, quiet=True)
-    assert convert.convert(model, out, data=pictures, quiet=True)
+    assert not convert.convert(model, out)
+    assert convert.convert(model, out, data=images)
     assert "ranges of 6 runs" in capsys.readouterr().out
     assert out.stat().st_size < model.stat().st_size
 
 
-def bad_model(kind: str, tmp_path: Path, pictures: Path) -> Path:
+def bad_model(kind: str, tmp_path: Path, images: Path) -> Path:
     """A file that is no float ONNX, whole, of opset 11 or later."""
     path = tmp_path / "bad.onnx"
     if kind == "truncated":
@@ -119,7 +119,7 @@ def bad_model(kind: str, tmp_path: Path, pictures: Path) -> Path:
         data.unlink() if kind == "external" else data.write_bytes(data.read_bytes()[:10])
     elif kind == "quantized":
         float_model = networks.classifier().save(tmp_path / "float.onnx", spec=networks.SPEC)
-        calibrate(float_model, pictures, path, quiet=True)
+        calibrate(float_model, images, path)
     return path
 
 
@@ -136,14 +136,12 @@ def bad_model(kind: str, tmp_path: Path, pictures: Path) -> Path:
         ("quantized", "already quantized"),
     ],
 )
-def test_bad_models_are_one_clear_line_and_leave_nothing(
-    kind: str, message: str, tmp_path: Path, pictures: Path
-) -> None:
-    path, out = bad_model(kind, tmp_path, pictures), tmp_path / "out" / "out.onnx"
+def test_bad_models_are_one_clear_line_and_leave_nothing(kind: str, message: str, tmp_path: Path, images: Path) -> None:
+    path, out = bad_model(kind, tmp_path, images), tmp_path / "out" / "out.onnx"
     with pytest.raises(UserError, match=message):
-        calibrate(path, pictures, out, quiet=True)
+        calibrate(path, images, out)
     with pytest.raises(UserError, match=message):
-        convert.convert(path, out, quiet=True)
+        convert.convert(path, out)
     assert not out.parent.exists() or not list(out.parent.iterdir())
 
 
@@ -152,36 +150,37 @@ def test_external_weights_that_are_there_end_up_inside(tmp_path: Path) -> None:
     source.parent.mkdir()
     proto = networks.classifier().proto()
     onnx.save(proto, source, save_as_external_data=True, location="w.bin", size_threshold=0)
-    convert.convert(source, out, quiet=True)
+    convert.convert(source, out)
     assert sorted(path.name for path in out.parent.iterdir()) == ["fp16.onnx", "fp16.onnx.json"]
     assert onnx_file.load(out).graph.outputs[0].name == "logits"
 
-    assert not convert.convert(source, out, quiet=True)
+    assert not convert.convert(source, out)
     weights = np.fromfile(source.parent / "w.bin", np.uint8)
     weights[-4:] ^= 1  # the last float32's smallest bits
     weights.tofile(source.parent / "w.bin")
-    assert convert.convert(source, out, quiet=True), "the weights beside the ONNX file changed"
+    assert convert.convert(source, out), "the weights beside the ONNX file changed"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["{model}", "--calibration", "{empty}", "--out", "{out}"], "empty"),
-        (["{model}", "--calibration", "{pictures}", "--out", "{out}", "--method", "minmix"], "did you mean 'minmax'"),
-        (["{model}", "--calibration", "{pictures}", "--out", "{out}", "--images", "0"], "--images 0"),
-        (["{model}", "--calibration", "{pictures}", "--out", "{out}", "--float-share", "1.5"], "--float-share 1.5"),
+        (["{model}", "--calibration", "{images}", "--out", "{out}", "--method", "minmix"], "did you mean 'minmax'"),
+        (["{model}", "--calibration", "{images}", "--out", "{out}", "--images", "0"], "--images 0"),
+        (["{model}", "--calibration", "{images}", "--out", "{out}", "--float-share", "1.5"], "--float-share 1.5"),
         (["{model}", "--out", "{out}"], "--calibration"),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_line_and_exit_2(
-    arguments: list[str], message: str, model: Path, pictures: Path, tmp_path: Path
+    arguments: list[str], message: str, model: Path, images: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
-    places = {"model": model, "pictures": pictures, "empty": tmp_path / "empty", "out": tmp_path / "int8.onnx"}
+    places = {"model": model, "images": images, "empty": tmp_path / "empty", "out": tmp_path / "int8.onnx"}
     command = [
         sys.executable,
         "-m",
-        "effedge.calibration.quantize",
+        "effedge",
+        "quantize",
         *(argument.format(**places) for argument in arguments),
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -13,10 +13,10 @@ import pytest
 from effedge.calibration.graph import onnx_file
 from effedge.calibration.graph.float_twin import float_twin
 from effedge.calibration.post_training import quantize
-from effedge.calibration.ranges.source import METADATA
 from effedge.calibration.settings import Settings
 from effedge.calibration.tensorrt_cache import cache_text, main, version_number
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.contracts import CALIBRATION_KEY
 from tests.calibration import networks
 
 
@@ -33,7 +33,7 @@ def call(call_main):
 
 @pytest.fixture
 def int8(load, samples):
-    return quantize(load(networks.classifier()), samples, Settings("minmax", float_share=0.3), quiet=True)[0]
+    return quantize(load(networks.classifier()), samples, Settings("minmax", float_share=0.3))[0]
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def saved(int8, tmp_path):
 
 def test_zero_points_have_no_place_in_a_cache(call, load, samples, tmp_path):
     settings = Settings("minmax", correction=False, zero_points=True)
-    onnx_file.save(quantize(load(networks.classifier()), samples, settings, quiet=True)[0], tmp_path / "cpu.onnx")
+    onnx_file.save(quantize(load(networks.classifier()), samples, settings)[0], tmp_path / "cpu.onnx")
     status, _, error = call(tmp_path / "cpu.onnx", "--out", tmp_path / "int8.cache")
     assert status == 2 and "zero points" in error and [path.name for path in tmp_path.iterdir()] == ["cpu.onnx"]
 
@@ -82,9 +82,9 @@ def test_the_command_writes_a_cache_that_reads_back_and_names_tensors_of_the_flo
     model = ir.load(twin)
     values = {value.name for node in model.graph for value in node.outputs} | {v.name for v in model.graph.inputs}
     assert set(scales) <= values
-    assert METADATA not in model.metadata_props
+    assert CALIBRATION_KEY not in model.metadata_props
     assert printed.startswith(f"trtexec --onnx={twin} --int8 --fp16 --calib={cache}")
-    kept = json.loads(int8.metadata_props[METADATA])["float_layers"]
+    kept = json.loads(int8.metadata_props[CALIBRATION_KEY])["float_layers"]
     assert set(re.findall(r"(\w+):fp16", printed)) == set(kept)
 
 

@@ -1,4 +1,4 @@
-"""The files of some boards, as their kernels show them: {path below /: content}.
+"""The system files of some boards, as their kernels show them: {path below /: content}.
 
 Names and values as in NVIDIA's Jetson Linux Developer Guide and in dumps that owners of these boards published; EAGAIN
 stands for a file that exists and cannot be read, as a switched-off unit's temperature.
@@ -8,7 +8,7 @@ EAGAIN = None
 
 
 def zones(**degrees):
-    """thermal_zone0, 1, ... by name; underscores stand for hyphens."""
+    """Returns the files of thermal_zone0, 1, ... with these names, whose underscores stand for hyphens."""
     files = {}
     for index, (name, value) in enumerate(degrees.items()):
         files[f"sys/class/thermal/thermal_zone{index}/type"] = name.replace("_", "-") + "\n"
@@ -112,7 +112,7 @@ BOARDS = {"nano": NANO, "xavier": XAVIER, "orin": ORIN, "thor": THOR, "pc": PC}
 
 
 def write_board(root, files):
-    """Lay the files below `root`; what cannot be read becomes a folder, for which reading is an error too."""
+    """Writes the files below `root`; a file that cannot be read becomes a folder, which cannot be read either."""
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)

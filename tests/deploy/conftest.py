@@ -1,4 +1,4 @@
-"""Small engine folders, made with OpenVINO itself, whose answers can be worked out by hand.
+"""Small engine folders, built with OpenVINO, whose answers can be worked out by hand.
 
 The detector finds colours: candidate 0 is the box around the pixels whose red is above 127, with score 0.9 and class
 0; green is 1 (score 0.8), blue is 2 (0.7). A colour that is nowhere scores 0. The classifier's logits are the mean
@@ -77,7 +77,7 @@ def model(inputs: List[Any], outputs: Dict[str, Any]) -> Any:
 
 
 def write_engine(folder: Path, network: Any, spec: Dict[str, Any], **fields: Any) -> None:
-    """An engine folder with the manifest that engines/ would write, as far as the runtime reads it."""
+    """Writes an engine folder with a manifest as engines/ writes it, as far as the runtime reads it."""
     folder.mkdir()
     ov.save_model(network, str(folder / "engine.xml"), compress_to_fp16=False)
     files = {path.name: sha(path) for path in sorted(folder.iterdir())}
@@ -113,7 +113,7 @@ def build(tmp_path: Path) -> Build:
         else:
             spec["input"].update(resize="center-crop", crop=1.0)
         image = {"name": "image", "dtype": "uint8", "shape": ["N" if count == -1 else count, *size, 3]}
-        outputs = [{"name": one.get_any_name(), "dtype": "any", "shape": None} for one in network.outputs]
+        outputs = [{"name": output.get_any_name(), "dtype": "any", "shape": None} for output in network.outputs]
         write_engine(folder, network, spec, inputs=[image], outputs=outputs, batch=list(batch))
         return folder
 

@@ -1,12 +1,22 @@
-"""Fronts of random weights, and what they give by the textbook, in float64."""
+"""CPU blocks with random weights, and their outputs by the textbook's formulas, in float64."""
 
 import numpy as np
 
-from effedge.deploy.native.cpu_blocks.blocks import EXPANSION, FIELDS, NONE, STEM, Description, samples
+from effedge.deploy.native.cpu_blocks.description import (
+    EXPANSION,
+    FIELDS,
+    NONE,
+    STEM,
+    BlocksDescription,
+    sample_outputs,
+)
 
 
-def random_front(random, height, width, blocks, means=(120.0, 110.0, 100.0)):
-    """`blocks`: (entry, channels, kernel, stride, squeezed, out_channels, feature) of each; TensorFlow's padding."""
+def random_description(random, height, width, blocks, means=(120.0, 110.0, 100.0)):
+    """Describes blocks with TensorFlow's padding and random weights.
+
+    `blocks`: (entry, channels, kernel, stride, squeezed, out_channels, feature) of each block.
+    """
     rows, weights, in_channels = [], [np.array(means)], 3
     for entry, channels, kernel, stride, squeezed, out_channels, feature in blocks:
         row = {"entry": entry, "in_height": height, "in_width": width, "in_channels": in_channels}
@@ -20,7 +30,7 @@ def random_front(random, height, width, blocks, means=(120.0, 110.0, 100.0)):
         row.update(residual=residual, feature=feature)
         taps = {STEM: 27, EXPANSION: in_channels, NONE: 0}[entry]
         if taps:
-            scale = 0.02 if entry == STEM else 1  # a picture's numbers are large
+            scale = 0.02 if entry == STEM else 1  # an image's values are large
             weights += [scale * random.normal(size=(taps, channels)) / taps**0.5, random.normal(size=channels)]
         weights += [random.normal(size=(kernel**2, channels)) / kernel, random.normal(size=channels)]
         weights += [random.normal(size=(channels, squeezed)), random.normal(size=squeezed)]
@@ -32,17 +42,17 @@ def random_front(random, height, width, blocks, means=(120.0, 110.0, 100.0)):
     flat = np.concatenate([array.reshape(-1) for array in weights]).astype(np.float32)
     layout = np.array(rows, np.int32)
     names = [f"block {index}" for index, row in enumerate(rows) if row[-1]]
-    return Description(layout, flat, names, np.empty(0, np.float32))
+    return BlocksDescription(layout, flat, names, np.empty(0, np.float32))
 
 
 def same(size, kernel, stride):
-    """The size of the result, and the padding in front of it."""
+    """Returns the size of the output of TensorFlow's padding SAME, and the padding before the first value."""
     result = -(-size // stride)
     return result, max(0, (result - 1) * stride + kernel - size) // 2
 
 
-def reference(description, picture):
-    """The outputs [h,w,channels] by name, for a picture, uint8 [H,W,3]."""
+def reference(description, image):
+    """Computes the outputs [h,w,channels] by name, for an image, uint8 [H,W,3]."""
     flat = description.weights.astype(np.float64)
 
     def take(*shape):
@@ -50,10 +60,10 @@ def reference(description, picture):
         taken, flat = flat[: int(np.prod(shape))], flat[int(np.prod(shape)) :]
         return taken.reshape(shape)
 
-    value, outputs = picture - take(3), []
+    value, outputs = image - take(3), []
     for numbers in description.layout:
         row = dict(zip(FIELDS, numbers.tolist()))
-        given, channels, squeezed = value, row["channels"], row["squeezed"]
+        block_input, channels, squeezed = value, row["channels"], row["squeezed"]
         if row["entry"] == STEM:
             weights = take(3, 3, 3, channels)
             near = windows(value, 3, 2, row["entry_top"], row["entry_left"], row["height"], row["width"])
@@ -68,7 +78,7 @@ def reference(description, picture):
         gates = sigmoid(reduced @ take(squeezed, channels) + take(channels)) * take(channels)
         value = (value * gates) @ take(channels, row["out_channels"]) + take(row["out_channels"])
         if row["residual"]:
-            value = value + given
+            value = value + block_input
         if row["feature"]:
             outputs.append(value)
     assert not flat.size
@@ -76,7 +86,7 @@ def reference(description, picture):
 
 
 def windows(value, kernel, stride, top, left, height, width):
-    """[height,width,kernel,kernel,channels] of a map padded with zeros."""
+    """Returns the windows of a map padded with zeros, [height,width,kernel,kernel,channels]."""
     padded = np.pad(value, ((top, kernel + stride), (left, kernel + stride), (0, 0)))
     near = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), (0, 1))[::stride, ::stride]
     return near[:height, :width].transpose(0, 1, 3, 4, 2)
@@ -90,7 +100,7 @@ def swish(x):
     return x * sigmoid(x)
 
 
-def expecting(description, picture):
-    """The description, expecting what the reference gives for the picture."""
-    outputs = {name: value[None].astype(np.float32) for name, value in reference(description, picture).items()}
-    return description._replace(expected=samples(outputs))
+def with_expected(description, image):
+    """Returns the description with the reference's outputs for the image as those that are expected."""
+    outputs = {name: value[None].astype(np.float32) for name, value in reference(description, image).items()}
+    return description._replace(expected=sample_outputs(outputs))

@@ -1,12 +1,13 @@
-"""A GPU, pycuda's driver and TensorRT that compute on the host, for what stands around them.
+"""Stand-ins for a GPU, pycuda's driver and TensorRT that compute on the host, to test the code that calls them.
 
-Memory is real, at real addresses, and the GPU's begins as rubbish. A stream does its work when somebody waits for it;
-while it records it does none. Kernels are those of deploy/cuda compiled for the host (host_kernels.cpp). TensorRT's
-engine is a function from arrays to arrays, which, as TensorRT does, refuses to be recorded before it has run plainly
-with a shape.
+Memory is real, at real addresses, and the GPU's is not zero at first. A stream does its work when it is synchronized;
+while it records it does none. The kernels are those of deploy/native/cuda compiled for the host (host_kernels.cpp).
+TensorRT's engine is a function from arrays to arrays, which, like TensorRT, refuses to be recorded before it has run
+without recording for a shape.
 """
 
 import ctypes
+import enum
 import itertools
 import subprocess
 import threading
@@ -18,11 +19,12 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 CUDA_SOURCES = HERE.parents[1] / "deploy" / "native" / "cuda"
-RUBBISH = 0xCD
+FIRST_BYTE = 0xCD
+LogLevel = enum.Enum("LogLevel", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE")
 
 
 def compile_host_kernels(compiler: str, folder: Path) -> ctypes.CDLL:
-    """Products and sums stay apart, as __fmul_rn keeps them on the GPU."""
+    """Compiles host_kernels.cpp without contracting products with sums, as __fmul_rn prevents it on the GPU."""
     library = folder / "host_kernels.so"
     flags = ["-O2", "-std=c++14", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread"]
     source = str(HERE / "host_kernels.cpp")
@@ -31,11 +33,11 @@ def compile_host_kernels(compiler: str, folder: Path) -> ctypes.CDLL:
 
 
 class Allocation:
-    """Memory with pycuda's two faces: int() is its address, and NumPy sees its bytes."""
+    """Memory with pycuda's two interfaces: int() is its address, and NumPy sees its bytes."""
 
     def __init__(self, size: int) -> None:
         self.bytes = (ctypes.c_uint8 * size)()
-        ctypes.memset(self.bytes, RUBBISH, size)
+        ctypes.memset(self.bytes, FIRST_BYTE, size)
         self.__array_interface__ = {
             "shape": (size,), "typestr": "|u1", "version": 3, "data": (ctypes.addressof(self.bytes), False),
         }  # fmt: skip
@@ -64,8 +66,8 @@ class Stream:
         if self.cuda.lost:
             raise self.cuda.LogicError("cuStreamSynchronize failed: unspecified launch failure")
         work, self.waiting = self.waiting, []
-        for one in work:
-            one()
+        for step in work:
+            step()
 
 
 class Kernel:
@@ -79,21 +81,22 @@ class Kernel:
     def prepared_async_call(self, grid: Any, block: Any, stream: Stream, *values: Any, shared_size: int = 0) -> None:
         assert len(values) == len(self.kinds) and len(block) == 3
         as_c = {"P": ctypes.c_void_p, "i": ctypes.c_int, "I": ctypes.c_uint32, "f": ctypes.c_float}
-        given = [as_c[kind](value) for kind, value in zip(self.kinds, values)]
+        arguments = [as_c[kind](value) for kind, value in zip(self.kinds, values)]
         if self.name == "nms":
             assert shared_size == 5 * values[5] <= 48 << 10 and block[0] <= 1024
-            given.insert(0, ctypes.c_int(grid[0]))
+            arguments.insert(0, ctypes.c_int(grid[0]))
         else:
-            bytes_in_a_row = 3 * values[{"narrow": 5, "letterbox": 7}[self.name]]
+            bytes_in_a_row = 3 * values[{"resize_horizontal": 5, "letterbox": 7}[self.name]]
             assert 0 <= grid[0] * block[0] - bytes_in_a_row < block[0] and 1 <= grid[1] <= 65535
         function = getattr(self.cuda.kernels, self.name)
-        stream.enqueue(self.name, lambda: function(*given))
+        stream.enqueue(self.name, lambda: function(*arguments))
 
 
 class FakeCuda:
-    """The driver: `modules()` are what is imported in place of pycuda and TensorRT, `libcuda` what ctypes would find.
+    """The driver, which stands in for libcuda too; `modules()` replace pycuda and TensorRT.
 
-    `events` tells what was enqueued and launched, in order; `capacity` is the GPU's memory in bytes.
+    Attributes: `events`, the names of everything that was enqueued and launched, in order. `capacity` is the GPU's
+    memory in bytes.
     """
 
     def __init__(self, kernels: Any = None, integrated: bool = False, capacity: int = 1 << 30) -> None:
@@ -131,7 +134,7 @@ class FakeCuda:
     def to_host(self, target: np.ndarray, source: Any, stream: Stream) -> None:
         stream.enqueue("download", lambda: ctypes.memmove(target.ctypes.data, int(source), target.nbytes) and None)
 
-    # What ctypes calls: handles come as c_void_p, results go out by reference.
+    # Called by ctypes: handles come as c_void_p, results go out by reference.
 
     def begin_capture(self, stream: ctypes.c_void_p, mode: int) -> int:
         assert mode == 1
@@ -155,7 +158,7 @@ class FakeCuda:
         if self.lost:
             return 719
         work = self.graphs[executable.value or 0]
-        self.streams[stream.value or 0].enqueue("graph", lambda: [one() for one in work] and None)
+        self.streams[stream.value or 0].enqueue("graph", lambda: [step() for step in work] and None)
         return 0
 
     def cuGraphDestroy(self, graph: ctypes.c_void_p) -> int:
@@ -205,7 +208,7 @@ class FakeContext:
         self.engine = engine
         self.shapes: Dict[str, Shape] = {}
         self.addresses: Dict[str, int] = {}
-        self.ready: Optional[Dict[str, Shape]] = None  # the shapes that it has run plainly with
+        self.ready: Optional[Dict[str, Shape]] = None  # the shapes of the last run without recording
 
     def set_input_shape(self, name: str, shape: Shape) -> bool:
         self.shapes[name] = tuple(shape)
@@ -230,7 +233,7 @@ class FakeContext:
     def execute_async_v3(self, stream: int) -> bool:
         target = self.engine.cuda.streams[stream]
         if not self.engine.runs or (target.recorded is not None and self.ready != self.shapes):
-            self.engine.log.log("error", "[engine.cpp] Error Code 1: Cuda Runtime (operation not permitted)")
+            self.engine.log.log(LogLevel.ERROR, "[engine.cpp] Error Code 1: Cuda Runtime (operation not permitted)")
             return False
         if target.recorded is None:
             self.ready = dict(self.shapes)
@@ -247,10 +250,12 @@ class FakeContext:
 
 
 class FakeEngine:
-    """`tensors`: by name "in" or "out", the shape (-1: the batch, at most `most`) and the type."""
+    """An engine; `tensors`: by name "in" or "out", the shape (-1: the batch, at most `max_batch`) and the type."""
 
-    def __init__(self, cuda: FakeCuda, tensors: Dict[str, Tuple[str, Shape, Any]], infer: Infer, most: int = 4) -> None:
-        self.cuda, self.tensors, self.infer, self.most = cuda, tensors, infer, most
+    def __init__(
+        self, cuda: FakeCuda, tensors: Dict[str, Tuple[str, Shape, Any]], infer: Infer, max_batch: int = 4
+    ) -> None:
+        self.cuda, self.tensors, self.infer, self.max_batch = cuda, tensors, infer, max_batch
         self.num_io_tensors, self.device_memory_size = len(tensors), 5 << 20
         self.runs, self.contexts_left = True, 8
         self.log: Any = None
@@ -270,7 +275,7 @@ class FakeEngine:
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> List[Shape]:
         rest = self.tensors[name][1][1:]
-        return [(1, *rest), (2, *rest), (self.most, *rest)]
+        return [(1, *rest), (2, *rest), (self.max_batch, *rest)]
 
     def create_execution_context(self, config: Any = None) -> Optional[FakeContext]:
         self.config = config
@@ -279,7 +284,7 @@ class FakeEngine:
 
 
 def fake_tensorrt(engine: Optional[FakeEngine], version: str = "10.3.0", name: str = "tensorrt") -> types.ModuleType:
-    """The module; without an engine no plan can be loaded."""
+    """Returns a stand-in for the module tensorrt; without an engine no plan can be loaded."""
 
     class Runtime:
         def __init__(self, log: Any) -> None:
@@ -288,7 +293,7 @@ def fake_tensorrt(engine: Optional[FakeEngine], version: str = "10.3.0", name: s
         def deserialize_cuda_engine(self, plan: bytes) -> Optional[FakeEngine]:
             assert isinstance(plan, bytes)
             if engine is None:
-                self.log.log("error", "[rt.cpp] the plan needs TensorRT 10.7, this is 10.3")
+                self.log.log(LogLevel.ERROR, "[rt.cpp] the plan needs TensorRT 10.7, this is 10.3")
                 return None
             engine.log = self.log
             return engine
@@ -297,7 +302,7 @@ def fake_tensorrt(engine: Optional[FakeEngine], version: str = "10.3.0", name: s
     trt.__dict__.update(
         __version__=version,
         Runtime=Runtime,
-        ILogger=type("ILogger", (), {"ERROR": "error", "INTERNAL_ERROR": "internal", "WARNING": "warning"}),
+        ILogger=type("ILogger", (), {level.name: level for level in LogLevel}),
         IExecutionContext=FakeContext,
         TensorIOMode=types.SimpleNamespace(INPUT="in", OUTPUT="out"),
     )

@@ -1,4 +1,5 @@
-// The kernels' arithmetic compiled for the host: the same parameters as the kernels', and loops for their threads.
+// The kernels' arithmetic compiled for the host: functions with the kernels' parameters, and loops in place of their
+// threads.
 
 #include <condition_variable>
 #include <mutex>
@@ -8,21 +9,21 @@
 #include "letterbox.h"
 #include "nms.h"
 
-extern "C" void narrow(const uint8_t* picture, uint8_t* narrowed, const int32_t* table, int height, int width,
-                       int new_width, int taps) {
+extern "C" void resize_horizontal(const uint8_t* image, uint8_t* horizontal, const int32_t* table, int height,
+                                  int width, int new_width, int taps) {
   for (size_t y = 0; y < size_t(height); ++y)
     for (int i = 0; i < 3 * new_width; ++i)
-      narrowed[3 * y * new_width + i] = narrowed_byte(picture + 3 * y * width, table, new_width, taps, i);
+      horizontal[3 * y * new_width + i] = horizontal_byte(image + 3 * y * width, table, new_width, taps, i);
 }
 
-extern "C" void letterbox(const uint8_t* narrowed, uint8_t* input, const int32_t* table, int new_height, int new_width,
-                          int taps, int height, int width, uint32_t fill) {
+extern "C" void letterbox(const uint8_t* horizontal, uint8_t* input, const int32_t* table, int new_height,
+                          int new_width, int taps, int height, int width, uint32_t fill) {
   for (size_t y = 0; y < size_t(height); ++y)
     for (int i = 0; i < 3 * width; ++i)
-      input[3 * y * width + i] = letterbox_byte(narrowed, table, new_height, new_width, taps, fill, int(y), i);
+      input[3 * y * width + i] = letterbox_byte(horizontal, table, new_height, new_width, taps, fill, int(y), i);
 }
 
-// As __syncthreads: nobody goes on until all have come.
+// Like __syncthreads: no thread goes on before all have arrived.
 class Barrier {
  public:
   explicit Barrier(int threads) : threads_(threads) {}
@@ -32,15 +33,15 @@ class Barrier {
     if (++waiting_ == threads_) {
       waiting_ = 0;
       ++round_;
-      all_.notify_all();
+      all_arrived_.notify_all();
     } else {
-      all_.wait(lock, [&] { return round != round_; });
+      all_arrived_.wait(lock, [&] { return round != round_; });
     }
   }
 
  private:
   std::mutex mutex_;
-  std::condition_variable all_;
+  std::condition_variable all_arrived_;
   int threads_, waiting_ = 0, round_ = 0;
 };
 
@@ -48,26 +49,26 @@ struct Size {
   int32_t width, height;
 };
 
-extern "C" void nms_by(int threads, int pictures, const Box* boxes, const float* scores, const int32_t* classes,
-                       const Size* sizes, int32_t* kept, int count, int most, float threshold, float iou) {
-  for (size_t picture = 0; picture < size_t(pictures); ++picture) {
-    const size_t start = picture * count;
-    const Candidates given = {boxes + start, scores + start, classes + start, count, float(sizes[picture].width),
-                              float(sizes[picture].height), threshold};
+extern "C" void nms_by_threads(int threads, int images, const Box* boxes, const float* scores, const int32_t* classes,
+                               const Size* sizes, int32_t* kept, int count, int max_kept, float threshold, float iou) {
+  for (size_t image = 0; image < size_t(images); ++image) {
+    const size_t start = image * count;
+    const Candidates candidates = {boxes + start, scores + start, classes + start, count, float(sizes[image].width),
+                                   float(sizes[image].height), threshold};
     std::vector<int32_t> order(count);
-    std::vector<uint8_t> stays(count);
+    std::vector<uint8_t> remaining(count);
     Barrier barrier(threads);
     std::vector<std::thread> group;
     for (int thread = 0; thread < threads; ++thread)
       group.emplace_back([&, thread] {
-        suppress(given, iou, most, order.data(), stays.data(), kept + picture * most, thread, threads,
+        suppress(candidates, iou, max_kept, order.data(), remaining.data(), kept + image * max_kept, thread, threads,
                  [&] { barrier.wait(); });
       });
-    for (auto& one : group) one.join();
+    for (auto& member : group) member.join();
   }
 }
 
-extern "C" void nms(int pictures, const Box* boxes, const float* scores, const int32_t* classes, const Size* sizes,
-                    int32_t* kept, int count, int most, float threshold, float iou) {
-  nms_by(1, pictures, boxes, scores, classes, sizes, kept, count, most, threshold, iou);
+extern "C" void nms(int images, const Box* boxes, const float* scores, const int32_t* classes, const Size* sizes,
+                    int32_t* kept, int count, int max_kept, float threshold, float iou) {
+  nms_by_threads(1, images, boxes, scores, classes, sizes, kept, count, max_kept, threshold, iou);
 }

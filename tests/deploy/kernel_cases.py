@@ -1,4 +1,4 @@
-"""Pictures and candidates to try the CUDA kernels on, on the host and on a GPU, and what NumPy makes of them."""
+"""Images and candidates for the tests of the CUDA kernels, with Pillow's and NumPy's results."""
 
 import numpy as np
 from PIL import Image
@@ -10,7 +10,7 @@ FILL = (124, 1, 255)
 
 
 def sizes(seed, count):
-    """Pictures of 1 to 4096 pixels a side, of all shapes, and inputs of 1 to 640; not too large together."""
+    """Yields sizes of images, of 1 to 4096 pixels a side, and of inputs, of 1 to 640; not too large together."""
     random = np.random.default_rng(seed)
     while count:
         height, width = np.exp(random.uniform(0, np.log(4096), 2)).astype(int).tolist()
@@ -24,24 +24,24 @@ def sizes(seed, count):
 
 
 def letterbox_cases(seed, count):
-    """(picture, input's size, what Pillow makes of it): noise, and now and then the extremes, as rounding must not
+    """Yields (image, input's size, Pillow's letterbox): noise, and now and then the extremes, because rounding must not
     leave 0 to 255."""
     random = np.random.default_rng(seed)
-    for picture, size in sizes(seed, count):
-        image = random.integers(0, 256, (*picture, 3), np.uint8)
+    for image_size, size in sizes(seed, count):
+        image = random.integers(0, 256, (*image_size, 3), np.uint8)
         if random.random() < 0.2:
             image[:] = 255 * (image > 127)
         yield image, size, letterbox(image, size, FILL, Image.Resampling.BILINEAR)
 
 
 def reference(boxes, scores, classes, size, threshold, iou, most):
-    """What deploy/runtime/detector.py does with the candidates on the CPU."""
+    """Selects candidates as deploy/runtime/detector.py does on the CPU."""
     width, height = size
     return choose_boxes(boxes, scores, classes, (height, width), threshold, iou, most)
 
 
 def candidates(random, count):
-    """Around a few objects or anywhere, partly outside the picture, with ties in scores and corners as often as not."""
+    """Returns random candidates around a few objects or anywhere, partly outside the image, often with equal scores."""
     centres = random.uniform(0, 500, (8, 2))[random.integers(0, 8, count)] + random.normal(0, 8, (count, 2))
     if random.random() < 0.3:
         centres = random.uniform(-20, 540, (count, 2))

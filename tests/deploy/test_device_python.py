@@ -41,7 +41,7 @@ OPTIONAL = {
     "plot.py": {"matplotlib"},
     "pytest_latency.py": {"pytest"},
     "source.py": {"cv2"},  # of video
-    "progress.py": {"tqdm"},
+    "messages.py": {"tqdm"},
     "cli.py": {"argcomplete"},
     "gpu_facts.py": {"pynvml"},
 }

@@ -13,7 +13,7 @@ from effedge.deploy.latency_test import circumstances
 from effedge.deploy.timing.board import board
 from effedge.deploy.timing.machine import field, machine, versions
 from effedge.deploy.timing.percentiles import WINDOW, per_second, summarize, warm_up
-from effedge.deploy.timing.synthetic_inputs import made_up_picture
+from effedge.deploy.timing.synthetic_inputs import synthetic_image
 from effedge.deploy.timing.workload import make_workload
 from tests.deploy.boards import BOARDS, write_board
 
@@ -21,8 +21,8 @@ STEPS = ["decode", "prepare", "engine", "select"]
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    folder = tmp_path / "pictures"
+def images(tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
     for index in range(3):
         Image.new("RGB", (60 + index, 40), (255, 0, 0)).save(folder / f"{index}.jpg")
@@ -34,9 +34,9 @@ def run_main(monkeypatch, *words):
     latency.main()
 
 
-def test_the_json_holds_every_latency_and_figures_that_follow_from_them(monkeypatch, capsys, build, pictures, tmp_path):
+def test_the_json_holds_every_latency_and_figures_that_follow_from_them(monkeypatch, capsys, build, images, tmp_path):
     out = tmp_path / "latency.json"
-    run_main(monkeypatch, build(), pictures, "--iterations", 30, "--json", out)
+    run_main(monkeypatch, build(), images, "--iterations", 30, "--json", out)
     report = json.loads(out.read_text())
     samples = report["samples_ms"]
     assert list(samples) == [*STEPS, "end to end"] and {len(row) for row in samples.values()} == {30}
@@ -55,7 +55,8 @@ def test_the_json_holds_every_latency_and_figures_that_follow_from_them(monkeypa
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_who_does_letterbox_and_nms_is_told(monkeypatch, capsys, build, tmp_path, compiled):
-    monkeypatch.setattr("effedge.deploy.native.letterbox_nms.library.native", lambda: object() if compiled else None)
+    loader = "effedge.deploy.native.letterbox_nms.library.load_letterbox_nms"
+    monkeypatch.setattr(loader, lambda: object() if compiled else None)
     out = tmp_path / "latency.json"
     run_main(monkeypatch, build(), "--iterations", 2, "--no-throughput", "--json", out)
     assert json.loads(out.read_text())["letterbox_and_nms"] == ("C++" if compiled else "Pillow and NumPy")
@@ -67,12 +68,12 @@ def test_who_does_letterbox_and_nms_is_told(monkeypatch, capsys, build, tmp_path
 def test_why_a_front_is_not_computed_is_told(monkeypatch, capsys, build, tmp_path):
     out, engine = tmp_path / "latency.json", build()
     run_main(monkeypatch, engine, "--iterations", 2, "--no-throughput", "--json", out)
-    assert json.loads(out.read_text())["front"] is None and "first blocks" not in capsys.readouterr().out
+    assert json.loads(out.read_text())["cpu_blocks"] is None and "first blocks" not in capsys.readouterr().out
     manifest = json.loads((engine / "manifest.json").read_text())
-    manifest["backend"]["front"] = {"format": 1, "file": "front.npz", "cpu": {"model": "another"}}
+    manifest["backend"]["cpu_blocks"] = {"format": 1, "file": "cpu_blocks.npz", "cpu": {"model": "another"}}
     (engine / "manifest.json").write_text(json.dumps(manifest))
     run_main(monkeypatch, engine, "--iterations", 2, "--no-throughput", "--json", out)
-    assert json.loads(out.read_text())["front"] == "the engine was built on another CPU"
+    assert json.loads(out.read_text())["cpu_blocks"] == "the engine was built on another CPU"
     told = "the first blocks are not computed in C++, as the engine was built on another CPU: that is slower"
     assert told in capsys.readouterr().out
     assert f"note: {told}" in circumstances(str(engine), {"versions": {}})
@@ -94,19 +95,19 @@ def test_a_batch_is_timed_as_a_whole(build):
         make_workload(build(batch=(1, 2, 4), name="too-many"), [], 5)
 
 
-def test_an_engine_of_arrays_has_the_engine_step_alone(monkeypatch, capsys, adder, pictures):
+def test_an_engine_of_arrays_has_the_engine_step_alone(monkeypatch, capsys, adder, images):
     run_main(monkeypatch, adder, "--iterations", 5)
     printed = capsys.readouterr().out
     assert "engine " in printed and "end to end" not in printed and "throughput" not in printed
-    with pytest.raises(UserError, match="takes arrays, not pictures"):
-        run_main(monkeypatch, adder, pictures)
+    with pytest.raises(UserError, match="takes arrays, not images"):
+        run_main(monkeypatch, adder, images)
 
 
-def test_the_made_up_picture_is_always_the_same_and_no_flat_one():
-    assert np.array_equal(made_up_picture(), made_up_picture()) and made_up_picture().std() > 30
+def test_the_synthetic_image_is_always_the_same_and_no_flat_one():
+    assert np.array_equal(synthetic_image(), synthetic_image()) and synthetic_image().std() > 30
 
 
-def test_the_histogram_is_a_picture(monkeypatch, build, tmp_path):
+def test_the_histogram_is_an_image(monkeypatch, build, tmp_path):
     pytest.importorskip("matplotlib")
     run_main(monkeypatch, build("classification"), "--iterations", 5, "--plot", tmp_path / "latency.png")
     with Image.open(tmp_path / "latency.png") as image:
@@ -120,7 +121,7 @@ def test_the_histogram_is_a_picture(monkeypatch, build, tmp_path):
     ("words", "expected"),
     [
         (["nowhere"], "'nowhere' does not exist"),
-        (["{engine}", "nowhere.jpg"], "no such picture or folder: 'nowhere.jpg'"),
+        (["{engine}", "nowhere.jpg"], "no such image or folder: 'nowhere.jpg'"),
         (["{engine}", "{empty}"], "empty"),
         (["{engine}", "--json", "{empty}"], "cannot write"),
         (["{engine}", "--json", "{empty}/none/a.json"], "in a folder that exists"),

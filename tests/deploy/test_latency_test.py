@@ -17,7 +17,7 @@ from effedge.deploy.timing import interleaved, regression
 from effedge.deploy.timing.board import board
 from effedge.deploy.timing.interleaved import measure
 from effedge.deploy.timing.reference import Reference, fitted_reference
-from effedge.deploy.timing.regression import Comparison
+from effedge.deploy.timing.regression import Verdict
 from tests.deploy.boards import BOARDS, write_board
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,8 +26,8 @@ RUNS = 20
 
 @pytest.fixture(autouse=True)
 def few_runs(monkeypatch):
-    """And all of them count: the machine that runs the tests may be busy, and tests/deploy/timing/test_regression.py has what
-    is then done. The engines below are made many times as fast or slow, so that no noise hides it."""
+    """And all of them count: the machine that runs the tests may be busy, and tests/deploy/timing/test_regression.py
+    has what is then done. The engines below are made many times as fast or slow, so that no noise hides it."""
     monkeypatch.setattr(interleaved, "RUNS", RUNS)
     monkeypatch.setattr(regression, "WIDEST", 1e9)
 
@@ -60,7 +60,7 @@ def run_main(monkeypatch, *words):
     latency_test.main()
 
 
-def test_a_measurement_takes_turns_with_the_reference(build):
+def test_a_measurement_is_interleaved_with_the_reference(build):
     measured = measure(str(build()), {"threads": 2, "rounds": 5})
     assert measured["reference"] == {"threads": 2, "rounds": 5}
     for name in ("yardstick_ms", "ms"):
@@ -88,10 +88,10 @@ def test_against_its_own_baseline_it_is_not_slower_and_against_a_much_quicker_on
     assert not any(found.slower for found in check(str(folder), read_baseline(path), 0.05).values())
     scaled(path, 1 / 100)
     found = check(str(folder), read_baseline(path), 0.05)
-    assert exit_status(found) == 1 and all(comparison.ratio > 1.5 for comparison in found.values())
+    assert exit_status(found) == 1 and all(verdict.ratio > 1.5 for verdict in found.values())
 
 
-def made_up(factor, noise=0.0):
+def simulated(factor, noise=0.0):
     """A measurement of an engine `factor` times as slow as the yardstick, in six loads of 20 runs."""
     random = np.random.default_rng(0)
     engine = 3.0 * factor * (1 + noise * np.repeat(random.normal(size=6), 20))
@@ -106,11 +106,11 @@ def made_up(factor, noise=0.0):
 @pytest.mark.parametrize(
     ("answers", "status"),
     [
-        ([made_up(1.0)], 0),
-        ([made_up(1.2), *[made_up(0.9)] * 3], 0),  # all that was measured counts
-        ([made_up(1.2), made_up(1.2)], 1),
-        ([*[made_up(1.055, 0.05)] * 3, made_up(1.12)], 0),  # only the last looks slower
-        ([made_up(1.05, 0.05)] * 4, 0),  # undecided to the end
+        ([simulated(1.0)], 0),
+        ([simulated(1.2), *[simulated(0.9)] * 3], 0),  # all that was measured counts
+        ([simulated(1.2), simulated(1.2)], 1),
+        ([*[simulated(1.055, 0.05)] * 3, simulated(1.12)], 0),  # only the last looks slower
+        ([simulated(1.05, 0.05)] * 4, 0),  # undecided to the end
     ],
 )
 def test_it_measures_again_until_it_is_sure(monkeypatch, kept, answers, status):
@@ -193,7 +193,7 @@ def test_another_power_mode_than_the_baselines_is_noted_before_the_verdict(monke
     path.with_suffix(".engine").mkdir()
     monkeypatch.setattr(latency_test, "read_manifest", lambda folder: {"files": {}})
     monkeypatch.setattr(latency_test, "board", lambda: now)
-    monkeypatch.setattr(latency_test, "check", lambda *_: {"engine": Comparison(1, 1, 1, 12, False)})
+    monkeypatch.setattr(latency_test, "check", lambda *_: {"engine": Verdict(1, 1, 1, 12, False)})
     run_main(monkeypatch, engine, "--baseline", path)
     assert capsys.readouterr().out.splitlines() == [
         "note: power mode was MAXN (0) when the baseline was recorded, now it is MODE_15W (2)",
@@ -206,7 +206,7 @@ def test_another_power_mode_than_the_baselines_is_noted_before_the_verdict(monke
 
 
 def test_slower_counts_before_cannot_tell():
-    slow, unknown, ok = (Comparison(1, 1, 1, 12, slower) for slower in (True, None, False))
+    slow, unknown, ok = (Verdict(1, 1, 1, 12, slower) for slower in (True, None, False))
     assert exit_status({"a": ok, "b": unknown, "c": slow}) == 1
     assert exit_status({"a": ok, "b": unknown}) == 3
     assert exit_status({"a": ok}) == 0
@@ -217,7 +217,7 @@ def test_slower_counts_before_cannot_tell():
     [
         (lambda it: it["machine"].update(cpu="Other chip"), "recorded on cpu Other chip, this is .*: record one"),
         (lambda it: it["machine"].update(cores=999), "recorded on cores 999"),
-        (lambda it: it.update(format=9), "of format 9, this effedge reads 4"),
+        (lambda it: it.update(format=9), "of format 9, this effedge reads 5"),
         (lambda it: it.update(ms={}), "is no latency baseline"),
         (lambda it: it["ms"].update(engine=[1.0]), "is no latency baseline"),
         (lambda it: it.pop("reference"), "is no latency baseline"),

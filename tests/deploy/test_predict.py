@@ -31,20 +31,20 @@ def check_error(done, *words):
 
 
 def scene(**boxes):
-    picture = np.zeros((128, 256, 3), np.uint8)
+    image = np.zeros((128, 256, 3), np.uint8)
     for colour, (x0, y0, x1, y1) in boxes.items():
-        picture[y0:y1, x0:x1, {"red": 0, "green": 1, "blue": 2}[colour]] = 255
-    return picture
+        image[y0:y1, x0:x1, {"red": 0, "green": 1, "blue": 2}[colour]] = 255
+    return image
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    folder = tmp_path / "pictures"
+def images(tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
     Image.fromarray(scene(red=(40, 20, 120, 100), blue=(160, 60, 256, 128))).save(folder / "b.png")
     Image.fromarray(scene(green=(0, 0, 80, 80))).save(folder / "a.png")
     Image.fromarray(scene()).save(folder / "c.jpg")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     return folder
 
 
@@ -52,58 +52,58 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_folder_is_drawn_and_written(build, pictures, tmp_path):
+def test_a_folder_is_drawn_and_written(build, images, tmp_path):
     out, found = tmp_path / "new" / "out", tmp_path / "found.json"
-    done = predict(build(), pictures, "--out", out, "--json", found)
+    done = predict(build(), images, "--out", out, "--json", found)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[:3] == [
-        f"{pictures}/a.png: 1 x green",
-        f"{pictures}/b.png: 1 x red, 1 x blue",
-        f"{pictures}/c.jpg: nothing",
+        f"{images}/a.png: 1 x green",
+        f"{images}/b.png: 1 x red, 1 x blue",
+        f"{images}/c.jpg: nothing",
     ]
     assert lines[3].startswith("3 images, median ")
     assert names(out) == ["a.png", "b.png", "c.jpg"]
     records = json.loads(found.read_text())
     assert records == [
         {
-            "image": f"{pictures}/a.png",
+            "image": f"{images}/a.png",
             "detections": [{"box": [0.0, 0.0, 80.0, 80.0], "score": 0.8, "class_id": 1, "label": "green"}],
         },
         {
-            "image": f"{pictures}/b.png",
+            "image": f"{images}/b.png",
             "detections": [
                 {"box": [40.0, 20.0, 120.0, 100.0], "score": 0.9, "class_id": 0, "label": "red"},
                 {"box": [160.0, 60.0, 256.0, 128.0], "score": 0.7, "class_id": 2, "label": "blue"},
             ],
         },
-        {"image": f"{pictures}/c.jpg", "detections": []},
+        {"image": f"{images}/c.jpg", "detections": []},
     ]
     with Image.open(out / "b.png") as drawn:
         assert drawn.size == (256, 128)
-        assert (np.array(drawn) != np.array(Image.open(pictures / "b.png"))).any()
+        assert (np.array(drawn) != np.array(Image.open(images / "b.png"))).any()
 
 
-def test_one_picture_a_threshold_and_quiet(build, pictures, tmp_path):
+def test_one_image_a_threshold_and_quiet(build, images, tmp_path):
     engine = build()
-    done = predict(engine, pictures / "b.png", "--threshold", "0.75")
+    done = predict(engine, images / "b.png", "--threshold", "0.75")
     assert done.returncode == 0
-    assert done.stdout.splitlines()[0] == f"{pictures}/b.png: 1 x red"
-    done = predict(engine, pictures / "b.png", "-q")
+    assert done.stdout.splitlines()[0] == f"{images}/b.png: 1 x red"
+    done = predict(engine, images / "b.png", "-q")
     assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["1 image"]
 
 
-def test_batches_give_the_same_records(build, pictures, tmp_path):
+def test_batches_give_the_same_records(build, images, tmp_path):
     for name, batch in (("one", (1, 1, 1)), ("two", (2, 2, 2)), ("range", (1, 4, 8))):
-        assert predict(build(batch=batch, name=name), pictures, "--json", tmp_path / f"{name}.json").returncode == 0
+        assert predict(build(batch=batch, name=name), images, "--json", tmp_path / f"{name}.json").returncode == 0
     one, two, many = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two", "range"))
     assert one == two == many
 
 
-def test_a_classifiers_five_best(build, pictures, tmp_path):
-    done = predict(build("classification"), pictures, "--json", tmp_path / "found.json")
+def test_a_classifiers_five_best(build, images, tmp_path):
+    done = predict(build("classification"), images, "--json", tmp_path / "found.json")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[0] == f"{pictures}/a.png: b (1.00)"
+    assert done.stdout.splitlines()[0] == f"{images}/a.png: b (1.00)"
     records = json.loads((tmp_path / "found.json").read_text())
     assert [set(record) for record in records] == [{"image", "classes"}] * 3
     classes = records[2]["classes"]  # black: logits 0, 0, 0, 0.25, 0.5, 0.75, 1
@@ -113,18 +113,18 @@ def test_a_classifiers_five_best(build, pictures, tmp_path):
     assert classes[0]["score"] == pytest.approx(np.e / total, abs=1e-6)
 
 
-def test_a_gif_is_drawn_as_png_under_its_whole_name(build, pictures, tmp_path):
-    Image.fromarray(scene()).save(pictures / "d.gif")
-    assert predict(build(), pictures, "--out", tmp_path / "out").returncode == 0
+def test_a_gif_is_drawn_as_png_under_its_whole_name(build, images, tmp_path):
+    Image.fromarray(scene()).save(images / "d.gif")
+    assert predict(build(), images, "--out", tmp_path / "out").returncode == 0
     assert names(tmp_path / "out") == ["a.png", "b.png", "c.jpg", "d.gif.png"]
 
 
-def test_drawings_join_what_is_in_the_folder_and_replace_earlier_ones(build, pictures, tmp_path):
+def test_drawings_join_what_is_in_the_folder_and_replace_earlier_ones(build, images, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("keep")
     (out / "a.png").write_text("old")
-    assert predict(build(), pictures, "--out", out).returncode == 0
+    assert predict(build(), images, "--out", out).returncode == 0
     assert names(out) == ["a.png", "b.png", "c.jpg", "mine.txt"]
     assert Image.open(out / "a.png").size == (256, 128)
 
@@ -138,85 +138,85 @@ def test_file_names_that_are_no_utf8(build, tmp_path):
     assert json.loads((tmp_path / "found.json").read_text())[0]["image"] == str(tmp_path / name)
 
 
-@pytest.mark.parametrize("broken", [b"", b"not a picture"])
-def test_a_picture_that_cannot_be_read_ends_the_run_and_nothing_is_written(build, pictures, tmp_path, broken):
-    (pictures / "bb.jpg").write_bytes(broken)
+@pytest.mark.parametrize("broken", [b"", b"not an image"])
+def test_an_image_that_cannot_be_read_ends_the_run_and_nothing_is_written(build, images, tmp_path, broken):
+    (images / "bb.jpg").write_bytes(broken)
     out, found = tmp_path / "out", tmp_path / "found.json"
     found.write_text("earlier")
     before = names(tmp_path)
     engine = build()
-    check_error(predict(engine, pictures, "--out", out, "--json", found), "bb.jpg")
+    check_error(predict(engine, images, "--out", out, "--json", found), "bb.jpg")
     assert names(tmp_path) == sorted([*before, "engine"])  # no out, nothing temporary
     assert found.read_text() == "earlier"
     out.mkdir()
-    check_error(predict(engine, pictures, "--out", out), "bb.jpg")
+    check_error(predict(engine, images, "--out", out), "bb.jpg")
     assert names(out) == []
 
 
 def test_mistakes_about_the_source(build, tmp_path):
     engine = build()
-    check_error(predict(engine, tmp_path / "gone"), "no such picture or folder", "gone")
+    check_error(predict(engine, tmp_path / "gone"), "no such image or folder", "gone")
     (tmp_path / "empty").mkdir()
-    check_error(predict(engine, tmp_path / "empty"), "no pictures in", "empty")
-    (tmp_path / "notes.txt").write_text("no picture")
-    check_error(predict(engine, tmp_path / "notes.txt"), "notes.txt", "no picture")
+    check_error(predict(engine, tmp_path / "empty"), "no images in", "empty")
+    (tmp_path / "notes.txt").write_text("no image")
+    check_error(predict(engine, tmp_path / "notes.txt"), "notes.txt", "no image")
 
 
 @pytest.mark.parametrize("threshold", ["1.5", "-0.1", "nan", "half", "inf"])
-def test_a_threshold_outside_0_to_1(build, pictures, threshold):
-    check_error(predict(build(), pictures, f"--threshold={threshold}"), "--threshold", threshold, "from 0 to 1")
+def test_a_threshold_outside_0_to_1(build, images, threshold):
+    check_error(predict(build(), images, f"--threshold={threshold}"), "--threshold", threshold, "from 0 to 1")
 
 
 @pytest.mark.parametrize("threshold", ["0", "1"])
-def test_the_ends_of_the_thresholds_range(build, pictures, threshold):
-    assert predict(build(), pictures, "--threshold", threshold).returncode == 0
+def test_the_ends_of_the_thresholds_range(build, images, threshold):
+    assert predict(build(), images, "--threshold", threshold).returncode == 0
 
 
-def test_mistakes_about_the_engine(build, pictures, tmp_path, edit):
-    check_error(predict(tmp_path / "gone", pictures), "gone", "does not exist")
-    check_error(predict(pictures, pictures), "has no manifest.json")
+def test_mistakes_about_the_engine(build, images, tmp_path, edit):
+    check_error(predict(tmp_path / "gone", images), "gone", "does not exist")
+    check_error(predict(images, images), "has no manifest.json")
     folder = build()
     (folder / "engine.bin").write_bytes((folder / "engine.bin").read_bytes() + b"x")
-    check_error(predict(folder, pictures), "engine.bin", "is not the file that was built")
+    check_error(predict(folder, images), "engine.bin", "is not the file that was built")
     folder = build(name="future")
     edit(folder, lambda manifest: manifest.update(format=2))
-    check_error(predict(folder, pictures), "format 2")
+    check_error(predict(folder, images), "format 2")
 
 
-def test_options_that_a_classifier_does_not_have(build, pictures, tmp_path):
+def test_options_that_a_classifier_does_not_have(build, images, tmp_path):
     engine = build("classification")
-    check_error(predict(engine, pictures, "--out", tmp_path / "out"), "--out is for detectors")
-    check_error(predict(engine, pictures, "--threshold", "0.5"), "--threshold is for detectors")
+    check_error(predict(engine, images, "--out", tmp_path / "out"), "--out is for detectors")
+    check_error(predict(engine, images, "--threshold", "0.5"), "--threshold is for detectors")
     assert not (tmp_path / "out").exists()
 
 
-def test_outputs_that_cannot_be_written(build, pictures, tmp_path):
+def test_outputs_that_cannot_be_written(build, images, tmp_path):
     engine = build()
     (tmp_path / "file").write_text("")
-    check_error(predict(engine, pictures, "--out", tmp_path / "file"), "cannot write", "file")
-    check_error(predict(engine, pictures, "--out", tmp_path / "file" / "out"), "cannot write", "file/out")
-    check_error(predict(engine, pictures, "--json", tmp_path / "file" / "a.json"), "cannot write", "a.json")
-    check_error(predict(engine, pictures, "--json", tmp_path), "is a folder")
+    check_error(predict(engine, images, "--out", tmp_path / "file"), "cannot write", "file")
+    check_error(predict(engine, images, "--out", tmp_path / "file" / "out"), "cannot write", "file/out")
+    check_error(predict(engine, images, "--json", tmp_path / "file" / "a.json"), "cannot write", "a.json")
+    check_error(predict(engine, images, "--json", tmp_path), "is a folder")
     (tmp_path / "out" / "a.png").mkdir(parents=True)
-    check_error(predict(engine, pictures, "--out", tmp_path / "out"), "a.png", "is a folder")
+    check_error(predict(engine, images, "--out", tmp_path / "out"), "a.png", "is a folder")
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_folder(build, pictures, tmp_path):
+def test_a_read_only_folder(build, images, tmp_path):
     (tmp_path / "out").mkdir(mode=0o500)
-    check_error(predict(build(), pictures, "--out", tmp_path / "out"), "cannot write", "Permission denied")
+    check_error(predict(build(), images, "--out", tmp_path / "out"), "cannot write", "Permission denied")
 
 
-def test_outputs_that_would_replace_pictures_or_each_other(build, pictures, tmp_path):
+def test_outputs_that_would_replace_images_or_each_other(build, images, tmp_path):
     engine = build()
-    before = {path.name: path.read_bytes() for path in pictures.iterdir()}
-    check_error(predict(engine, pictures, "--out", pictures), "would replace the picture")
-    check_error(predict(engine, "a.png", "--out", ".", cwd=pictures), "would replace the picture")
-    check_error(predict(engine, pictures, "--json", pictures / "a.png"), "would replace a picture")
-    assert {path.name: path.read_bytes() for path in pictures.iterdir()} == before
-    Image.fromarray(scene()).save(pictures / "d.gif")
-    Image.fromarray(scene()).save(pictures / "d.gif.png")
-    check_error(predict(engine, pictures, "--out", tmp_path / "out"), "d.gif.png", "rename one of them")
+    before = {path.name: path.read_bytes() for path in images.iterdir()}
+    check_error(predict(engine, images, "--out", images), "would replace the image")
+    check_error(predict(engine, "a.png", "--out", ".", cwd=images), "would replace the image")
+    check_error(predict(engine, images, "--json", images / "a.png"), "would replace an image")
+    assert {path.name: path.read_bytes() for path in images.iterdir()} == before
+    Image.fromarray(scene()).save(images / "d.gif")
+    Image.fromarray(scene()).save(images / "d.gif.png")
+    check_error(predict(engine, images, "--out", tmp_path / "out"), "d.gif.png", "rename one of them")
 
 
 def test_wrong_usage(build):
@@ -224,7 +224,7 @@ def test_wrong_usage(build):
     check_error(predict("a", "b", "--thresh", "0.5"), "--thresh")
 
 
-def test_ctrl_c_leaves_nothing(build, pictures, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_leaves_nothing(build, images, tmp_path, monkeypatch, capsys):
     import effedge.deploy.image.draw
     from effedge.deploy import predict as script
     from effedge.deploy.common.cli import run
@@ -233,12 +233,12 @@ def test_ctrl_c_leaves_nothing(build, pictures, tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(effedge.deploy.image.draw, "draw_detections", interrupt)
-    arguments = [build(), pictures, "--out", tmp_path / "out", "--json", tmp_path / "found.json"]
+    arguments = [build(), images, "--out", tmp_path / "out", "--json", tmp_path / "found.json"]
     monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
         run(script.main)
     assert stopped.value.code == 2
-    assert names(tmp_path) == ["engine", "pictures"]
+    assert names(tmp_path) == ["engine", "images"]
 
 
 def test_help_is_quick_and_needs_neither_numpy_nor_pillow():

@@ -1,4 +1,4 @@
-"""Videos and cameras for the tests: a square that moves, written by OpenCV itself, served, or made up."""
+"""Videos and cameras for the tests: a square that moves, written by OpenCV itself, served, or simulated."""
 
 import contextlib
 import http.server
@@ -11,7 +11,7 @@ SIZE = (160, 120)  # width, height
 
 
 def square(index, colour=0):
-    """Frame `index`: a red square (RGB channel `colour`) 40 pixels wide whose left edge is at 2 * index; RGB."""
+    """Returns frame `index`, RGB: a square of RGB channel `colour`, 40 pixels wide, whose left edge is at 2 * index."""
     pixels = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
     pixels[40:80, 2 * index : 2 * index + 40, colour] = 255
     return pixels
@@ -29,7 +29,7 @@ def write_video(path, frames=30, fps=25, codec="mp4v"):
 
 
 def read_video(path):
-    """(RGB frames, frames a second) as a player would see them."""
+    """Reads (RGB frames, frames a second), as a player does."""
     import cv2
 
     capture = cv2.VideoCapture(str(path))
@@ -44,7 +44,7 @@ def read_video(path):
 
 
 class FakeCamera:
-    """Gives frame after frame `every` seconds, whose red is the frame's number; after `last` frames it is unplugged."""
+    """A camera with a frame every `every` seconds, whose red is its number; after `last` frames it is unplugged."""
 
     def __init__(self, every=0.005, last=10**9):
         self.every, self.last, self.given, self.released = every, last, 0, False
@@ -104,7 +104,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Server:
-    """On the loopback, while the block lasts; `url` is its address."""
+    """An HTTP server on the loopback within the block; `url` is its address."""
 
     def __init__(self, clip=b"", frames=40, connections=99):
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -1,4 +1,4 @@
-"""Prepared ONNX files, made once for all tests of engines/."""
+"""Makes prepared ONNX files, once for all tests of engines/."""
 
 from pathlib import Path
 from typing import Callable
@@ -10,11 +10,11 @@ from tests.engines import graphs
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """prepared("f32") and so on: the path of that graph."""
+    """Returns a function from a name, such as "f32", to the path of that graph."""
     folder = tmp_path_factory.mktemp("onnx")
     return {
         "f32": graphs.network(folder / "f32.onnx"),
-        "f16": graphs.network(folder / "f16.onnx", half=True),
+        "f16": graphs.network(folder / "f16.onnx", fp16=True),
         "int8": graphs.network(folder / "int8.onnx", quantized=True),
         "zero-points": graphs.network(folder / "zero-points.onnx", quantized=True, zero_point=-20),
         "int8-dynamic": graphs.network(folder / "dynamic.onnx", quantized=True, batch=(1, 2, 4)),

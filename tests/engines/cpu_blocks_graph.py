@@ -1,16 +1,16 @@
-"""The blocks of a description of tests/deploy/cpu_blocks_cases.py as an ONNX, with a head on each output."""
+"""Makes an ONNX of the blocks that tests/deploy/cpu_blocks_cases.py describes, with a head on each output."""
 
 import math
 
 import numpy as np
 from onnx import TensorProto
 
-from effedge.deploy.native.cpu_blocks.blocks import EXPANSION, FIELDS, STEM
+from effedge.deploy.native.cpu_blocks.description import EXPANSION, FIELDS, STEM
 from tests.engines.graphs import Graph, spec
 
 
 class Layers(Graph):
-    """A graph with what EfficientNets are made of; `quantized`: the inputs and weights of convolutions on maps."""
+    """A graph with EfficientNet's layers; with `quantized`, the inputs and weights of convolutions on maps are INT8."""
 
     def __init__(self, quantized, biases):
         super().__init__()
@@ -35,7 +35,7 @@ class Layers(Graph):
 
 
 def network(path, description, *, quantized=False, batch=1, tail=None, gates="factor", biases=True, sizes=True):
-    """The blocks of a description as an ONNX, with a 1x1 convolution on each output, "map0" and so on."""
+    """Saves the described blocks as an ONNX, with a 1x1 convolution on each output, "map0" and so on."""
     graph, flat = Layers(quantized, biases), description.weights
 
     def take(*shape):
@@ -87,16 +87,16 @@ def network(path, description, *, quantized=False, batch=1, tail=None, gates="fa
         (name, TensorProto.FLOAT, [count, 8, row["out_height"], row["out_width"]] if sizes else [None] * 4)
         for name, row in outputs
     ]
-    inputs = [("image", TensorProto.UINT8, [count, *description.picture])]
+    inputs = [("image", TensorProto.UINT8, [count, *description.image_shape])]
     batches = [1, 2, 4] if batch is None else [batch] * 3
     metadata = {
-        "effedge": {**spec(batches), "input": {**spec(batches)["input"], "size": list(description.picture[:2])}}
+        "effedge": {**spec(batches), "input": {**spec(batches)["input"], "size": list(description.image_shape[:2])}}
     }
     return graph.save(path, inputs, found, metadata)
 
 
 def sides(height, width, kernel, stride, top, left):
-    """ONNX's pads, with what lies behind: to the size that TensorFlow's padding gives."""
+    """Returns ONNX's pads; those at the bottom and right lead to the output size of TensorFlow's padding."""
     behind = [
         max(0, (-(-size // stride) - 1) * stride + kernel - size) - before
         for size, before in ((height, top), (width, left))
@@ -105,5 +105,5 @@ def sides(height, width, kernel, stride, top, left):
 
 
 def head(index, channels):
-    """The weights of the 1x1 convolution on the output of a block."""
+    """Makes the weights of the 1x1 convolution on the output of a block."""
     return np.random.default_rng(index).normal(size=(1, 1, channels, 8))

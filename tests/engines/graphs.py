@@ -1,4 +1,4 @@
-"""Small prepared ONNX graphs: uint8 NHWC in, Cast, Transpose, convolutions with SiLU (every second one depthwise)."""
+"""Makes small ONNX graphs: uint8 NHWC in, Cast, Transpose, convolutions with SiLU, every second one depthwise."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ class Graph:
         return name
 
     def add(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
-        """Names of nodes and of their outputs differ, as in real exports."""
+        """Adds a node and returns its output, whose name differs from the node's, as in real exports."""
         self.nodes.append(helper.make_node(op, list(inputs), [f"{name}_out"], name=name, **attributes))
         return f"{name}_out"
 
@@ -50,7 +50,7 @@ class Graph:
         )
 
     def quantized_weight(self, shape: Sequence[int], rng: np.random.Generator, name: str) -> str:
-        """INT8 weights behind DequantizeLinear, a scale per output channel."""
+        """Adds INT8 weights behind DequantizeLinear, with a scale per output channel."""
         integers = rng.integers(-127, 128, shape).astype(np.int8)
         values = {"int8": integers, "scale": np.full(shape[0], 0.01, np.float32), "zero": np.zeros(shape[0], np.int8)}
         names = [self.constant(f"{name}_{part}", value) for part, value in values.items()]
@@ -79,7 +79,7 @@ def network(
     path: Path,
     *,
     quantized: bool = False,
-    half: bool = False,
+    fp16: bool = False,
     int32_bias: bool = False,
     zero_bias: bool = False,
     data_only: bool = False,
@@ -89,11 +89,11 @@ def network(
     metadata: Optional[Dict[str, Any]] = None,
     seed: int = 0,
 ) -> Path:
-    """Save the graph. `quantized`: every convolution but the first; `data_only`: its weights are left float."""
+    """Saves the graph. `quantized`: all convolutions but the first; `data_only`: their weights stay float."""
     rng = np.random.default_rng(seed)
-    kind = np.float16 if half else np.float32
+    kind = np.float16 if fp16 else np.float32
     graph = Graph()
-    cast = graph.add("Cast", ["image"], "cast", to=TensorProto.FLOAT16 if half else TensorProto.FLOAT)
+    cast = graph.add("Cast", ["image"], "cast", to=TensorProto.FLOAT16 if fp16 else TensorProto.FLOAT)
     value = graph.add("Transpose", [cast], "transpose", perm=[0, 3, 1, 2])
     channels = 3
     for index in range(LAYERS):
@@ -126,7 +126,7 @@ def network(
         value = graph.add("Mul", [conv, graph.add("Sigmoid", [conv], f"sigmoid{index}")], f"silu{index}")
         channels = CHANNELS
     value = graph.add("Flatten", [graph.add("GlobalAveragePool", [value], "pool")], "flatten")
-    if half:
+    if fp16:
         value = graph.add("Cast", [value], "uncast", to=TensorProto.FLOAT)
     graph.nodes[-1].output[0] = "logits"
     count = "N" if batch[0] != batch[2] else batch[1]
@@ -140,7 +140,7 @@ def network(
 
 
 def non_maximum_suppression(path: Path) -> Path:
-    """A graph that TensorRT-RTX parses and has no implementation of."""
+    """Saves a graph that TensorRT-RTX parses, but has no implementation of."""
     graph = Graph()
     limits = [graph.constant("k", np.int64([10])), graph.constant("iou", np.float32([0.5]))]
     graph.add("NonMaxSuppression", ["boxes", "scores", *limits, graph.constant("least", np.float32([0.1]))], "nms")
@@ -149,7 +149,7 @@ def non_maximum_suppression(path: Path) -> Path:
 
 
 def unknown_operator(path: Path) -> Path:
-    """A graph with an operator that TensorRT's parser does not know."""
+    """Saves a graph with an operator that TensorRT's parser does not know."""
     graph = Graph()
     graph.add("Det", ["x"], "determinant")
     return graph.save(
@@ -158,7 +158,7 @@ def unknown_operator(path: Path) -> Path:
 
 
 def detection_tail(path: Path, anchors: int = 5000, classes: int = 7, keep: int = 100) -> Path:
-    """Candidate selection: ReduceMax, TopK over anchors, GatherElements, TopK over what is left."""
+    """Saves a candidate selection: ReduceMax, TopK over anchors, GatherElements, TopK over the gathered scores."""
     graph = Graph()
     best = graph.add("ReduceMax", ["logits", graph.constant("last", np.int64([2]))], "best", keepdims=0)
     graph.nodes.append(
@@ -179,7 +179,7 @@ def detection_tail(path: Path, anchors: int = 5000, classes: int = 7, keep: int 
 
 
 def quantized_concat(path: Path, *, zero: int = 0) -> Path:
-    """A Focus stem: four strided slices, Concat, Q/DQ, and an INT8 convolution; data of both signs."""
+    """Saves a Focus stem: four strided slices, Concat, Q/DQ, and an INT8 convolution; data of both signs."""
     graph, rng = Graph(), np.random.default_rng(0)
     axes, steps, ends = (
         graph.constant(n, np.int64(v)) for n, v in (("axes", [2, 3]), ("by", [2, 2]), ("to", [64, 64]))

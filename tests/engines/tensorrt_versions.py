@@ -1,4 +1,4 @@
-"""What TensorRT's Python API has in each version, and stand-ins that have exactly that.
+"""Lists the members of TensorRT's Python API by version, and makes stand-ins that have exactly these.
 
 Source: python/src/infer/pyCore.cpp and python/src/parsers/pyOnnx.cpp of github.com/NVIDIA/TensorRT, branches
 release/8.2 to release/11.1: the names that are bound.
@@ -13,7 +13,7 @@ Members = Dict[str, FrozenSet[str]]
 
 
 def both(common: str, more: Dict[str, str]) -> Members:
-    """Version -> the names that all have and those that it has besides."""
+    """Joins, by version, the names that all versions have and the version's additional ones."""
     return {version: frozenset(common.split()) | frozenset(more[version].split()) for version in VERSIONS}
 
 
@@ -151,7 +151,7 @@ PARSER_ERROR = both(
 
 
 class Config:
-    """An IBuilderConfig: only the version's members can be read or set; calls are written down."""
+    """An IBuilderConfig: only the version's members can be read or set; calls are recorded."""
 
     def __init__(self, version: str) -> None:
         object.__setattr__(self, "members", CONFIG[version])
@@ -178,7 +178,7 @@ def enumeration(name: str, members: FrozenSet[str]) -> Any:
 
 
 def tensorrt(version: str) -> Any:
-    """A module with the version's enumerations."""
+    """Makes a module with the version's enumerations."""
     kinds: List[Tuple[str, Members]] = [
         ("NetworkDefinitionCreationFlag", NETWORK_FLAGS),
         ("BuilderFlag", BUILDER_FLAGS),

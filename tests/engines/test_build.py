@@ -1,4 +1,4 @@
-"""The stage: what is asked against what is in the file and what was built, the manifest, and when it is made anew."""
+"""Tests the build: the requested precision against the file's and the engine's, the manifest, and the stage."""
 
 from dataclasses import replace
 
@@ -9,8 +9,9 @@ from effedge.deploy.common.files import sha256
 from effedge.deploy.runtime.manifest import read_manifest
 from effedge.engines import build
 from effedge.engines.build import check_built, check_prepared, make_engine
-from effedge.engines.build_options import Choices
-from effedge.engines.manifest import Built, Layer, write_manifest
+from effedge.engines.build_options import BuildOptions
+from effedge.engines.build_request import BuildRequest
+from effedge.engines.manifest import BuiltEngine, Layer, write_manifest
 from effedge.engines.onnx_header import read_header
 from effedge.engines.openvino.builder import precision_hint
 from effedge.engines.targets import TARGETS
@@ -35,12 +36,16 @@ CPU = TARGETS["cpu"]
 )
 def test_a_file_that_does_not_hold_the_precision_is_refused(prepared, name, precision, target, message):
     with pytest.raises(UserError, match=message):
-        check_prepared(read_header(prepared(name)), prepared(name), precision, TARGETS[target])
+        check_prepared(request(prepared(name), precision, TARGETS[target]))
+
+
+def request(onnx, precision, target=CPU):
+    return BuildRequest(onnx, read_header(onnx), precision, target)
 
 
 def built_as(*precisions):
     layers = [Layer(f"conv{index}", "Convolution", kind) for index, kind in enumerate(precisions)]
-    return Built("engine.xml", {"name": "openvino", "version": "1"}, layers, "executed")
+    return BuiltEngine("engine.xml", {"name": "openvino", "version": "1"}, layers, "executed")
 
 
 @pytest.mark.parametrize(
@@ -53,32 +58,32 @@ def built_as(*precisions):
 )
 def test_what_was_asked_for_and_not_built_is_an_error(prepared, name, precision, built):
     with pytest.raises(UserError, match=f"{precision} was asked for and openvino 1 did not build it"):
-        check_built(read_header(prepared(name)), built, precision, CPU)
+        check_built(request(prepared(name), precision), built)
 
 
 def test_single_convolutions_that_were_not_built_are_named(prepared):
-    header = read_header(prepared("int8"))
-    assert check_built(header, built_as("f32", "int8", "f32", "int8"), "int8", CPU) == ["conv2"]
-    assert check_built(header, built_as("f32", "int8", "int8", "int8"), "int8", CPU) == []
+    int8 = request(prepared("int8"), "int8")
+    assert check_built(int8, built_as("f32", "int8", "f32", "int8")) == ["conv2"]
+    assert check_built(int8, built_as("f32", "int8", "int8", "int8")) == []
 
 
-def test_what_the_front_took_is_not_missed_but_the_rest_is(prepared):
-    header = read_header(prepared("int8"))
+def test_what_the_cpu_blocks_took_is_not_missed_but_the_rest_is(prepared):
+    int8 = request(prepared("int8"), "int8")
 
-    def with_front(*precisions):
+    def with_cpu_blocks(*precisions):
         built = built_as(*precisions)
-        built.layers[:2] = [replace(layer, precision="bf16", tactic="front") for layer in built.layers[:2]]
+        built.layers[:2] = [replace(layer, precision="bf16", tactic="cpu_blocks") for layer in built.layers[:2]]
         return built
 
-    assert check_built(header, with_front("", "", "int8", "int8"), "int8", CPU) == []
-    assert check_built(header, with_front("", "", "f32", "int8"), "int8", CPU) == ["conv2"]
+    assert check_built(int8, with_cpu_blocks("", "", "int8", "int8")) == []
+    assert check_built(int8, with_cpu_blocks("", "", "f32", "int8")) == ["conv2"]
     with pytest.raises(UserError, match="int8 was asked for and openvino 1 did not build it"):
-        check_built(header, with_front("", "", "f32", "f32"), "int8", CPU)
+        check_built(int8, with_cpu_blocks("", "", "f32", "f32"))
 
 
 def test_the_manifest_says_what_the_engine_is(prepared, tmp_path):
     out = tmp_path / "int8-cpu"
-    assert make_engine(prepared("int8"), out, precision="int8", target=CPU, quiet=True)
+    assert make_engine(prepared("int8"), out, precision="int8", target=CPU)
     manifest = read_manifest(out)
     assert manifest["format"] == 1
     assert manifest["spec"] == graphs.spec()
@@ -104,7 +109,7 @@ def test_the_stage_runs_again_only_for_a_reason(prepared, tmp_path):
     onnx.write_bytes(prepared("f32").read_bytes())
 
     def make(precision="fp32"):
-        return make_engine(onnx, out, precision=precision, target=CPU, quiet=True)
+        return make_engine(onnx, out, precision=precision, target=CPU)
 
     assert make()
     assert not make()
@@ -117,7 +122,7 @@ def test_the_stage_runs_again_only_for_a_reason(prepared, tmp_path):
     assert not make()
     (out / "engine.xml").unlink()
     assert make()
-    assert make_engine(graphs.network(onnx, quantized=True), out, precision="int8", target=CPU, quiet=True)
+    assert make_engine(graphs.network(onnx, quantized=True), out, precision="int8", target=CPU)
     read_manifest(out)
 
 
@@ -127,16 +132,8 @@ def test_another_option_makes_another_engine(prepared, tmp_path, monkeypatch):
 
     def fake(folder):
         (folder / "engine.plan").write_bytes(b"plan")
-        write_manifest(
-            folder,
-            Built("engine.plan", {"name": "x"}, [], "network"),
-            header=read_header(prepared("f32")),
-            asked="fp32",
-            target="rtx",
-            not_built=[],
-            versions={},
-            sources={},
-        )
+        built = BuiltEngine("engine.plan", {"name": "x"}, [], "network")
+        write_manifest(folder, built, request(prepared("f32"), "fp32", TARGETS["rtx"]), not_built=[], versions={})
 
     def make(**options):
         monkeypatch.setattr(build, "check_buildable_here", lambda target: None)
@@ -144,8 +141,8 @@ def test_another_option_makes_another_engine(prepared, tmp_path, monkeypatch):
         return make_engine(prepared("f32"), tmp_path / "engine", **options)
 
     assert make()
-    chosen = [{"choices": one} for one in (Choices(compute_capabilities=("8.9",)), Choices(workspace_mib=64))]
-    for options in ({"precision": "fp16"}, {"target": CPU}, *chosen):
+    others = (BuildOptions(compute_capabilities=("8.9",)), BuildOptions(workspace_mib=64))
+    for options in ({"precision": "fp16"}, {"target": CPU}, *({"build_options": one} for one in others)):
         assert make(**options)
         assert not make(**options)
     assert make()
@@ -153,19 +150,19 @@ def test_another_option_makes_another_engine(prepared, tmp_path, monkeypatch):
 
 
 def test_nothing_heavy_is_imported_where_nothing_is_to_do(prepared, tmp_path, monkeypatch):
-    make_engine(prepared("f32"), tmp_path / "engine", precision="fp32", target=CPU, quiet=True)
+    make_engine(prepared("f32"), tmp_path / "engine", precision="fp32", target=CPU)
     monkeypatch.setattr(build, "import_backend", lambda target: pytest.fail("imported a backend"))
-    assert not make_engine(prepared("f32"), tmp_path / "engine", precision="fp32", target=CPU, quiet=True)
+    assert not make_engine(prepared("f32"), tmp_path / "engine", precision="fp32", target=CPU)
 
 
 def test_a_build_that_fails_leaves_nothing(prepared, tmp_path):
     with pytest.raises(UserError):
-        make_engine(prepared("f32"), tmp_path / "engine", precision="int8", target=CPU, quiet=True)
+        make_engine(prepared("f32"), tmp_path / "engine", precision="int8", target=CPU)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_options_of_gpus_are_refused_on_the_cpu(prepared, tmp_path):
     with pytest.raises(UserError, match="--workspace-mib is for GPUs"):
         make_engine(
-            prepared("f32"), tmp_path / "e", precision="fp32", target=CPU, choices=Choices(workspace_mib=64), quiet=True
+            prepared("f32"), tmp_path / "e", precision="fp32", target=CPU, build_options=BuildOptions(workspace_mib=64)
         )

@@ -1,4 +1,4 @@
-"""What each target offers, and the limit to the workspace on boards."""
+"""Tests which target offers which build option, and the limit of the workspace on boards."""
 
 import argparse
 
@@ -6,7 +6,7 @@ import pytest
 
 from effedge.deploy.common.cli import UserError
 from effedge.engines import build_options
-from effedge.engines.build_options import Choices, add_choices, default_workspace_mib, read_choices
+from effedge.engines.build_options import BuildOptions, add_build_options, default_workspace_mib, read_build_options
 from effedge.engines.gpu import Gpu
 from effedge.engines.targets import TARGETS
 
@@ -29,16 +29,16 @@ from effedge.engines.targets import TARGETS
         ("cpu", "fp32", {"swish": "polynomial"}, "--swish polynomial is for fp16 and int8 engines of target cpu"),
         ("cpu-ort", "int8", {"swish": "polynomial"}, "--swish polynomial is for fp16 and int8 engines of target cpu"),
         ("rtx", "int8", {"swish": "polynomial"}, "--swish polynomial is for fp16 and int8 engines of target cpu"),
-        ("cpu", "int8", {"front": "on"}, "--front on: expected auto, off or a number of blocks"),
-        ("cpu", "int8", {"front": "0"}, "--front 0: expected auto, off or a number of blocks"),
-        ("cpu", "fp32", {"front": "3"}, "--front 3 is for fp16 and int8 engines of target cpu"),
-        ("cpu-ort", "int8", {"front": "3"}, "--front 3 is for fp16 and int8 engines of target cpu"),
-        ("rtx", "int8", {"front": "3"}, "--front 3 is for fp16 and int8 engines of target cpu"),
+        ("cpu", "int8", {"cpu_blocks": "on"}, "--cpu-blocks on: expected auto, off or a number of blocks"),
+        ("cpu", "int8", {"cpu_blocks": "0"}, "--cpu-blocks 0: expected auto, off or a number of blocks"),
+        ("cpu", "fp32", {"cpu_blocks": "3"}, "--cpu-blocks 3 is for fp16 and int8 engines of target cpu"),
+        ("cpu-ort", "int8", {"cpu_blocks": "3"}, "--cpu-blocks 3 is for fp16 and int8 engines of target cpu"),
+        ("rtx", "int8", {"cpu_blocks": "3"}, "--cpu-blocks 3 is for fp16 and int8 engines of target cpu"),
     ],
 )
 def test_what_a_target_does_not_offer_is_refused(target, precision, asked, message):
     with pytest.raises(UserError, match=message):
-        Choices(**asked).check(TARGETS[target], precision)
+        BuildOptions(**asked).check(TARGETS[target], precision)
 
 
 @pytest.mark.parametrize(
@@ -51,31 +51,31 @@ def test_what_a_target_does_not_offer_is_refused(target, precision, asked, messa
 def test_the_gpu_at_hand_must_be_there_and_have_int8(monkeypatch, gpu, message):
     monkeypatch.setattr(build_options, "first_gpu", lambda: gpu)
     with pytest.raises(UserError, match=message):
-        Choices(compute_capabilities=("current",)).check(TARGETS["rtx"], "int8")
+        BuildOptions(compute_capabilities=("current",)).check(TARGETS["rtx"], "int8")
     monkeypatch.setattr(build_options, "first_gpu", lambda: Gpu("NVIDIA RTX 4090", "8.9", 24576, False))
-    Choices(compute_capabilities=("current",)).check(TARGETS["rtx"], "int8")
+    BuildOptions(compute_capabilities=("current",)).check(TARGETS["rtx"], "int8")
 
 
 def test_what_it_offers_is_not():
-    Choices().check(TARGETS["cpu"], "int8")
-    Choices(swish="polynomial", front="11").check(TARGETS["cpu"], "int8")
+    BuildOptions().check(TARGETS["cpu"], "int8")
+    BuildOptions(swish="polynomial", cpu_blocks="11").check(TARGETS["cpu"], "int8")
     for name in ("cpu", "cpu-ort", "trt"):
-        Choices(swish="exact", front="off").check(TARGETS[name], "fp32")
-    Choices(compute_capabilities=("8.6",), workspace_mib=64).check(TARGETS["rtx"], "int8")
-    Choices(compute_capabilities=("7.5",)).check(TARGETS["rtx"], "fp16")
-    asked = Choices(optimization_level=5, version_compatible=True, hardware_compatible=True)
+        BuildOptions(swish="exact", cpu_blocks="off").check(TARGETS[name], "fp32")
+    BuildOptions(compute_capabilities=("8.6",), workspace_mib=64).check(TARGETS["rtx"], "int8")
+    BuildOptions(compute_capabilities=("7.5",)).check(TARGETS["rtx"], "fp16")
+    asked = BuildOptions(optimization_level=5, version_compatible=True, hardware_compatible=True)
     for name in ("trt", "trt8"):
         asked.check(TARGETS[name], "int8")
-    Choices(optimization_level=0, dla="fallback").check(TARGETS["jetson-orin"], "fp16")
+    BuildOptions(optimization_level=0, dla="fallback").check(TARGETS["jetson-orin"], "fp16")
 
 
 def test_the_command_line_says_all_of_them():
     parser = argparse.ArgumentParser()
-    add_choices(parser)
+    add_build_options(parser)
     words = "--compute-capability 8.6 12.0 --workspace-mib 64 --optimization-level 1 --version-compatible"
     given = parser.parse_args([*words.split(), "--hardware-compatible", "--dla", "only", "--swish", "exact"])
-    assert read_choices(given) == Choices(("8.6", "12.0"), 64, 1, True, True, "only", "exact")
-    assert read_choices(parser.parse_args([])) == Choices()
+    assert read_build_options(given) == BuildOptions(("8.6", "12.0"), 64, 1, True, True, "only", "exact")
+    assert read_build_options(parser.parse_args([])) == BuildOptions()
 
 
 def test_a_quarter_of_a_boards_memory_and_no_limit_on_a_gpu_of_its_own(tmp_path):
@@ -89,9 +89,14 @@ def test_a_quarter_of_a_boards_memory_and_no_limit_on_a_gpu_of_its_own(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "choices", [Choices(), Choices(("8.6", "12.0"), 64, 0, True, True, "only"), Choices(swish="polynomial", front="5")]
+    "chosen",
+    [
+        BuildOptions(),
+        BuildOptions(("8.6", "12.0"), 64, 0, True, True, "only"),
+        BuildOptions(swish="polynomial", cpu_blocks="5"),
+    ],
 )
-def test_choices_survive_the_way_through_a_command_line(choices):
+def test_build_options_survive_the_way_through_a_command_line(chosen):
     parser = argparse.ArgumentParser()
-    add_choices(parser)
-    assert read_choices(parser.parse_args(build_options.as_options())) == build_options
+    add_build_options(parser)
+    assert read_build_options(parser.parse_args(chosen.as_arguments())) == chosen

@@ -1,10 +1,10 @@
-"""What is found on a device, held against the target's row."""
+"""Tests the detected device against the target's row."""
 
 import pytest
 
 from effedge.deploy.common.cli import UserError
 from effedge.engines import device, targets
-from effedge.engines.device import Found, backend_version, find_target, l4t_release
+from effedge.engines.device import DetectedDevice, backend_version, detect_device, l4t_release
 from effedge.engines.targets import TARGETS
 
 # Of an Orin with JetPack 6.2, as NVIDIA writes it.
@@ -16,7 +16,7 @@ NV_TEGRA_RELEASE = (
 
 @pytest.fixture
 def pretend(monkeypatch, tmp_path):
-    """pretend(release, backends): a device with this nv_tegra_release and these backends' versions."""
+    """Returns a function that pretends a device with this nv_tegra_release and these versions of backends."""
 
     def make(release=None, **backends):
         path = tmp_path / "nv_tegra_release"
@@ -54,7 +54,7 @@ def test_jetson_linux_is_read_as_nvidia_writes_it(pretend):
 )
 def test_each_jetpack_is_its_targets(pretend, release, tensorrt, name):
     pretend(jetson_linux(release), tensorrt=tensorrt)
-    assert find_target(TARGETS[name]) == Found(TARGETS[name], tensorrt, release)
+    assert detect_device(TARGETS[name]) == DetectedDevice(TARGETS[name], tensorrt, release)
 
 
 def test_another_jetpack_names_the_target_that_it_is(pretend):
@@ -63,33 +63,33 @@ def test_another_jetpack_names_the_target_that_it_is(pretend):
         r"jetson-orin .*Jetson Linux 36\.4\.x or 36\.5\.x\), and this board has 36\.3\.0: .*TARGET=jetson-orin-jp6\.0"
     )
     with pytest.raises(UserError, match=expected):
-        find_target(TARGETS["jetson-orin"])
+        detect_device(TARGETS["jetson-orin"])
 
 
 def test_a_jetson_bundle_on_another_machine_is_refused(pretend):
     pretend(tensorrt="10.3.0")
     with pytest.raises(UserError, match=r"jetson-orin .* and this machine is no Jetson"):
-        find_target(TARGETS["jetson-orin"])
+        detect_device(TARGETS["jetson-orin"])
 
 
 def test_another_tensorrt_is_refused(pretend):
     pretend(jetson_linux("36.4.3"), tensorrt="8.6.2")
     with pytest.raises(UserError, match=r"jetson-orin .*with tensorrt 10\.3\.x, and 8\.6\.2 is here"):
-        find_target(TARGETS["jetson-orin"])
+        detect_device(TARGETS["jetson-orin"])
 
 
 def test_onnx_runtime_stands_in_for_openvino(pretend):
     pretend(onnxruntime="1.19.2")
-    assert find_target(TARGETS["cpu"]) == Found(TARGETS["cpu-ort"], "1.19.2", None)
+    assert detect_device(TARGETS["cpu"]) == DetectedDevice(TARGETS["cpu-ort"], "1.19.2", None)
     pretend(onnxruntime="1.19.2", openvino="2026.4")
-    assert find_target(TARGETS["cpu"]).target is TARGETS["cpu"]
+    assert detect_device(TARGETS["cpu"]).target is TARGETS["cpu"]
 
 
 def test_without_any_backend_each_is_named_with_its_reason(pretend):
     pretend()
     expected = r"openvino \(No module named 'openvino'\) or onnxruntime \(No module named 'onnxruntime'\): install one"
     with pytest.raises(UserError, match=expected):
-        find_target(TARGETS["cpu"])
+        detect_device(TARGETS["cpu"])
 
 
 def test_a_backend_that_ends_the_process_is_no_backend(monkeypatch):

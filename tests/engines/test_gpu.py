@@ -1,4 +1,4 @@
-"""What is asked of the driver, against a stand-in for libcuda."""
+"""Tests the questions to the driver, against a stand-in for libcuda."""
 
 import ctypes
 

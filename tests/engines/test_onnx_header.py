@@ -1,4 +1,4 @@
-"""The wire-format reader against the onnx package."""
+"""Tests the wire-format reader against the onnx package."""
 
 import onnx
 import pytest
@@ -25,11 +25,11 @@ def test_it_reads_what_onnx_reads(prepared, name):
 
 
 def test_it_finds_the_convolutions_of_each_kind(prepared):
-    assert [node.name for node in read_header(prepared("int8")).quantized] == ["conv1", "conv2", "conv3"]
-    assert len(read_header(prepared("f16")).half) == 4
+    assert [node.name for node in read_header(prepared("int8")).quantized_convolutions] == ["conv1", "conv2", "conv3"]
+    assert len(read_header(prepared("f16")).fp16_convolutions) == 4
     assert len(read_header(prepared("int32-bias")).int32_dequantized) == 3
     plain = read_header(prepared("f32"))
-    assert (plain.quantized, plain.half, plain.int32_dequantized) == ([], [], [])
+    assert (plain.quantized_convolutions, plain.fp16_convolutions, plain.int32_dequantized) == ([], [], [])
     assert plain.spec == spec()
 
 

@@ -1,4 +1,4 @@
-"""Pre-flight: each rule names the node, a file of ours passes everywhere, and the command's lines and exit status."""
+"""Tests the pre-flight: each rule names the node, and the command prints its lines and exit status."""
 
 import dataclasses
 
@@ -18,12 +18,12 @@ def header(*operators: str, **changes) -> Header:
 
 
 def fatal(found):
-    return {finding.node: finding.why for finding in found if finding.fatal}
+    return {finding.node: finding.reason for finding in found if finding.fatal}
 
 
 def test_int32_dequantize_linear_is_named(prepared):
     found = fatal(preflight(read_header(prepared("int32-bias")), TARGETS["rtx"]))
-    assert len(found) == 3 and all("INT32" in why for why in found.values())
+    assert len(found) == 3 and all("INT32" in reason for reason in found.values())
     assert not preflight(read_header(prepared("int32-bias")), TARGETS["cpu"])
 
 
@@ -43,7 +43,7 @@ def test_suppression_is_named_for_rtx_alone():
 
 def test_an_opset_too_new_for_jetpack_5():
     [finding] = preflight(header("Conv", opset=19), TARGETS["jetson-xavier"])
-    assert finding.fatal and "opset 19" in finding.why and "at most 17" in finding.why
+    assert finding.fatal and "opset 19" in finding.reason and "at most 17" in finding.reason
     assert not preflight(header("Conv", opset=17), TARGETS["jetson-xavier"])
 
 
@@ -83,12 +83,12 @@ def test_a_dla_request_on_orin_says_what_falls_back():
     assert [finding.node for finding in fallback] == ["the_TopK", "the_Exp"] and not fatal(fallback)
     assert list(fatal(only)) == ["the_TopK", "the_Exp"]
     [finding] = preflight(model, TARGETS["jetson-nano"], "only")
-    assert "no DLA" in finding.why and "jetson-orin" in finding.why
+    assert "no DLA" in finding.reason and "jetson-orin" in finding.reason
 
 
 def test_a_dla_takes_neither_pairs_nor_a_dynamic_batch(prepared):
     found = [str(finding) for finding in preflight(read_header(prepared("int8")), TARGETS["jetson-orin"], "fallback")]
-    assert any("tensorrt_cache" in line for line in found)
+    assert any("effedge tensorrt-cache" in line for line in found)
     assert "dynamic batch" in str(preflight(header("Conv", batch=(1, 2, 4)), TARGETS["jetson-orin"], "only")[0])
     with pytest.raises(UserError, match="unknown DLA mode 'onyl'"):
         preflight(PLAIN, TARGETS["jetson-orin"], "onyl")
@@ -115,4 +115,4 @@ def test_the_command(prepared, call_main, name, status):
 def test_a_dla_request_on_a_cpu_says_only_that_there_is_none():
     model = header("Conv", "NonMaxSuppression")
     [finding] = preflight(model, TARGETS["cpu"], "only")
-    assert "no DLA" in finding.why
+    assert "no DLA" in finding.reason

@@ -1,4 +1,4 @@
-"""Expected against found, by hand."""
+"""Tests the comparison of expected and predicted results, with records written by hand."""
 
 import pytest
 

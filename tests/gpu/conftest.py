@@ -1,4 +1,4 @@
-"""What needs an NVIDIA GPU: skipped, with the reason, where CUDA finds none.
+"""The tests that need an NVIDIA GPU are skipped, with the reason, where CUDA finds none.
 
 The kernels' tests need NumPy, Pillow and pycuda alone, so that a Jetson runs them.
 """
@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def gpu() -> Any:
-    """GPU 0, as deploy/ has it."""
+    """GPU 0, as the runtime uses it."""
     pytest.importorskip("pycuda.driver", reason="pycuda is not installed", exc_type=ImportError)
     from effedge.deploy.common.cli import UserError
     from effedge.deploy.runtime.tensorrt.gpu import Gpu

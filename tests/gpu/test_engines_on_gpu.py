@@ -9,7 +9,7 @@ from effedge import Detector
 from effedge.deploy.runtime.manifest import read_manifest
 
 SIZE = (48, 64)
-WITHIN = {"fp32": 0.002, "fp16": 0.005, "int8": 0.02}  # of the outputs' norm; fp32 may use TF32's 10 bits
+WITHIN = {"fp32": 0.002, "fp16": 0.005, "int8": 0.02}  # error over the outputs' norm; fp32 may use TF32's 10 bits
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +27,13 @@ def target(gpu):
 def make(target, tmp_path_factory):
     """make(onnx, precision) builds an engine's folder."""
     from effedge.engines.build import make_engine
-    from effedge.engines.build_options import CURRENT_GPU, DEFAULT, Choices
+    from effedge.engines.build_options import CURRENT_GPU, DEFAULT, BuildOptions
 
-    choices = Choices(compute_capabilities=(CURRENT_GPU,)) if target.name == "rtx" else DEFAULT
+    build_options = BuildOptions(compute_capabilities=(CURRENT_GPU,)) if target.name == "rtx" else DEFAULT
 
     def engine(onnx, precision):
         folder = onnx.with_name(f"{onnx.stem}-engine")
-        make_engine(onnx, folder, precision=precision, target=target, choices=choices, quiet=True)
+        make_engine(onnx, folder, precision=precision, target=target, build_options=build_options)
         return folder
 
     return engine
@@ -55,8 +55,8 @@ def test_an_engine_gives_what_onnx_runtime_gives(make, tmp_path, precision):
     for batch in (2, 2, 2, 1, 4, 4, 1, 1):  # the second run of a shape is recorded, the third replayed
         image = random.integers(0, 256, (batch, graphs.SIZE, graphs.SIZE, 3), np.uint8)
         [expected] = session.run(None, {"image": image})
-        found = backend({"image": image})["logits"]
-        assert np.linalg.norm(found - expected) < WITHIN[precision] * np.linalg.norm(expected)
+        logits = backend({"image": image})["logits"]
+        assert np.linalg.norm(logits - expected) < WITHIN[precision] * np.linalg.norm(expected)
 
 
 def colour_finder(path, batch):
@@ -79,8 +79,8 @@ def colour_finder(path, batch):
         line, at = highest(mask, axis, f"{name}line"), np.arange(length, dtype=np.float32).reshape(1, -1, 1)
         up = graph.add("Mul", [line, graph.constant(f"{name}up", at + 1)], f"{name}ahead")
         down = graph.add("Mul", [line, graph.constant(f"{name}down", length - at)], f"{name}back")
-        whole = graph.constant(f"{name}length", np.float32(length))
-        first = graph.add("Sub", [whole, highest(down, 1, f"{name}first")], f"{name}0")
+        extent = graph.constant(f"{name}length", np.float32(length))
+        first = graph.add("Sub", [extent, highest(down, 1, f"{name}first")], f"{name}0")
         sides.append((first, highest(up, 1, f"{name}1")))
     corners = [side[part] for part in (0, 1) for side in sides]
     corners = [graph.add("Unsqueeze", [value, axes[2]], f"corner{i}") for i, value in enumerate(corners)]
@@ -93,9 +93,9 @@ def colour_finder(path, batch):
     for node in graph.nodes:
         if node.name in ("boxes", "scores", "classes"):
             node.output[0] = node.name
-    picture = {"size": list(SIZE), "batch": list(batch), "interpolation": "bilinear", "resize": "letterbox"}
+    image = {"size": list(SIZE), "batch": list(batch), "interpolation": "bilinear", "resize": "letterbox"}
     spec = {"model": "tiny", "task": "detection", "weights": "none", "labels": ["red", "green", "blue"]}
-    spec["input"] = {**picture, "fill": [0, 0, 0]}
+    spec["input"] = {**image, "fill": [0, 0, 0]}
     count = batch[1] if batch[0] == batch[2] else "N"
     outputs = [
         ("boxes", TensorProto.FLOAT, [count, 3, 4]), ("scores", TensorProto.FLOAT, [count, 3]),
@@ -104,16 +104,16 @@ def colour_finder(path, batch):
     return graph.save(path, [("image", TensorProto.UINT8, [count, *SIZE, 3])], outputs, {"effedge": spec})
 
 
-def pictures(count):
-    """Rectangles of the three colours on black, in pictures of all sizes."""
+def random_images(count):
+    """Yields rectangles of the three colours on black, in images of all sizes."""
     random = np.random.default_rng(0)
     for _ in range(count):
         height, width = random.integers(20, 300, 2)
-        picture = np.zeros((height, width, 3), np.uint8)
+        image = np.zeros((height, width, 3), np.uint8)
         for colour in range(3):
             top, left = random.integers(0, height - 10), random.integers(0, width - 10)
-            picture[top : top + random.integers(10, 60), left : left + random.integers(10, 60), colour] = 255
-        yield picture
+            image[top : top + random.integers(10, 60), left : left + random.integers(10, 60), colour] = 255
+        yield image
 
 
 @pytest.mark.parametrize("throughput", [False, True])
@@ -124,25 +124,25 @@ def test_a_detector_finds_with_letterbox_and_nms_on_the_gpu_what_it_finds_with_t
     fused, apart = Detector(folder, throughput=throughput), Detector(folder)
     assert fused.engine.fused is not None, capsys.readouterr().err
     apart.engine.fused = None
-    given = [*pictures(40), *[np.zeros((90, 70, 3), np.uint8)] * 9]
-    given[3:3] = given[:1] * 8  # the same size again and again: recorded
-    found, expected = list(fused(given)), list(apart(given))
-    for one, other in zip(found, expected):
-        np.testing.assert_array_equal(one.boxes, other.boxes)
-        np.testing.assert_array_equal(one.scores, other.scores)
-        assert one.names == other.names
-    assert sum(map(len, found)) > 100
+    images = [*random_images(40), *[np.zeros((90, 70, 3), np.uint8)] * 9]
+    images[3:3] = images[:1] * 8  # the same size again and again: recorded
+    detections, expected = list(fused(images)), list(apart(images))
+    for row, expected_row in zip(detections, expected):
+        np.testing.assert_array_equal(row.boxes, expected_row.boxes)
+        np.testing.assert_array_equal(row.scores, expected_row.scores)
+        assert row.names == expected_row.names
+    assert sum(map(len, detections)) > 100
     note = capsys.readouterr().err
     assert "without a CUDA graph" not in note, note
 
 
 def test_where_a_rectangle_is(make, tmp_path):
-    picture = np.zeros((96, 128, 3), np.uint8)  # twice the input's size
-    picture[20:40, 30:70, 1] = 255
-    [found] = Detector(make(colour_finder(tmp_path / "finder.onnx", (1, 1, 1)), "fp32"))([picture])
-    assert found.names == ["green"]
-    np.testing.assert_allclose(found.boxes, [[30, 20, 70, 40]], atol=2)
-    np.testing.assert_allclose(found.scores, [0.8], rtol=1e-6)
+    image = np.zeros((96, 128, 3), np.uint8)  # twice the input's size
+    image[20:40, 30:70, 1] = 255
+    [detections] = Detector(make(colour_finder(tmp_path / "finder.onnx", (1, 1, 1)), "fp32"))([image])
+    assert detections.names == ["green"]
+    np.testing.assert_allclose(detections.boxes, [[30, 20, 70, 40]], atol=2)
+    np.testing.assert_allclose(detections.scores, [0.8], rtol=1e-6)
 
 
 def test_the_second_load_takes_the_kernels_that_the_first_compiled(make, tmp_path):
@@ -150,8 +150,8 @@ def test_the_second_load_takes_the_kernels_that_the_first_compiled(make, tmp_pat
     Detector(folder)
     kept = {path.name: path.stat().st_mtime_ns for path in (folder / ".compiled").iterdir()}
     assert kept
-    [found] = Detector(folder)([next(iter(pictures(1)))])
-    assert len(found) == 3
+    [detections] = Detector(folder)([next(iter(random_images(1)))])
+    assert len(detections) == 3
     for name, time in kept.items():
         if not name.startswith("runtime"):  # TensorRT-RTX may add what it compiles at the first run
             assert (folder / ".compiled" / name).stat().st_mtime_ns == time

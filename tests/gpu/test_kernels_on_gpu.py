@@ -1,4 +1,4 @@
-"""The CUDA kernels on a GPU, against Pillow and NumPy; streams, memory and graphs as deploy/ uses them."""
+"""The CUDA kernels on a GPU, against Pillow and NumPy; streams, memory and graphs as the runtime uses them."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tests.deploy.kernel_cases import FILL, candidates, letterbox_cases, referen
 
 @pytest.fixture(scope="module")
 def kernels(gpu, tmp_path_factory):
-    """Compiled by nvcc for this GPU."""
+    """The kernels, compiled by nvcc for this GPU."""
     from effedge.deploy.runtime.tensorrt.detector_steps import load_kernels
 
     engine = tmp_path_factory.mktemp("kernels") / "engine.plan"
@@ -25,14 +25,15 @@ def current(gpu):
 
 
 def letterbox_on_gpu(gpu, kernels, image, size, resized):
-    from effedge.deploy.runtime.tensorrt.detector_steps import enqueue_letterbox
-    from tests.gpu.on_gpu import placed
+    from effedge.deploy.runtime.tensorrt.detector_steps import LetterboxTarget, enqueue_letterbox
+    from tests.gpu.on_gpu import upload_image
 
     stream = gpu.stream()
-    given, place = placed(gpu, stream, image, resized)
-    narrowed, out = gpu.memory(3 * place.height * place.new_width), gpu.result_buffer(3 * size[0] * size[1])
-    fill = FILL[0] | FILL[1] << 8 | FILL[2] << 16
-    enqueue_letterbox(kernels, stream, 0, place, int(narrowed), out.address, size, fill)
+    _buffers, packed_image = upload_image(gpu, stream, image, resized)
+    horizontal = gpu.memory(3 * packed_image.height * packed_image.new_width)
+    out = gpu.result_buffer(3 * size[0] * size[1])
+    target = LetterboxTarget(out.address, *size, FILL[0] | FILL[1] << 8 | FILL[2] << 16)
+    enqueue_letterbox(kernels, stream, 0, packed_image, int(horizontal), target)
     out.download(3 * size[0] * size[1], stream)
     stream.synchronize()
     return out.view(np.uint8, (*size, 3)).copy()
@@ -42,43 +43,46 @@ def letterbox_on_gpu(gpu, kernels, image, size, resized):
 def test_the_letterbox_kernels_give_pillows_pixels_to_the_last_bit(current, kernels, seed):
     for image, size, expected in letterbox_cases(seed, 120):
         np.testing.assert_array_equal(
-            letterbox_on_gpu(current, kernels, image, size, expected.resized), expected.pixels
+            letterbox_on_gpu(current, kernels, image, size, expected.resized_size), expected.pixels
         )
 
 
-def nms_on_gpu(gpu, kernels, pictures, sizes, threshold, iou, most):
-    """`pictures`: boxes, scores and classes of each, of one count -> what is kept of each, [N,most]."""
+def nms_on_gpu(gpu, kernels, images, sizes, selection):
+    """Returns the indices of the kept candidates [N,max_detections]; `images`: (boxes, scores, classes) of each,
+    equally many."""
     from effedge.deploy.runtime.tensorrt.detector_steps import enqueue_nms
-    from tests.gpu.on_gpu import uploaded_candidates
+    from tests.gpu.on_gpu import upload_candidates
 
-    stream, count = gpu.stream(), len(pictures[0][1])
-    given = uploaded_candidates(gpu, stream, pictures, sizes)
-    kept = gpu.result_buffer(4 * len(pictures) * most)
-    addresses = [buffer.address for buffer in (*given, kept)]
-    enqueue_nms(kernels, stream, addresses, len(pictures), count, most, threshold, iou)
-    kept.download(4 * len(pictures) * most, stream)
+    stream, count = gpu.stream(), len(images[0][1])
+    buffers = upload_candidates(gpu, stream, images, sizes)
+    kept = gpu.result_buffer(4 * len(images) * selection.max_detections)
+    addresses = [buffer.address for buffer in (*buffers, kept)]
+    enqueue_nms(kernels, stream, addresses, len(images), count, selection)
+    kept.download(4 * len(images) * selection.max_detections, stream)
     stream.synchronize()
-    return kept.view(np.int32, (len(pictures), most)).copy()
+    return kept.view(np.int32, (len(images), selection.max_detections)).copy()
 
 
 def test_the_nms_kernel_keeps_what_numpy_keeps(current, kernels):
-    random, kept_at_all = np.random.default_rng(0), 0
+    from effedge.deploy.runtime.tensorrt.detector_steps import Selection
+
+    random, kept_in_total = np.random.default_rng(0), 0
     for _ in range(250):
         batch, count = int(random.integers(1, 9)), int(random.choice([1, 2, 60, 300, 1000]))
-        pictures = [candidates(random, count) for _ in range(batch)]
-        for _, scores, _ in pictures:
+        images = [candidates(random, count) for _ in range(batch)]
+        for _, scores, _ in images:
             if random.random() < 0.1:
                 scores[random.integers(0, count)] = np.nan
         sizes = random.integers(1, 513, (batch, 2)).astype(np.int32)
         threshold, iou = float(random.choice([0, 0.05, 0.3])), float(random.choice([0.3, 0.5, 0.7]))
         most = int(random.choice([1, 10, 100, 1000]))
-        kept = nms_on_gpu(current, kernels, pictures, sizes, threshold, iou, most)
-        for row, given, size in zip(kept, pictures, sizes):
-            expected = reference(*given, size, threshold, iou, most)
+        kept = nms_on_gpu(current, kernels, images, sizes, Selection(threshold, iou, most))
+        for row, image_candidates, size in zip(kept, images, sizes):
+            expected = reference(*image_candidates, size, threshold, iou, most)
             assert row[row >= 0].tolist() == expected.tolist()
             assert (row[len(expected) :] == -1).all()
-            kept_at_all += len(expected)
-    assert kept_at_all > 10_000
+            kept_in_total += len(expected)
+    assert kept_in_total > 10_000
 
 
 def test_a_recorded_graph_does_the_same_with_new_numbers(current, kernels):
@@ -86,7 +90,7 @@ def test_a_recorded_graph_does_the_same_with_new_numbers(current, kernels):
 
     stream, buffer = current.stream(), current.buffer(64)
     back = current.result_buffer(64)
-    back.on_gpu, back.address = buffer.on_gpu, buffer.address  # down comes what went up
+    back.on_gpu, back.address = buffer.on_gpu, buffer.address  # the bytes that were uploaded are downloaded
 
     def enqueue():
         buffer.upload(64, stream)

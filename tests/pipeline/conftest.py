@@ -1,4 +1,4 @@
-"""Exported and simplified models, made once for all tests of pipeline/."""
+"""Fixtures of the tests of pipeline/; models are exported and simplified once for all of them."""
 
 import functools
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import pytest
 
 
 class Prepared(NamedTuple):
-    """A model with random weights of so many classes: the module, its export and what `simplify` makes of that."""
+    """A model with random weights for `classes`: its module, its export and its simplified export."""
 
     name: str
     size: int
@@ -23,7 +23,8 @@ def prepare(name, size=None, batch=(1, 1, 1), classes=7):
 
     from effedge.pipeline.export.simplify import simplify
     from effedge.pipeline.export.torch_to_onnx import export_model
-    from effedge.pipeline.models.zoo import create_model, input_size
+    from effedge.pipeline.models.create import create_model
+    from effedge.pipeline.models.tables import input_size
     from effedge.pipeline.weights.load import load_weights
 
     exported = ir.to_proto(export_model(name, "random", size=size, batch=batch, classes=classes))
@@ -34,7 +35,7 @@ def prepare(name, size=None, batch=(1, 1, 1), classes=7):
 
 @pytest.fixture(scope="session")
 def prepared():
-    """prepared(name, size, batch): that model, exported (10 to 20 s) once a session."""
+    """A function of (name, size, batch) that returns the Prepared model, exported (10 to 20 s) once a session."""
     yield prepare
     prepare.cache_clear()
 
@@ -51,7 +52,7 @@ def one_thread():
 
 @pytest.fixture
 def folders(tmp_path):
-    """Two pictures of each colour, noisy enough that a crop tells which."""
+    """Two images of each colour, with so much noise that every crop differs."""
     import numpy as np
     from PIL import Image
 

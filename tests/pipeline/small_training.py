@@ -22,17 +22,17 @@ B0 = Options(model="b0", data="", size=32, steps=5, batch=2, rate=1e-3, warmup=2
 D0 = dataclasses.replace(B0, model="d0", size=128, steps=4)
 
 
-def write_coco(folder, pictures, box=None):
-    """Pictures of one square each, of a colour that is its class; all boxes `box` if given."""
+def write_coco(folder, count, box=None):
+    """Images of one square each, of a colour that is its class; all boxes `box` if given."""
     random, images, annotations = np.random.default_rng(1), [], []
-    (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    for index in range(pictures):
+    (folder / "photographs").mkdir(parents=True, exist_ok=True)
+    for index in range(count):
         pixels = random.integers(0, 60, (120, 160, 3), np.uint8)
         side = int(random.integers(40, 70))
         x, y = int(random.integers(160 - side)), int(random.integers(120 - side))
         name = sorted(COLOURS)[index % 3]
         pixels[y : y + side, x : x + side] = COLOURS[name]
-        Image.fromarray(pixels).save(folder / "pictures" / f"{index}.png")
+        Image.fromarray(pixels).save(folder / "photographs" / f"{index}.png")
         images.append({"id": index, "file_name": f"{index}.png"})
         annotations.append({"id": index + 1, "image_id": index, "category_id": index % 3 + 1,
                             "bbox": box or [x, y, side, side]})  # fmt: skip
@@ -43,7 +43,7 @@ def write_coco(folder, pictures, box=None):
 
 
 def data_of(options, path, images=None):
-    return training_data(options.model, str(path), images, options.size, options.seed, options.variety)
+    return training_data(options.model, str(path), images, options.size, options.seed, options.augmentation)
 
 
 def run_main(monkeypatch, *words):

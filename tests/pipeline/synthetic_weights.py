@@ -1,4 +1,4 @@
-"""Weights made from the names of a state dict's keys, the same for every implementation with the same keys."""
+"""Makes weights from the names of a state dict's keys, equal for every implementation with the same keys."""
 
 import zlib
 
@@ -7,10 +7,10 @@ import torch
 
 
 def fill(state):
-    """A state dict with the keys and shapes of `state`, its numbers from RandomState(crc32 of the key).
+    """Makes a state dict with the keys and shapes of `state` and numbers from RandomState(crc32 of the key).
 
     Kernels and matrices are N(0, 2 / fan-in), running variances uniform in [0.5, 1.5), fusion weights N(1, 0.1), other
-    vectors N(0, 0.1), and N(0.5, 0.1) where a BatchNorm's weight is meant. Counters are 0.
+    vectors N(0, 0.1), but a BatchNorm's weights N(0.5, 0.1). Counters are 0.
     """
     return {key: torch.from_numpy(values(key, tensor, state)).to(tensor.dtype) for key, tensor in state.items()}
 

@@ -17,6 +17,7 @@ from effedge.deploy.common.cli import run
 from effedge.deploy.runtime.manifest import read_manifest
 from effedge.pipeline import chain
 from effedge.pipeline.chain import artefact_name
+from effedge.pipeline.request import Checkpoint
 
 pytest.importorskip("openvino")
 ROOT = Path(__file__).parents[2]
@@ -160,11 +161,11 @@ def test_by_latency_the_engine_is_built_of_what_pays_on_its_target(call, tmp_pat
     monkeypatch.setattr(chain, "export_stage", lambda *_, **__: None)
     monkeypatch.setattr(chain, "simplify_stage", lambda source, out: None)
     monkeypatch.setattr(chain, "calibrate", lambda model, data, out, **_: note("calibrate", model, out))
-    monkeypatch.setattr(chain, "pay_stage", lambda int8, out, target, **_: note(f"pay {target.name}", int8, out))
+    monkeypatch.setattr(chain, "by_latency_stage", lambda int8, out, target: note(f"for {target.name}", int8, out))
     monkeypatch.setattr(chain, "make_engine", lambda onnx, out, **_: note("engine", onnx, out))
     given = [*B0, "--precision", "int8", "--calibration", str(two_pictures), "--by-latency"]
     assert call(tmp_path / "out", *given).out.endswith("int8-cpu\n")
-    assert made["pay cpu"] == ("int8-zero-points.onnx", "int8-zero-points-cpu.onnx")
+    assert made["for cpu"] == ("int8-zero-points.onnx", "int8-zero-points-cpu.onnx")
     assert made["engine"] == ("int8-zero-points-cpu.onnx", "int8-cpu")
     assert call(tmp_path / "out", *given, "--until", "calibrate").out.endswith("int8-zero-points-cpu.onnx\n")
 
@@ -196,7 +197,7 @@ def test_a_changed_artefact_is_made_again(built, out, call):
 @pytest.fixture
 def three_classes(tmp_path):
     """A checkpoint of B0 with three classes."""
-    from effedge.pipeline.models.zoo import create_model
+    from effedge.pipeline.models.create import create_model
     from effedge.pipeline.weights.save import save_weights
 
     path = tmp_path / "three.safetensors"
@@ -258,8 +259,8 @@ def test_a_checkpoint_with_other_classes_is_one_line(call, tmp_path, three_class
     refused(call(tmp_path / "out", "b1", *weights), "does not fit b1")
 
 
-def test_int8_of_foreign_weights_wants_pictures(call, tmp_path, three_classes):
-    refused(call(tmp_path / "out", "b0", "--weights", str(three_classes), "--target", "cpu"), "needs pictures")
+def test_int8_of_foreign_weights_wants_images(call, tmp_path, three_classes):
+    refused(call(tmp_path / "out", "b0", "--weights", str(three_classes), "--target", "cpu"), "needs images")
 
 
 def test_an_empty_calibration_folder_is_one_line(call, tmp_path):
@@ -305,9 +306,10 @@ def test_bad_input_to_the_real_command_is_one_line(tmp_path):
     ],
 )
 def test_each_model_has_its_own_folder(arguments, name):
-    assert artefact_name(*arguments) == name
+    model, weights, size, batch = arguments
+    assert artefact_name(Checkpoint(model, weights, size=size, batch=batch)) == name
 
 
 def test_different_batches_never_share_a_folder():
     batches = [(1, 1, 1), (1, 1, 2), (1, 2, 2), (2, 2, 2), (1, 2, 4)]
-    assert len({artefact_name("d0", "random", None, batch) for batch in batches}) == len(batches)
+    assert len({artefact_name(Checkpoint("d0", "random", batch=batch)) for batch in batches}) == len(batches)

@@ -1,4 +1,4 @@
-"""The Makefile's own decisions, with a python that prints what it is asked."""
+"""The Makefile's own decisions, with a command `effedge` that prints its arguments."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="no make he
 
 @pytest.fixture
 def asked(tmp_path: Path):
-    """make's target and variables -> the words that python gets."""
-    python = tmp_path / "bin" / "python"
+    """make's target and variables -> the words that effedge gets."""
+    python = tmp_path / "bin" / "effedge"
     python.parent.mkdir()
     python.write_text('#!/bin/sh\necho "$@"\n')
     python.chmod(0o755)
@@ -39,4 +39,24 @@ def test_a_detectors_pictures_are_drawn_and_a_classifiers_cannot_be(asked, tmp_p
     if task is not None:  # else predict says that there is no engine
         (tmp_path / "manifest.json").write_text(json.dumps({"spec": {"task": task}}, indent=1))
     words = asked("predict", f"ENGINE={tmp_path}", "SOURCE=a.jpg")
-    assert words == ["-m", "effedge", "predict", str(tmp_path), "a.jpg", *drawn]
+    assert words == ["predict", str(tmp_path), "a.jpg", *drawn]
+
+
+def test_a_variable_that_does_not_exist_is_an_error_with_the_nearest_name() -> None:
+    done = subprocess.run(["make", "engine", "PRECISON=fp32"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert "unknown variable 'PRECISON': did you mean 'PRECISION'?" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_variables_of_the_environment_do_not_leak_in(asked, monkeypatch) -> None:
+    for name in ("MODEL", "SIZE", "OUT", "PRECISION", "BATCH"):
+        monkeypatch.setenv(name, "7")
+    words = asked("engine")
+    assert words == ["engine", "d0", "--weights", "digits", "--precision", "int8", "--target", "auto", "--out", "build"]
+    assert asked("engine", "SIZE=640")[-2:] == ["--size", "640"]
+
+
+def test_help_lists_every_target_and_variable() -> None:
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for word in ("engine", "deploy", "latency-test", "PRECISION", "SELFTEST_IMAGE", "PATIENCE", "BASELINE"):
+        assert word in shown.split(), word

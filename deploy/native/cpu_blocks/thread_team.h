@@ -1,5 +1,5 @@
-// Threads that do one list of phases together: each phase in parts, which go to whoever is free, and no phase before
-// the one in front of it is done.
+// A team of threads that works through a list of phases together. A phase consists of parts, which go to whichever
+// thread is free; no phase begins before all parts of the previous one are done.
 #pragma once
 
 #include <atomic>
@@ -17,65 +17,66 @@
 #include <immintrin.h>
 #endif
 
-class Crew {
+class ThreadTeam {
  public:
-  // do_part(thread, phase, part) in threads 0 (the caller of `run`) to `threads` - 1; do_end(phase) once, after the
-  // phase's last part.
-  std::function<void(size_t, size_t, size_t)> do_part;
-  std::function<void(size_t)> do_end;
+  // run_part(thread, phase, part) is called in threads 0 (the caller of `run`) to `threads` - 1; end_phase(phase) is
+  // called once, after the phase's last part.
+  std::function<void(size_t, size_t, size_t)> run_part;
+  std::function<void(size_t)> end_phase;
 
-  Crew(size_t threads, std::vector<size_t> parts) : parts(std::move(parts)) {
+  // `parts`: the number of parts of each phase.
+  ThreadTeam(size_t threads, std::vector<size_t> parts) : parts(std::move(parts)) {
     phases.reset(new Phase[this->parts.size()]);
     try {
       for (size_t thread = 1; thread < threads; ++thread) helpers.emplace_back([this, thread] { help(thread); });
-    } catch (const std::system_error&) {  // the system gives no more threads: those that are there do it
+    } catch (const std::system_error&) {  // the system gives no more threads: the existing ones do the work
     }
   }
-  ~Crew() {
+  ~ThreadTeam() {
     {
       std::lock_guard<std::mutex> lock(mutex);
-      ended = true;
+      stopping = true;
     }
     wake.notify_all();
     for (std::thread& helper : helpers) helper.join();
   }
 
-  // Do all phases. A helper that has not begun, and may never, is not waited for.
+  // Runs all phases. Does not wait for a helper thread that has not begun, because it may never begin.
   void run() {
-    for (size_t i = 0; i < parts.size(); ++i) phases[i].next = 0, phases[i].done = 0, phases[i].over = false;
+    for (size_t i = 0; i < parts.size(); ++i) phases[i].next = 0, phases[i].done = 0, phases[i].complete = false;
     {
       std::lock_guard<std::mutex> lock(mutex);
       ++runs;
-      open = true;
+      running = true;
     }
     wake.notify_all();
     work(0);
     {
       std::lock_guard<std::mutex> lock(mutex);
-      open = false;
+      running = false;
     }
-    while (inside != 0) std::this_thread::yield();
+    while (active_helpers != 0) std::this_thread::yield();
   }
 
  private:
   struct Phase {
     alignas(64) std::atomic<size_t> next{0};
     alignas(64) std::atomic<size_t> done{0};
-    std::atomic<bool> over{false};
+    std::atomic<bool> complete{false};
   };
-  static constexpr int SPINS = 2000;  // after which a thread that waits lets others have its core
+  static constexpr int SPINS = 2000;  // after which a waiting thread leaves its core to others
 
   void work(size_t thread) {
     for (size_t i = 0; i < parts.size(); ++i) {
       Phase& phase = phases[i];
       for (size_t part; (part = phase.next++) < parts[i];) {
-        do_part(thread, i, part);
+        run_part(thread, i, part);
         if (++phase.done == parts[i]) {
-          do_end(i);
-          phase.over = true;
+          end_phase(i);
+          phase.complete = true;
         }
       }
-      for (int spin = 0; !phase.over; ++spin) {
+      for (int spin = 0; !phase.complete; ++spin) {
         if (spin > SPINS) std::this_thread::yield();
 #ifdef __x86_64__
         _mm_pause();
@@ -85,16 +86,16 @@ class Crew {
   }
 
   void help(size_t thread) {
-    for (uint64_t seen = 0;;) {
+    for (uint64_t last_run = 0;;) {
       {
         std::unique_lock<std::mutex> lock(mutex);
-        wake.wait(lock, [&] { return ended || (open && runs != seen); });
-        if (ended) return;
-        seen = runs;
-        ++inside;
+        wake.wait(lock, [&] { return stopping || (running && runs != last_run); });
+        if (stopping) return;
+        last_run = runs;
+        ++active_helpers;
       }
       work(thread);
-      --inside;
+      --active_helpers;
     }
   }
 
@@ -104,6 +105,6 @@ class Crew {
   std::condition_variable wake;
   std::vector<std::thread> helpers;
   uint64_t runs = 0;
-  bool open = false, ended = false;
-  std::atomic<int> inside{0};
+  bool running = false, stopping = false;
+  std::atomic<int> active_helpers{0};
 };

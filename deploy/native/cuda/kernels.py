@@ -1,7 +1,7 @@
-"""Our CUDA kernels (letterbox.cu, nms.cu), compiled by nvcc for the GPU at hand and kept in the engine's folder.
+"""Compiles the CUDA kernels (letterbox.cu, nms.cu) by nvcc for the GPU at hand and keeps them in the engine's folder.
 
-nvcc is part of the CUDA toolkit, which JetPack brings and pycuda needs to be installed. It is asked once for an engine:
-the next load takes what was kept.
+nvcc is part of the CUDA toolkit, which JetPack brings and pycuda needs to be installed. It is called once for an
+engine: the next load takes the compiled kernels from the folder.
 """
 
 import os
@@ -15,21 +15,23 @@ from effedge.deploy.common.files import sha256
 from effedge.deploy.runtime.compiled_cache import cache_path, keep_compiled, read_compiled
 
 SOURCES = Path(__file__).resolve().parent
-USUAL_PLACE = "/usr/local/cuda/bin"  # JetPack's, which is not on its PATH
+DEFAULT_FOLDER = "/usr/local/cuda/bin"  # JetPack's, which is not on its PATH
 
 
 def compiled_kernels(name: str, architecture: str, engine: Path) -> bytes:
-    """NAME.cu for an architecture ("sm_87"), as a cubin. Raises UserError, a reason, if it cannot be compiled."""
+    """Returns the cubin of NAME.cu for an architecture ("sm_87"). Raises UserError, with the reason, if it cannot be
+    compiled."""
     sources = {path.name: sha256(path) for path in (SOURCES / f"{name}.cu", SOURCES / f"{name}.h")}
-    kept = cache_path(engine, name, {"architecture": architecture, "sources": sources})
-    binary = read_compiled(kept)
+    cached = cache_path(engine, name, {"architecture": architecture, "sources": sources})
+    binary = read_compiled(cached)
     if binary is None:
         binary = compile_cubin(name, architecture)
-        keep_compiled(kept, binary)
+        keep_compiled(cached, binary)
     return binary
 
 
 def compile_cubin(name: str, architecture: str) -> bytes:
+    """Compiles NAME.cu by nvcc. Raises UserError, with the reason, if that fails."""
     with tempfile.TemporaryDirectory() as scratch:
         cubin = Path(scratch) / f"{name}.cubin"
         command = [find_nvcc(), "-cubin", f"-arch={architecture}", "-o", str(cubin), str(SOURCES / f"{name}.cu")]
@@ -41,11 +43,12 @@ def compile_cubin(name: str, architecture: str) -> bytes:
 
 
 def find_nvcc() -> str:
-    """nvcc's path: on PATH, in CUDA_HOME, or where CUDA is usually installed. UserError if it is nowhere."""
-    places = [os.environ.get("PATH", os.defpath), USUAL_PLACE]
+    """Returns nvcc's path: on PATH, in CUDA_HOME, or where CUDA is installed by default. Raises UserError if it is
+    nowhere."""
+    folders = [os.environ.get("PATH", os.defpath), DEFAULT_FOLDER]
     if "CUDA_HOME" in os.environ:
-        places.insert(1, os.path.join(os.environ["CUDA_HOME"], "bin"))
-    found = shutil.which("nvcc", path=os.pathsep.join(places))
-    if found is None:
-        raise UserError("nvcc is not on PATH, in CUDA_HOME, or in " + USUAL_PLACE)
-    return found
+        folders.insert(1, os.path.join(os.environ["CUDA_HOME"], "bin"))
+    nvcc = shutil.which("nvcc", path=os.pathsep.join(folders))
+    if nvcc is None:
+        raise UserError("nvcc is not on PATH, in CUDA_HOME, or in " + DEFAULT_FOLDER)
+    return nvcc

@@ -1,6 +1,6 @@
-"""The GPU, by pycuda: all of effedge's calls of CUDA. Run on an H200 (tests/gpu), on no Jetson yet.
+"""Wraps the GPU: all of effedge's calls of CUDA, by pycuda. It has run on an H200 (tests/gpu), on no Jetson yet.
 
-pycuda has no CUDA graphs: those few functions of the driver's are called by ctypes, on pycuda's streams.
+pycuda has no CUDA graphs: the driver's few functions for them are called by ctypes, on pycuda's streams.
 """
 
 import atexit
@@ -17,17 +17,18 @@ import pycuda.driver as cuda
 from effedge.deploy.common.cli import UserError
 
 THREADS = 256  # of a block, for kernels whose threads do not wait for each other
-MOST_ROWS = 65535  # of a grid, in CUDA
+MAX_GRID_ROWS = 65535  # in CUDA
 
 
 class Gpu:
     """GPU 0 with its primary context, which other CUDA libraries in the process use too.
 
-    Attributes: `name`; `architecture` ("sm_87"); `integrated`, whether it computes in the host's memory.
+    Attributes: `path`, the engine's, for errors; `name`; `architecture` ("sm_87"); `integrated`, true if it computes in
+    the host's memory.
     """
 
     def __init__(self, path: Path) -> None:
-        """UserError without a GPU; `path` is the engine that wants it."""
+        """Opens the GPU for the engine at `path`. Raises UserError without a GPU."""
         try:
             cuda.init()
             device = cuda.Device(0)
@@ -40,7 +41,7 @@ class Gpu:
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
-        """Make the context the calling thread's own for a while; what CUDA refuses within comes out as UserError."""
+        """Makes the context current in the calling thread within the block, and turns CUDA's errors into UserError."""
         try:
             self.context.push()
             try:
@@ -59,50 +60,51 @@ class Gpu:
             ) from error
 
     def buffer(self, size: int) -> "Buffer":
-        """`size` bytes that the host writes and the GPU reads: in one memory, where the GPU is integrated."""
+        """Allocates `size` bytes that the host writes and the GPU reads; in one memory where the GPU is integrated."""
         return Buffer(size, self.integrated)
 
     def result_buffer(self, size: int) -> "Buffer":
-        """`size` bytes that the GPU works on and the host then gets a copy of."""
+        """Allocates `size` bytes that the GPU writes and the host gets a copy of."""
         return Buffer(size, False)
 
     def memory(self, size: int) -> Any:
-        """`size` bytes that the GPU alone uses: int() of it is their address."""
+        """Allocates `size` bytes that only the GPU uses; int() of the result is their address."""
         return cuda.mem_alloc(max(1, size))
 
     def stream(self) -> Any:
+        """Creates a CUDA stream."""
         return cuda.Stream()
 
     def kernel(self, binary: bytes, name: str, types: str) -> Any:
-        """A kernel of a compiled module; its parameters' types are struct's (P a pointer, i, I, f)."""
+        """Loads a kernel of a compiled module; `types`: its parameters' types as in struct (P a pointer, i, I, f)."""
         return cuda.module_from_buffer(binary).get_function(name).prepare(types)
 
 
 @lru_cache(maxsize=None)
 def primary_context(number: int) -> Any:
-    """A GPU's primary context, kept to the end: then it is released by name, because what pycuda does when the object
-    goes by itself (cuCtxDetach) is not for primary contexts, and warns."""
+    """Returns a GPU's primary context, which is released explicitly at the process's end: pycuda releases the object by
+    cuCtxDetach, which is not for primary contexts, and warns."""
     context = cuda.Device(number).retain_primary_context()
     atexit.register(context.detach)
     return context
 
 
 def launch_rows(kernel: Any, stream: Any, length: int, rows: int, *parameters: Any) -> None:
-    """A thread for each of `length` elements of a row, a block row for each of `rows`."""
-    grid = ((length + THREADS - 1) // THREADS, min(rows, MOST_ROWS))
+    """Launches a kernel with a thread for each of `length` elements of a row, and a block row for each of `rows`."""
+    grid = ((length + THREADS - 1) // THREADS, min(rows, MAX_GRID_ROWS))
     kernel.prepared_async_call(grid, (THREADS, 1, 1), stream, *parameters)
 
 
 def launch_blocks(kernel: Any, stream: Any, blocks: int, threads: int, shared: int, *parameters: Any) -> None:
-    """`blocks` groups of threads, with `shared` bytes of memory each."""
+    """Launches a kernel with `blocks` blocks of `threads` threads, with `shared` bytes of shared memory each."""
     kernel.prepared_async_call((blocks, 1), (threads, 1, 1), stream, *parameters, shared_size=shared)
 
 
 class Buffer:
-    """Bytes that host and GPU exchange: the same pinned memory for both where the GPU is integrated (zero-copy), else
-    pinned memory and the GPU's own, and a copy between them.
+    """Bytes that the host and the GPU exchange: one pinned memory for both where the GPU is integrated (zero-copy),
+    else pinned memory and the GPU's own, and copies between them.
 
-    Attributes: `host`, uint8 [size]; `address`, where the GPU finds them.
+    Attributes: `host`, uint8 [size]; `address`, of the bytes on the GPU.
     """
 
     def __init__(self, size: int, shared: bool) -> None:
@@ -113,26 +115,29 @@ class Buffer:
         self.address = int(pinned.get_device_pointer() if self.on_gpu is None else self.on_gpu)
 
     def upload(self, size: int, stream: Any) -> None:
+        """Enqueues the copy of the first `size` bytes to the GPU, if it has its own memory."""
         if self.on_gpu is not None:
             cuda.memcpy_htod_async(self.on_gpu, self.host[:size], stream)
 
     def download(self, size: int, stream: Any) -> None:
+        """Enqueues the copy of the first `size` bytes to the host, if the GPU has its own memory."""
         if self.on_gpu is not None:
             cuda.memcpy_dtoh_async(self.host[:size], self.on_gpu, stream)
 
     def view(self, dtype: Any, shape: Tuple[int, ...], start: int = 0) -> np.ndarray:
-        """The host's bytes from `start` as an array."""
+        """Returns the host's bytes from `start` on as an array, without a copy."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         return self.host[start : start + size].view(dtype).reshape(shape)
 
 
 class Graph:
-    """What was enqueued on a stream, recorded once and launched as one: the CPU's work for it is a single call."""
+    """A CUDA graph: the work that was enqueued on a stream, recorded once and launched by a single call."""
 
     THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate memory meanwhile
 
     def __init__(self, stream: Any, enqueue: Callable[[], None]) -> None:
-        """Record what `enqueue` does. Raises CaptureError if that cannot be recorded, or what `enqueue` raises."""
+        """Records the work that `enqueue` enqueues. Raises CaptureError if it cannot be recorded, and `enqueue`'s
+        errors."""
         self.driver, self.handle, graph = libcuda(), ctypes.c_void_p(), ctypes.c_void_p()
         check(
             self.driver.cuStreamBeginCapture_v2(ctypes.c_void_p(stream.handle), self.THREAD_LOCAL),
@@ -141,13 +146,14 @@ class Graph:
         try:
             enqueue()
         finally:  # also after an error: a stream that records computes nothing
-            ended = self.driver.cuStreamEndCapture(ctypes.c_void_p(stream.handle), ctypes.byref(graph))
-        check(ended, "cuStreamEndCapture")
-        made = self.driver.cuGraphInstantiateWithFlags(ctypes.byref(self.handle), graph, ctypes.c_ulonglong(0))
+            end_status = self.driver.cuStreamEndCapture(ctypes.c_void_p(stream.handle), ctypes.byref(graph))
+        check(end_status, "cuStreamEndCapture")
+        status = self.driver.cuGraphInstantiateWithFlags(ctypes.byref(self.handle), graph, ctypes.c_ulonglong(0))
         self.driver.cuGraphDestroy(graph)
-        check(made, "cuGraphInstantiate")
+        check(status, "cuGraphInstantiate")
 
     def launch(self, stream: Any) -> None:
+        """Enqueues the recorded work on a stream."""
         check(self.driver.cuGraphLaunch(self.handle, ctypes.c_void_p(stream.handle)), "cuGraphLaunch")
 
     def __del__(self) -> None:
@@ -160,6 +166,7 @@ class CaptureError(cuda.Error):
 
 
 def check(status: int, function: str) -> None:
+    """Raises CaptureError for a status of the driver that is not 0."""
     if status:
         text = ctypes.c_char_p()
         libcuda().cuGetErrorString(status, ctypes.byref(text))
@@ -168,5 +175,5 @@ def check(status: int, function: str) -> None:
 
 @lru_cache(maxsize=None)
 def libcuda() -> Any:
-    """The driver's own library, which pycuda has loaded already."""
+    """Loads the CUDA driver's library, which pycuda has loaded already."""
     return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")

@@ -1,13 +1,13 @@
-"""The first blocks of an EfficientNet, found in an OpenVINO model for deploy/native/cpu_blocks/blocks.py to compute.
+"""Finds the first blocks of an EfficientNet in an OpenVINO model, for deploy/native/cpu_blocks/blocks.py to compute.
 
-A block is an inverted residual with squeeze-and-excitation, as pipeline/models/mbconv.py has it:
+A block is an inverted residual with squeeze-and-excite, as pipeline/models/mbconv.py has it:
 
     [1x1 convolution, swish;] depthwise convolution, swish; times sigmoid(1x1(swish(1x1(mean)))); 1x1 convolution
     [+ input]
 
-and the stem, a 3x3 convolution with stride 2 and swish on the picture less its mean, counts as the first block's
-expansion. Batch normalization is folded by then. Quantizers on the way are left out: the front computes with the
-weights as they were rounded to 8 bits, but in more.
+The stem, a 3x3 convolution with stride 2 and swish on the image minus its mean, counts as the first block's expansion.
+Batch normalization has been folded before. Quantizers between the operations are left out: the C++ blocks compute with
+the weights as they were rounded to 8 bits, but in a higher precision.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from effedge.deploy.native.cpu_blocks.blocks import EXPANSION, FIELDS, KERNELS, LEAST_WIDTH, NONE, STEM, STRIDES
-from effedge.engines.openvino.graph import constant, fold_constants, of_channels, sample_sizes
+from effedge.deploy.native.cpu_blocks.description import EXPANSION, FIELDS, KERNELS, LEAST_WIDTH, NONE, STEM, STRIDES
+from effedge.engines.openvino.graph import constant_value, fold_constants, per_channel, sizes_behind_batch
 from effedge.engines.openvino.normalize_before_transpose import CHANNELS_FIRST
 from effedge.engines.openvino.swish import swish_input
 
@@ -24,12 +24,18 @@ CONVOLUTION, DEPTHWISE = "Convolution", "GroupConvolution"
 
 
 class Mismatch(Exception):
-    """What is there is no such block."""
+    """The operations form no such block."""
 
 
 class Block(NamedTuple):
-    """A block: its layout (but for `feature`), its weights in front.cpp's order, the name of the operation that gives
-    its output, and those of its convolutions: the depthwise one, and the others."""
+    """A block of an OpenVINO model.
+
+    Attributes:
+        layout: the fields of blocks.cpp's Layout, but `feature`.
+        weights: flat, in the order in which blocks.cpp reads them.
+        output: the name of the operation that gives the block's output.
+        products, depthwise: the names of its convolutions; `depthwise` has the depthwise one.
+    """
 
     layout: Dict[str, int]
     weights: np.ndarray
@@ -38,16 +44,16 @@ class Block(NamedTuple):
     depthwise: List[str]
 
 
-class Found(NamedTuple):
-    """The blocks that begin a model, the means of the picture's colours, and the model without quantizers."""
+class FirstBlocks(NamedTuple):
+    """The blocks that begin a model, the means of the image's colours, and the model without quantizers."""
 
     means: np.ndarray
     blocks: List[Block]
     model: Any
 
 
-class Affine(NamedTuple):
-    """A convolution: weights [out,in,h,w], bias [out], its operation and the one that gives the result with bias."""
+class BiasedConvolution(NamedTuple):
+    """A convolution, `node`, with weights [out,in,h,w] and bias [out]; `end` gives its result with the bias."""
 
     weights: np.ndarray
     bias: np.ndarray
@@ -73,7 +79,7 @@ class Affine(NamedTuple):
 
     @property
     def matrix(self) -> np.ndarray:
-        """[in,out] of one that is pointwise."""
+        """A pointwise convolution's weights as [in,out]."""
         return self.weights.reshape(self.weights.shape[:2]).T
 
     @property
@@ -81,13 +87,13 @@ class Affine(NamedTuple):
         return str(self.node.get_friendly_name())
 
 
-def find_blocks(model: Any) -> Optional[Found]:
-    """The blocks that begin an OpenVINO model whose one input is a picture, uint8 [N,H,W,3]; None if there are none."""
+def find_blocks(model: Any) -> Optional[FirstBlocks]:
+    """Finds the blocks that begin an OpenVINO model whose only input is an image, uint8 [N,H,W,3]; None without any."""
     plain = model.clone()
     fold_constants(plain)
-    leave_out_quantizers(plain)
+    remove_quantizers(plain)
     try:
-        means, stem = beginning(plain)
+        means, stem = find_stem(plain)
         block, output = read_block(stem, None)
     except Mismatch:
         return None
@@ -95,60 +101,62 @@ def find_blocks(model: Any) -> Optional[Found]:
     while True:
         following = next_block(output)
         if following is None:
-            return Found(means, blocks, plain)
+            return FirstBlocks(means, blocks, plain)
         block, output = following
         blocks.append(block)
 
 
-def leave_out_quantizers(model: Any) -> None:
-    """What reads a FakeQuantize, but of weights, reads what is in front of it."""
+def remove_quantizers(model: Any) -> None:
+    """Connects the readers of each FakeQuantize, except those of weights, to its input."""
     for node in model.get_ordered_ops():
-        if node.get_type_name() == "FakeQuantize" and constant(node.input_value(0).get_node()) is None:
+        if node.get_type_name() == "FakeQuantize" and constant_value(node.input_value(0).get_node()) is None:
             node.output(0).replace(node.input_value(0))
 
 
 def next_block(before: Any) -> Optional[Tuple[Block, Any]]:
-    """The block that reads an operation's output, which a pyramid may read too; None if there is none."""
+    """Reads the block behind an operation, whose output a pyramid may read too; None if there is no block."""
     for reader in readers_of(before):
         with contextlib.suppress(Mismatch):
             return read_block(reader, before)
     return None
 
 
-def beginning(model: Any) -> Tuple[np.ndarray, Any]:
-    """The means of the colours, and the stem's convolution."""
+def find_stem(model: Any) -> Tuple[np.ndarray, Any]:
+    """Returns the means of the colours, and the stem's convolution. Raises Mismatch without a stem."""
     parameters = model.get_parameters()
     expect(len(parameters) == 1)
     node = parameters[0]
-    sizes = sample_sizes(node.output(0).get_partial_shape())
+    sizes = sizes_behind_batch(node.output(0).get_partial_shape())
     expect(sizes is not None and len(sizes) == 3 and sizes[2] == 3)
     expect(node.get_output_element_type(0).to_dtype() == np.uint8)
     means = np.zeros(3, np.float32)
     passed: List[str] = []
     while node.get_type_name() != CONVOLUTION:
-        node = one_of(node, "Convert", "Transpose", "Subtract", CONVOLUTION)
+        node = reader_of_type(node, "Convert", "Transpose", "Subtract", CONVOLUTION)
         if node.get_type_name() == "Transpose":
-            expect(values_of(node, 1).tolist() == CHANNELS_FIRST)
+            expect(constant_input(node, 1).tolist() == CHANNELS_FIRST)
         if node.get_type_name() == "Subtract":
             expect("Subtract" not in passed and "Transpose" in passed)
-            means = required(of_channels(values_of(node, 1), 3))
+            means = required(per_channel(constant_input(node, 1), 3))
         passed.append(node.get_type_name())
     expect(passed.count("Transpose") == 1)
     return means, node
 
 
 def read_block(first: Any, before: Optional[Any]) -> Tuple[Block, Any]:
-    """The block that begins with a convolution, and the operation that gives its output. `before` is what it reads,
-    None for the stem. Mismatch if it is none."""
+    """Reads the block that begins with the convolution `first`; returns it and the operation that gives its output.
+
+    `before` is the operation whose output the block reads; None for the stem. Raises Mismatch if there is no block.
+    """
     layout: Dict[str, int] = dict.fromkeys(FIELDS, 0)
     weights: List[np.ndarray] = []
     in_sizes = map_sizes(first.input_value(0))
-    products: List[Affine] = []
+    products: List[BiasedConvolution] = []
     node = first
     if before is not None and first.get_type_name() == DEPTHWISE:
         layout["entry"] = NONE
     else:
-        entry = affine(first)
+        entry = read_convolution(first)
         products.append(entry)
         if before is None:
             layout["entry"] = STEM
@@ -158,22 +166,22 @@ def read_block(first: Any, before: Optional[Any]) -> Tuple[Block, Any]:
             layout["entry"] = EXPANSION
             expect(entry.is_pointwise)
         weights += [entry.weights.transpose(2, 3, 1, 0), entry.bias]
-        node = one_of(swish(entry.end), DEPTHWISE)
+        node = reader_of_type(swish_behind(entry.end), DEPTHWISE)
     channels, height, width = map_sizes(node.input_value(0))
-    depthwise = affine(node)
+    depthwise = read_convolution(node)
     kernel, stride = depthwise.weights.shape[-1], depthwise.strides[0]
     expect(depthwise.weights.shape == (channels, 1, 1, kernel, kernel) and kernel in KERNELS)
     expect(depthwise.strides == [stride, stride] and stride in STRIDES and depthwise.padded_by_less_than(kernel))
     weights += [depthwise.weights.reshape(channels, -1).T, depthwise.bias]
     layout["top"], layout["left"] = depthwise.padding[:2]
-    gated, gates, factors = squeeze_excite(swish(depthwise.end))
+    gated, gates, factors = read_squeeze_excite(swish_behind(depthwise.end))
     weights += [array for gate in gates for array in (gate.matrix, gate.bias)] + [factors]
-    projection = affine(one_of(gated, CONVOLUTION))
+    projection = read_convolution(reader_of_type(gated, CONVOLUTION))
     products += [*gates, projection]
     expect(projection.is_pointwise)
     weights += [projection.matrix, projection.bias]
     output = projection.end
-    adds = [one for one in readers_of(output) if one.get_type_name() == "Add"]
+    adds = [reader for reader in readers_of(output) if reader.get_type_name() == "Add"]
     out_channels, out_height, out_width = map_sizes(output.output(0))
     if before is not None and len(readers_of(output)) == 1 and adds and before.output(0) in adds[0].input_values():
         expect(in_sizes == (out_channels, out_height, out_width))
@@ -184,87 +192,90 @@ def read_block(first: Any, before: Optional[Any]) -> Tuple[Block, Any]:
         channels=channels, kernel=kernel, stride=stride, out_height=out_height, out_width=out_width,
         out_channels=out_channels, squeezed=len(gates[0].bias),
     )  # fmt: skip
-    names = [[one.name for one in products], [depthwise.name]]
     flat = np.concatenate([array.reshape(-1) for array in weights])
-    return Block(layout, flat, output.get_friendly_name(), *names), output
+    names = [convolution.name for convolution in products]
+    return Block(layout, flat, output.get_friendly_name(), names, [depthwise.name]), output
 
 
-def squeeze_excite(activated: Any) -> Tuple[Any, List[Affine], np.ndarray]:
-    """The product with the gates, the two convolutions that give them, and a factor of each."""
-    expect(sorted(one.get_type_name() for one in readers_of(activated)) == ["Multiply", "ReduceMean"])
-    mean = one_of(activated, "ReduceMean")
-    expect(sorted(values_of(mean, 1).reshape(-1).astype(int) % 4) == [2, 3])
-    reduce = affine(one_of(mean, CONVOLUTION))
-    expand = affine(one_of(swish(reduce.end), CONVOLUTION))
+def read_squeeze_excite(activated: Any) -> Tuple[Any, List[BiasedConvolution], np.ndarray]:
+    """Returns the product of the map with its gates, the two convolutions that compute the gates, and a factor of each
+    gate."""
+    expect(sorted(reader.get_type_name() for reader in readers_of(activated)) == ["Multiply", "ReduceMean"])
+    mean = reader_of_type(activated, "ReduceMean")
+    expect(sorted(constant_input(mean, 1).reshape(-1).astype(int) % 4) == [2, 3])
+    reduce = read_convolution(reader_of_type(mean, CONVOLUTION))
+    expand = read_convolution(reader_of_type(swish_behind(reduce.end), CONVOLUTION))
     expect(reduce.is_pointwise and expand.is_pointwise)
-    gate = one_of(expand.end, "Sigmoid")
-    product = one_of(gate, "Multiply")
+    gate = reader_of_type(expand.end, "Sigmoid")
+    product = reader_of_type(gate, "Multiply")
     factor = np.ones(len(expand.bias), np.float32)
-    if activated.output(0) not in product.input_values():  # equalization leaves a factor of each gate
-        values = [constant(one.get_node()) for one in product.input_values() if one != gate.output(0)]
+    if activated.output(0) not in product.input_values():  # channel equalization leaves a factor of each gate
+        values = [constant_value(value.get_node()) for value in product.input_values() if value != gate.output(0)]
         expect(len(values) == 1 and values[0] is not None)
-        factor = required(of_channels(np.asarray(values[0]), len(expand.bias)))
-        product = one_of(product, "Multiply")
+        factor = required(per_channel(np.asarray(values[0]), len(expand.bias)))
+        product = reader_of_type(product, "Multiply")
         expect(activated.output(0) in product.input_values())
     return product, [reduce, expand], factor
 
 
-def affine(node: Any) -> Affine:
-    """A convolution and the Add of its bias behind it, if it has one."""
+def read_convolution(node: Any) -> BiasedConvolution:
+    """Reads a convolution and the Add of its bias behind it, if it has one."""
     expect(node.get_type_name() in (CONVOLUTION, DEPTHWISE))
-    expect(all(int(one) == 1 for one in node.get_attributes()["dilations"]))
+    expect(all(int(dilation) == 1 for dilation in node.get_attributes()["dilations"]))
     expect(node.get_output_element_type(0).to_dtype() == np.float32)
     out_channels = map_sizes(node.output(0))[0]
-    end, bias = node, np.zeros(out_channels, np.float32)  # OpenVINO reads a bias of zeros as none
+    end, bias = node, np.zeros(out_channels, np.float32)  # OpenVINO's reader drops a bias of zeros
     readers = readers_of(node)
     if len(readers) == 1 and readers[0].get_type_name() == "Add":
-        value = constant(readers[0].input_value(1).get_node())
+        value = constant_value(readers[0].input_value(1).get_node())
         if value is not None:
-            end, bias = readers[0], required(of_channels(value, out_channels))
-    return Affine(values_of(node, 1), bias, node, end)
+            end, bias = readers[0], required(per_channel(value, out_channels))
+    return BiasedConvolution(constant_input(node, 1), bias, node, end)
 
 
-def swish(node: Any) -> Any:
-    """The operation that ends x * sigmoid(x), where x is the node's output, which nothing else reads."""
+def swish_behind(node: Any) -> Any:
+    """Returns the operation that ends x * sigmoid(x), where x is the node's output, which no other operation reads."""
     readers = readers_of(node)
-    ends = [one for one in readers if swish_input(one) == node.output(0)]
+    ends = [reader for reader in readers if swish_input(reader) == node.output(0)]
     expect(len(ends) == 1)
-    expect(len(readers) == (1 if ends[0].get_type_name() == "Swish" else 2))  # the other one is its sigmoid
+    expect(len(readers) == (1 if ends[0].get_type_name() == "Swish" else 2))  # the other reader is the Sigmoid
     return ends[0]
 
 
 def readers_of(node: Any) -> List[Any]:
-    """The operations that read its output's numbers, and not only its shape."""
+    """Lists the operations that read the numbers of a node's output, and not only its shape."""
     readers = [port.get_node() for port in node.output(0).get_target_inputs()]
-    return [one for one in readers if one.get_type_name() != "ShapeOf"]
+    return [reader for reader in readers if reader.get_type_name() != "ShapeOf"]
 
 
-def one_of(node: Any, *types: str) -> Any:
-    """The one reader of the node that is of these types."""
-    found = [one for one in readers_of(node) if one.get_type_name() in types]
-    expect(len(found) == 1)
-    return found[0]
+def reader_of_type(node: Any, *types: str) -> Any:
+    """Returns the node's only reader of these types."""
+    readers = [reader for reader in readers_of(node) if reader.get_type_name() in types]
+    expect(len(readers) == 1)
+    return readers[0]
 
 
-def values_of(node: Any, index: int) -> np.ndarray:
-    """A constant input, as float32."""
-    return required(constant(node.input_value(index).get_node()))
+def constant_input(node: Any, index: int) -> np.ndarray:
+    """Returns an input that is a constant, as float32."""
+    return required(constant_value(node.input_value(index).get_node()))
 
 
 def map_sizes(port: Any) -> Tuple[int, int, int]:
-    """(channels, height, width) of [N,C,H,W]."""
-    sizes = sample_sizes(port.get_partial_shape())
+    """Returns (channels, height, width) of [N,C,H,W]."""
+    sizes = sizes_behind_batch(port.get_partial_shape())
     if sizes is None or len(sizes) != 3:
         raise Mismatch
     return sizes[0], sizes[1], sizes[2]
 
 
 def required(value: Optional[np.ndarray]) -> np.ndarray:
+    """Returns the value; raises Mismatch for None."""
     if value is None:
         raise Mismatch
     return value
 
 
-def expect(fits: bool) -> None:
-    if not fits:
+def expect(condition: bool) -> None:
+    """Raises Mismatch unless the condition holds."""
+    if not condition:
         raise Mismatch

@@ -1,4 +1,4 @@
-"""Let a convolution absorb the per-channel scale and shift of the node behind it."""
+"""Folds the per-channel scale and shift of a node into the convolution in front of it."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from onnx_ir.tape import Tape
 
 
 def constant(value: ir.Value | None) -> np.ndarray:
-    """The array of an input that is known to be constant."""
+    """Returns the array of a constant input."""
     assert value is not None and value.const_value is not None
     return value.const_value.numpy()
 
 
 def free_name(graph: ir.Graph, name: str) -> str:
-    """`name`, or `name` and a number, that no initializer of the graph has."""
+    """Returns `name`, or `name` and a number, that no initializer of the graph has."""
     names = (name if index == 0 else f"{name}_{index}" for index in itertools.count())
     return next(name for name in names if name not in graph.initializers)
 
 
 def absorb_affine(model: ir.Model, node: ir.Node, scale: np.ndarray, shift: np.ndarray) -> None:
-    """Replace Conv -> `node`, which computes y * scale + shift per channel, by one Conv with a kernel of its own.
+    """Replaces Conv -> `node`, which computes y * scale + shift per channel, by a single Conv with its own kernel.
 
         Conv(x, W, b) * s + t = Conv(x, W * s, b * s + t)
 
     Args:
-        node: reads the convolution, alone, in one of its inputs.
+        node: the only reader of the convolution, in one of its inputs.
         scale: [O] or a scalar; `shift` likewise.
     """
     conv = next(value.producer() for value in node.inputs if value is not None and value.producer() is not None)

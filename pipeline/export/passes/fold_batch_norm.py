@@ -1,9 +1,9 @@
-"""Fold BatchNorm into the convolution in front of it, also where several share one kernel.
+"""Folds BatchNorm into the convolution in front of it, also if several convolutions share a kernel.
 
     BN(Conv(x, W) + b) = Conv(x, W * s) + (b - mean) * s + beta,   s = gamma / sqrt(var + eps)
 
-The exporter does so itself where a kernel has one reader. The heads of EfficientDet share their kernels over the levels
-but not their BatchNorm: each level gets a kernel of its own (64 x 64 numbers in D0) and loses a node.
+The exporter does so itself if a kernel has a single reader. The heads of EfficientDet share their kernels over the
+levels but not their BatchNorm: a level gets a kernel of its own (64 x 64 numbers in D0) and loses a node.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from effedge.pipeline.export.passes.absorb import absorb_affine, constant
 
 
 def why_not(norm: ir.Node) -> str | None:
-    """The reason why `norm` cannot be folded into its producer, or None if it can."""
+    """Returns the reason why `norm` cannot be folded into its producer, or None if it can."""
     source = norm.inputs[0]
     conv = source.producer() if source is not None else None
     if source is None or conv is None or conv.op_type != "Conv":
@@ -32,7 +32,7 @@ def why_not(norm: ir.Node) -> str | None:
 
 
 def fold_batch_norm(model: ir.Model) -> int:
-    """Apply the rule to the whole graph; returns how many BatchNormalizations went."""
+    """Applies the rule to the graph; returns the number of BatchNormalizations that were folded."""
     folded = 0
     for norm in list(model.graph):
         if norm.op_type != "BatchNormalization" or why_not(norm):

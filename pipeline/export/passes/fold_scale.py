@@ -1,9 +1,9 @@
-"""Fold a multiplication by one number into the convolution in front of it.
+"""Folds a multiplication by a scalar into the convolution in front of it.
 
     c * (Conv(x, W) + b) = Conv(x, c * W) + c * b
 
-The BiFPN's first layer multiplies the backbone's projected features by its fusion weights: a projection that only one
-node reads takes its weight in.
+The BiFPN's first layer multiplies the backbone's projected features by its fusion weights: a projection with a single
+reader absorbs its weight.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from effedge.pipeline.export.passes.absorb import absorb_affine
 
 
 def why_not(product: ir.Node) -> str | None:
-    """The reason why `product` cannot be folded into a convolution, or None if it can."""
+    """Returns the reason why `product` cannot be folded into a convolution, or None if it can."""
     constants = [value for value in product.inputs if value is not None and value.const_value is not None]
     if len(constants) != 1 or constants[0].const_value.size != 1:  # type: ignore[union-attr]
         return "no multiplication by one number"
@@ -34,12 +34,12 @@ def why_not(product: ir.Node) -> str | None:
 
 
 def fold_scale(model: ir.Model) -> int:
-    """Apply the rule to the whole graph; returns how many multiplications went."""
+    """Applies the rule to the graph; returns the number of multiplications that were folded."""
     folded = 0
     for product in list(model.graph):
         if product.op_type != "Mul" or why_not(product):
             continue
-        number = next(v.const_value for v in product.inputs if v is not None and v.const_value is not None)
-        absorb_affine(model, product, number.numpy().astype(np.float64).reshape(()), np.zeros(()))
+        factor = next(v.const_value for v in product.inputs if v is not None and v.const_value is not None)
+        absorb_affine(model, product, factor.numpy().astype(np.float64).reshape(()), np.zeros(()))
         folded += 1
     return folded

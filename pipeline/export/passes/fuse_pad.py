@@ -1,9 +1,9 @@
-"""Move a Pad into the operator behind it: no target then pads by a kernel of its own.
+"""Moves a Pad into the operator behind it, so that no target runs a separate kernel for it.
 
 1. Conv(Pad(x, zeros)) = Conv(x) with the pads added to its own.
 2. MaxPool(Pad(x, -inf)) = MaxPool(x) with the pads added, because ONNX pads a MaxPool by minus infinity.
 
-Only spatial pads move, and only where the Pad has no other reader.
+Only spatial pads move, and only if the Pad has no other reader.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PAD_VALUE = {"Conv": 0.0, "MaxPool": -np.inf}
 
 
 def why_not(pad: ir.Node, reader: ir.Node) -> str | None:
-    """The reason why `pad` cannot move into `reader`, or None if it can."""
+    """Returns the reason why `pad` cannot move into `reader`, or None if it can."""
     if reader.op_type not in PAD_VALUE:
         return f"{reader.op_type} does not pad"
     if reader.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
@@ -40,7 +40,7 @@ def why_not(pad: ir.Node, reader: ir.Node) -> str | None:
 
 
 def fuse_pad(model: ir.Model) -> int:
-    """Apply the rule to the whole graph; returns how many Pads went."""
+    """Applies the rules to the graph; returns the number of Pads that moved."""
     fused = 0
     for reader in list(model.graph):
         source = reader.inputs[0] if reader.inputs else None

@@ -1,13 +1,13 @@
-"""Write a graph in an older opset, so that one file serves every target.
+"""Rewrites a graph in an older opset, so that one file serves every target.
 
-onnx's own version converter has no way down for Add or Sub, whose later versions only admit more types. So:
+onnx's own version converter cannot lower Add or Sub, whose later versions only admit more types. The rules here:
 
 1. An operator that is the same in both opsets stays.
-2. One whose later version only admits more types or options (WIDENED) stays, if each option that the older one lacks
-   has its default.
+2. An operator whose later version only admits more types or options (WIDENED) stays, if every option that the older
+   version lacks has its default.
 3. ReduceMean, ReduceMax and their like take their axes from an input since opset 18: the constant becomes an attribute.
 
-Anything else is refused by name.
+Any other operator is refused by name.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ WIDENED = {"Add", "Sub", "Mul", "Div", "Pow", "Relu", "LeakyRelu", "PRelu", "Whe
            "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Resize", "Split", "BatchNormalization"}  # fmt: skip
 
 
-def newer_options(node: ir.Node, opset: int, current: int) -> list[str]:
-    """The node's attributes that its operator does not have in `opset`."""
-    known = onnx.defs.get_schema(node.op_type, opset).attributes
-    return [name for name in node.attributes if name not in known]
+def newer_options(node: ir.Node, opset: int) -> list[str]:
+    """Lists the node's attributes that its operator does not have in `opset`."""
+    older = onnx.defs.get_schema(node.op_type, opset).attributes
+    return [name for name in node.attributes if name not in older]
 
 
 def why_not(node: ir.Node, opset: int, current: int) -> str | None:
-    """The reason why `node` cannot be written in `opset`, or None if it can."""
+    """Returns the reason why `node` of opset `current` cannot be written in `opset`, or None if it can."""
     if node.domain not in ("", "ai.onnx"):
         return f"{node.domain} is no ONNX domain"
     if current != opset and any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
@@ -46,8 +46,8 @@ def why_not(node: ir.Node, opset: int, current: int) -> str | None:
         return None
     if node.op_type not in WIDENED:
         return f"{node.op_type} changed between opset {opset} and {current}"
-    for name in newer_options(node, opset, current):
-        if name == "allowzero":  # says what a 0 in the shape means
+    for name in newer_options(node, opset):
+        if name == "allowzero":  # the meaning of a 0 in the shape
             shape = node.inputs[1].const_value if node.inputs[1] is not None else None
             if shape is not None and 0 not in shape.numpy():
                 continue
@@ -63,7 +63,7 @@ def why_not(node: ir.Node, opset: int, current: int) -> str | None:
 
 
 def sizes_differ(split: ir.Node) -> bool:
-    """True if a Split into `num_outputs` parts leaves a smaller last one."""
+    """Returns True if the last part of a Split into `num_outputs` parts is smaller than the others."""
     source = split.inputs[0]
     axis = split.attributes.get_int("axis", 0)
     size = source.shape[axis] if source is not None and source.shape is not None else None
@@ -71,7 +71,7 @@ def sizes_differ(split: ir.Node) -> bool:
 
 
 def obstacle(model: ir.Model, opset: int) -> str | None:
-    """The first node that cannot be written in `opset`, and why; None if all can."""
+    """Returns the first node that cannot be written in `opset` with the reason, or None if all can."""
     current = model.opset_imports.get("", opset)
     for node in model.graph:
         if reason := why_not(node, opset, current):
@@ -80,21 +80,20 @@ def obstacle(model: ir.Model, opset: int) -> str | None:
 
 
 def lower_opset(model: ir.Model, opset: int) -> None:
-    """Rewrite `model` in place.
+    """Rewrites `model` in place.
 
     Raises:
-        ValueError: an operator has no counterpart in `opset`; names it and the reason.
+        ValueError: an operator has no counterpart in `opset`; the message names it and the reason.
     """
     if reason := obstacle(model, opset):
         raise ValueError(reason)
-    current = model.opset_imports.get("", opset)
     for node in list(model.graph):
         if node.op_type in AXES_AS_INPUT and len(node.inputs) > 1:
             axes = node.inputs[1]
             if axes is not None and axes.const_value is not None:
                 node.attributes["axes"] = ir.AttrInt64s("axes", axes.const_value.numpy().tolist())
             node.resize_inputs(1)
-        for name in newer_options(node, opset, current):
+        for name in newer_options(node, opset):
             node.attributes.pop(name)
         node.version = None
     model.opset_imports[""] = opset

@@ -1,19 +1,30 @@
-"""Give a graph that was exported for one picture another batch: a number, or the symbol "N".
+"""Sets the batch of a graph: of one that was exported for a single image, or of one whose batch is a symbol.
 
-Exporting with a symbolic batch fills a graph with Shape, Gather and Concat to work out what each Reshape wants. But the
-batch is the first dimension of every tensor here, so the first number of each constant Reshape shape becomes 0, which
-ONNX reads as "keep this dimension", and nothing has to be computed. The sizes of a Resize become scales.
+An export with a symbolic batch fills a graph with Shape, Gather and Concat, which compute the target shape of each
+Reshape. So effedge exports its models for one image, and `replace_batch_of_one` rewrites the graph afterwards: the
+batch is the first dimension of every tensor, so the first number of each constant Reshape shape becomes 0, which ONNX
+reads as "keep this dimension", and nothing has to be computed. The sizes of a Resize become scales.
+
+`resolve_symbolic_batch` is for a graph from any other exporter.
 """
 
 from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
+from effedge.deploy.common.contracts import BATCH_KEY
 
-def set_batch(model: ir.Model, batch: int | str) -> None:
-    """Set the batch of a graph exported for one picture, in place.
+if TYPE_CHECKING:
+    from effedge.pipeline.export.torch_to_onnx import Batch
+
+
+def replace_batch_of_one(model: ir.Model, batch: int | str) -> None:
+    """Gives a graph that was exported for one image another batch, in place: a number, or the symbol "N".
 
     Raises:
         ValueError: a node has the batch of one built in (Expand to a constant shape, or a Reshape that merges it).
@@ -44,8 +55,32 @@ def set_batch(model: ir.Model, batch: int | str) -> None:
         value.shape = ir.Shape([batch, *value.shape.dims[1:]])
 
 
+def resolve_symbolic_batch(model: ir.Model, batch: Batch) -> None:
+    """Fixes the symbolic batch of a graph, or notes its bounds in the metadata, in place; a fixed batch stays.
+
+    Shapes within the graph are removed, to be inferred again.
+
+    Args:
+        batch: (min, opt, max); if they are equal the batch becomes that number, else the symbol "N".
+    """
+    lowest, _, highest = batch
+    symbols = {value.shape[0] for value in model.graph.inputs if value.shape and not isinstance(value.shape[0], int)}
+    if not symbols:
+        return
+    for node in model.graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+    size = lowest if lowest == highest else "N"
+    for value in [*model.graph.inputs, *model.graph.outputs]:
+        if value.shape is not None:
+            value.shape = ir.Shape([size if dim in symbols else dim for dim in value.shape])
+    if lowest != highest:
+        model.metadata_props[BATCH_KEY] = json.dumps(list(batch))
+
+
 def _scales_for_sizes(model: ir.Model, resize: ir.Node) -> None:
-    """Say a Resize's constant output sizes, which hold the batch, as scales, which do not."""
+    """Replaces the constant output sizes of a Resize, which hold the batch, by scales, which do not."""
     sizes = resize.inputs[3] if len(resize.inputs) > 3 else None
     source = resize.inputs[0]
     if sizes is None or sizes.const_value is None or source is None or source.shape is None:
@@ -63,6 +98,6 @@ def _scales_for_sizes(model: ir.Model, resize: ir.Node) -> None:
 
 
 def _expands_by_ones(node: ir.Node) -> bool:
-    """True if an Expand changes nothing, whatever the batch."""
+    """Returns True if an Expand changes nothing, whatever the batch."""
     shape = node.inputs[1].const_value if node.inputs[1] is not None else None
     return shape is not None and bool((shape.numpy() == 1).all())

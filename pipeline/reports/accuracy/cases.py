@@ -1,28 +1,28 @@
-"""What `make accuracy` measures, as rows of data: a model, its weights, the pictures of its ranges and of its figures.
+"""Lists the cases of `make accuracy`: a model, its weights, its calibration images and its evaluation images.
 
-No picture that ranges come from is among those that the figures come from.
+No calibration image is among the evaluation images.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 from effedge.calibration.ranges.samples import spread
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.common.files import whole_file
+from effedge.deploy.common.files import atomic_file, write_json
 from effedge.pipeline.weights.locate import locate_weights
 
 
 class Case(NamedTuple):
-    """One model on one kind of pictures.
+    """A model on one kind of images.
 
-    weights: a word that effedge.pipeline.chain takes; None for the checkpoint that the user gives.
-    folder: under the folder that EFFEDGE_DATA names; None for pictures that come with effedge.
-    calibration: in that folder; None for what comes with the weights, or for a part of the evaluation's (`apart`).
-    evaluation: name -> data in that folder.
-    apart: so many pictures of the evaluation's table are for calibration, and not for the figures.
+    weights: a word that effedge.pipeline.chain takes; None for the user's checkpoint.
+    folder: under the folder that EFFEDGE_DATA names; None for images that come with effedge.
+    calibration: data in `folder`; None for the images that come with the weights, or for a part of the evaluation
+        images (`held_out`).
+    evaluation: name -> data in `folder`.
+    held_out: number of images of the evaluation's table that are used for calibration, and not for evaluation.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Case(NamedTuple):
     folder: str | None
     calibration: str | None
     evaluation: dict[str, str]
-    apart: int = 0
+    held_out: int = 0
 
 
 CASES = {
@@ -39,7 +39,7 @@ CASES = {
     for case in (
         Case("d0-digits", "d0", "digits", None, None, {"digits": "digits"}),
         Case("b0-digits", "b0", "digits", None, None, {"digits": "digits"}),
-        Case("lite0-imagenet", "lite0", "imagenet", "imagenet500", None, {"ImageNet": "labels.tsv"}, apart=200),
+        Case("lite0-imagenet", "lite0", "imagenet", "imagenet500", None, {"ImageNet": "labels.tsv"}, held_out=200),
         Case(
             "det-lite0-bccd",
             "det-lite0",
@@ -52,58 +52,57 @@ CASES = {
 }
 
 
-class Found(NamedTuple):
-    """A case's weights and data on this machine, as effedge.pipeline.chain and effedge.pipeline.evaluation.evaluate take them."""
+class LocatedCase(NamedTuple):
+    """A case's weights and data on this machine, as the chain and the evaluation take them."""
 
     weights: str
     calibration: Path | None
     evaluation: dict[str, str]
 
 
-def find(case: Case, data: Path | None, bccd_weights: Path | None, lists: Path) -> Found:
-    """A case's weights and data.
+def locate(case: Case, data: Path | None, bccd_weights: Path | None, lists: Path) -> LocatedCase:
+    """Locates a case's weights and data.
 
     Args:
-        data: the folder that EFFEDGE_DATA names, if it does.
+        data: the folder that EFFEDGE_DATA names, None if it is not set.
         bccd_weights: a checkpoint of det-lite0 that was trained on bccd/train.json, if there is one.
-        lists: the folder that lists of pictures are written to.
+        lists: the folder that lists of images are written to.
 
     Raises:
-        UserError: something is missing; says what.
+        UserError: weights or data are missing; names them.
     """
     weights = case.weights or (str(bccd_weights) if bccd_weights else None)
     if weights is None:
         raise UserError(f"no checkpoint: give a {case.model} trained on bccd/train.json with BCCD (--bccd-weights)")
     if case.folder is None:
-        return Found(weights, None, case.evaluation)
+        return LocatedCase(weights, None, case.evaluation)
     if data is None or not (data / case.folder).is_dir():
-        given = f"'{data}' has none" if data else "the variable is not set"
-        raise UserError(f"its pictures are {case.folder}/ in the folder that EFFEDGE_DATA names, and {given}")
+        reason = f"'{data}' has none" if data else "the variable is not set"
+        raise UserError(f"its images are {case.folder}/ in the folder that EFFEDGE_DATA names, and {reason}")
     locate_weights(case.model, weights)
     folder = data / case.folder
     evaluation = {name: folder / file for name, file in case.evaluation.items()}
     calibration = folder / case.calibration if case.calibration else None
-    if case.apart:
+    if case.held_out:
         [(name, table)] = evaluation.items()
-        calibration, evaluation[name] = split_table(table, lists, case.apart)
-    return Found(weights, calibration, {name: str(path) for name, path in evaluation.items()})
+        calibration, evaluation[name] = split_table(table, lists, case.held_out)
+    return LocatedCase(weights, calibration, {name: str(path) for name, path in evaluation.items()})
 
 
 def split_table(table: Path, out: Path, count: int) -> tuple[Path, Path]:
-    """Part a table of file<TAB>class into `count` pictures to calibrate on, evenly spread over it, and the rest.
+    """Splits a table of file<TAB>class into `count` images for calibration, evenly spread over it, and the rest.
 
     Returns:
-        out/<name>-calibration.json, a COCO json without annotations, which is how calibration takes a list of pictures;
-        out/<name>-evaluation.tsv. Both hold whole paths; <name> is that of the table's folder.
+        out/<name>-calibration.json, a COCO json without annotations, which is how calibration takes a list of images;
+        out/<name>-evaluation.tsv. Both hold absolute paths; <name> is that of the table's folder.
     """
     rows = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines() if line.strip()]
     folder = table.parent.resolve()
-    chosen = set(spread(range(len(rows)), count))
-    images = [{"id": index, "file_name": str(folder / rows[index][0])} for index in sorted(chosen)]
-    rest = [f"{folder / file}\t{name}\n" for index, (file, name) in enumerate(rows) if index not in chosen]
+    held_out = set(spread(range(len(rows)), count))
+    images = [{"id": index, "file_name": str(folder / rows[index][0])} for index in sorted(held_out)]
+    rest = [f"{folder / file}\t{name}\n" for index, (file, name) in enumerate(rows) if index not in held_out]
     calibration, evaluation = (out / f"{folder.name}-{part}" for part in ("calibration.json", "evaluation.tsv"))
-    with whole_file(calibration) as temporary:
-        temporary.write_text(json.dumps({"images": images, "annotations": [], "categories": []}, indent=1) + "\n")
-    with whole_file(evaluation) as temporary:
+    write_json(calibration, {"images": images, "annotations": [], "categories": []})
+    with atomic_file(evaluation) as temporary:
         temporary.write_text("".join(rest), encoding="utf-8")
     return calibration, evaluation

@@ -1,39 +1,27 @@
-"""Models that are in no engine's folder, on OpenVINO or ONNX Runtime, through the device's own code."""
+"""Evaluates models that are in no engine's folder, on OpenVINO or ONNX Runtime, through the device's own code."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from effedge.deploy.runtime.backends import Infer
+from effedge.deploy.common.contracts import Manifest
+from effedge.pipeline.evaluation.evaluate import Evaluation
 
 
-def evaluate_file(path: Path, manifest: dict[str, Any], data: str, *, limit: int | None, quiet: bool) -> dict[str, Any]:
-    """Evaluate an .xml on OpenVINO or an .onnx on ONNX Runtime, both on the CPU.
+def evaluate_file(path: Path, manifest: Manifest, data: str, *, limit: int | None) -> Evaluation:
+    """Evaluates an .xml on OpenVINO or an .onnx on ONNX Runtime, both on the CPU.
+
+    Arguments and result as those of `effedge.pipeline.evaluation.backend.evaluate_backend`, and:
 
     Args:
-        manifest: of the OpenVINO engine that it stands beside: its spec holds for this model too, and an .xml runs
-            with its settings. The rest, and what is returned, as for `effedge.pipeline.evaluation.backend.evaluate_backend`.
+        manifest: of the OpenVINO engine in the same folder, whose spec is that of this model too; an .xml runs with its
+            settings.
     """
-    from effedge.deploy.runtime import openvino_backend
+    from effedge.deploy.runtime import onnxruntime_backend, openvino_backend
     from effedge.pipeline.evaluation.backend import evaluate_backend
 
-    backend = (
-        openvino_backend.load(path, {"backend": manifest["backend"]}) if path.suffix == ".xml" else onnx_runtime(path)
-    )
-    return evaluate_backend(backend, str(path), manifest["spec"], data, limit=limit, quiet=quiet)
-
-
-def onnx_runtime(path: Path) -> Infer:
-    """The model on ONNX Runtime's CPU provider."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-
-    def infer(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return dict(zip(names, session.run(names, feeds), strict=True))
-
-    return infer
+    if path.suffix == ".xml":
+        backend = openvino_backend.load(path, {"backend": manifest["backend"]})
+    else:
+        backend = onnxruntime_backend.load(path, manifest)
+    return evaluate_backend(backend, str(path), manifest["spec"], data, limit=limit)

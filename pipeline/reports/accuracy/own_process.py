@@ -1,4 +1,4 @@
-"""A call in a process of its own: the memory that a stage reports is then that stage's, and goes when it is done."""
+"""Calls a function in a process of its own, so that a stage reports its own memory, which is freed when it is done."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from collections.abc import Callable, Iterator
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from effedge.deploy.timing.machine import field, read
 
-Given = ParamSpec("Given")
+Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
 STDOUT, STDERR = 1, 2
 STATUS = Path("/proc/self/status")
-GRACE_SECONDS = 20.0  # for an interrupted stage to remove what it has begun
+GRACE_SECONDS = 20.0  # for an interrupted stage to remove its unfinished files
 
 
-def in_own_process(function: Callable[Given, Returned], *args: Given.args, **kwargs: Given.kwargs) -> Returned:
-    """Call a module's function in a fresh process; what it prints to stdout goes to stderr.
+def in_own_process(
+    function: Callable[Parameters, Returned], *args: Parameters.args, **kwargs: Parameters.kwargs
+) -> Returned:
+    """Calls a module's function in a fresh process; its stdout goes to stderr.
 
-    Where the function asks getrusage for its peak memory, the caller should be small: Linux counts that of a process
-    from the one that started it (`peak_memory_mib` does not). Ctrl-C interrupts the function, and is raised here when
-    that has ended. Raises what the function raises.
+    If the function reads its peak memory with getrusage, the caller should be small: Linux starts the peak of a process
+    at the memory of its parent (`peak_memory_mib` does not). Ctrl-C interrupts the function, and is raised here when
+    the function has ended. Exceptions of the function are raised here.
     """
     context = get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=answer, args=(sending, function, args, kwargs))
+    process = context.Process(target=call_and_send, args=(sending, function, args, kwargs))
     try:
         with held_interrupts():
             process.start()
@@ -52,8 +54,8 @@ def in_own_process(function: Callable[Given, Returned], *args: Given.args, **kwa
 
 @contextlib.contextmanager
 def held_interrupts() -> Iterator[None]:
-    """A block in which SIGINT waits; also in the processes that it starts, until they let it through."""
-    resource_tracker.ensure_running()  # which lets SIGINT through, should it be started within
+    """Blocks SIGINT within its block, also in the processes that the block starts, until they unblock it."""
+    resource_tracker.ensure_running()  # started within the block, it would unblock SIGINT
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
@@ -61,11 +63,13 @@ def held_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
-def answer(sending: Connection, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """What the process does: send (what the function returns, None), or (None, its exception); nothing on Ctrl-C."""
+def call_and_send(
+    sending: Connection, function: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]
+) -> None:
+    """Calls the function, and sends (its result, None) or (None, its exception); sends nothing on Ctrl-C."""
 
     def interrupt(*_: object) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one, from the parent, shall not disturb the clearing up
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second SIGINT, from the parent, must not disturb the clean-up
         raise KeyboardInterrupt
 
     os.dup2(STDERR, STDOUT)
@@ -74,12 +78,12 @@ def answer(sending: Connection, function: Callable[..., Any], args: tuple[Any, .
     with contextlib.suppress(KeyboardInterrupt):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         try:
-            result: tuple[Any, Exception | None] = function(*args, **kwargs), None
+            result: tuple[object, Exception | None] = function(*args, **kwargs), None
         except Exception as error:
             result = None, error
         sending.send(result)
 
 
 def peak_memory_mib() -> int:
-    """The largest resident set of this process since its program began, in MiB (Linux)."""
+    """Reads the largest resident set of this process since its program started, in MiB (Linux)."""
     return int(field(read(STATUS), "VmHWM").split()[0]) // 1024

@@ -1,19 +1,20 @@
-"""The peers' INT8 models of a float ONNX, made by the Python of an environment that has them: for `make accuracy`.
+"""Quantizes a float ONNX with NNCF or ONNX Runtime, in a Python environment that has them, for `make accuracy`.
 
     PEERS_PYTHON pipeline/reports/accuracy/peers.py nncf SIMPLIFIED.onnx INPUTS.npy OUT
 
-stands alone: it imports nothing of effedge, and effedge depends on none of the packages that it imports. OUT is an
-empty folder, into which go model.xml (nncf) or model.onnx (onnxruntime) and report.json, with seconds and peak_mib.
+The script stands alone: it imports nothing of effedge, and effedge depends on none of the packages that it imports. OUT
+is an empty folder, into which go model.xml (nncf) or model.onnx (onnxruntime) and report.json, with seconds and
+peak_mib.
 
-Each peer is used as its documentation tells a careful user to:
+The peers are used as their documentation advises a careful user:
 
-- nncf: `nncf.quantize` with its default preset on OpenVINO's reading of the ONNX, on every calibration picture.
+- nncf: `nncf.quantize` with its default preset on OpenVINO's reading of the ONNX, on every calibration image.
 - onnxruntime: `quant_pre_process`, then `quantize_static`: Q/DQ, symmetric INT8 activations and weights, a scale per
   output channel, ranges by min-max.
 
-From both is kept out what lies behind the last convolutions or matrix products (a detector's concatenation, TopK and
-decoding of boxes): pixel coordinates and class numbers do not fit into 8 bits, and a careful user excludes them. What
-lies before the first, the uint8 picture's cast and normalization, they leave in float by themselves.
+Both leave in float the nodes after the last convolutions or matrix products (a detector's concatenation, TopK and
+decoding of boxes): pixel coordinates and class numbers do not fit into 8 bits, and a careful user excludes them. The
+nodes before the first, the uint8 image's cast and normalization, they leave in float by themselves.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def main() -> None:
 
 
 def make_nncf(onnx: Path, inputs: np.ndarray, out: Path) -> None:
-    """Write out/model.xml, .bin."""
+    """Quantizes with NNCF; writes out/model.xml and .bin."""
     import nncf
     import openvino
 
@@ -66,10 +67,12 @@ def make_nncf(onnx: Path, inputs: np.ndarray, out: Path) -> None:
         for node in model.get_ordered_ops()
     ]
     kinds = {name: kind for name, kind, _ in nodes}
-    # OpenVINO reads a convolution's bias as an Add behind it, which is the convolution's business.
+    # OpenVINO reads a convolution's bias as an Add behind it, which is quantized with the convolution.
     biases = {name for name, kind, before in nodes if kind == "Add" and any(kinds[i] in WEIGHTED for i in before)}
     names = [
-        name for name in tail(nodes) if name not in biases and kinds[name] not in ("Constant", "Parameter", "Result")
+        name
+        for name in after_last_layers(nodes)
+        if name not in biases and kinds[name] not in ("Constant", "Parameter", "Result")
     ]
     dataset = nncf.Dataset(range(len(inputs)), lambda index: inputs[index : index + 1])
     quantized = nncf.quantize(
@@ -79,7 +82,7 @@ def make_nncf(onnx: Path, inputs: np.ndarray, out: Path) -> None:
 
 
 def make_onnxruntime(onnx: Path, inputs: np.ndarray, out: Path) -> None:
-    """Write out/model.onnx."""
+    """Quantizes with ONNX Runtime; writes out/model.onnx."""
     import onnx as onnx_package
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -112,25 +115,25 @@ def make_onnxruntime(onnx: Path, inputs: np.ndarray, out: Path) -> None:
             weight_type=QuantType.QInt8,
             per_channel=True,
             calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=tail(onnx_nodes(model.graph.node)),
+            nodes_to_exclude=after_last_layers(onnx_nodes(model.graph.node)),
             extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
         )
 
 
 def onnx_nodes(nodes: Iterable) -> list[tuple[str, str, set[str]]]:
-    """The nodes of an onnx.GraphProto, in its order, as `tail` takes them."""
+    """Lists the nodes of an onnx.GraphProto, in its order, as `after_last_layers` takes them."""
     nodes = list(nodes)
     producer = {output: node.name for node in nodes for output in node.output}
     return [(node.name, node.op_type, {producer[i] for i in node.input if i in producer}) for node in nodes]
 
 
-def tail(nodes: list[tuple[str, str, set[str]]]) -> list[str]:
-    """The names of the nodes behind the last weighted ones: neither weighted nor followed by one, however far.
+def after_last_layers(nodes: list[tuple[str, str, set[str]]]) -> list[str]:
+    """Names the nodes after the last weighted ones: nodes from which no path leads to a weighted node.
 
     Args:
         nodes: (name, kind, names of the nodes that it reads from), in topological order.
     """
-    leading: set[str] = set()  # to a weighted node, or one itself
+    leading: set[str] = set()  # weighted nodes, and nodes that lead to one
     for name, kind, before in reversed(nodes):
         if kind in WEIGHTED or name in leading:
             leading |= before | {name}

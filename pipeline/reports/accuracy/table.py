@@ -1,4 +1,4 @@
-"""The rows of `effedge.pipeline.reports.accuracy.measure` as a Markdown table: AP in points, top-1 in percent."""
+"""Formats the rows of `effedge.pipeline.reports.accuracy.measure` as Markdown: AP in points, top-1 in percent."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ Row = dict[str, Any]
 FIGURES = {"AP": "AP 50:95", "top-1": "top-1"}
 
 
-def value(row: Row, what: str) -> float | None:
-    """A figure of 0 to 100; None where it was not measured, or the data has nothing to measure."""
-    figure = row["results"].get(what, {"figures": {}})["figures"].get(row["figure"])
+def value(row: Row, variant: str) -> float | None:
+    """Returns a figure of 0 to 100; None where it was not measured, or the data cannot give it."""
+    figure = row["results"].get(variant, {"figures": {}})["figures"].get(row["figure"])
     return None if figure is None else 100 * figure
 
 
 def drop(row: Row) -> float | None:
-    """What INT8 loses against FP32, in points; negative where it gains."""
+    """Computes INT8's loss against FP32, in points; negative where INT8 gains."""
     before, after = value(row, "fp32"), value(row, "int8")
     return None if before is None or after is None else before - after
 
 
 def number(figure: float | None) -> str:
-    """A figure with one digit behind the point, never "-0.0"; a dash for None."""
+    """Formats a figure with one digit behind the point, never "-0.0"; a dash for None."""
     return "–" if figure is None else f"{round(figure, 1) + 0.0:.1f}"
 
 
 COLUMNS: dict[str, Callable[[Row], str]] = {
-    "model, data": lambda row: f"{row['model']}, {row['data']}, {row['pictures']} pictures",
+    "model, data": lambda row: f"{row['model']}, {row['data']}, {row['pictures']} images",
     "figure": lambda row: FIGURES[row["figure"]],
     "FP32": lambda row: number(value(row, "fp32")),
     "FP16": lambda row: number(value(row, "fp16")),
@@ -36,7 +36,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "multiply-adds in INT8": lambda row: f"{100 * row['calibration']['int8_macs']:.0f}%",
     "NNCF INT8": lambda row: number(value(row, "nncf")),
     "ONNX Runtime INT8": lambda row: number(value(row, "onnxruntime")),
-    "our INT8 on ONNX Runtime": lambda row: number(value(row, "int8_onnxruntime")),
+    "effedge's INT8 on ONNX Runtime": lambda row: number(value(row, "int8_onnxruntime")),
     "without zero points": lambda row: number(value(row, "int8_symmetric")),
     "the same on ONNX Runtime": lambda row: number(value(row, "int8_symmetric_onnxruntime")),
     "calibration": lambda row: f"{row['calibration']['seconds']:.0f} s, {row['calibration']['peak_mib']} MiB",
@@ -44,6 +44,6 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table with a line for each row."""
+    """Formats a table with a line for each row."""
     lines = [list(COLUMNS), ["---"] * len(COLUMNS), *([cell(row) for cell in COLUMNS.values()] for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,77 +1,78 @@
-"""Our engines of a model against the usual ways to run it here: effedge benchmark d0 [--rounds 5]
+"""Compares the latency of effedge's engines with that of PyTorch, ONNX Runtime and OpenVINO.
 
-The contenders are effedge's engines at each precision, PyTorch (eager and torch.compile), and ONNX Runtime and OpenVINO
-on a plain torch.onnx.export of the same weights; for a GPU's target PyTorch in float32 and FP16, eager, as a CUDA graph
-and compiled. Each is timed in a process of its own, batch 1, in turns, so that what disturbs the machine disturbs all.
-effedge's engines take the uint8 picture, from the CPU's memory, and end with decoded candidates there; the others take
-a normalized float picture, on a GPU one that lies there already, and end with the heads' outputs, which is less work.
+    effedge benchmark d0 [--rounds 5]
+
+The contenders on a CPU are effedge's engines at every precision, PyTorch (eager and torch.compile), and ONNX Runtime
+and OpenVINO on a plain torch.onnx.export of the same weights; on a GPU they are effedge's engines, and PyTorch in
+float32 and FP16, eager, as a CUDA graph and compiled. Every contender has a process of its own. The processes are timed
+alternately (interleaved timing), batch 1, so that a disturbance of the machine reaches all contenders.
+effedge's engines take the uint8 image from the CPU's memory and end with decoded candidates there. The others take a
+normalized float image, which on a GPU lies in its memory already, and end with the heads' outputs, which is less work.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import sys
 from pathlib import Path
 
 from effedge.deploy.common.cli import Parser, UserError, choose
-from effedge.deploy.common.files import whole_file
+from effedge.deploy.common.files import write_json
+from effedge.deploy.common.messages import messages_to_stderr
 from effedge.deploy.timing.gpu_facts import gpus
 from effedge.deploy.timing.machine import machine, versions
 from effedge.engines.gpu import first_gpu
 from effedge.engines.targets import PRECISIONS, TARGETS, resolve_target
-from effedge.pipeline.chain import Request, build_chain
-from effedge.pipeline.models.zoo import MODELS
+from effedge.pipeline.chain import run_chain
+from effedge.pipeline.models.tables import MODELS
 from effedge.pipeline.reports.benchmark.contenders import PACKAGES, Contender, rivals, rivals_on_gpu
 from effedge.pipeline.reports.benchmark.race import Row, race, table
+from effedge.pipeline.request import Checkpoint, Request
 
 
 def main() -> None:
-    parser = Parser(prog="effedge benchmark", description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("model", help=", ".join(MODELS))
     parser.add_argument("--weights", default="digits", help="as of the chain (default: %(default)s)")
     parser.add_argument("--target", default="auto", help="cpu, or the GPU at hand: rtx, trt (default: %(default)s)")
-    parser.add_argument("--calibration", type=Path, help="pictures for INT8, where the weights bring none")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=30, help="runs in a turn (default: %(default)s)")
+    parser.add_argument("--calibration", type=Path, help="images for INT8, where the weights bring none")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds over all contenders (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=30, help="runs of a contender in a round (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("build"), help="folder of all artefacts (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all latencies to this file")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw medians and spread (needs matplotlib)")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
-    given = parser.parse_args()
+    parser.add_quiet()
+    arguments = parser.parse_args()
     for name in ("rounds", "runs"):
-        if getattr(given, name) < 1:
-            raise UserError(f"--{name} {getattr(given, name)}: expected 1 or more")
-    choose("model", given.model, MODELS)
-    target = resolve_target(choose("target", given.target, ["auto", *TARGETS]))
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name} {getattr(arguments, name)}: expected 1 or more")
+    choose("model", arguments.model, MODELS)
+    target = resolve_target(choose("target", arguments.target, ["auto", *TARGETS]))
     contenders = []
-    with contextlib.redirect_stdout(sys.stderr):  # the builders' lines are progress here
+    with messages_to_stderr():  # the builders' lines are progress here
         for precision in PRECISIONS:
-            wanted = Request(precision, target, given.out, calibration=given.calibration, quiet=given.quiet)
-            engine = build_chain(given.model, given.weights, wanted)
+            checkpoint = Checkpoint(arguments.model, arguments.weights)
+            engine = run_chain(Request(checkpoint, precision, target, arguments.out, calibration=arguments.calibration))
             contenders.append(Contender(f"effedge {precision}", "engine", (str(engine),)))
         if target.on_cpu:
-            contenders += rivals(given.model, given.weights, engine.parent / "plain.onnx", given.quiet)
+            contenders += rivals(arguments.model, arguments.weights, engine.parent / "plain.onnx")
         else:
-            contenders += rivals_on_gpu(given.model, given.weights)
-    rows = race(contenders, rounds=given.rounds, runs=given.runs, quiet=given.quiet)
+            contenders += rivals_on_gpu(arguments.model, arguments.weights)
+    rows = race(contenders, rounds=arguments.rounds, runs=arguments.runs)
     print(table(rows))
-    if given.json is not None:
-        write_json(rows, given.model, given.json)
-        print(f"json: {given.json}")
-    if given.plot is not None:
+    if arguments.json is not None:
+        write_latencies(rows, arguments.model, arguments.json)
+        print(f"json: {arguments.json}")
+    if arguments.plot is not None:
         from effedge.pipeline.reports.benchmark.plot import plot
 
         gpu = None if target.on_cpu else first_gpu()
-        where = f"{machine()['cpu']}, {machine()['cores']} cores" if gpu is None else gpu.name
-        plot(rows, f"{given.model}, batch 1, {where}", given.plot)
-        print(f"plot: {given.plot}")
+        device = f"{machine()['cpu']}, {machine()['cores']} cores" if gpu is None else gpu.name
+        plot(rows, f"{arguments.model}, batch 1, {device}", arguments.plot)
+        print(f"plot: {arguments.plot}")
 
 
-def write_json(rows: list[Row], model: str, path: Path) -> None:
-    """All latencies, with what they were measured on."""
+def write_latencies(rows: list[Row], model: str, path: Path) -> None:
+    """Writes all latencies, with the machine and the versions that they were measured on."""
     figures = {row.name: {"median_ms": row.median, "best_ms": row.best, "rounds_ms": row.rounds} for row in rows}
     report = {"model": model, "machine": machine(), "gpus": gpus(), "versions": versions(PACKAGES)}
     report["contenders"] = figures
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n")
+    write_json(path, report)

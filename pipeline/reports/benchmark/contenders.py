@@ -1,7 +1,7 @@
-"""The ways to run a model that a benchmark compares, and the plain export that some of them take.
+"""Defines the contenders of a benchmark, and the plain ONNX export that some of them run.
 
-`python -m effedge.pipeline.reports.benchmark.contenders KIND ARGUMENT...` is one of them in its own process: for every line on stdin, a
-number of runs, it prints that many latencies in ms as a JSON list.
+`python -m effedge.pipeline.reports.benchmark.contenders KIND ARGUMENT...` runs a contender in a process of its own: for
+every line on stdin, a number of runs, it prints that many latencies in ms as a JSON list.
 """
 
 from __future__ import annotations
@@ -11,21 +11,24 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.timing.synthetic_inputs import made_up_array
+from effedge.deploy.timing.synthetic_inputs import synthetic_array
 from effedge.engines.onnx_header import read_header
 from effedge.engines.stage import run_stage
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx-cu13", "pycuda", "numpy")
 PLAIN_OPSET = 18
 
 
 class Contender(NamedTuple):
-    """`kind` is a key of KINDS; `arguments` are its function's."""
+    """A contender's name in reports, its key in KINDS, and the arguments of the key's function."""
 
     name: str
     kind: str
@@ -33,18 +36,20 @@ class Contender(NamedTuple):
 
 
 def rivals_on_gpu(model: str, weights: str) -> list[Contender]:
-    """PyTorch in float32 (of which convolutions may be TF32, as it comes) and FP16, launched step by step, as one CUDA
-    graph, and compiled."""
+    """Lists PyTorch in float32 and FP16: launched kernel by kernel, as one CUDA graph, and compiled.
+
+    Convolutions of float32 may be TF32, which is PyTorch's default.
+    """
     return [
-        Contender(f"PyTorch {name}{how}".strip(), kind, (model, weights, "cuda", dtype))
+        Contender(f"PyTorch {name}{launch}".strip(), kind, (model, weights, "cuda", dtype))
         for name, dtype in (("", "float32"), ("FP16 ", "float16"))
-        for how, kind in (("", "eager"), ("CUDA graph", "graph"), ("compiled", "compiled"))
+        for launch, kind in (("", "eager"), ("CUDA graph", "graph"), ("compiled", "compiled"))
     ]
 
 
-def rivals(model: str, weights: str, plain: Path, quiet: bool) -> list[Contender]:
-    """PyTorch, and ONNX Runtime and OpenVINO on a plain export, which is written to `plain`; all on the CPU."""
-    export_plain(model, weights, plain, quiet)
+def rivals(model: str, weights: str, plain: Path) -> list[Contender]:
+    """Lists PyTorch, and ONNX Runtime and OpenVINO on a plain export, which is written to `plain`; all on the CPU."""
+    export_plain(model, weights, plain)
     return [
         Contender("PyTorch", "eager", (model, weights)),
         Contender("PyTorch compiled", "compiled", (model, weights)),
@@ -53,8 +58,8 @@ def rivals(model: str, weights: str, plain: Path, quiet: bool) -> list[Contender
     ]
 
 
-def export_plain(model: str, weights: str, out: Path, quiet: bool) -> None:
-    """torch.onnx.export of the module as it is: normalized float pictures in, the heads' outputs out; a stage."""
+def export_plain(model: str, weights: str, out: Path) -> None:
+    """Exports the plain module: normalized float images in, the heads' outputs out; a stage."""
     from effedge.pipeline.weights.locate import locate_weights
 
     def make(temporary: Path) -> None:
@@ -62,14 +67,14 @@ def export_plain(model: str, weights: str, out: Path, quiet: bool) -> None:
 
         from effedge.pipeline.export.torch_to_onnx import quiet_exporter
 
-        module, picture = module_and_picture(model, weights)
+        module, image = module_and_input(model, weights)
         with quiet_exporter():
             torch.onnx.export(
-                module, (picture,), str(temporary), opset_version=PLAIN_OPSET, dynamo=True, external_data=False,
+                module, (image,), str(temporary), opset_version=PLAIN_OPSET, dynamo=True, external_data=False,
                 verbose=False,
             )  # fmt: skip
 
-    file = locate_weights(model, weights, quiet=quiet)
+    file = locate_weights(model, weights)
     run_stage(
         "plain export",
         out,
@@ -81,11 +86,12 @@ def export_plain(model: str, weights: str, out: Path, quiet: bool) -> None:
     )
 
 
-def module_and_picture(model: str, weights: str) -> tuple[Any, Any]:
-    """The module in evaluation mode, and a float input [1,3,H,W]."""
+def module_and_input(model: str, weights: str) -> tuple[torch.nn.Module, torch.Tensor]:
+    """Loads the module in evaluation mode, and makes a float input [1,3,H,W]."""
     import torch
 
-    from effedge.pipeline.models.zoo import create_model, input_size
+    from effedge.pipeline.models.create import create_model
+    from effedge.pipeline.models.tables import input_size
     from effedge.pipeline.weights.load import load_weights
 
     loaded = load_weights(model, weights)
@@ -95,76 +101,76 @@ def module_and_picture(model: str, weights: str) -> tuple[Any, Any]:
     return module.eval(), torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def engine(folder: str) -> Callable[[], Any]:
+def engine(folder: str) -> Callable[[], object]:
     from effedge.deploy.timing.workload import make_workload
 
     return make_workload(folder, [], decode=False).infer
 
 
-def eager(model: str, weights: str, device: str = "cpu", dtype: str = "float32") -> Callable[[], Any]:
+def eager(model: str, weights: str, device: str = "cpu", dtype: str = "float32") -> Callable[[], object]:
     import torch
 
-    module, picture = on_device(model, weights, device, dtype)
+    module, image = on_device(model, weights, device, dtype)
 
-    def once() -> Any:
+    def run_once() -> object:
         with torch.inference_mode():
-            return finished(module(picture))
+            return synchronized(module(image))
 
-    return once
+    return run_once
 
 
-def compiled(model: str, weights: str, device: str = "cpu", dtype: str = "float32") -> Callable[[], Any]:
-    """On a GPU with CUDA graphs ("reduce-overhead"), which is what PyTorch advises for one picture at a time."""
+def compiled(model: str, weights: str, device: str = "cpu", dtype: str = "float32") -> Callable[[], object]:
+    """Compiles the module; on a GPU with CUDA graphs ("reduce-overhead"), which PyTorch advises for batch 1."""
     import torch
 
-    module, picture = on_device(model, weights, device, dtype)
+    module, image = on_device(model, weights, device, dtype)
     fast = torch.compile(module, mode="default" if device == "cpu" else "reduce-overhead")
 
-    def once() -> Any:
+    def run_once() -> object:
         with torch.no_grad():  # inference mode makes it compile anew
-            return finished(fast(picture))
+            return synchronized(fast(image))
 
-    return once
+    return run_once
 
 
-def graph(model: str, weights: str, device: str, dtype: str) -> Callable[[], Any]:
-    """The eager module's launches, recorded once as a CUDA graph."""
+def graph(model: str, weights: str, device: str, dtype: str) -> Callable[[], object]:
+    """Records the eager module's launches as a CUDA graph."""
     import torch
 
-    module, picture = on_device(model, weights, device, dtype)
+    module, image = on_device(model, weights, device, dtype)
     with torch.inference_mode():
-        side = torch.cuda.Stream()  # cuDNN chooses its algorithms, which may not be recorded
+        side = torch.cuda.Stream()  # where cuDNN chooses its algorithms, which may not be recorded
         with torch.cuda.stream(side):
             for _ in range(3):
-                module(picture)
+                module(image)
         torch.cuda.current_stream().wait_stream(side)
         recorded = torch.cuda.CUDAGraph()
         with torch.cuda.graph(recorded):
-            outputs = module(picture)
+            outputs = module(image)
 
-    def once() -> Any:
+    def run_once() -> object:
         recorded.replay()
-        return finished(outputs)
+        return synchronized(outputs)
 
-    return once
+    return run_once
 
 
-def on_device(model: str, weights: str, device: str, dtype: str) -> tuple[Any, Any]:
-    """As `module_and_picture`, on a device and in a type; on a GPU with channels last, which its kernels are for."""
+def on_device(model: str, weights: str, device: str, dtype: str) -> tuple[torch.nn.Module, torch.Tensor]:
+    """Moves `module_and_input` to a device and a type; on a GPU to channels-last memory, which its kernels prefer."""
     import torch
 
-    module, picture = module_and_picture(model, weights)
+    module, image = module_and_input(model, weights)
     if device == "cpu":
-        return module, picture
+        return module, image
     if not torch.cuda.is_available():
         raise UserError("PyTorch finds no GPU here: the benchmark of a GPU's target runs on the GPU")
     torch.backends.cudnn.benchmark = True
-    kind = getattr(torch, dtype)
-    return tuple(one.to(device, kind, memory_format=torch.channels_last) for one in (module, picture))
+    moved = {"device": device, "dtype": getattr(torch, dtype), "memory_format": torch.channels_last}
+    return module.to(**moved), image.to(**moved)
 
 
-def finished(outputs: Any) -> Any:
-    """The same outputs, once the GPU has computed them."""
+def synchronized(outputs: object) -> object:
+    """Waits until the GPU has computed the outputs, and returns them."""
     import torch
 
     if torch.cuda.is_initialized():
@@ -172,31 +178,31 @@ def finished(outputs: Any) -> Any:
     return outputs
 
 
-def onnxruntime(path: str) -> Callable[[], Any]:
+def onnxruntime(path: str) -> Callable[[], object]:
     import onnxruntime as ort
 
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    feeds = made_up(path)
+    feeds = synthetic_feeds(path)
     return lambda: session.run(None, feeds)
 
 
-def openvino(path: str) -> Callable[[], Any]:
+def openvino(path: str) -> Callable[[], object]:
     import openvino as ov
 
-    # As it comes: where the CPU has bfloat16, OpenVINO uses it.
+    # OpenVINO's defaults: where the CPU has bfloat16, OpenVINO uses it.
     request = ov.Core().compile_model(path, "CPU", {"PERFORMANCE_HINT": "LATENCY"}).create_infer_request()
-    feeds = made_up(path)
+    feeds = synthetic_feeds(path)
     return lambda: request.infer(feeds, share_inputs=True, share_outputs=True)
 
 
-def made_up(path: str) -> dict[str, np.ndarray]:
-    """A normal float32 input for an ONNX of one, whose sizes are fixed."""
+def synthetic_feeds(path: str) -> dict[str, np.ndarray]:
+    """Makes a normally distributed float32 input for an ONNX with one input of fixed size."""
     [(name, (_, shape))] = read_header(Path(path)).inputs.items()
     sides = [int(side) for side in shape or ()]
-    return {name: made_up_array(sides, np.float32)}
+    return {name: synthetic_array(sides, np.float32)}
 
 
-KINDS: dict[str, Callable[..., Callable[[], Any]]] = {
+KINDS: dict[str, Callable[..., Callable[[], object]]] = {
     function.__name__: function for function in (engine, eager, compiled, graph, onnxruntime, openvino)
 }
 
@@ -204,7 +210,7 @@ KINDS: dict[str, Callable[..., Callable[[], Any]]] = {
 def main() -> None:
     kind, *arguments = sys.argv[1:]
     try:
-        once = KINDS[kind](*arguments)
+        run_once = KINDS[kind](*arguments)
     except UserError as error:
         print(json.dumps({"error": str(error)}), flush=True)
         return
@@ -212,7 +218,7 @@ def main() -> None:
         latencies = []
         for _ in range(int(line)):
             started = time.perf_counter()
-            once()
+            run_once()
             latencies.append(1000 * (time.perf_counter() - started))
         print(json.dumps(latencies), flush=True)
 

@@ -1,7 +1,7 @@
-"""How accurate each model is: the published figures, a row each with its source, or the user's own from a file.
+"""Provides the accuracy of the models: published figures, each with its source, or the user's own from a file.
 
-A series is a family that one rule scales up: every member has the dimensions of the one before or larger ones, and so
-takes longer, whatever the device.
+A series is a family that one rule scales up: no dimension of a member is smaller than that of the member before, so it
+takes longer on any device.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from effedge.deploy.common.cli import UserError, choose
 from effedge.deploy.common.files import read_json
-from effedge.pipeline.models.zoo import MODELS, is_detector
+from effedge.pipeline.models.tables import MODELS, is_detector
 
 DETECTION, CLASSIFICATION = TASKS = ("detection", "classification")
 UNITS = {DETECTION: "AP", CLASSIFICATION: "top-1"}  # of the published figures
@@ -38,7 +38,7 @@ TPU_LITE = "tensorflow/tpu, models/official/efficientnet/lite/README.md, FP32 to
 
 
 class Figure(NamedTuple):
-    """`accuracy` in per cent, of the float model."""
+    """The accuracy of a float model, in per cent."""
 
     model: str
     accuracy: float
@@ -84,23 +84,24 @@ def task_of(model: str) -> str:
 
 
 def published(task: str) -> list[Figure]:
-    """The figures of a task's models."""
+    """Lists the published figures of a task's models."""
     return [row for row in PUBLISHED.values() if task_of(row.model) == task]
 
 
 def series_of(figures: list[Figure]) -> list[list[str]]:
-    """The models that have a figure, by series, smallest first; one that is in no series (B8, L2) is one by itself."""
+    """Groups the models of the figures by series, smallest first; a model of no series (B8, L2) is its own series."""
     models = {row.model for row in figures}
-    rows = [[model for model in row if model in models] for series in SERIES.values() for row in series]
-    known = {model for row in rows for model in row}
-    return [row for row in rows if row] + [[row.model] for row in figures if row.model not in known]
+    groups = [[model for model in series if model in models] for task in SERIES.values() for series in task]
+    grouped = {model for group in groups for model in group}
+    return [group for group in groups if group] + [[row.model] for row in figures if row.model not in grouped]
 
 
 def read_figures(path: Path) -> list[Figure]:
-    """The user's figures: a JSON object {model: accuracy}, or a CSV with a model and its accuracy a line.
+    """Reads the user's figures: a JSON object {model: accuracy}, or a CSV with a model and its accuracy a line.
 
     Raises:
-        UserError: no such file, a model or a number that is none, no line at all, detectors and classifiers together.
+        UserError: no such file, an unknown model, a value that is no number, no line at all, detectors and classifiers
+            together.
     """
     pairs = read_csv(path) if path.suffix.lower() == ".csv" else read_object(path)
     figures: list[Figure] = []
@@ -130,7 +131,7 @@ def read_object(path: Path) -> list[tuple[str, object]]:
 
 
 def read_csv(path: Path) -> list[tuple[str, object]]:
-    """Lines of two cells; a first line whose second cell is no number is a heading."""
+    """Reads lines of two cells; a first line whose second cell is no number is a heading."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = [[cell.strip() for cell in line] for line in csv.reader(file) if any(cell.strip() for cell in line)]

@@ -1,60 +1,65 @@
-"""Which model to take: the most accurate within the latency, and what may be left unmeasured on the way to it."""
+"""Picks the most accurate model within a latency, and decides which models need not be measured for that."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-BEYOND = 1.5  # times the limit: the end of a series. A little beyond it, a model is still worth knowing of.
+BEYOND = 1.5  # times the limit: the end of a series. A model a little beyond the limit is still of interest.
 
 
 class Candidate(NamedTuple):
-    """`milliseconds` of a picture; `accuracy`, more is better."""
+    """A model with its milliseconds an image and its accuracy, of which more is better."""
 
     model: str
     accuracy: float
     milliseconds: float
 
 
-def front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those that no other beats: none is at least as fast and as accurate and better in one of the two. Fastest first.
+def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Selects the candidates that no other beats, fastest first.
 
-    >>> [one.model for one in front([Candidate("a", 30, 5), Candidate("b", 29, 6), Candidate("c", 40, 9)])]
+    A candidate beats another if it is at least as fast and as accurate, and better in one of the two.
+
+    >>> [c.model for c in pareto_front([Candidate("a", 30, 5), Candidate("b", 29, 6), Candidate("c", 40, 9)])]
     ['a', 'c']
     """
 
-    def beaten(one: Candidate) -> bool:
+    def is_beaten(candidate: Candidate) -> bool:
         return any(
-            other.milliseconds <= one.milliseconds
-            and other.accuracy >= one.accuracy
-            and (other.milliseconds, other.accuracy) != (one.milliseconds, one.accuracy)
+            other.milliseconds <= candidate.milliseconds
+            and other.accuracy >= candidate.accuracy
+            and (other.milliseconds, other.accuracy) != (candidate.milliseconds, candidate.accuracy)
             for other in candidates
         )
 
-    return sorted((one for one in candidates if not beaten(one)), key=lambda one: one.milliseconds)
+    return sorted((c for c in candidates if not is_beaten(c)), key=lambda candidate: candidate.milliseconds)
 
 
 def pick(candidates: Sequence[Candidate], limit: float) -> Candidate:
-    """The most accurate within `limit` ms, of equals the fastest; if none is within it, the fastest of all, and of
-    equals the most accurate. Of what is equal in both the first."""
-    within = [one for one in candidates if one.milliseconds <= limit]
+    """Picks the most accurate candidate within `limit` ms, among equals the fastest.
+
+    If no candidate is within the limit, it is the fastest of all, among equals the most accurate. Among candidates that
+    are equal in both it is the first.
+    """
+    within = [candidate for candidate in candidates if candidate.milliseconds <= limit]
     if within:
-        return max(within, key=lambda one: (one.accuracy, -one.milliseconds))
-    return min(candidates, key=lambda one: (one.milliseconds, -one.accuracy))
+        return max(within, key=lambda candidate: (candidate.accuracy, -candidate.milliseconds))
+    return min(candidates, key=lambda candidate: (candidate.milliseconds, -candidate.accuracy))
 
 
-def climb(
+def measure_series(
     series: Sequence[Sequence[str]], limit: float, milliseconds: Callable[[str], float]
 ) -> Iterator[tuple[str, float, list[str]]]:
-    """Measure each series from the smallest model up, until one takes more than BEYOND times the limit.
+    """Measures each series from the smallest model up, until a model takes more than BEYOND times the limit.
 
     Yields:
         (model, its milliseconds, the larger models of its series that are therefore left out).
     """
     for models in series:
         for index, model in enumerate(models):
-            found = milliseconds(model)
-            ends = found > BEYOND * limit
-            yield model, found, list(models[index + 1 :]) if ends else []
+            latency = milliseconds(model)
+            ends = latency > BEYOND * limit
+            yield model, latency, list(models[index + 1 :]) if ends else []
             if ends:
                 break

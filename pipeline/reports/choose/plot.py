@@ -1,4 +1,4 @@
-"""Latency against accuracy: every measured model, the Pareto front, and the limit."""
+"""Draws latency against accuracy: every measured model, the Pareto front, and the limit."""
 
 from __future__ import annotations
 
@@ -6,52 +6,52 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from effedge.deploy.common.plot import figure_at
-from effedge.pipeline.reports.choose.pareto import Candidate, front
+from effedge.pipeline.reports.choose.pareto import Candidate, pareto_front
 
 
 def plot(
     candidates: Sequence[Candidate],
     series: Sequence[Sequence[str]],
-    taken: Candidate,
+    picked: Candidate,
     limit: float,
     unit: str,
     title: str,
     path: Path,
 ) -> None:
-    """Draw it, latency on a logarithmic scale; UserError as `effedge.deploy.common.plot.figure_at`."""
+    """Draws the models, latency on a logarithmic scale; UserError as `effedge.deploy.common.plot.figure_at`."""
     with figure_at(path, 8, 5) as figure:
         axes = figure.subplots()
         axes.set_xscale("log")
-        best = front(candidates)
-        axes.plot(
-            [one.milliseconds for one in best], [one.accuracy for one in best], color="tab:gray", label="Pareto front"
-        )
+        axes.plot(*coordinates(pareto_front(candidates)), color="tab:gray", label="Pareto front")
         for models in series:
-            mine = [one for one in candidates if one.model in models]
-            label = " to ".join(dict.fromkeys((mine[0].model, mine[-1].model)))
-            axes.scatter([one.milliseconds for one in mine], [one.accuracy for one in mine], label=label, zorder=3)
-        for one in candidates:
-            axes.annotate(
-                one.model, (one.milliseconds, one.accuracy), xytext=(6, -10), textcoords="offset points", fontsize=9
-            )
+            members = [candidate for candidate in candidates if candidate.model in models]
+            label = " to ".join(dict.fromkeys((members[0].model, members[-1].model)))
+            axes.scatter(*coordinates(members), label=label, zorder=3)
+        for model, accuracy, milliseconds in candidates:
+            axes.annotate(model, (milliseconds, accuracy), xytext=(6, -10), textcoords="offset points", fontsize=9)
         axes.scatter(
-            [taken.milliseconds], [taken.accuracy], s=180, facecolors="none", edgecolors="tab:red", linewidths=2,
-            label=f"take {taken.model}", zorder=4,
+            [picked.milliseconds], [picked.accuracy], s=180, facecolors="none", edgecolors="tab:red", linewidths=2,
+            label=f"take {picked.model}", zorder=4,
         )  # fmt: skip
         axes.axvline(limit, color="black", linestyle="--", label=f"limit {limit:g} ms")
-        marks = ticks(min(limit, *(one.milliseconds for one in candidates)),
-                      max(limit, *(one.milliseconds for one in candidates)))  # fmt: skip
+        latencies = [limit, *(candidate.milliseconds for candidate in candidates)]
+        marks = ticks(min(latencies), max(latencies))
         axes.set_xticks(marks, [f"{mark:g}" for mark in marks])
         axes.minorticks_off()
         axes.margins(x=0.12)
-        axes.set_xlabel("ms a picture, from its pixels to what was found in it")
+        axes.set_xlabel("ms an image, from its pixels to its detections or classes")
         axes.set_ylabel(unit)
         axes.set_title(title, fontsize=10)
         axes.legend(loc="lower right")
 
 
+def coordinates(candidates: Sequence[Candidate]) -> tuple[list[float], list[float]]:
+    """Returns the candidates' milliseconds and accuracies."""
+    return [candidate.milliseconds for candidate in candidates], [candidate.accuracy for candidate in candidates]
+
+
 def ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten around a span.
+    """Lists 1, 2 and 5 times the powers of ten around a span.
 
     >>> ticks(7, 40)
     [5.0, 10.0, 20.0, 50.0]

@@ -1,12 +1,15 @@
-"""Training augmentation of pictures from the disk. Pure functions of a generator, so a sample's index decides its look.
+"""Augments training images from the disk: flips, rotations, crops, scales and colours.
 
-Detectors: EfficientDet's (Tan, Pang and Le 2020, section 5.1; google/automl, `dataloader.py`): a horizontal flip, and
-scale jitter: the picture is scaled by 0.1 to 2 times what would just fit the input, then a window of the input's size
-is cut from it where it is larger, and where it is smaller it lies top-left on the fill, as in the letterbox.
-Where a picture has no up, as under a microscope, quarter turns as well; and a colour jitter of brightness, contrast and
-saturation (Howard 2013, section 2; as in SSD, Liu et al. 2016, section 2.2, without hue).
-Classifiers: a random crop of 8% to 100% of the area at an aspect of 3/4 to 4/3 (Szegedy et al. 2015, section 6), and
-the flip, turns and colours.
+Every function draws from the generator that it is given, so a sample's index decides its augmentation.
+
+Detectors: EfficientDet's augmentation (Tan, Pang and Le 2020, section 5.1; google/automl, `dataloader.py`): a
+horizontal flip and scale jitter. Scale jitter scales the image to 0.1 to 2 times the size that just fits the input.
+Where the scaled image is larger than the input, a window of the input's size is cut out; where it is smaller, it lies
+top-left on the fill, as in the letterbox. Images without an up, as under a microscope, can be rotated by quarter turns
+too. A colour jitter changes brightness, contrast and saturation (Howard 2013, section 2; as in SSD, Liu et al. 2016,
+section 2.2, without hue).
+Classifiers: a random crop of 8% to 100% of the area at an aspect ratio of 3/4 to 4/3 (Szegedy et al. 2015, section 6),
+and the same flip, rotations and colours.
 """
 
 from __future__ import annotations
@@ -21,51 +24,54 @@ from PIL import Image
 JITTER = (0.1, 2.0)
 FLIP_CHANCE = 0.5
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-SMALLEST_SIDE = 1.0  # pixels of the input; what is left of a box after cropping must have this width and height
+SMALLEST_SIDE = 1.0  # pixels of the input: the least width and height of a box after cropping
 
 CROP_AREA = (0.08, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
 
 
-class Variety(NamedTuple):
-    """How far a picture may be changed and still mean the same.
+class Augmentation(NamedTuple):
+    """The changes that leave an image's meaning as it is.
 
-    flips: whether it may be mirrored.
-    turns: whether it may be turned by quarters.
+    flips: mirror images left to right.
+    rotate90: rotate images by multiples of 90 degrees.
     colour: strength of the colour jitter, 0 to 1.
-    jitter: least and greatest scale of a detector's picture, 1 being the letterbox's.
-    randaugment: how many operations on a classifier's picture, and their magnitude (`effedge.pipeline.training.data.randaugment`).
+    jitter: least and greatest scale of a detector's image; 1 is the letterbox's.
+    randaugment: number of operations on a classifier's image, and their magnitude
+        (`effedge.pipeline.training.data.randaugment`).
     """
 
     flips: bool = True
-    turns: bool = False
+    rotate90: bool = False
     colour: float = 0.0
     jitter: tuple[float, float] = JITTER
     randaugment: tuple[int, float] | None = None
 
-    def place(self, random: np.random.Generator, image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mirror and turn a picture, uint8 [h,w,3], at random, with its boxes [n,4] xyxy in pixels."""
+    def flip_and_rotate(
+        self, random: np.random.Generator, image: np.ndarray, boxes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mirrors and rotates an image, uint8 [h,w,3], at random, with its boxes [n,4] xyxy in pixels."""
         if self.flips and random.random() < FLIP_CHANCE:
             image, boxes = flip(image, boxes)
-        if self.turns:
-            image, boxes = turn(image, boxes, int(random.integers(4)))
+        if self.rotate90:
+            image, boxes = rotate90(image, boxes, int(random.integers(4)))
         return image, boxes
 
-    def colours(self, random: np.random.Generator) -> tuple[float, ...] | None:
-        """A random colour matrix, or None if colours stay."""
+    def draw_colour_matrix(self, random: np.random.Generator) -> tuple[float, ...] | None:
+        """Draws a colour matrix; None if colours stay."""
         return colour_matrix(random, self.colour) if self.colour else None
 
 
 def flip(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mirror a picture, uint8 [h,w,3], left to right, with its boxes [n,4] xyxy in pixels."""
+    """Mirrors an image, uint8 [h,w,3], left to right, with its boxes [n,4] xyxy in pixels."""
     width = image.shape[1]
     mirrored = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
     return np.ascontiguousarray(image[:, ::-1]), mirrored.astype(np.float32)
 
 
-def turn(image: np.ndarray, boxes: np.ndarray, quarters: int) -> tuple[np.ndarray, np.ndarray]:
-    """Turn a picture, uint8 [h,w,3], by 0 to 3 quarters counter-clockwise, with its boxes [n,4] xyxy in pixels."""
+def rotate90(image: np.ndarray, boxes: np.ndarray, quarters: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rotates an image, uint8 [h,w,3], by 0 to 3 quarter turns counter-clockwise, with its boxes [n,4] xyxy."""
     for _ in range(quarters):
         width = image.shape[1]
         image = image.transpose(1, 0, 2)[::-1]  # (x, y) goes to (y, width - x)
@@ -74,7 +80,7 @@ def turn(image: np.ndarray, boxes: np.ndarray, quarters: int) -> tuple[np.ndarra
 
 
 def colour_matrix(random: np.random.Generator, strength: float) -> tuple[float, ...]:
-    """Brightness, contrast (about mid grey) and saturation, each times 1 - `strength` to 1 + `strength`.
+    """Draws factors of 1 - `strength` to 1 + `strength` for brightness, contrast (about mid grey) and saturation.
 
     Returns:
         Twelve numbers, the rows of a [3,4] matrix for (R, G, B, 1), as `PIL.Image.convert` takes it.
@@ -86,7 +92,7 @@ def colour_matrix(random: np.random.Generator, strength: float) -> tuple[float, 
 
 
 def recolour(image: np.ndarray, matrix: tuple[float, ...]) -> np.ndarray:
-    """Apply a colour matrix to a picture, uint8 [h,w,3]; values are clipped."""
+    """Applies a colour matrix to an image, uint8 [h,w,3]; values are clipped."""
     return np.asarray(Image.fromarray(image).convert("RGB", matrix))
 
 
@@ -99,17 +105,19 @@ def scale_jitter(
     fill: Sequence[int],
     colours: tuple[float, ...] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scale a picture at random and crop or fill it to the input.
+    """Scales an image at random and crops or fills it to the input.
 
     Args:
-        image: uint8 [h,w,3]; `boxes` [n,4] xyxy in its pixels.
+        image: uint8 [h,w,3].
+        boxes: [n,4] xyxy in the image's pixels.
         size: side of the square input.
-        jitter: least and greatest scale, 1 being the letterbox's.
+        jitter: least and greatest scale; 1 is the letterbox's.
         fill: RGB.
-        colours: a colour matrix for the picture, not for the fill.
+        colours: a colour matrix for the image; the fill keeps its colour.
 
     Returns:
-        uint8 [size,size,3]; boxes float32 [m,4] xyxy in its pixels, clipped to it; int64 [m], which of the n those are.
+        The input, uint8 [size,size,3]; its boxes, float32 [m,4] xyxy in pixels of the input, clipped to it; int64 [m],
+        their indices among the n boxes.
     """
     height, width = image.shape[:2]
     scale = random.uniform(*jitter) * min(size / height, size / width)
@@ -131,7 +139,7 @@ def scale_jitter(
 
 
 def random_crop(random: np.random.Generator, image: np.ndarray, size: int, resample: Image.Resampling) -> np.ndarray:
-    """A random part of a picture, uint8 [h,w,3], stretched to uint8 [size,size,3]."""
+    """Cuts a random part out of an image, uint8 [h,w,3], and stretches it to uint8 [size,size,3]."""
     height, width = image.shape[:2]
     for _ in range(CROP_ATTEMPTS):
         area = height * width * random.uniform(*CROP_AREA)
@@ -140,7 +148,7 @@ def random_crop(random: np.random.Generator, image: np.ndarray, size: int, resam
         if 1 <= w <= width and 1 <= h <= height:
             left, top = random.uniform(0, width - w), random.uniform(0, height - h)
             break
-    else:  # a picture so long that no such part fits: the largest one in the middle
+    else:  # no such part fits into an image this long: take the largest one in the middle
         w, h = min(width, height * CROP_ASPECT[1]), min(height, width / CROP_ASPECT[0])
         left, top = (width - w) / 2, (height - h) / 2
     return _resize(image, (size, size), (left, top, left + w, top + h), resample)
@@ -149,8 +157,8 @@ def random_crop(random: np.random.Generator, image: np.ndarray, size: int, resam
 def _resize(
     image: np.ndarray, size: tuple[int, int], window: tuple[float, float, float, float], resample: Image.Resampling
 ) -> np.ndarray:
-    """The window (x0, y0, x1, y1) of a picture at `size` = (width, height), as Pillow counts."""
+    """Resizes the window (x0, y0, x1, y1) of an image to `size` = (width, height), in Pillow's coordinates."""
     height, width = image.shape[:2]
     x0, y0, x1, y1 = window
-    box = (x0, y0, min(x1, width), min(y1, height))  # rounding may put it a hair outside, which Pillow refuses
+    box = (x0, y0, min(x1, width), min(y1, height))  # rounding may put the edge a hair outside, which Pillow refuses
     return np.asarray(Image.fromarray(image).resize(size, resample, box=box))

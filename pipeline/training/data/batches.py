@@ -1,14 +1,14 @@
-"""Training samples by index, and how they are put into batches.
+"""Makes training samples by index, and collates them into batches.
 
-A sample follows from its index (and the seed) alone, so a run that was killed goes on with exactly the pictures that it
-would have seen, and two runs with one seed see the same.
+A sample follows from its index and the seed alone. So a run that was killed goes on with exactly the images that it
+would have seen, and two runs with one seed see the same images.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,27 +18,38 @@ from torch.utils.data import Dataset
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.image.files import open_image
 from effedge.deploy.image.preprocess import FILTERS
-from effedge.pipeline.datasets.digits import SHAPES, Picture, draw_crop, draw_picture
+from effedge.pipeline.datasets.digits import SHAPES, LabelledImage, draw_crop, draw_image
 from effedge.pipeline.datasets.records import Record
 from effedge.pipeline.models.anchors import make_anchors
-from effedge.pipeline.training.data.augment import Variety, random_crop, recolour, scale_jitter
+from effedge.pipeline.training.data.augment import Augmentation, random_crop, recolour, scale_jitter
 from effedge.pipeline.training.data.randaugment import randaugment
+from effedge.pipeline.training.losses import DetectionTargets
 from effedge.pipeline.training.matching import Matches, match
 from effedge.pipeline.weights.published import Preprocessing
 
-# What a generator is for, so that no two draw the same numbers from one seed.
+# The purpose of a generator, so that no two generators draw the same numbers from one seed.
 ORDER, AUGMENTATION = 0, 1
 
 NO_BOXES = np.zeros((0, 4), np.float32)
-DIGIT_JITTER = (0.7, 1.0)  # never larger: a digit cut by the edge may be another's likeness
+DIGIT_JITTER = (0.7, 1.0)  # never larger: a digit cut by the edge may look like another digit
+
+Sample = TypeVar("Sample")
+DetectionSample = tuple[np.ndarray, Matches]  # image uint8 [H,W,3]
+ClassificationSample = tuple[np.ndarray, int]  # image uint8 [H,W,3], class id
 
 
 class DetectionBatch(NamedTuple):
-    images: Tensor  # uint8 [N,H,W,3]
-    picture: Tensor  # int64 [p], which picture of the batch each positive anchor is in
-    anchor: Tensor  # int64 [p]
+    """Images, uint8 [N,H,W,3], and the targets of their p positive anchors (`DetectionTargets`)."""
+
+    images: Tensor
+    image_indices: Tensor  # int64 [p]
+    anchor_indices: Tensor  # int64 [p]
     class_ids: Tensor  # int64 [p]
     codes: Tensor  # float32 [p,4]
+
+    @property
+    def targets(self) -> DetectionTargets:
+        return DetectionTargets(*self[1:])
 
 
 class ClassificationBatch(NamedTuple):
@@ -46,60 +57,66 @@ class ClassificationBatch(NamedTuple):
     class_ids: Tensor  # int64 [N]
 
 
-def dealt(draw: Callable[[int], Any], batch: int, rank: int, processes: int) -> Callable[[int], Any]:
-    """Of each `batch` samples of a function of the index, the share of one of several processes, one after another."""
-    share = batch // processes
+Batch = DetectionBatch | ClassificationBatch
+
+
+def rank_share(draw: Callable[[int], Sample], batch: int, rank: int, world_size: int) -> Callable[[int], Sample]:
+    """Selects from each `batch` samples of `draw` the consecutive share of one process among `world_size`."""
+    share = batch // world_size
     return lambda index: draw(index // share * batch + rank * share + index % share)
 
 
-class Samples(Dataset):
+class IndexedDataset(Dataset):
     """Samples `start` to `stop` of a function of the index."""
 
-    def __init__(self, draw: Callable[[int], Any], start: int, stop: int):
+    def __init__(self, draw: Callable[[int], object], start: int, stop: int):
         self.draw, self.start, self.stop = draw, start, stop
 
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def __getitem__(self, index: int) -> Any:
-        """The sample, or the UserError that it met: raised in a worker it would arrive as a traceback's text."""
+    def __getitem__(self, index: int) -> object:
+        """Returns a sample, or the UserError that it met: raised in a worker, it would arrive as a traceback's text."""
         try:
             return self.draw(self.start + index)
         except UserError as error:
             return error
 
 
-def or_error(collate: Callable[[Sequence[Any]], Any]) -> Callable[[Sequence[Any]], Any]:
-    """`collate`, except that a batch with a UserError in it becomes that error."""
+def pass_errors_on(collate: Callable[[Any], Batch]) -> Callable[[Sequence[object]], Batch | UserError]:
+    """Wraps `collate` so that a batch with a UserError among its samples becomes the first such error."""
 
-    def first_error_or_batch(samples: Sequence[Any]) -> Any:
+    def batch_or_error(samples: Sequence[object]) -> Batch | UserError:
         error = next((sample for sample in samples if isinstance(sample, UserError)), None)
         return collate(samples) if error is None else error
 
-    return first_error_or_batch
+    return batch_or_error
 
 
-def digit_pictures(size: int, seed: int, fill: Sequence[int]) -> Callable[[int], Picture]:
-    """Drawn pictures of the digits' training split, of the written data set's shapes in turn, letterboxed as those will
-    be, or smaller (scale 0.7 to 1): [size,size]."""
+def digit_images(size: int, seed: int, fill: Sequence[int]) -> Callable[[int], LabelledImage]:
+    """Draws images [size,size,3] of the digits' training split.
 
-    def draw(index: int) -> Picture:
+    Their shapes are those of the written data set in turn. They are letterboxed as those images will be, or smaller
+    (scale 0.7 to 1).
+    """
+
+    def draw(index: int) -> LabelledImage:
         height, width = (round(side * size / max(SHAPES[0])) for side in SHAPES[index % len(SHAPES)])
-        image, boxes, class_ids = draw_picture("train", index, height, width, seed)
+        image, boxes, class_ids = draw_image("train", index, height, width, seed)
         random = np.random.default_rng([seed, AUGMENTATION, index])
         pixels, boxes, kept = scale_jitter(random, image, boxes, size, DIGIT_JITTER, fill)
-        return Picture(pixels, boxes, class_ids[kept])
+        return LabelledImage(pixels, boxes, class_ids[kept])
 
     return draw
 
 
-def digit_crops(size: int, seed: int) -> Callable[[int], tuple[np.ndarray, int]]:
-    """Drawn digit crops of the training split, [size,size]."""
+def digit_crops(size: int, seed: int) -> Callable[[int], ClassificationSample]:
+    """Draws digit crops [size,size,3] of the training split."""
     return lambda index: draw_crop("train", index, size, seed)
 
 
 def shuffled(count: int, seed: int) -> Callable[[int], int]:
-    """Sample index -> which of `count` records: every epoch of `count` samples is a permutation of its own."""
+    """Maps a sample index to one of `count` records; every epoch of `count` samples is a permutation of its own."""
 
     @functools.lru_cache(maxsize=2)  # a batch may reach into the next epoch
     def order(epoch: int) -> np.ndarray:
@@ -108,65 +125,68 @@ def shuffled(count: int, seed: int) -> Callable[[int], int]:
     return lambda index: int(order(index // count)[index % count])
 
 
-def record_pictures(
-    records: Sequence[Record], size: int, seed: int, variety: Variety, fill: Sequence[int]
-) -> Callable[[int], Picture]:
-    """Annotated pictures from the disk, shuffled and augmented, [size,size]. Ignored objects are not learnt."""
-    which = shuffled(len(records), seed)
+def record_images(
+    records: Sequence[Record], size: int, seed: int, augmentation: Augmentation, fill: Sequence[int]
+) -> Callable[[int], LabelledImage]:
+    """Reads annotated images from the disk, shuffled and augmented, [size,size,3]. Ignored objects are left out."""
+    record_index = shuffled(len(records), seed)
 
-    def draw(index: int) -> Picture:
+    def draw(index: int) -> LabelledImage:
         random = np.random.default_rng([seed, AUGMENTATION, index])
-        record = records[which(index)]
-        image, learnt = open_image(record.path), ~record.ignored
-        image, boxes = variety.place(random, image, record.boxes[learnt])
-        pixels, boxes, kept = scale_jitter(random, image, boxes, size, variety.jitter, fill, variety.colours(random))
-        return Picture(pixels, boxes, record.class_ids[learnt][kept])
+        record = records[record_index(index)]
+        image, learnable = open_image(record.path), ~record.ignored
+        image, boxes = augmentation.flip_and_rotate(random, image, record.boxes[learnable])
+        colours = augmentation.draw_colour_matrix
+        pixels, boxes, kept = scale_jitter(random, image, boxes, size, augmentation.jitter, fill, colours(random))
+        return LabelledImage(pixels, boxes, record.class_ids[learnable][kept])
 
     return draw
 
 
 def record_crops(
-    records: Sequence[Record], size: int, seed: int, variety: Variety, look: Preprocessing
-) -> Callable[[int], tuple[np.ndarray, int]]:
-    """Pictures of a class each from the disk, shuffled and augmented, [size,size]."""
-    which, resample = shuffled(len(records), seed), FILTERS[look.interpolation]
+    records: Sequence[Record], size: int, seed: int, augmentation: Augmentation, preprocessing: Preprocessing
+) -> Callable[[int], ClassificationSample]:
+    """Reads images with one class each from the disk, shuffled and augmented, [size,size,3]."""
+    record_index, resample = shuffled(len(records), seed), FILTERS[preprocessing.interpolation]
 
-    def draw(index: int) -> tuple[np.ndarray, int]:
+    def draw(index: int) -> ClassificationSample:
         random = np.random.default_rng([seed, AUGMENTATION, index])
-        record = records[which(index)]
+        record = records[record_index(index)]
         pixels = random_crop(random, open_image(record.path), size, resample)
-        pixels, _ = variety.place(random, pixels, NO_BOXES)
-        colours = variety.colours(random)
+        pixels, _ = augmentation.flip_and_rotate(random, pixels, NO_BOXES)
+        colours = augmentation.draw_colour_matrix(random)
         pixels = pixels if colours is None else recolour(pixels, colours)
-        if variety.randaugment is not None:
-            pixels = randaugment(random, pixels, *variety.randaugment)
+        if augmentation.randaugment is not None:
+            pixels = randaugment(random, pixels, *augmentation.randaugment)
         return pixels, int(record.class_ids[0])
 
     return draw
 
 
-def matched(pictures: Callable[[int], Picture], size: int, levels: int, anchor_scale: float) -> Callable[[int], Any]:
-    """Pictures by index -> (image, matches to the model's anchors) by index."""
+def with_matches(
+    draw_image: Callable[[int], LabelledImage], size: int, levels: int, anchor_scale: float
+) -> Callable[[int], DetectionSample]:
+    """Matches the objects of images to the model's anchors."""
     anchors = make_anchors((size, size), levels, anchor_scale)
 
-    def draw(index: int) -> tuple[np.ndarray, Matches]:
-        image, boxes, class_ids = pictures(index)
+    def draw(index: int) -> DetectionSample:
+        image, boxes, class_ids = draw_image(index)
         return image, match(boxes, class_ids, anchors)
 
     return draw
 
 
-def collate_detection(samples: Sequence[tuple[np.ndarray, Matches]]) -> DetectionBatch:
-    matches = [found for _, found in samples]
+def collate_detection(samples: Sequence[DetectionSample]) -> DetectionBatch:
+    matches = [image_matches for _, image_matches in samples]
     return DetectionBatch(
         torch.from_numpy(np.stack([image for image, _ in samples])),
-        torch.from_numpy(np.repeat(np.arange(len(matches)), [len(found.anchors) for found in matches])),
-        torch.from_numpy(np.concatenate([found.anchors for found in matches])),
-        torch.from_numpy(np.concatenate([found.class_ids for found in matches])),
-        torch.from_numpy(np.concatenate([found.codes for found in matches])),
+        torch.from_numpy(np.repeat(np.arange(len(matches)), [len(one.anchors) for one in matches])),
+        torch.from_numpy(np.concatenate([one.anchors for one in matches])),
+        torch.from_numpy(np.concatenate([one.class_ids for one in matches])),
+        torch.from_numpy(np.concatenate([one.codes for one in matches])),
     )
 
 
-def collate_classification(samples: Sequence[tuple[np.ndarray, int]]) -> ClassificationBatch:
+def collate_classification(samples: Sequence[ClassificationSample]) -> ClassificationBatch:
     images, class_ids = zip(*samples, strict=True)
     return ClassificationBatch(torch.from_numpy(np.stack(images)), torch.tensor(class_ids))

@@ -1,8 +1,10 @@
-"""A training in several processes: `torchrun --nproc-per-node 8 -m effedge.pipeline.training.train ...`, on one machine or many.
+"""Joins the process group of a distributed training, on one machine or several.
 
-Every process has the whole model and an equal share of each batch; DistributedDataParallel adds up their gradients (Li
-et al. 2020), NCCL carrying them between GPUs and Gloo between CPUs. Rank 0 alone prints and writes. Without torchrun
-there is one process, rank 0 of 1.
+    torchrun --nproc-per-node 8 -m effedge train ...
+
+Every process holds a whole model and an equal share of every batch; DistributedDataParallel adds up their gradients (Li
+et al. 2020), over NCCL between GPUs and over Gloo between CPUs. Only rank 0 prints and writes. Without torchrun there
+is one process, rank 0 of world size 1.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,58 +26,70 @@ from torch.nn.parallel import DistributedDataParallel
 
 from effedge.deploy.common.cli import EXIT_USER_ERROR, UserError
 
-# The others wait while rank 0 draws data or downloads weights, longer than Gloo's and NCCL's own patience.
-PATIENCE = datetime.timedelta(hours=2)
+# The other ranks wait while rank 0 draws data or downloads weights, longer than Gloo's and NCCL's default timeouts.
+TIMEOUT = datetime.timedelta(hours=2)
+
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
-class Processes:
+class ProcessGroup:
+    """A process's place in a training: its rank among `world_size` processes, and its device."""
+
     rank: int
-    count: int
+    world_size: int
     device: torch.device
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """`model` as its forward pass is to be called, so that gradients are those of all processes together."""
-        return DistributedDataParallel(model) if self.count > 1 else model
+        """Wraps `model` for the forward pass, so that its gradients are those of all processes together."""
+        return DistributedDataParallel(model) if self.world_size > 1 else model
 
     def error(self, line: str) -> BaseException:
-        """What to raise where all processes meet the same: rank 0 tells it."""
+        """Makes the exception for an error that all processes meet: only rank 0 prints its line."""
         return UserError(line) if self.rank == 0 else SystemExit(EXIT_USER_ERROR)
 
     def total(self, values: list[float]) -> list[float]:
-        """Each value, summed over the processes."""
-        if self.count == 1:
+        """Sums each value over the processes."""
+        if self.world_size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor)
         return tensor.tolist()
 
-    def spread(self, model: Callable[[Iterable[Path]], Iterable[Any]]) -> Callable[[Iterable[Path]], Iterator[Any]]:
-        """`model`, a function of pictures, with the pictures dealt out: every process gets the results of all."""
+    def spread(
+        self, model: Callable[[Iterable[Path]], Iterable[Result]]
+    ) -> Callable[[Iterable[Path]], Iterator[Result]]:
+        """Distributes the images of `model`, a function of image paths; every process gets the results of all."""
 
-        def results(paths: Iterable[Path]) -> Iterator[Any]:
+        def results(paths: Iterable[Path]) -> Iterator[Result]:
             paths = list(paths)
-            own = list(model(paths[self.rank :: self.count]))
-            every: list[Any] = [None] * self.count
-            dist.all_gather_object(every, own)
-            return (result for dealt in itertools.zip_longest(*every) for result in dealt if result is not None)
+            own = list(model(paths[self.rank :: self.world_size]))
+            by_rank: list[list[Result]] = [[] for _ in range(self.world_size)]
+            dist.all_gather_object(by_rank, own)
+            return (result for row in itertools.zip_longest(*by_rank) for result in row if result is not None)
 
-        return results if self.count > 1 else lambda paths: iter(model(paths))
+        return results if self.world_size > 1 else lambda paths: iter(model(paths))
 
     @contextlib.contextmanager
     def rank_0_first(self) -> Iterator[None]:
-        """A block that rank 0 runs before the others, which then find what it made."""
+        """Runs its block on rank 0 before the other ranks, which then use the files that rank 0 made."""
         if self.rank > 0:
             dist.barrier()
         yield
-        if self.rank == 0 and self.count > 1:
+        if self.rank == 0 and self.world_size > 1:
             dist.barrier()
 
 
+SINGLE_PROCESS = ProcessGroup(0, 1, torch.device("cpu"))
+
+
 @contextlib.contextmanager
-def forking() -> Iterator[None]:
-    """A block in which worker processes are forked. They never collect this process's garbage: a tensor of the GPU in
-    it would be freed by a process that may not touch the GPU, and CUDA ends that one."""
+def garbage_kept_from_forks() -> Iterator[None]:
+    """Keeps worker processes that its block forks from collecting this process's garbage.
+
+    A tensor of the GPU in the garbage would be freed by a process that may not touch the GPU, and CUDA ends that
+    process.
+    """
     gc.collect()
     gc.freeze()
     try:
@@ -85,37 +99,38 @@ def forking() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def processes(device: str | None = None) -> Iterator[Processes]:
-    """This process among those that torchrun started, or alone; `device` is cpu or cuda, a GPU if there is one.
+def join_process_group(device: str | None = None) -> Iterator[ProcessGroup]:
+    """Joins the processes that torchrun started; without torchrun there is this one.
 
-    Raises UserError if there is no such device, or fewer GPUs than processes on this machine.
+    Args:
+        device: cpu or cuda; by default a GPU if there is one.
+
+    Raises:
+        UserError: there is no such device, or fewer GPUs than processes on this machine.
     """
-    rank, count, local = (int(os.environ.get(name, default)) for name, default in
-                          (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))  # fmt: skip
-    where = chosen_device(device, local)
-    if count == 1:
-        yield Processes(0, 1, where)
+    rank, world_size, local_rank = (int(os.environ.get(name, default)) for name, default in
+                                    (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))  # fmt: skip
+    chosen = choose_device(device, local_rank)
+    if world_size == 1:
+        yield ProcessGroup(0, 1, chosen)
         return
-    if where.type == "cuda":
-        torch.cuda.set_device(where)
-    dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
-        yield Processes(rank, count, where)
+        yield ProcessGroup(rank, world_size, chosen)
     finally:
         dist.destroy_process_group()
 
 
-def chosen_device(device: str | None, local: int) -> torch.device:
-    """The device of process `local` of this machine."""
+def choose_device(device: str | None, local_rank: int) -> torch.device:
+    """Chooses the device of process `local_rank` of this machine."""
     if device == "cpu" or (device is None and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch finds no GPU here; leave it out to train on the CPU")
-    if local >= torch.cuda.device_count():
+    if local_rank >= torch.cuda.device_count():
         raise UserError(
-            f"process {local} of this machine has no GPU: expected at most {torch.cuda.device_count()} here"
+            f"process {local_rank} of this machine has no GPU: expected at most {torch.cuda.device_count()} here"
         )
-    return torch.device("cuda", local)
-
-
-ALONE = Processes(0, 1, torch.device("cpu"))
+    return torch.device("cuda", local_rank)

@@ -1,7 +1,7 @@
-"""BatchNorm over the whole batch of several processes, on CPUs.
+"""Synchronizes BatchNorm over the batch of all processes, on CPUs.
 
-Batch normalization (Ioffe and Szegedy 2015, algorithm 1), with the mean and the variance of all processes' samples.
-PyTorch's own SyncBatchNorm does that on GPUs only, and is taken there. Every process has equally many samples.
+Batch normalization (Ioffe and Szegedy 2015, algorithm 1) with the mean and the variance of the samples of all
+processes. PyTorch's own SyncBatchNorm works on GPUs only, and is used there. Every process has equally many samples.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def mean_type(x: Tensor) -> torch.dtype:
-    """What to sum x in: float32 at least."""
+def sum_dtype(x: Tensor) -> torch.dtype:
+    """Returns the type to sum x in: float32 at least."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
 class _Normalize(torch.autograd.Function):
-    """(x [N,C,H,W], weight [C], bias [C], eps) -> (normalized x, mean [C], biased variance [C]), of all processes."""
+    """(x [N,C,H,W], weight [C], bias [C], eps) -> (normalized x, mean [C], biased variance [C]) of all processes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        variance, mean = torch.var_mean(x.to(mean_type(x)), (0, 2, 3), correction=0)
+        variance, mean = torch.var_mean(x.to(sum_dtype(x)), (0, 2, 3), correction=0)
         own = torch.stack([variance, mean])
-        every = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-        dist.all_gather(every, own)
-        variances, means = torch.stack(every).unbind(1)  # [processes,C] each
+        by_rank = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(by_rank, own)
+        variances, means = torch.stack(by_rank).unbind(1)  # both [world size,C]
         mean = means.mean(0)
         variance = (variances + (means - mean) ** 2).mean(0)
         ctx.save_for_backward(x, weight, mean, variance)
@@ -38,17 +38,21 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """With x^ = (x - mean) * s, s = 1 / sqrt(variance + eps) and g the gradient of the output:
+        """Computes the gradients of x, weight and bias.
 
-        dx = weight * s * (g - mean(g) - x^ * mean(g * x^)), the means over all processes' samples. The gradients of
-        weight and bias are this process's own: DistributedDataParallel adds them up with all the others.
+        With x^ = (x - mean) * s, s = 1 / sqrt(variance + eps) and g the gradient of the output:
+
+            dx = weight * s * (g - mean(g) - x^ * mean(g * x^))
+
+        with means over the samples of all processes. The gradients of weight and bias are this process's own:
+        DistributedDataParallel adds them up over the processes.
         """
         x, weight, mean, variance = ctx.saved_tensors
         g = grads[0]
         channel = (1, -1, 1, 1)
         s = torch.rsqrt(variance + ctx.eps)
         normalized = (x - mean.view(channel)) * s.view(channel)
-        g = g.to(mean_type(g))
+        g = g.to(sum_dtype(g))
         d_bias, d_weight = g.sum((0, 2, 3)), (g * normalized).sum((0, 2, 3))
         sums = torch.stack([d_bias, d_weight])
         dist.all_reduce(sums)
@@ -58,7 +62,7 @@ class _Normalize(torch.autograd.Function):
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d whose batch, in training, is that of all processes."""
+    """BatchNorm2d over the batch of all processes in training."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -75,7 +79,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronize(model: nn.Module, device: torch.device) -> nn.Module:
-    """`model` with every BatchNorm over the batch of all processes; its tensors and keys stay."""
+    """Replaces every BatchNorm of `model` by one over the batch of all processes; its tensors and keys stay."""
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for parent in list(model.modules()):

@@ -1,1 +1,1 @@
-"""Quantization-aware fine-tuning: an INT8 ONNX whose weights learn to live with its rounding."""
+"""Fine-tunes the weights of an INT8 ONNX to its rounding (quantization-aware training)."""

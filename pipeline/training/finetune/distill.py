@@ -1,10 +1,10 @@
-"""What the fine-tuned model should say: what the float model says. It needs no labels.
+"""Computes the distillation loss between the fine-tuned model and the float model; no labels are needed.
 
-- A detector by the engine's contract: at each anchor the class probabilities (their Kullback-Leibler divergence from
-  the float model's, summed over anchors and divided by how much the float model found) and, as far as the float model
-  sees something there, the box regression.
+- A detector with the engine's outputs: the Kullback-Leibler divergence of the class probabilities from the float
+  model's, summed over the anchors and divided by the sum of the float model's probabilities; and the absolute error of
+  the box regression, weighted by the float model's best probability at the anchor.
 - A classifier: the divergence of the softmax (Hinton, Vinyals and Dean 2015, section 2, at temperature 1).
-- Anything else: the squared error over the variance where the layers end.
+- Any other model: the squared error over the variance, at the outputs of the last layers.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effedge.calibration.search.output_error import SPEC
 from effedge.calibration.search.sqnr import last_layers
+from effedge.deploy.common.contracts import SPEC_KEY
 
 BOX_WEIGHT = 1.0
-LEAST_FOUND = 1.0  # of a picture in which the float model finds nothing
-Loss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]  # (float model's, fine-tuned model's) -> scalar
+LEAST_PROBABILITY = 1.0  # the least divisor: of an image in which the float model detects nothing
+Loss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]  # (teacher's tensors, student's tensors) -> scalar
 
 
 class Heads(NamedTuple):
-    """tensors: names, in both models, of what is compared. loss: of their values."""
+    """The tensors that are compared, by their names in both models, and the loss of their values."""
 
     tensors: list[str]
     loss: Loss
 
 
 def find_heads(model: ir.Model) -> Heads:
-    """What to compare of this model."""
+    """Finds the tensors of `model` to compare."""
     candidates = candidate_tensors(model)
     if candidates:
         return Heads(candidates, detection_loss)
-    if json.loads(model.metadata_props.get(SPEC, "{}")).get("task") == "classification":
+    if json.loads(model.metadata_props.get(SPEC_KEY, "{}")).get("task") == "classification":
         return Heads([model.graph.outputs[0].name or ""], classification_loss)
     return Heads(last_layers(model), error_over_variance)
 
 
 def candidate_tensors(model: ir.Model) -> list[str]:
-    """Names of the logits [N,A,C] and the box codes [N,A,4] of a detector by the engine's contract; else nothing."""
+    """Names the logits [N,A,C] and the box codes [N,A,4] of a detector with the engine's outputs; empty for others."""
     for node in model.graph:
         best = node.inputs[0].producer() if node.op_type == "TopK" and node.inputs[0] is not None else None
         if best is None or best.op_type != "ReduceMax" or best.inputs[0] is None:
             continue
         logits = best.inputs[0]
-        gathered = [each.inputs[0] for each in model.graph if each.op_type == "GatherElements"]
+        gathered = [reader.inputs[0] for reader in model.graph if reader.op_type == "GatherElements"]
         codes = [
             value
             for value in gathered
@@ -63,26 +63,25 @@ def candidate_tensors(model: ir.Model) -> list[str]:
     return []
 
 
-def detection_loss(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> Tensor:
-    """Of logits [N,A,C] and codes [N,A,4]."""
-    likely = torch.sigmoid(wanted[0])
-    found = likely.sum().clamp(min=LEAST_FOUND)
-    entropy = F.binary_cross_entropy_with_logits(wanted[0], likely, reduction="sum")
-    divergence = F.binary_cross_entropy_with_logits(got[0], likely, reduction="sum") - entropy
-    seen = likely.amax(dim=2, keepdim=True)
-    return (divergence + BOX_WEIGHT * (seen * (got[1] - wanted[1]).abs()).sum()) / found
+def detection_loss(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
+    """Computes the loss of logits [N,A,C] and codes [N,A,4]."""
+    probabilities = torch.sigmoid(teacher[0])
+    entropy = F.binary_cross_entropy_with_logits(teacher[0], probabilities, reduction="sum")
+    divergence = F.binary_cross_entropy_with_logits(student[0], probabilities, reduction="sum") - entropy
+    box_error = (probabilities.amax(dim=2, keepdim=True) * (student[1] - teacher[1]).abs()).sum()
+    return (divergence + BOX_WEIGHT * box_error) / probabilities.sum().clamp(min=LEAST_PROBABILITY)
 
 
-def classification_loss(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> Tensor:
-    """Of logits [N,C]."""
-    likely = torch.log_softmax(wanted[0], dim=-1)
-    return F.kl_div(torch.log_softmax(got[0], dim=-1), likely, log_target=True, reduction="batchmean")
+def classification_loss(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
+    """Computes the loss of logits [N,C]."""
+    log_probabilities = torch.log_softmax(teacher[0], dim=-1)
+    return F.kl_div(torch.log_softmax(student[0], dim=-1), log_probabilities, log_target=True, reduction="batchmean")
 
 
-def error_over_variance(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> Tensor:
-    """The mean over all tensors."""
+def error_over_variance(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
+    """Computes the squared error over the variance, as the mean over all tensors."""
     ratios = [
-        F.mse_loss(ours, theirs) / theirs.var(correction=0).clamp(min=1e-12)
-        for ours, theirs in zip(got, wanted, strict=True)
+        F.mse_loss(student_tensor, teacher_tensor) / teacher_tensor.var(correction=0).clamp(min=1e-12)
+        for student_tensor, teacher_tensor in zip(student, teacher, strict=True)
     ]
     return torch.stack(ratios).mean()

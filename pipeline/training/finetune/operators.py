@@ -1,7 +1,8 @@
-"""ONNX operators in PyTorch, as far as CNNs use them, so that a graph can be differentiated.
+"""Implements the ONNX operators of CNNs in PyTorch, so that a graph can be differentiated.
 
-Each function takes the node's inputs as tensors (None where one is left out) and its attributes as plain values, and
-returns the first output. Semantics: github.com/onnx/onnx, docs/Operators.md, opset 13 to 20.
+Every function takes a node's inputs as tensors (None for an input that is left out) and its attributes as plain values,
+and returns the first output. It raises NotImplementedError for attributes that it does not support. Semantics:
+github.com/onnx/onnx, docs/Operators.md, opset 13 to 20.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ AVERAGE_POOLS = {3: F.avg_pool1d, 4: F.avg_pool2d, 5: F.avg_pool3d}
 
 
 def padded(x: Tensor, pads: Sequence[int], value: float) -> Tensor:
-    """x with ONNX's pads, all begins before all ends, of the spatial dimensions."""
+    """Pads the spatial dimensions of x by ONNX's pads, all begins before all ends."""
     if not any(pads):
         return x
     half = len(pads) // 2
@@ -31,7 +32,7 @@ def padded(x: Tensor, pads: Sequence[int], value: float) -> Tensor:
 
 
 def pads_of(x: Tensor, attributes: Attributes) -> list[int]:
-    """Raises NotImplementedError for padding that is not written out."""
+    """Returns the pads of a node; raises NotImplementedError for padding that is not explicit."""
     if attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         raise NotImplementedError(f"auto_pad {attributes['auto_pad']}")
     return list(attributes.get("pads", [0] * 2 * (x.ndim - 2)))
@@ -82,14 +83,14 @@ def max_pool(inputs: list[Any], attributes: Attributes) -> Tensor:
 def average_pool(inputs: list[Any], attributes: Attributes) -> Tensor:
     x, pads = inputs[0], pads_of(inputs[0], attributes)
     half = len(pads) // 2
-    counted = bool(attributes.get("count_include_pad", 0))
-    if pads[:half] != pads[half:] and not counted:
+    include_pad = bool(attributes.get("count_include_pad", 0))
+    if pads[:half] != pads[half:] and not include_pad:
         raise NotImplementedError("a padding that is not the same on both sides and not counted")
     return AVERAGE_POOLS[x.ndim](
-        padded(x, pads, 0.0) if counted else x,
+        padded(x, pads, 0.0) if include_pad else x,
         attributes["kernel_shape"],
         stride=attributes.get("strides", [1] * half),
-        padding=[0] * half if counted else pads[:half],
+        padding=[0] * half if include_pad else pads[:half],
         ceil_mode=bool(attributes.get("ceil_mode", 0)),
         count_include_pad=False,
     )
@@ -120,8 +121,8 @@ def gemm(inputs: list[Any], attributes: Attributes) -> Tensor:
 
 
 def reshape(inputs: list[Any], attributes: Attributes) -> Tensor:
-    x, wanted = inputs[0], inputs[1].tolist()
-    return x.reshape([x.shape[i] if size == 0 else size for i, size in enumerate(wanted)])
+    x, shape = inputs[0], inputs[1].tolist()
+    return x.reshape([x.shape[i] if size == 0 else size for i, size in enumerate(shape)])
 
 
 def flatten(inputs: list[Any], attributes: Attributes) -> Tensor:
@@ -145,8 +146,7 @@ def unsqueeze(inputs: list[Any], attributes: Attributes) -> Tensor:
     return x
 
 
-def cut(inputs: list[Any], attributes: Attributes) -> Tensor:
-    """Slice."""
+def onnx_slice(inputs: list[Any], attributes: Attributes) -> Tensor:
     x, starts, ends, axes, steps = (*inputs, None, None)[:5]
     along = range(len(starts)) if axes is None else axes.tolist()
     for i, axis in enumerate(along):
@@ -186,7 +186,7 @@ OPERATORS: dict[str, Callable[[list[Any], Attributes], Tensor]] = {
     "Reshape": reshape,
     "Resize": resize,
     "Sigmoid": lambda inputs, _: torch.sigmoid(inputs[0]),
-    "Slice": cut,
+    "Slice": onnx_slice,
     "Softmax": lambda inputs, attributes: torch.softmax(inputs[0], attributes.get("axis", -1)),
     "Squeeze": squeeze,
     "Sub": lambda inputs, _: inputs[0] - inputs[1],

@@ -1,4 +1,4 @@
-"""The stage of fine-tuning: a float and an INT8 ONNX in, the INT8 ONNX whose weights have learnt out."""
+"""Runs the stage of fine-tuning: from a float and an INT8 ONNX to an INT8 ONNX with fine-tuned weights."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from effedge.calibration.ranges.source import METADATA, load_samples, source
+from effedge.calibration.ranges.source import find_data, load_samples
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.contracts import CALIBRATION_KEY
+from effedge.deploy.common.messages import log
 from effedge.engines.onnx_header import onnx_files
 from effedge.engines.stage import run_stage
 from effedge.pipeline.training.finetune.tuning import Tuning
 
-HELD_OUT = 0.2  # of the samples, to judge by
+HELD_OUT = 0.2  # share of the samples that the result is judged by
 MOST_HELD_OUT = 32
 
 
@@ -25,13 +27,12 @@ def fine_tune(
     tuning: Tuning | None = None,
     images_dir: Path | None = None,
     images: int | None = None,
-    quiet: bool = False,
 ) -> bool:
-    """The stage: write the fine-tuned INT8 ONNX to `out`, unless that is up to date. Returns True if it ran.
+    """Writes the fine-tuned INT8 ONNX to `out`, unless that is up to date. Returns True if the stage ran.
 
     Args:
-        data: as calibration's: a folder of pictures, a COCO json, an .npz or .npy.
-        images: take that many, evenly spread; None takes all.
+        data: as calibration's: a folder of images, a COCO json, an .npz or .npy.
+        images: number of samples, evenly spread; None takes all.
 
     Raises:
         UserError: a file that is missing or no ONNX, models that are not of one network, fewer than two samples, and as
@@ -42,7 +43,7 @@ def fine_tune(
     for path in (float_model, int8_model):
         if not path.is_file():
             raise UserError(f"no ONNX file at '{path}': `make calibrate` leaves simplified.onnx and int8.onnx together")
-    paths, inputs, options = source(data, images_dir, images)
+    paths, inputs, options = find_data(data, images_dir, images)
 
     def make(temporary: Path) -> None:
         from effedge.calibration.graph import onnx_file
@@ -51,7 +52,7 @@ def fine_tune(
 
         teacher, calibrated = onnx_file.load(float_model), onnx_file.load(int8_model)
         onnx_file.check_float(teacher, float_model)
-        report = read_calibration(calibrated.metadata_props.get(METADATA), int8_model)
+        report = read_calibration(calibrated.metadata_props.get(CALIBRATION_KEY), int8_model)
         samples = load_samples(teacher, data, paths, images)
         held_out = min(max(1, round(HELD_OUT * len(samples))), MOST_HELD_OUT)
         if len(samples) < 2:
@@ -60,16 +61,14 @@ def fine_tune(
             )
         trials = Trials(teacher, samples.spread(held_out))
         tuned = calibrated.clone()
-        tune(teacher, tuned, samples.beside(held_out), tuning, quiet=quiet)
-        before, after = trials(calibrated), trials(tuned)
+        tune(teacher, tuned, samples.beside(held_out), tuning)
+        before, after = trials.output_error(calibrated), trials.output_error(tuned)
         kept = after < before
-        print(
-            f"finetune: damage {before:.4g} before, {after:.4g} after{'' if kept else ': left as it was'}", flush=True
-        )
+        log.info(f"finetune: output error {before:.4g} before, {after:.4g} after{'' if kept else ': left as it was'}")
         result = tuned if kept else calibrated
         report["finetuned"] = {"steps": tuning.steps if kept else 0, "before": round(before, 6)}
-        report["damage"] = round(min(before, after), 6)
-        result.metadata_props[METADATA] = json.dumps(report)
+        report["output_error"] = round(min(before, after), 6)
+        result.metadata_props[CALIBRATION_KEY] = json.dumps(report)
         onnx_file.save(result, temporary)
 
     return run_stage(
@@ -88,7 +87,7 @@ def fine_tune(
 
 
 def read_calibration(text: str | None, path: Path) -> dict:
-    """The calibration's report in an INT8 model. Raises UserError for a model without one."""
+    """Reads the calibration's report of an INT8 model. Raises UserError for a model without one."""
     if not text or "thresholds" not in text:
         raise UserError(f"'{path}' is no INT8 ONNX of effedge.calibration.quantize: calibrate first, then fine-tune")
     return json.loads(text)

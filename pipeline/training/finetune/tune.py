@@ -1,4 +1,4 @@
-"""The fine-tuning itself: a student of INT8 arithmetic learns from the float model, picture by picture."""
+"""Fine-tunes INT8 weights and biases: a student in INT8 arithmetic learns the outputs of the float model."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from effedge.calibration.ranges.samples import Samples
 from effedge.deploy.common.cli import UserError
-from effedge.engines.stage import progress_disabled
+from effedge.deploy.common.messages import track
 from effedge.pipeline.training.finetune.distill import Loss, find_heads
 from effedge.pipeline.training.finetune.graph import OnnxModule
 from effedge.pipeline.training.finetune.tuning import Tuning
@@ -24,8 +23,8 @@ GRADIENT_NORM = 1.0
 SMOOTHING = 0.95
 
 
-def tune(teacher: ir.Model, student: ir.Model, samples: Samples, tuning: Tuning, *, quiet: bool = False) -> None:
-    """Fine-tune the INT8 weights and the biases of `student`, in place, to give what `teacher`, its float model, gives.
+def tune(teacher: ir.Model, student: ir.Model, samples: Samples, tuning: Tuning) -> None:
+    """Fine-tunes the INT8 weights and the biases of `student`, in place, to the outputs of `teacher`, its float model.
 
     Raises:
         UserError: an operator that cannot be trained through; a loss that is not finite.
@@ -34,20 +33,20 @@ def tune(teacher: ir.Model, student: ir.Model, samples: Samples, tuning: Tuning,
     reference, learner = OnnxModule(teacher, heads.tensors), OnnxModule(student, heads.tensors)
     reference.requires_grad_(False)
     optimizer = torch.optim.Adam(parameters(learner, tuning.rate), betas=BETAS)
-    highest = [group["lr"] for group in optimizer.param_groups]
+    highest_rates = [group["lr"] for group in optimizer.param_groups]
     order = np.random.default_rng(tuning.seed)
     queue: list[int] = []
     average = math.nan
-    with tqdm(range(tuning.steps), desc="fine-tuning", unit="step", disable=progress_disabled(quiet)) as bar:
+    with track(range(tuning.steps), desc="fine-tuning", unit="step") as bar:
         for step in bar:
-            for group, rate in zip(optimizer.param_groups, highest, strict=True):
+            for group, rate in zip(optimizer.param_groups, highest_rates, strict=True):
                 group["lr"] = rate * schedule(step, tuning.steps)
             optimizer.zero_grad()
             total = 0.0
             for _ in range(tuning.batch):
                 queue = queue or order.permutation(len(samples)).tolist()
                 feeds = {name: torch.from_numpy(array) for name, array in samples.load(queue.pop()).items()}
-                loss = difference(reference, learner, feeds, heads.loss) / tuning.batch
+                loss = sample_loss(reference, learner, feeds, heads.loss) / tuning.batch
                 loss.backward()
                 total += loss.item()
             if not math.isfinite(total):
@@ -59,25 +58,25 @@ def tune(teacher: ir.Model, student: ir.Model, samples: Samples, tuning: Tuning,
     learner.write(student)
 
 
-def difference(reference: OnnxModule, learner: OnnxModule, feeds: Mapping[str, Tensor], loss: Loss) -> Tensor:
-    """The loss of one sample."""
+def sample_loss(reference: OnnxModule, learner: OnnxModule, feeds: Mapping[str, Tensor], loss: Loss) -> Tensor:
+    """Computes the loss of one sample."""
     with torch.no_grad():
-        wanted = reference(feeds)
-    return loss(wanted, learner(feeds))
+        teacher_outputs = reference(feeds)
+    return loss(teacher_outputs, learner(feeds))
 
 
 def parameters(learner: OnnxModule, rate: float) -> list[dict[str, object]]:
-    """Parameter groups by their unit: of an INT8 weight its step, of what stays float a 127th of its largest value."""
+    """Groups parameters by their unit: an INT8 weight's scale, a 127th of a float tensor's largest value."""
     groups: dict[float, list[torch.nn.Parameter]] = {}
     for name, key in learner.keys.items():
         parameter = learner.values[key]
-        unit = 1.0 if name in learner.steps else float(parameter.detach().abs().max()) / 127
+        unit = 1.0 if name in learner.scales else float(parameter.detach().abs().max()) / 127
         groups.setdefault(rate * (unit or 1e-3), []).append(parameter)
-    return [{"params": members, "lr": each} for each, members in groups.items()]
+    return [{"params": members, "lr": group_rate} for group_rate, members in groups.items()]
 
 
 def schedule(step: int, steps: int) -> float:
-    """A line up to 1 over the warm-up, then a cosine to 0."""
+    """Computes the factor of the learning rate: a line up to 1 over the warm-up, then a cosine to 0."""
     warmup = max(1, round(WARMUP * steps))
     if step < warmup:
         return (step + 1) / warmup

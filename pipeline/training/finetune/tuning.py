@@ -1,4 +1,4 @@
-"""How to fine-tune."""
+"""Holds the settings of a fine-tuning."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from effedge.deploy.common.cli import UserError
 
 @dataclass(frozen=True)
 class Tuning:
-    """How to fine-tune.
+    """The settings of a fine-tuning.
 
     steps: of the optimizer.
-    batch: samples a step; their gradients are added up one by one, as a batch norm that is folded needs no batch.
-    rate: the highest learning rate, in steps of INT8 weights: Adam moves a weight by at most about so much at a time.
+    batch: samples a step; their gradients are added up one by one, as a folded BatchNorm needs no batch.
+    rate: the highest learning rate, in units of the INT8 weights' scales: Adam moves a weight by at most about that
+        much at a time.
+    seed: of the samples' order.
     """
 
     steps: int = 300
@@ -22,7 +24,7 @@ class Tuning:
     seed: int = 0
 
     def check(self) -> None:
-        """UserError for a number that makes no run."""
+        """Raises UserError for a number that makes no run."""
         for name, least in (("steps", 1), ("batch", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name} {getattr(self, name)}: expected {least} or more")

@@ -1,4 +1,4 @@
-"""A training's journal as a picture: losses, the validation's figures and the learning rate by step."""
+"""Draws a training's journal as curves: losses, validation figures and learning rate by step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WINDOW = 50  # steps that a curve averages over, a twentieth of a run at most
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """The mean of each value and those before it, of `window` at most.
+    """Computes the mean of each value and those before it, of `window` values at most.
 
     >>> smooth(np.array([1.0, 3.0, 5.0]), 2).tolist()
     [1.0, 2.0, 4.0]
@@ -26,7 +26,7 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def draw_curves(journal: Path, path: Path, title: str) -> None:
-    """Draw the curves of a journal to `path`; UserError as `effedge.deploy.common.plot.figure_at`."""
+    """Draws the curves of a journal to `path`; UserError as `effedge.deploy.common.plot.figure_at`."""
     entries = read_journal(journal)
     steps = [entry for entry in entries if "rate" in entry]
     validations = [entry for entry in entries if "validation" in entry]

@@ -1,10 +1,11 @@
-"""What a training writes: OUT holds the weights that validated best, and what belongs to it stands beside it.
+"""Writes the files of a training: the weights OUT, and beside them the journal, its curves and the resume state.
 
 mine.safetensors           the best weights by validation, the last ones without validation on the way
-mine-last.safetensors      the last ones, where those are others
-mine.log.jsonl             the journal (`effedge.pipeline.training.log.journal`); mine.tensorboard/ the same for TensorBoard
+mine-last.safetensors      the last weights, where the best ones are others
+mine.log.jsonl             the journal (`effedge.pipeline.training.log.journal`)
+mine.tensorboard/          the same for TensorBoard
 mine.png                   its curves (`effedge.pipeline.training.log.curves`), where matplotlib is installed
-mine.safetensors.resume.pt the state to go on from (`effedge.pipeline.training.log.state`), gone at the end
+mine.safetensors.resume.pt the state to resume from (`effedge.pipeline.training.log.state`), removed at the end
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from effedge.pipeline.weights.save import save_weights
 
 
 def check_out(out: Path) -> None:
-    """UserError if the weights could not be written in the end."""
+    """Raises UserError if the weights could not be written to `out` in the end."""
     if out.suffix != ".safetensors" or out.is_dir():
         raise UserError(f"--out '{out}': expected a file name that ends in .safetensors")
     with explain_os_error(out):
@@ -33,7 +34,7 @@ def check_out(out: Path) -> None:
 
 
 class Outputs:
-    """The files of one training; `metadata` is written with all weights."""
+    """The files of a training; `metadata` is written with all weights."""
 
     def __init__(self, out: Path, metadata: Mapping[str, str]):
         self.out, self.metadata = out, metadata
@@ -44,10 +45,13 @@ class Outputs:
         return Journal(self.journal_path, self.out.with_suffix(".tensorboard"), start, validated)
 
     def save(self, weights: Mapping[str, Tensor], step: int, figures: Mapping[str, float | None], best: bool) -> None:
-        """Write weights of a step with what validation made of them, as the best or as the last."""
-        found = {name: figure for name, figure in figures.items() if figure is not None}
-        known = {"val_" + name.replace("-", "").lower(): f"{figure:.4f}" for name, figure in found.items()}
-        save_weights(weights, self.out if best else self.last, {**self.metadata, **known, "step": str(step)})
+        """Writes the weights of a step with their validation figures, as the best or as the last weights."""
+        measured = {
+            "val_" + name.replace("-", "").lower(): f"{figure:.4f}"
+            for name, figure in figures.items()
+            if figure is not None
+        }
+        save_weights(weights, self.out if best else self.last, {**self.metadata, **measured, "step": str(step)})
 
     def draw(self, title: str) -> None:
         if find_spec("matplotlib") is not None:

@@ -1,4 +1,4 @@
-"""What a training says while it runs: a progress bar with the loss, or a line now and then without a terminal."""
+"""Shows a training's progress: a bar with the losses, or a line every half a minute without a terminal."""
 
 from __future__ import annotations
 
@@ -7,39 +7,34 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
-from effedge.engines.stage import progress_disabled
+from effedge.deploy.common.messages import log, track
 
 LINE_SECONDS = 30.0
 SMOOTHING = 0.98
 
 
-class TrainingLog:
+class TrainingProgress:
     """Running averages of the loss's parts over about 50 steps, shown with the speed and the time left."""
 
-    def __init__(self, start: int, steps: int, batch: int, quiet: bool):
+    def __init__(self, start: int, steps: int, batch: int):
         self.averages: dict[str, float] = {}
-        self.steps, self.batch, self.quiet = steps, batch, quiet
-        self.bar = tqdm(total=steps, initial=start, disable=progress_disabled(quiet), unit="step", desc="training")
+        self.steps, self.batch = steps, batch
+        self.bar = track(total=steps, initial=start, unit="step", desc="training")
         self.start, self.started = start, time.monotonic()
-        self.lined = self.last = self.started
+        self.last_line = self.last_step = self.started
 
     def step(self, done: int, losses: Mapping[str, float]) -> float:
-        """Take in the loss of a step; `done` counts it. Returns the pictures a second since the step before."""
-        for name, now in losses.items():
-            self.averages[name] = SMOOTHING * self.averages.get(name, now) + (1 - SMOOTHING) * now
+        """Adds the losses of a step, `done` steps being complete; returns the images per second of this step."""
+        for name, loss in losses.items():
+            self.averages[name] = SMOOTHING * self.averages.get(name, loss) + (1 - SMOOTHING) * loss
         self.bar.set_postfix({name: f"{value:.3f}" for name, value in self.averages.items()}, refresh=False)
         self.bar.update()
         now = time.monotonic()
-        if self.bar.disable and not self.quiet and now - self.lined > LINE_SECONDS:
+        if self.bar.disable and now - self.last_line > LINE_SECONDS:
             seconds = (now - self.started) / (done - self.start)
             left = tqdm.format_interval(seconds * (self.steps - done))
-            losses_now = " ".join(f"{name} {value:.3f}" for name, value in self.averages.items())
-            line = f"step {done}/{self.steps}: {losses_now}, {self.batch / seconds:.1f} pictures a second, {left} left"
-            print(line, flush=True)
-            self.lined = now
-        speed, self.last = self.batch / max(now - self.last, 1e-9), now
+            averages = " ".join(f"{name} {value:.3f}" for name, value in self.averages.items())
+            log.info(f"step {done}/{self.steps}: {averages}, {self.batch / seconds:.1f} images a second, {left} left")
+            self.last_line = now
+        speed, self.last_step = self.batch / max(now - self.last_step, 1e-9), now
         return speed
-
-    def say(self, line: str) -> None:
-        """Print a line without breaking the bar."""
-        tqdm.write(line)

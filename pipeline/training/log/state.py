@@ -1,7 +1,9 @@
-"""Going on after a kill, exactly: everything that the next step depends on, in one file beside the output.
+"""Saves and loads the state of a training, so that a resumed run comes to the weights of one that was never stopped.
 
-That is the weights and BatchNorm statistics, their average, the optimizer's moments, the step, and what validation has
-found so far. Pictures (`effedge.pipeline.training.data.batches`), dropout and stochastic depth (`effedge.pipeline.models.dropout`) follow from the step.
+One file beside the output holds everything that the next step depends on: the weights and BatchNorm statistics, their
+moving average, the optimizer's moments, the step, and the validation scores so far. Images
+(`effedge.pipeline.training.data.batches`), dropout and stochastic depth (`effedge.pipeline.models.dropout`) follow from
+the step.
 """
 
 from __future__ import annotations
@@ -9,22 +11,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.common.files import whole_file
+from effedge.deploy.common.files import atomic_file
 from effedge.pipeline.training.ema import Ema
 
 
 @dataclasses.dataclass
-class Scores:
-    """What validation has found.
+class ValidationScores:
+    """The figures of a training's validations.
 
-    last: all figures of the last one, at step `validated`; best: the best figure so far, at step `best_step`.
-    without_gain: how many validations there were since then.
+    last: all figures of the last validation.
+    validated: the step of the last validation.
+    best: the best value so far of the figure that is compared.
+    best_step: the step of the best value.
+    without_gain: number of validations since then.
     """
 
     last: dict[str, float | None] = dataclasses.field(default_factory=dict)
@@ -33,8 +37,8 @@ class Scores:
     best_step: int = 0
     without_gain: int = 0
 
-    def take(self, step: int, figures: dict[str, float | None], figure: str) -> bool:
-        """Take in the figures of a step; True if `figure` among them is the best so far."""
+    def add(self, step: int, figures: dict[str, float | None], figure: str) -> bool:
+        """Adds the figures of a step; returns True if `figure` among them is the best so far."""
         self.last, self.validated = figures, step
         value = figures[figure]
         if value is not None and (self.best is None or value > self.best):
@@ -46,21 +50,21 @@ class Scores:
 
 @dataclasses.dataclass
 class TrainingState:
-    """A training after `step` steps."""
+    """The state of a training after `step` steps."""
 
     model: nn.Module
     ema: Ema
     optimizer: torch.optim.Optimizer
     step: int = 0
-    scores: Scores = dataclasses.field(default_factory=Scores)
+    scores: ValidationScores = dataclasses.field(default_factory=ValidationScores)
 
 
 def resume_path(out: Path) -> Path:
     return out.with_name(out.name + ".resume.pt")
 
 
-def save_resume(path: Path, run: Mapping[str, Any], state: TrainingState) -> None:
-    """Write the state of the run that is described by `run`, a dict of plain values."""
+def save_resume(path: Path, run: Mapping[str, object], state: TrainingState) -> None:
+    """Writes the state of the run that is described by `run`, a dict of plain values."""
     content = {
         "run": dict(run),
         "step": state.step,
@@ -69,23 +73,23 @@ def save_resume(path: Path, run: Mapping[str, Any], state: TrainingState) -> Non
         "optimizer": state.optimizer.state_dict(),
         "scores": dataclasses.asdict(state.scores),
     }
-    # Through Python's file, so that a full disk is an OSError.
-    with whole_file(path) as temporary, temporary.open("wb") as file:
+    # Through Python's own file, so that a full disk raises OSError.
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
 
 
-def load_resume(path: Path, run: Mapping[str, Any], state: TrainingState) -> None:
-    """Bring `state` to where the file left off.
+def load_resume(path: Path, run: Mapping[str, object], state: TrainingState) -> None:
+    """Loads the file into `state`.
 
     Raises UserError if the file is damaged or of another run.
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        theirs, step, scores = saved["run"], saved["step"], Scores(**saved["scores"])
+        saved_run, step, scores = saved["run"], saved["step"], ValidationScores(**saved["scores"])
     except Exception as error:  # torch.load raises almost anything on a damaged file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"'{path}' is damaged ({reason:.80}): remove it to begin anew") from error
-    different = [f"{key} {theirs.get(key)} instead of {run[key]}" for key in run if theirs.get(key) != run[key]]
+    different = [f"{key} {saved_run.get(key)} instead of {run[key]}" for key in run if saved_run.get(key) != run[key]]
     if different:
         raise UserError(
             f"'{path}' is of a run with other options ({', '.join(different)}): repeat that run's command to go on "

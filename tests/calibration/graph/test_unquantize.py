@@ -39,7 +39,7 @@ def pairs(model: ir.Model) -> set[tuple[str | None, int]]:
 def test_without_any_of_its_layers_it_is_the_float_twin(int8, run_ort) -> None:
     feed = networks.feeds(1, seed=5)[0]
     plain = unquantize(int8, names(int8))
-    assert not any(node.op_type in onnx_file.QUANTIZED for node in plain.graph)
+    assert not any(node.op_type in onnx_file.QUANTIZATION_OPERATORS for node in plain.graph)
     np.testing.assert_array_equal(run_ort(plain, feed)[0], run_ort(float_twin(int8), feed)[0])
 
 
@@ -75,7 +75,7 @@ def test_layers_are_grouped_by_kind_and_resolution_with_the_least_arithmetic_fir
     groups = layer_groups(int8)
     assert list(groups) == [
         "matrix products",  # 24 x 5
-        "convolutions on the picture on 16 x 16",  # 256 x 3 x 9 x 8
+        "convolutions on the image on 16 x 16",  # 256 x 3 x 9 x 8
         "depthwise convolutions on 16 x 16",  # 2 x 256 x 9 x 32
         "1x1 convolutions on 16 x 16",  # 256 x (32 x 8 + 32 x 12)
         "widening 1x1 convolutions on 16 x 16",  # 256 x (2 x 8 x 32 + 12 x 24)

@@ -89,7 +89,7 @@ def test_squeeze_and_excite_stays_in_float_and_the_classifiers_pooling_does_not_
     net.output(net.silu(net.conv(pooled, "as_fc", 8, 3), "last"), [1, 3, 1, 1])
     plan = make_plan(load(net))
     assert reads(plan) == {("conv", 0), ("project", 0), ("as_fc", 0)}
-    assert plan.kept == {name: "it is part of squeeze-and-excite" for name in ("se_reduce", "se_expand")}
+    assert plan.float_layers == {name: "it is part of squeeze-and-excite" for name in ("se_reduce", "se_expand")}
 
 
 def test_pooling_that_is_joined_to_the_map_or_is_an_output_as_well_is_no_squeeze_and_excite(load: Load) -> None:
@@ -112,7 +112,7 @@ def test_depthwise_and_grouped_convolutions_read_int8_as_any_other(load: Load) -
     net.output(net.conv(x, "grouped", 16, 8, group=4), [1, 8, 8, 8])
     plan = make_plan(load(net))
     assert reads(plan) == {("deep", 0), ("multiplied", 0), ("grouped", 0)}
-    assert plan.kept == {}
+    assert plan.float_layers == {}
 
 
 def test_nothing_stands_inside_x_times_sigmoid_of_x_even_if_x_is_read_as_int8_elsewhere(load: Load) -> None:
@@ -157,7 +157,7 @@ def test_layers_without_constant_finite_matrix_weights_stay_in_float(load: Load)
     net.output(net.node("MatMul", [a, net.constant("w", np.ones((4, 4), np.float32))], "good"), [1, 4, 4])
     plan = make_plan(load(net))
     assert reads(plan) == {("good", 0)}
-    assert set(plan.kept) == {"attention", "batched", "broken"}
+    assert set(plan.float_layers) == {"attention", "batched", "broken"}
 
 
 def test_transposed_convolutions_and_data_stay_in_float(load: Load) -> None:
@@ -170,13 +170,13 @@ def test_transposed_convolutions_and_data_stay_in_float(load: Load) -> None:
     net.output(net.node("Gemm", [rows, square], "plain", transB=1), [4, 4])
     plan = make_plan(load(net))
     assert reads(plan) == {("plain", 0)}
-    assert plan.kept == {"up": "it is a transposed convolution", "columns": "it transposes its data"}
+    assert plan.float_layers == {"up": "it is a transposed convolution", "columns": "it transposes its data"}
 
 
 def test_a_tensor_that_was_always_zero_keeps_its_layers_in_float(load: Load) -> None:
     plan = make_plan(load(residual("y", "x")), unusable={"x": "a reason"})
     assert reads(plan) == {("conv2", 0)}
-    assert plan.kept == {"conv1": "a reason"}
+    assert plan.float_layers == {"conv1": "a reason"}
 
 
 def test_efficientnet_as_a_whole(load: Load) -> None:
@@ -193,6 +193,6 @@ def test_efficientnet_as_a_whole(load: Load) -> None:
         ("head", 0),
         ("logits", 0),
     }
-    assert sorted(plan.kept) == sorted(
+    assert sorted(plan.float_layers) == sorted(
         f"block{block}_{layer}" for block in (1, 2) for layer in ("se_reduce", "se_expand")
     )

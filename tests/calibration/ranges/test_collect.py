@@ -19,7 +19,7 @@ TENSORS = ["nchw", "block1_se", "block1_add", "head_act"]
 
 def test_min_max_and_thresholds_equal_numpys_on_everything(load: Callable[..., ir.Model], samples: Samples) -> None:
     model = load(networks.classifier())
-    histograms = collect(model, samples, TENSORS, quiet=True)
+    histograms = collect(model, samples, TENSORS)
     running = session(model, TENSORS)
     kept = [running.run(TENSORS, feed) for _, feed in samples]
     for index, name in enumerate(TENSORS):
@@ -39,14 +39,14 @@ def test_each_sample_is_inferred_exactly_once(load: Callable[..., ir.Model]) -> 
         loaded.append(index)
         return runs[index]
 
-    collect(load(networks.classifier()), Samples(["x"] * 5, load_run), TENSORS, quiet=True)
+    collect(load(networks.classifier()), Samples(["x"] * 5, load_run), TENSORS)
     assert loaded == [0, 1, 2, 3, 4]
 
 
 def test_amax_in_the_graph_equals_amax_of_the_histograms(load: Callable[..., ir.Model], samples: Samples) -> None:
     model = load(networks.classifier())
-    amax = collect_amax(model, samples, TENSORS, quiet=True)
-    histograms = collect(model, samples, TENSORS, quiet=True)
+    amax = collect_amax(model, samples, TENSORS)
+    histograms = collect(model, samples, TENSORS)
     assert amax == {name: pytest.approx(histograms[name].amax) for name in TENSORS}
 
 
@@ -68,11 +68,11 @@ def test_nan_and_infinity_name_the_tensor_and_the_image(
     arrays[1, 0, 1, 2, 2] = bad
     three = Samples(["a.jpg", "b.jpg", "c.jpg"], lambda index: {"x": arrays[index]})
     with pytest.raises(UserError, match=f"'{tensor}' is NaN or infinite on 'b.jpg'"):
-        collector(load(square_root_network()), three, ["root", "inverse"], quiet=True)
+        collector(load(square_root_network()), three, ["root", "inverse"])
 
 
 def test_graph_inputs_are_collected_from_the_feeds(load: Callable[..., ir.Model]) -> None:
     net = networks.Network()
     net.output(net.conv(net.input("x", [1, 2, 4, 4]), "conv", 2, 2), [1, 2, 4, 4], TensorProto.FLOAT)
     only = Samples(["a"], lambda index: {"x": np.full((1, 2, 4, 4), -3, np.float32)})
-    assert collect(load(net), only, ["x"], quiet=True)["x"].low == -3
+    assert collect(load(net), only, ["x"])["x"].low == -3

@@ -1,4 +1,4 @@
-"""One group of layers alone in INT8: its numbers by hand, and by a calibration that has nothing else in INT8."""
+"""An isolated group of layers in INT8: its numbers by hand, and by a calibration that has nothing else in INT8."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from effedge.calibration.graph import onnx_file
 from effedge.calibration.graph.float_twin import float_twin
 from effedge.calibration.graph.onnx_file import constant, session
 from effedge.calibration.graph.unquantize import int8_layers, int8_tensors, unquantize
-from effedge.calibration.post_training import Study
+from effedge.calibration.post_training import PostTrainingQuantizer
 from effedge.calibration.ranges.samples import Samples
-from effedge.calibration.ranges.source import METADATA
-from effedge.calibration.search.isolate_group import alone, evened_out
+from effedge.calibration.search.isolate_group import equalized, isolate_group
 from effedge.calibration.settings import Settings
-from effedge.calibration.weights.equalize import EQUALIZED
+from effedge.calibration.weights.equalize import EQUALIZATION_KEY
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.contracts import CALIBRATION_KEY
 from tests.calibration import networks
 
 Load = Callable[[networks.Network], ir.Model]
@@ -27,10 +27,10 @@ FEED = networks.feeds(1, seed=9)[0]
 NAMES = Path("simplified.onnx"), Path("int8.onnx")
 
 
-def build(plain: ir.Model, samples: Samples, correction: bool) -> tuple[Study, ir.Model]:
-    """The study, and the model with all groups in INT8 as it is read from its file."""
-    study = Study(plain, samples, Settings("minmax", correction), quiet=True)
-    return study, onnx_file.prepare(ir.from_proto(ir.to_proto(study.build([])[0])))
+def build(plain: ir.Model, samples: Samples, correction: bool) -> tuple[PostTrainingQuantizer, ir.Model]:
+    """The quantizer, and the model with all groups in INT8 as it is read from its file."""
+    quantizer = PostTrainingQuantizer(plain, samples, Settings("minmax", correction))
+    return quantizer, onnx_file.prepare(ir.from_proto(ir.to_proto(quantizer.build([])[0])))
 
 
 def run(model: ir.Model, *names: str) -> list[np.ndarray]:
@@ -40,10 +40,10 @@ def run(model: ir.Model, *names: str) -> list[np.ndarray]:
 def test_without_any_group_it_is_the_float_model_and_not_the_twin_of_int8(load: Load, samples: Samples) -> None:
     plain = load(networks.classifier())
     _, int8 = build(plain, samples, correction=True)
-    assert '"correction": "refitted"' in int8.metadata_props[METADATA]
+    assert '"correction": "refitted"' in int8.metadata_props[CALIBRATION_KEY]
     before = ir.to_proto(int8).SerializeToString()
-    nothing = alone(evened_out(plain, int8, *NAMES), int8, [])
-    assert not any(node.op_type in onnx_file.QUANTIZED for node in nothing.graph)
+    nothing = isolate_group(equalized(plain, int8, *NAMES), int8, [])
+    assert not any(node.op_type in onnx_file.QUANTIZATION_OPERATORS for node in nothing.graph)
     expected, spread = run(plain)[0], np.abs(run(plain)[0]).max()
     np.testing.assert_allclose(run(nothing)[0], expected, atol=1e-5 * spread)
     assert np.abs(run(float_twin(int8))[0] - expected).max() > 1e-3 * spread
@@ -53,7 +53,7 @@ def test_without_any_group_it_is_the_float_model_and_not_the_twin_of_int8(load: 
 def test_the_last_layer_alone_by_hand(load: Load, samples: Samples) -> None:
     plain = load(networks.classifier())
     _, int8 = build(plain, samples, correction=True)
-    changed = alone(evened_out(plain, int8, *NAMES), int8, ["flat"])
+    changed = isolate_group(equalized(plain, int8, *NAMES), int8, ["flat"])
     assert [node.name for node in int8_layers(changed)] == ["logits"] and int8_tensors(changed) == {"flat"}
 
     node = next(node for node in int8.graph if node.name == "logits")
@@ -70,31 +70,32 @@ def test_the_last_layer_alone_by_hand(load: Load, samples: Samples) -> None:
 
 def test_each_group_is_as_a_calibration_that_keeps_all_others_in_16_bit(load: Load, samples: Samples) -> None:
     plain = load(networks.classifier())
-    study, int8 = build(plain, samples, correction=False)
-    evened = evened_out(plain, int8, *NAMES)
+    quantizer, int8 = build(plain, samples, correction=False)
+    equalized_model = equalized(plain, int8, *NAMES)
     compared = 0
-    for index, group in enumerate(study.plan.groups):
-        changed = alone(evened, int8, group)
+    for index, group in enumerate(quantizer.plan.groups):
+        changed = isolate_group(equalized_model, int8, group)
         assert int8_tensors(changed) == set(group)
-        if any(node.op_type == "Add" for node, i in study.plan.reads if node.inputs[i].name in group):  # type: ignore[union-attr]
+        readers = [node for node, i in quantizer.plan.reads if node.inputs[i].name in group]  # type: ignore[union-attr]
+        if any(node.op_type == "Add" for node in readers):
             continue  # with its convolution in 16 bit a calibration leaves the shortcut there too
-        expected = study.build([i for i in range(len(study.plan.groups)) if i != index])[0]
+        expected = quantizer.build([i for i in range(len(quantizer.plan.groups)) if i != index])[0]
         np.testing.assert_allclose(run(changed)[0], run(expected)[0], rtol=1e-5, atol=1e-6)
         compared += 1
-    assert compared > len(study.plan.groups) / 2
+    assert compared > len(quantizer.plan.groups) / 2
 
 
 def test_layers_that_were_taken_out_of_int8_have_their_own_weights_too(load: Load, samples: Samples) -> None:
     plain = load(networks.classifier())
     _, int8 = build(plain, samples, correction=True)
-    evened = evened_out(plain, int8, *NAMES)
+    equalized_model = equalized(plain, int8, *NAMES)
     fewer = unquantize(int8, ["block1_depthwise"])
-    expected = run(alone(evened, int8, ["flat"]))[0]
-    np.testing.assert_array_equal(run(alone(evened, fewer, ["flat"]))[0], expected)
+    expected = run(isolate_group(equalized_model, int8, ["flat"]))[0]
+    np.testing.assert_array_equal(run(isolate_group(equalized_model, fewer, ["flat"]))[0], expected)
 
 
 def test_a_bias_that_a_correction_gave_goes_with_it(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("effedge.calibration.post_training.WORTH", -100)  # any correction is taken
+    monkeypatch.setattr("effedge.calibration.post_training.LEAST_GAIN", -100)  # any correction is taken
     net = networks.Network()
     x = net.input("image", [1, 4, 8, 8])
     for index in range(2):
@@ -105,14 +106,14 @@ def test_a_bias_that_a_correction_gave_goes_with_it(load: Load, monkeypatch: pyt
     runs = networks.as_samples(networks.normal_runs(8, (1, 4, 8, 8), name="image"))
     _, int8 = build(plain, runs, correction=True)
     assert [len(node.inputs) for node in int8_layers(int8)] == [3, 3]
-    changed = alone(evened_out(plain, int8, *NAMES), int8, ["relu0"])
+    changed = isolate_group(equalized(plain, int8, *NAMES), int8, ["relu0"])
     assert {node.name: len(node.inputs) for node in changed.graph if node.op_type == "Conv"} == {"conv0": 2, "conv1": 3}
 
 
 def test_another_float_model_is_one_line(load: Load, samples: Samples) -> None:
     _, int8 = build(load(networks.classifier()), samples, correction=False)
     with pytest.raises(UserError, match="'simplified.onnx' is not the float model that 'int8.onnx' was made of"):
-        evened_out(load(networks.classifier(seed=1)), int8, *NAMES)
-    int8.metadata_props.pop(EQUALIZED)
+        equalized(load(networks.classifier(seed=1)), int8, *NAMES)
+    int8.metadata_props.pop(EQUALIZATION_KEY)
     with pytest.raises(UserError, match="calibrate again"):
-        evened_out(load(networks.classifier()), int8, *NAMES)
+        equalized(load(networks.classifier()), int8, *NAMES)

@@ -1,4 +1,4 @@
-"""The damage of outputs: against plain loops, SciPy's Kullback-Leibler divergence, and cases by hand."""
+"""The output error: against plain loops, SciPy's Kullback-Leibler divergence, and cases by hand."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from scipy.special import rel_entr, softmax
 
 from effedge.calibration.search.output_error import (
-    classification_damage,
-    damage_of,
-    detection_damage,
+    classification_error,
+    detection_error,
     error_over_variance,
+    output_error_of,
 )
 from tests.calibration import networks
 
@@ -38,7 +38,7 @@ def agreement(one: Candidates, other: Candidates, row: int) -> float:
     return total
 
 
-def plain_damage(expected: Candidates, got: Candidates) -> float:
+def plain_error(expected: Candidates, got: Candidates) -> float:
     rows = range(len(expected[0]))
     own = sum(agreement(expected, expected, row) for row in rows)
     error = sum(
@@ -71,25 +71,25 @@ def random_candidates(seed: int, batch: int = 2, count: int = 12) -> Candidates:
 @pytest.mark.parametrize("seed", range(4))
 def test_of_detections_it_is_the_double_sum_over_all_pairs(seed: int) -> None:
     expected, got = random_candidates(seed), random_candidates(seed + 100)
-    assert detection_damage(expected, got) == pytest.approx(plain_damage(expected, got), rel=1e-5)
+    assert detection_error(expected, got) == pytest.approx(plain_error(expected, got), rel=1e-5)
     moved = [expected[0] + np.float32(0.7), expected[1] * np.float32(0.9), expected[2]]
-    assert detection_damage(expected, moved) == pytest.approx(plain_damage(expected, moved), rel=1e-5)
-    assert 0 < detection_damage(expected, moved) < 0.5
+    assert detection_error(expected, moved) == pytest.approx(plain_error(expected, moved), rel=1e-5)
+    assert 0 < detection_error(expected, moved) < 0.5
 
 
 def test_of_detections_it_is_0_for_the_same_in_any_order_and_1_for_none() -> None:
     expected = random_candidates(7)
     order = np.random.default_rng(0).permutation(expected[0].shape[1])
-    assert detection_damage(expected, expected) == 0
-    assert detection_damage(expected, [array[:, order] for array in expected]) == pytest.approx(0, abs=1e-12)
-    assert detection_damage(expected, [expected[0], 0 * expected[1], expected[2]]) == pytest.approx(1)
+    assert detection_error(expected, expected) == 0
+    assert detection_error(expected, [array[:, order] for array in expected]) == pytest.approx(0, abs=1e-12)
+    assert detection_error(expected, [expected[0], 0 * expected[1], expected[2]]) == pytest.approx(1)
 
 
 BOX, OTHER, HALF = [0.0, 0.0, 20.0, 10.0], [50.0, 50.0, 60.0, 60.0], [0.0, 0.0, 10.0, 10.0]
 
 
 @pytest.mark.parametrize(
-    ("got", "damage"),
+    ("got", "error"),
     [
         pytest.param(candidates([BOX], [0.8], [1]), 2, id="another class: the lost one and the wrong one"),
         pytest.param(candidates([BOX], [0.4], [0]), 0.25, id="half the score"),
@@ -100,8 +100,8 @@ BOX, OTHER, HALF = [0.0, 0.0, 20.0, 10.0], [50.0, 50.0, 60.0, 60.0], [0.0, 0.0, 
         pytest.param(candidates([BOX, OTHER], [0.8, 0.001], [0, 0]), 0, id="one too weak to be looked at"),
     ],
 )
-def test_of_one_detection_by_hand(got: Candidates, damage: float) -> None:
-    assert detection_damage(candidates([BOX], [0.8], [0]), got) == pytest.approx(damage, abs=1e-6)
+def test_of_one_detection_by_hand(got: Candidates, error: float) -> None:
+    assert detection_error(candidates([BOX], [0.8], [0]), got) == pytest.approx(error, abs=1e-6)
 
 
 @pytest.mark.parametrize("part", [0, 1], ids=["boxes", "scores"])
@@ -110,15 +110,15 @@ def test_candidates_that_are_no_numbers_are_as_good_as_not_there(part: int, valu
     expected = candidates([BOX, OTHER], [0.8, 0.4], [0, 0])
     got = [array.copy() for array in expected]
     got[part][0, 1] = value
-    assert detection_damage(expected, got) == pytest.approx(0.4**2 / (0.8**2 + 0.4**2))
+    assert detection_error(expected, got) == pytest.approx(0.4**2 / (0.8**2 + 0.4**2))
     got[part][...] = value
-    assert detection_damage(expected, got) == pytest.approx(1)
+    assert detection_error(expected, got) == pytest.approx(1)
 
 
 def test_where_the_float_model_finds_nothing_it_is_finite() -> None:
     nothing, something = candidates([BOX], [0.0], [0]), candidates([BOX], [0.5], [0])
-    assert detection_damage(nothing, nothing) == 0
-    assert 0 < detection_damage(nothing, something) < np.inf
+    assert detection_error(nothing, nothing) == 0
+    assert 0 < detection_error(nothing, something) < np.inf
 
 
 def test_of_logits_it_is_scipys_divergence_over_that_of_a_guess() -> None:
@@ -127,11 +127,11 @@ def test_of_logits_it_is_scipys_divergence_over_that_of_a_guess() -> None:
     got = (expected + random.normal(0, 0.5, (4, 10))).astype(np.float32)
     p, q = softmax(expected.astype(np.float64), axis=1), softmax(got.astype(np.float64), axis=1)
     wanted = rel_entr(p, q).sum() / rel_entr(p, np.full_like(p, 0.1)).sum()
-    assert classification_damage([expected], [got]) == pytest.approx(wanted, rel=1e-9)
-    assert classification_damage([expected], [expected + 7]) == pytest.approx(0, abs=1e-6)  # softmax is the same
-    assert classification_damage([expected], [np.zeros_like(expected)]) == pytest.approx(1)
-    assert np.isfinite(classification_damage([np.float32([[900, -900, 0]])], [np.float32([[-900, 900, 0]])]))
-    assert np.isfinite(classification_damage([np.zeros((1, 3), np.float32)], [np.float32([[1, 2, 3]])]))
+    assert classification_error([expected], [got]) == pytest.approx(wanted, rel=1e-9)
+    assert classification_error([expected], [expected + 7]) == pytest.approx(0, abs=1e-6)  # softmax is the same
+    assert classification_error([expected], [np.zeros_like(expected)]) == pytest.approx(1)
+    assert np.isfinite(classification_error([np.float32([[900, -900, 0]])], [np.float32([[-900, 900, 0]])]))
+    assert np.isfinite(classification_error([np.zeros((1, 3), np.float32)], [np.float32([[1, 2, 3]])]))
 
 
 def test_of_other_outputs_it_is_the_squared_error_over_the_variance_and_their_mean() -> None:
@@ -151,7 +151,7 @@ def test_outputs_that_are_no_numbers_are_as_bad_as_nothing(value: float) -> None
     logits = np.random.default_rng(0).normal(size=(2, 5)).astype(np.float32)
     broken = logits.copy()
     broken[0, 3] = value
-    assert classification_damage([logits], [broken]) == 1
+    assert classification_error([logits], [broken]) == 1
     assert error_over_variance([logits], [broken]) == 1
 
 
@@ -173,20 +173,20 @@ def test_the_measure_is_that_of_the_models_outputs_in_their_order(load: Load) ->
     shapes: dict[str, list[int | str]] = {
         "classes": [2, 12], "anything": [1], "scores": [2, 12], "boxes": [2, 12, 4]
     }  # fmt: skip
-    measure = damage_of(load(identities(shapes)))
+    measure = output_error_of(load(identities(shapes)))
     ordered = [[each[2], np.zeros(1), each[1], each[0]] for each in (expected, got)]
-    assert measure(*ordered) == detection_damage(expected, got)
+    assert measure(*ordered) == detection_error(expected, got)
 
     spec, logits = networks.SPEC, [np.float32([[1, 2, 4]]), np.float32([[2, 2, 3]])]
     one = ir.from_proto(identities({"logits": [1, 3]}).proto(spec=spec))
-    assert damage_of(one)([logits[0]], [logits[1]]) == classification_damage([logits[0]], [logits[1]])
+    assert output_error_of(one)([logits[0]], [logits[1]]) == classification_error([logits[0]], [logits[1]])
     bare = load(identities({"logits": [1, 3]}))
-    assert damage_of(bare)([logits[0]], [logits[1]]) == error_over_variance([logits[0]], [logits[1]])
+    assert output_error_of(bare)([logits[0]], [logits[1]]) == error_over_variance([logits[0]], [logits[1]])
 
 
 def test_outputs_named_as_candidates_but_shaped_otherwise_are_measured_as_any_others(load: Load) -> None:
     """Somebody else's detector, without a batch axis."""
-    measure = damage_of(load(identities({"boxes": [7, 4], "scores": [7], "classes": [7]})))
+    measure = output_error_of(load(identities({"boxes": [7, 4], "scores": [7], "classes": [7]})))
     arrays = [np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in ((7, 4), (7,), (7,))]
     assert measure(arrays, arrays) == 0
     assert measure(arrays, [array * 0 + array.mean() for array in arrays]) == pytest.approx(1)

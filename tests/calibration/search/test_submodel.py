@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from effedge.calibration.graph.onnx_file import session
-from effedge.calibration.search.submodel import cut, held_at
+from effedge.calibration.search.submodel import cut_before, feeds_at
 from tests.calibration import networks
 from tests.calibration.networks import Network
 
@@ -38,13 +38,13 @@ def test_from_every_node_on_it_computes_the_same(load: Load, make: Callable[[], 
     wanted = [session(model).run(None, each) for each in feeds]
     starts = []
     for start in range(len(model.graph)):
-        begins, held = held_at(model, start, feeds, PLENTY)
-        tail = model.clone()
-        cut(tail, begins)
-        assert len(tail.graph) == len(model.graph) - begins
-        starts.append(begins)
-        for each, outputs in zip(held, wanted, strict=True):
-            for one, other in zip(session(tail).run(None, each), outputs, strict=True):
+        position, submodel_feeds = feeds_at(model, start, feeds, PLENTY)
+        submodel = model.clone()
+        cut_before(submodel, position)
+        assert len(submodel.graph) == len(model.graph) - position
+        starts.append(position)
+        for each, outputs in zip(submodel_feeds, wanted, strict=True):
+            for one, other in zip(session(submodel).run(None, each), outputs, strict=True):
                 np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     last = len(model.graph) - 1 if make is networks.classifier else 1  # `early` is written by the second node
     assert starts == [min(start, last) for start in range(len(model.graph))]
@@ -54,7 +54,7 @@ def test_from_every_node_on_it_computes_the_same(load: Load, make: Callable[[], 
 def test_where_it_would_hold_too_much_the_whole_model_serves(load: Load) -> None:
     model = load(networks.classifier())
     feeds = [each for _, each in networks.as_samples(networks.feeds(3, seed=4))]
-    _, held = held_at(model, 4, feeds, PLENTY)
-    size = sum(array.nbytes for each in held for array in each.values())
-    assert held_at(model, 4, feeds, size)[0] == 4
-    assert held_at(model, 4, feeds, size - 1) == (0, feeds)
+    _, submodel_feeds = feeds_at(model, 4, feeds, PLENTY)
+    size = sum(array.nbytes for each in submodel_feeds for array in each.values())
+    assert feeds_at(model, 4, feeds, size)[0] == 4
+    assert feeds_at(model, 4, feeds, size - 1) == (0, feeds)

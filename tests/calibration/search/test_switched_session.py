@@ -1,4 +1,4 @@
-"""Gates: what is opened is what the Q/DQ pass would write, and nothing else changes."""
+"""A switch that is on computes what the pair of the Q/DQ pass computes, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from effedge.calibration.placement import make_plan
 from effedge.calibration.placement.insert import InsertQDQPass
 from effedge.calibration.ranges.samples import Samples
-from effedge.calibration.search.switched_session import Gates
+from effedge.calibration.search.switched_session import SwitchedTrials
 from effedge.calibration.search.trials import Trials
 from tests.calibration import networks
 from tests.calibration.networks import Network
@@ -60,48 +60,54 @@ def inserted(model: ir.Model, thresholds: dict[int, float], lows: Sequence[float
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_with_all_gates_off_it_is_the_float_model(load: Load, case: str) -> None:
+def test_with_all_switches_off_it_is_the_float_model(load: Load, case: str) -> None:
     make, samples = CASES[case]
     model = load(make())
-    assert Gates(model, make_plan(model), Trials(model, samples)).damage({}) == pytest.approx(0, abs=1e-9)
+    assert SwitchedTrials(model, make_plan(model), Trials(model, samples)).output_error({}) == pytest.approx(
+        0, abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("low", [None, -0.1])
 @pytest.mark.parametrize("case", CASES)
-def test_a_gate_that_is_on_is_the_pair_that_the_pass_inserts(
+def test_a_switch_that_is_on_is_the_pair_that_the_pass_inserts(
     load: Load, run_ort: Run, case: str, low: float | None
 ) -> None:
     make, samples = CASES[case]
     model = load(make())
     plan = make_plan(model)
     lows = [low] * len(plan.groups)
-    gates = Gates(model, plan, Trials(model, samples), lows)
+    switched = SwitchedTrials(model, plan, Trials(model, samples), lows)
     limits = np.random.default_rng(0).uniform(0.3, 2, len(plan.groups))  # low enough to clip
-    choices = [{index: limit} for index, limit in enumerate(limits)] + [dict(enumerate(limits))]
-    errors = [error(model, inserted(model, choice, lows), samples, run_ort) for choice in choices]
-    assert [gates.damage(choice) for choice in choices] == pytest.approx(errors, rel=0.01)
-    assert [gates.alone(index, limit) for index, limit in enumerate(limits)] == pytest.approx(errors[:-1], rel=0.01)
-    assert min(errors) > 1e-6 and gates.damage({}) < 1e-9, "the trials before leave a mark"
+    trials = [{index: limit} for index, limit in enumerate(limits)] + [dict(enumerate(limits))]
+    errors = [error(model, inserted(model, thresholds, lows), samples, run_ort) for thresholds in trials]
+    assert [switched.output_error(thresholds) for thresholds in trials] == pytest.approx(errors, rel=0.01)
+    assert [switched.isolated_error(index, limit) for index, limit in enumerate(limits)] == pytest.approx(
+        errors[:-1], rel=0.01
+    )
+    assert min(errors) > 1e-6 and switched.output_error({}) < 1e-9, "the trials before leave a mark"
 
 
-def test_a_group_is_one_gate(load: Load) -> None:
+def test_a_group_is_one_switch(load: Load) -> None:
     model = load(shared_scale())
     plan = make_plan(model)
     assert sorted(map(len, plan.groups)) == [1, 3]
-    gates = Gates(model, plan, Trials(model, CASES["shared scale"][1]))
-    names = {value.name for value in gates.whole.session.get_inputs()}
-    assert names == {"x", *(f"{kind}.{group}" for kind in ("gate", "scale", "zero_point") for group in (0, 1))}
+    switched = SwitchedTrials(model, plan, Trials(model, CASES["shared scale"][1]))
+    names = {value.name for value in switched.full.session.get_inputs()}
+    assert names == {"x", *(f"{kind}.{group}" for kind in ("switch", "scale", "zero_point") for group in (0, 1))}
 
 
 def test_the_model_stays_as_it_was(load: Load, samples: Samples) -> None:
     model = load(networks.classifier())
     before = ir.to_proto(model).SerializeToString()
-    Gates(model, make_plan(model), Trials(model, samples)).damage({0: 1.0})
+    SwitchedTrials(model, make_plan(model), Trials(model, samples)).output_error({0: 1.0})
     assert ir.to_proto(model).SerializeToString() == before
 
 
 def test_trials_measure_a_candidate_as_its_outputs_say(load: Load, samples: Samples, run_ort: Run) -> None:
     model = load(networks.classifier())
     changed = inserted(model, {0: 100.0, 3: 0.5})
-    assert Trials(model, samples)(changed) == pytest.approx(error(model, changed, samples, run_ort), rel=0.01)
-    assert Trials(model, samples)(model) == 0
+    assert Trials(model, samples).output_error(changed) == pytest.approx(
+        error(model, changed, samples, run_ort), rel=0.01
+    )
+    assert Trials(model, samples).output_error(model) == 0

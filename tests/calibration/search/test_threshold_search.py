@@ -1,4 +1,4 @@
-"""The choice of thresholds: on made-up losses, and on nets where one can say whether clipping pays."""
+"""The threshold search: on synthetic losses, and on networks of which it is known whether clipping helps."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ from effedge.calibration.ranges.collect import collect
 from effedge.calibration.ranges.histogram import Histogram
 from effedge.calibration.ranges.thresholds import at_percentile
 from effedge.calibration.search import threshold_search
-from effedge.calibration.search.switched_session import Gates
-from effedge.calibration.search.threshold_search import BEARABLE, LADDER, affordable, choose_thresholds, climb, descend
+from effedge.calibration.search.switched_session import SwitchedTrials
+from effedge.calibration.search.threshold_search import (
+    ACCEPTABLE_ERROR,
+    LADDER,
+    climb,
+    descend,
+    search_thresholds,
+    trial_budget,
+)
 from effedge.calibration.search.trials import Trials
+from effedge.deploy.common import messages
 from tests.calibration import networks
 
 Load = Callable[[networks.Network], ir.Model]
@@ -42,7 +50,7 @@ def bowl(target: Sequence[int]) -> Counted:
 def test_the_descent_finds_the_best_rung_of_every_group_of_a_separable_loss(
     groups: int, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(threshold_search, "FINEST", 16)  # it goes to single groups
+    monkeypatch.setattr(threshold_search, "MOST_PARTS", 16)  # it goes to single groups
     target = [int(rung) for rung in np.random.default_rng(seed).integers(0, 7, groups)]
     assert descend(bowl(target), groups, 7, 10_000) == target
 
@@ -67,17 +75,17 @@ def test_a_move_that_gains_next_to_nothing_is_not_made() -> None:
 
 
 class Landscape:
-    """Gates whose damage is a price for each group that is on."""
+    """Switched trials whose output error is a price for each group that is on."""
 
     def __init__(self, prices: Sequence[float]) -> None:
         self.prices, self.seen = prices, list[dict[int, float]]()
 
-    def damage(self, thresholds: Mapping[int, float]) -> float:
+    def output_error(self, thresholds: Mapping[int, float]) -> float:
         self.seen.append(dict(thresholds))
         return sum(self.prices[index] for index in thresholds)
 
-    def alone(self, group: int, threshold: float) -> float:
-        return self.damage({group: threshold})
+    def isolated_error(self, group: int, threshold: float) -> float:
+        return self.output_error({group: threshold})
 
 
 def histogram_of(values: np.ndarray) -> Histogram:
@@ -92,30 +100,30 @@ def draws(count: int) -> list[Histogram]:
     return [histogram_of(np.append(random.normal(size=5000), 5.0 * (index + 1))) for index in range(count)]
 
 
-def test_a_gain_is_the_groups_share_of_the_damage_by_the_square_of_what_it_does_alone() -> None:
-    gates = Landscape([0.1, 0.4, 0.0, 0.2])
+def test_a_gain_is_the_groups_share_of_the_output_error_by_the_square_of_its_isolated_error() -> None:
+    switched = Landscape([0.1, 0.4, 0.0, 0.2])
     fixed = [1.0, 2.0, 3.0, 4.0]
-    thresholds, damage, gain = choose_thresholds(gates, draws(4), fixed, quiet=True)  # type: ignore[arg-type]
-    assert thresholds == fixed and gates.seen[0] == dict(enumerate(fixed))
-    assert gates.seen[1:] == [{index: value} for index, value in enumerate(fixed)], "each was tried by itself"
-    assert damage == pytest.approx(0.7) and gain == pytest.approx([0.7 * square / 21 for square in (1, 16, 0, 4)])
+    thresholds, error, gains = search_thresholds(switched, draws(4), fixed)  # type: ignore[arg-type]
+    assert thresholds == fixed and switched.seen[0] == dict(enumerate(fixed))
+    assert switched.seen[1:] == [{index: value} for index, value in enumerate(fixed)], "each was tried by itself"
+    assert error == pytest.approx(0.7) and gains == pytest.approx([0.7 * square / 21 for square in (1, 16, 0, 4)])
 
 
-def test_a_group_climbs_as_far_as_it_does_less_by_itself() -> None:
+def test_a_group_climbs_as_far_as_its_isolated_error_falls() -> None:
     best, calls = [3, 0, 5, 2], list[tuple[int, int]]()
 
-    def alone(group: int, rung: int) -> float:
+    def isolated_error(group: int, rung: int) -> float:
         calls.append((group, rung))
         return 1.0 + group + 0.5 * abs(rung - best[group])
 
     start = [0, 0, 7, 2]
-    does = [alone(group, rung) for group, rung in enumerate(start)]
+    errors = [isolated_error(group, rung) for group, rung in enumerate(start)]
     calls.clear()
-    rungs, less = climb(alone, start, does, 8, 100)
-    assert rungs == best and less == [1, 2, 3, 4] and start == [0, 0, 7, 2]
-    assert calls[0][0] == int(np.argmax(does)), "those that do most move first"
+    rungs, lower = climb(isolated_error, start, errors, 8, 100)
+    assert rungs == best and lower == [1, 2, 3, 4] and start == [0, 0, 7, 2]
+    assert calls[0][0] == int(np.argmax(errors)), "the group with the largest error moves first"
     calls.clear()
-    assert climb(alone, start, does, 8, 1)[0] != best and len(calls) == 1, "no more trials than there are"
+    assert climb(isolated_error, start, errors, 8, 1)[0] != best and len(calls) == 1, "no more trials than there are"
 
 
 def test_an_improvement_of_a_group_that_may_be_luck_moves_nothing() -> None:
@@ -125,56 +133,59 @@ def test_an_improvement_of_a_group_that_may_be_luck_moves_nothing() -> None:
 class Together(Landscape):
     """By itself a group is best at its largest threshold; together they are best at the smallest."""
 
-    def damage(self, thresholds: Mapping[int, float]) -> float:
+    def output_error(self, thresholds: Mapping[int, float]) -> float:
         self.seen.append(dict(thresholds))
         total = sum(thresholds.values())
         return 1 / total if len(thresholds) == 1 else total
 
 
 def test_what_helps_each_group_alone_is_not_taken_if_together_it_does_harm() -> None:
-    gates, histograms = Together([]), draws(3)
-    thresholds, damage, _ = choose_thresholds(gates, histograms, quiet=True)  # type: ignore[arg-type]
-    least = min(sum(on.values()) for on in gates.seen if len(on) == 3)
-    assert damage == pytest.approx(sum(thresholds)) == pytest.approx(least)
-    assert any(len(on) == 1 and sum(on.values()) > max(thresholds) for on in gates.seen), "the climb was tried"
+    switched, histograms = Together([]), draws(3)
+    thresholds, error, _ = search_thresholds(switched, histograms)  # type: ignore[arg-type]
+    least = min(sum(on.values()) for on in switched.seen if len(on) == 3)
+    assert error == pytest.approx(sum(thresholds)) == pytest.approx(least)
+    assert any(len(on) == 1 and sum(on.values()) > max(thresholds) for on in switched.seen), "the climb was tried"
 
 
 def test_a_group_that_was_always_zero_is_never_on() -> None:
-    gates = Landscape([0.1, 0.4])
+    switched = Landscape([0.1, 0.4])
     histograms = [*draws(1), histogram_of(np.zeros(10))]
-    thresholds, damage, gain = choose_thresholds(gates, histograms, quiet=True)  # type: ignore[arg-type]
-    assert thresholds[1] == 0 and damage == pytest.approx(0.1) and gain == pytest.approx([0.1, 0])
-    assert not any(1 in on for on in gates.seen)
+    thresholds, error, gains = search_thresholds(switched, histograms)  # type: ignore[arg-type]
+    assert thresholds[1] == 0 and error == pytest.approx(0.1) and gains == pytest.approx([0.1, 0])
+    assert not any(1 in on for on in switched.seen)
 
 
-def test_of_a_bearable_damage_no_gain_is_measured() -> None:
-    gates = Landscape([BEARABLE / 4] * 3)
-    assert choose_thresholds(gates, draws(3), [1.0] * 3, quiet=True).gain == [0, 0, 0]  # type: ignore[arg-type]
-    assert len(gates.seen) == 1
+def test_of_an_acceptable_output_error_no_gain_is_measured() -> None:
+    switched = Landscape([ACCEPTABLE_ERROR / 4] * 3)
+    assert search_thresholds(switched, draws(3), [1.0] * 3).gains == [0, 0, 0]  # type: ignore[arg-type]
+    assert len(switched.seen) == 1
 
 
-def test_without_trials_left_the_gains_are_shares_of_the_damage_by_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threshold_search, "TRIALS", 0)
-    gates, histograms = Landscape([0.1] * 4), draws(4)
+def test_without_trials_left_the_gains_are_shares_by_the_noise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threshold_search, "USEFUL_TRIALS", 0)
+    switched, histograms = Landscape([0.1] * 4), draws(4)
     fixed = [histogram.amax for histogram in histograms]
-    _, damage, gain = choose_thresholds(gates, histograms, fixed, trials=2, quiet=True)  # type: ignore[arg-type]
-    assert len(gates.seen) == 1 and damage == pytest.approx(0.4)
-    assert sorted(gain) == gain and min(gain) > 0 and sum(gain) <= damage * (1 + 1e-9)
+    _, error, gains = search_thresholds(switched, histograms, fixed, trials=2)  # type: ignore[arg-type]
+    assert len(switched.seen) == 1 and error == pytest.approx(0.4)
+    assert sorted(gains) == gains and min(gains) > 0 and sum(gains) <= error * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("trials", [12, 30, 60, 10_000])
 def test_whether_there_is_a_progress_bar_changes_nothing(trials: int, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for disabled in (True, False):
-        monkeypatch.setattr(threshold_search, "progress_disabled", lambda quiet, off=disabled: off)
-        gates = Landscape([0.1 * index for index in range(60)])
-        found.append((choose_thresholds(gates, draws(60), trials=trials), len(gates.seen)))  # type: ignore[arg-type]
+        monkeypatch.setattr(messages, "progress_hidden", lambda off=disabled: off)
+        switched = Landscape([0.1 * index for index in range(60)])
+        result = search_thresholds(switched, draws(60), trials=trials)  # type: ignore[arg-type]
+        found.append((result, len(switched.seen)))
     assert found[0] == found[1]
 
 
 def test_a_large_model_has_fewer_samples_a_trial_and_all_have_some() -> None:
     sizes = [0, 10**6, 10**9, 10**10, 10**11, 10**13]
-    samples, trials = zip(*(affordable(macs) for macs in sizes), strict=True)
+    samples, trials = zip(*(trial_budget(macs) for macs in sizes), strict=True)
     assert list(samples) == sorted(samples, reverse=True) and min(samples) >= 1
     assert list(trials) == sorted(trials, reverse=True) and min(trials) >= 1
 
@@ -199,7 +210,7 @@ def runs_with_outliers() -> list[dict[str, np.ndarray]]:
     return runs
 
 
-def plain_damage(net: networks.Network, x: np.ndarray, limit: float, saturates: bool) -> float:
+def plain_error(net: networks.Network, x: np.ndarray, limit: float, saturates: bool) -> float:
     """The same network in NumPy, x rounded to INT8."""
     weight, bias = (np.array(onnx_tensor) for onnx_tensor in weights_of(net))
     rounded = np.clip(np.rint(x / (limit / 127)), -127, 127) * (limit / 127)
@@ -217,18 +228,18 @@ def weights_of(net: networks.Network) -> list[np.ndarray]:
     return [by_name["conv.weight"], by_name["conv.bias"]]
 
 
-@pytest.mark.parametrize("saturates", [True, False], ids=["clipping pays", "clipping does not pay"])
+@pytest.mark.parametrize("saturates", [True, False], ids=["clipping helps", "clipping does not help"])
 def test_outliers_are_clipped_where_the_output_does_not_miss_them(load: Load, saturates: bool) -> None:
     net, samples = net_with_outliers(saturates), networks.as_samples(runs_with_outliers())
     model = load(net)
     plan = make_plan(model)
-    [histogram] = collect(model, samples, plan.tensors, quiet=True).values()
-    gates = Gates(model, plan, Trials(model, samples))
-    [threshold], damage, _ = choose_thresholds(gates, [histogram], quiet=True)
+    [histogram] = collect(model, samples, plan.tensors).values()
+    switched = SwitchedTrials(model, plan, Trials(model, samples))
+    [threshold], error, _ = search_thresholds(switched, [histogram])
     assert threshold < 10 if saturates else threshold == OUTLIER
 
     def mean(limit: float) -> float:
-        return float(np.mean([plain_damage(net, feeds["x"], limit, saturates) for _, feeds in samples]))
+        return float(np.mean([plain_error(net, feeds["x"], limit, saturates) for _, feeds in samples]))
 
-    assert damage == pytest.approx(mean(threshold), rel=1e-3)
-    assert damage == pytest.approx(min(mean(at_percentile(histogram, percent)) for percent in LADDER), rel=1e-3)
+    assert error == pytest.approx(mean(threshold), rel=1e-3)
+    assert error == pytest.approx(min(mean(at_percentile(histogram, percent)) for percent in LADDER), rel=1e-3)

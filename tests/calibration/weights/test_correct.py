@@ -27,14 +27,14 @@ def quantized(model: ir.Model, samples: Samples) -> ir.Model:
     """All that the plan takes in INT8, min-max, weights to the nearest."""
     changed = model.clone()
     plan = make_plan(changed)
-    ranges = collect(changed, samples, plan.tensors, quiet=True)
+    ranges = collect(changed, samples, plan.tensors)
     InsertQDQPass(plan.reads, {name: each.amax for name, each in ranges.items()}, plan.layers)(changed)
     return changed
 
 
 def corrected(model: ir.Model, samples: Samples) -> ir.Model:
     changed = quantized(model, samples)
-    correct(model, changed, make_plan(model).layers, samples, quiet=True)
+    correct(model, changed, make_plan(model).layers, samples)
     return changed
 
 
@@ -171,7 +171,7 @@ def test_only_weights_scales_and_biases_of_the_layers_given_change(load: Load, s
     changed, before = quantized(model, skewed), quantized(model, skewed)
     reference = ir.to_proto(model).SerializeToString()
     layers = [layer for layer in make_plan(model).layers if layer.name != "deep"]
-    correct(model, changed, layers, skewed, quiet=True)
+    correct(model, changed, layers, skewed)
     assert ir.to_proto(model).SerializeToString() == reference
     assert [node.name for node in changed.graph] == [node.name for node in before.graph]
     np.testing.assert_array_equal(weights_of(changed, "deep"), weights_of(before, "deep"))
@@ -341,5 +341,5 @@ def test_a_layer_list_of_none_is_fine(load: Load, skewed: Samples) -> None:
     changed = quantized(model, skewed)
     before = ir.to_proto(changed).SerializeToString()
     nothing: list[Layer] = []
-    correct(model, changed, nothing, skewed, quiet=True)
+    correct(model, changed, nothing, skewed)
     assert ir.to_proto(changed).SerializeToString() == before

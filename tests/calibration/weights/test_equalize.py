@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from effedge.calibration.graph.onnx_file import session
-from effedge.calibration.weights.equalize import EQUALIZED, channel_extremes, equalize, equalize_as, find_groups
+from effedge.calibration.weights.equalize import EQUALIZATION_KEY, channel_extremes, equalize, equalize_as, find_groups
 
 
 class Runs(list):
@@ -78,15 +78,15 @@ def test_the_float_model_computes_the_same_and_its_channels_come_closer(kind):
     model, runs = build(kind), samples()
     before = [session(model).run(None, feeds)[0] for _, feeds in runs]
     read = next(node for node in model.graph if node.name == "c1").inputs[0]
-    uneven_before = spread_of(channel_extremes(model, [read], runs, quiet=True)[read])
+    uneven_before = spread_of(channel_extremes(model, [read], runs)[read])
 
-    assert equalize(model, runs, quiet=True) >= 1
+    assert equalize(model, runs) >= 1
 
     after = [session(model).run(None, feeds)[0] for _, feeds in runs]
     for one, other in zip(before, after, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(one).max())
     read = next(node for node in model.graph if node.name == "c1").inputs[0]
-    assert spread_of(channel_extremes(model, [read], runs, quiet=True)[read]) < 0.2 * uneven_before
+    assert spread_of(channel_extremes(model, [read], runs)[read]) < 0.2 * uneven_before
 
 
 def test_nothing_is_rescaled_through_an_activation():
@@ -96,8 +96,8 @@ def test_nothing_is_rescaled_through_an_activation():
 @pytest.mark.parametrize("kind", ["chain", "depthwise", "gate", "residual", "activation"])
 def test_what_was_done_is_done_again_without_the_samples(kind):
     model, again = build(kind), build(kind)
-    equalize(model, samples(), quiet=True)
-    assert equalize_as(again, model.metadata_props[EQUALIZED])
+    equalize(model, samples())
+    assert equalize_as(again, model.metadata_props[EQUALIZATION_KEY])
     assert [node.name for node in again.graph] == [node.name for node in model.graph]
     for name, value in model.graph.initializers.items():
         np.testing.assert_allclose(again.graph.initializers[name].const_value.numpy(), value.const_value.numpy(), 1e-6)
@@ -105,8 +105,8 @@ def test_what_was_done_is_done_again_without_the_samples(kind):
 
 def test_a_model_of_other_weights_stays_as_it_is():
     model, other = build("chain"), build("chain")
-    equalize(model, samples(), quiet=True)
+    equalize(model, samples())
     other.graph.initializers["w1"].const_value = ir.tensor(np.ones((3, 4, 1, 1), np.float32))
     before = ir.to_proto(other).SerializeToString()
-    assert not equalize_as(other, model.metadata_props[EQUALIZED])
+    assert not equalize_as(other, model.metadata_props[EQUALIZATION_KEY])
     assert ir.to_proto(other).SerializeToString() == before

@@ -1,4 +1,4 @@
-"""A model run in steps: what is held is what ONNX Runtime gives for the tensor, with the weights of its time."""
+"""A model run level by level: what is held is what ONNX Runtime gives for the tensor, with the weights of its time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from effedge.calibration.graph.onnx_file import session
 from effedge.calibration.ranges.samples import Samples
-from effedge.calibration.weights.layered_run import Steps, depths
+from effedge.calibration.weights.layered_run import LayeredRun, layer_depths
 from tests.calibration import networks
 from tests.calibration.networks import Network
 
@@ -33,39 +33,39 @@ def test_before_each_level_its_layers_inputs_are_held_for_every_sample(load: Loa
     model = load(networks.classifier())
     inputs = read_by(model, CHAIN)
     expected = at_once(model, list(inputs.values()), samples)
-    depth = {node.name: level for node, level in depths(model.graph, CHAIN).items() if node.name in CHAIN}
+    depth = {node.name: level for node, level in layer_depths(model.graph, CHAIN).items() if node.name in CHAIN}
     assert [depth[name] for name in CHAIN] == [1, 2, 3, 4, 5, 6, 7]
-    steps = Steps(model, CHAIN, samples)
+    layered_run = LayeredRun(model, CHAIN, samples)
     for name in CHAIN:
-        steps.advance(depth[name])
-        for held, wanted in zip(steps.held, expected, strict=True):
+        layered_run.advance(depth[name])
+        for held, wanted in zip(layered_run.held, expected, strict=True):
             np.testing.assert_allclose(held[inputs[name]], wanted[inputs[name]], rtol=1e-4, atol=1e-5)
 
 
 def test_levels_may_be_left_out(load: Load, samples: Samples) -> None:
     model = load(networks.classifier())
     [expected] = at_once(model, ["head_act"], samples.spread(1))
-    steps = Steps(model, ["stem", "pool"], samples.spread(1))
-    steps.advance(2)
-    np.testing.assert_allclose(steps.held[0]["head_act"], expected["head_act"], rtol=1e-4, atol=1e-5)
+    layered_run = LayeredRun(model, ["stem", "pool"], samples.spread(1))
+    layered_run.advance(2)
+    np.testing.assert_allclose(layered_run.held[0]["head_act"], expected["head_act"], rtol=1e-4, atol=1e-5)
 
 
 def test_only_what_is_still_read_is_held(load: Load, samples: Samples) -> None:
-    steps = Steps(load(networks.classifier()), CHAIN, samples)
-    steps.advance(5)
-    assert set(steps.held[0]) == {"block1_add"}
-    assert steps.bytes_held() == 4 * 8 * 16 * 16
-    steps.advance(4 + 3)
-    assert set(steps.held[0]) == {"flat"}
+    layered_run = LayeredRun(load(networks.classifier()), CHAIN, samples)
+    layered_run.advance(5)
+    assert set(layered_run.held[0]) == {"block1_add"}
+    assert sum(array.nbytes for array in layered_run.held[0].values()) == 4 * 8 * 16 * 16
+    layered_run.advance(4 + 3)
+    assert set(layered_run.held[0]) == {"flat"}
 
 
 def test_a_shortcut_is_held_until_it_is_read(load: Load, samples: Samples) -> None:
-    steps = Steps(load(networks.classifier()), CHAIN, samples)
+    layered_run = LayeredRun(load(networks.classifier()), CHAIN, samples)
     for level in (2, 3, 4):
-        steps.advance(level)
-        assert "stem_act" in steps.held[0]
-    steps.advance(5)
-    assert "stem_act" not in steps.held[0]
+        layered_run.advance(level)
+        assert "stem_act" in layered_run.held[0]
+    layered_run.advance(5)
+    assert "stem_act" not in layered_run.held[0]
 
 
 def test_a_level_is_computed_with_the_weights_that_it_has_when_it_is_passed(load: Load) -> None:
@@ -75,15 +75,15 @@ def test_a_level_is_computed_with_the_weights_that_it_has_when_it_is_passed(load
     net.output(net.conv(net.node("Relu", [first], "relu"), "second", 2, 2), [1, 2, 4, 4])
     model = load(net)
     samples = networks.as_samples(networks.normal_runs(3, (1, 2, 4, 4)))
-    steps = Steps(model, ["first", "second"], samples)
-    steps.advance(1)
-    assert all((held["x"] == feeds["x"]).all() for held, (_, feeds) in zip(steps.held, samples, strict=True))
+    layered_run = LayeredRun(model, ["first", "second"], samples)
+    layered_run.advance(1)
+    assert all((held["x"] == feeds["x"]).all() for held, (_, feeds) in zip(layered_run.held, samples, strict=True))
     weight = model.graph.initializers["first.weight"]
     weight.const_value = ir.tensor(3 * weight.const_value.numpy(), name="first.weight")
     expected = at_once(model, ["relu"], samples)
-    steps.advance(2)
+    layered_run.advance(2)
     weight.const_value = ir.tensor(0 * weight.const_value.numpy(), name="first.weight")
-    for held, wanted in zip(steps.held, expected, strict=True):
+    for held, wanted in zip(layered_run.held, expected, strict=True):
         np.testing.assert_allclose(held["relu"], wanted["relu"], rtol=1e-5, atol=1e-6)
 
 
@@ -97,9 +97,9 @@ def test_a_graph_input_that_a_layer_behind_the_first_reads_is_kept(load: Load, l
         run.update(other)
     model, samples = load(net), networks.as_samples(runs)
     expected = at_once(model, ["sum"], samples)
-    steps = Steps(model, [*layers, "last"], samples)
+    layered_run = LayeredRun(model, [*layers, "last"], samples)
     for level in range(1, len(layers) + 2):
-        steps.advance(level)
-    for held, wanted in zip(steps.held, expected, strict=True):
+        layered_run.advance(level)
+    for held, wanted in zip(layered_run.held, expected, strict=True):
         assert set(held) == {"sum"}
         np.testing.assert_allclose(held["sum"], wanted["sum"], rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Lines are whole in the file, even on a disk that fills up in the middle of one."""
+"""The file holds complete lines only, even on a disk that fills up within a line."""
 
 import errno
 import io
@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from effedge.deploy.common.json_lines import JsonLines, opened_lines
+from effedge.deploy.common.json_lines import JsonLines, open_json_lines
 
 
 class SmallDisk(io.BytesIO):
-    """Takes so many bytes, a part of a write too, and then no more."""
+    """A disk that takes `room` bytes, if need be a part of a write, and then no more."""
 
     room = 40
 
@@ -32,7 +32,7 @@ def test_a_line_that_does_not_fit_is_not_there_at_all():
 
 def test_lines_are_out_at_once_and_the_file_is_there_at_the_end(tmp_path):
     path = tmp_path / "new" / "a.jsonl"
-    with opened_lines(str(path)) as lines:
+    with open_json_lines(str(path)) as lines:
         for frame in range(3):
             lines.write({"frame": frame, "label": "\u00e9"})
         [temporary] = path.parent.glob(".a.jsonl.*/a.jsonl")
@@ -41,14 +41,14 @@ def test_lines_are_out_at_once_and_the_file_is_there_at_the_end(tmp_path):
 
 
 def test_after_a_failure_there_is_no_file(tmp_path):
-    with pytest.raises(RuntimeError), opened_lines(str(tmp_path / "a.jsonl")):
+    with pytest.raises(RuntimeError), open_json_lines(str(tmp_path / "a.jsonl")):
         raise RuntimeError
     assert not list(tmp_path.iterdir())
 
 
 def test_standard_output(capfdbinary):
-    with opened_lines("-") as lines:
+    with open_json_lines("-") as lines:
         lines.write({"frame": 0})
     assert capfdbinary.readouterr().out == b'{"frame": 0}\n'
-    with opened_lines(None) as lines:
+    with open_json_lines(None) as lines:
         assert lines is None

@@ -60,28 +60,28 @@ def test_an_error_comes_in_its_place_and_what_was_not_begun_never_is():
 @pytest.mark.parametrize("batch", [(1, 1, 1), (1, 2, 4), (3, 3, 3)])
 def test_throughput_mode_finds_the_same(build, batch):
     random = np.random.default_rng(0)
-    pictures = [random.integers(0, 256, (int(h), int(w), 3), np.uint8) for h, w in random.integers(20, 90, (17, 2))]
+    images = [random.integers(0, 256, (int(h), int(w), 3), np.uint8) for h, w in random.integers(20, 90, (17, 2))]
     for kind, task in ((Detector, "detection"), (Classifier, "classification")):
         folder = build(task, batch=batch, name=task)
-        one, several = kind(folder), kind(folder, throughput=True)
-        several.engine.parallel = 3  # whatever this machine's number of cores
-        results = list(zip(one(pictures), several(pictures)))
-        assert len(results) == len(pictures)
-        for expected, found in results:
+        single, parallel = kind(folder), kind(folder, throughput=True)
+        parallel.engine.parallel = 3  # whatever this machine's number of cores
+        results = list(zip(single(images), parallel(images)))
+        assert len(results) == len(images)
+        for expected, result in results:
             if task == "classification":
-                assert expected == found
+                assert expected == result
             else:
-                np.testing.assert_array_equal(expected.boxes, found.boxes)
-                assert expected.names == found.names
+                np.testing.assert_array_equal(expected.boxes, result.boxes)
+                assert expected.names == result.names
 
 
-def test_a_picture_that_cannot_be_read_is_one_line_in_throughput_mode_too(build, tmp_path):
+def test_an_image_that_cannot_be_read_is_one_line_in_throughput_mode_too(build, tmp_path):
     detector = Detector(build(), throughput=True)
     detector.engine.parallel = 2
-    found = detector([np.zeros((9, 9, 3), np.uint8), tmp_path / "missing.jpg"])
-    next(found)
+    detections = detector([np.zeros((9, 9, 3), np.uint8), tmp_path / "missing.jpg"])
+    next(detections)
     with pytest.raises(UserError, match="missing.jpg"):
-        next(found)
+        next(detections)
 
 
 def test_each_thread_has_a_request_of_its_own(adder):

@@ -1,10 +1,10 @@
-"""What is drawn: where, in which colours, readable, and never past the picture's edge."""
+"""What is drawn: where, in which colours, readable, and never past the image's edge."""
 
 import numpy as np
 import pytest
 from PIL import ImageDraw
 
-from effedge.deploy.image.draw import class_colour, draw_detections, ink, plate_corner
+from effedge.deploy.image.draw import class_colour, draw_detections, plate_corner, text_colour
 from effedge.deploy.runtime.detector import Detections
 
 
@@ -25,10 +25,10 @@ def luminance(colour):
 
 
 def test_the_box_is_outlined_in_its_classs_colour_and_the_original_is_untouched():
-    picture = np.full((200, 300, 3), 90, np.uint8)
-    drawn = draw_detections(picture, found([100, 80, 200, 160]))
-    assert (picture == 90).all()
-    assert drawn.shape == picture.shape
+    image = np.full((200, 300, 3), 90, np.uint8)
+    drawn = draw_detections(image, found([100, 80, 200, 160]))
+    assert (image == 90).all()
+    assert drawn.shape == image.shape
     colour = list(class_colour(0))
     for x, y in ((100, 120), (200, 120), (150, 160), (150, 80)):  # left, right, bottom, top
         assert drawn[y, x].tolist() == colour
@@ -36,13 +36,13 @@ def test_the_box_is_outlined_in_its_classs_colour_and_the_original_is_untouched(
 
 
 def test_nothing_found_draws_nothing():
-    picture = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(draw_detections(picture, found()), picture)
+    image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(draw_detections(image, found()), image)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 300), (24, 24), (64, 48), (480, 640), (2000, 3000)])
 @pytest.mark.parametrize("name", ["7", "a very long label of a class that hardly fits anywhere"])
-def test_any_picture_and_any_box_can_be_drawn(size, name, monkeypatch):
+def test_any_image_and_any_box_can_be_drawn(size, name, monkeypatch):
     height, width = size
     plates = []
     rectangle = ImageDraw.ImageDraw.rectangle
@@ -60,9 +60,9 @@ def test_any_picture_and_any_box_can_be_drawn(size, name, monkeypatch):
         [width / 2, 0, width / 2 + 0.01, 0.01],
         [width, height, width, height],
     ]
-    picture = np.zeros((height, width, 3), np.uint8)
-    drawn = draw_detections(picture, found(*boxes, name=name))
-    assert drawn.shape == picture.shape
+    image = np.zeros((height, width, 3), np.uint8)
+    drawn = draw_detections(image, found(*boxes, name=name))
+    assert drawn.shape == image.shape
     assert len(plates) == len(boxes)
     for x0, y0, x1, y1 in plates:
         assert x0 >= 0 and y0 >= 0
@@ -75,14 +75,14 @@ def test_the_plate_is_above_the_box_or_below_its_edge_where_there_is_no_room():
     assert plate_corner((100, 100), (20, 4), (30, 10)) == (20, 4)
     assert plate_corner((100, 100), (90, 50), (30, 10)) == (70, 40)  # moved left
     assert plate_corner((100, 100), (20, 99), (30, 10)) == (20, 89)
-    assert plate_corner((20, 5), (10, 3), (30, 10)) == (0, 0)  # larger than the picture
+    assert plate_corner((20, 5), (10, 3), (30, 10)) == (0, 0)  # larger than the image
 
 
-def test_line_and_letters_grow_with_the_picture():
+def test_line_and_letters_grow_with_the_image():
     def coloured(size):
-        picture = np.zeros((size, size, 3), np.uint8)
+        image = np.zeros((size, size, 3), np.uint8)
         box = [size * 0.4, size * 0.4, size * 0.8, size * 0.8]
-        drawn = draw_detections(picture, found(box))
+        drawn = draw_detections(image, found(box))
         return (drawn[round(size * 0.6)].max(axis=1) > 0).sum()  # across both vertical sides
 
     assert coloured(3000) >= 4 * coloured(400)
@@ -94,5 +94,5 @@ def test_colours_of_classes_differ_and_their_ink_is_readable():
     neighbours = [abs(np.subtract(colours[i], colours[i + 1])).sum() for i in range(89)]
     assert min(neighbours) > 100
     for colour in colours:
-        lighter, darker = sorted((luminance(colour), luminance(ink(colour))), reverse=True)
+        lighter, darker = sorted((luminance(colour), luminance(text_colour(colour))), reverse=True)
         assert (lighter + 0.05) / (darker + 0.05) >= 4.5  # WCAG 2.1, AA

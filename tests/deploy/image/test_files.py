@@ -18,18 +18,18 @@ RED, GREEN, BLUE, GREY = (250, 10, 20), (10, 240, 30), (20, 30, 230), (128, 128,
 
 def corners(size: int = 16) -> np.ndarray:
     """uint8 [size,2*size,3]: red top left, green top right, blue bottom left, grey bottom right."""
-    picture = np.zeros((size, 2 * size, 3), np.uint8)
+    image = np.zeros((size, 2 * size, 3), np.uint8)
     half = size // 2
-    picture[:half, :size], picture[:half, size:] = RED, GREEN
-    picture[half:, :size], picture[half:, size:] = BLUE, GREY
-    return picture
+    image[:half, :size], image[:half, size:] = RED, GREEN
+    image[half:, :size], image[half:, size:] = BLUE, GREY
+    return image
 
 
 def close(a: np.ndarray, b: np.ndarray, tolerance: int) -> bool:
     return a.shape == b.shape and abs(a.astype(int) - b.astype(int)).max() <= tolerance
 
 
-# How each orientation stores an upright picture: EXIF 2.3, "the 0th row / the 0th column is the visual ... side".
+# How each orientation stores an upright image: EXIF 2.3, "the 0th row / the 0th column is the visual ... side".
 STORED = {
     1: lambda p: p,
     2: lambda p: p[:, ::-1],  # 0th column is the right side
@@ -50,7 +50,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
     exif[0x0112] = orientation
     options = {"quality": 100, "subsampling": 0} if suffix == "jpg" else {}
     options.update(lossless=True) if suffix == "webp" else None
-    path = tmp_path / f"picture.{suffix}"
+    path = tmp_path / f"image.{suffix}"
     stored.save(path, exif=exif, **options)
     assert close(open_image(path), corners(), 6)
 
@@ -63,7 +63,7 @@ def test_an_orientation_that_is_none_is_ignored(tmp_path, orientation):
     np.testing.assert_array_equal(open_image(tmp_path / "a.png"), corners())
 
 
-def test_damaged_exif_does_not_lose_the_picture(tmp_path):
+def test_damaged_exif_does_not_lose_the_image(tmp_path):
     Image.fromarray(corners()).save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff garbage")
     np.testing.assert_array_equal(open_image(tmp_path / "a.png"), corners())
 
@@ -104,10 +104,10 @@ def grey16(path: Path, values: np.ndarray) -> None:
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     grey16(path, np.uint16([[0, 257, 25_700], [32_768, 65_406, 65_535]]))
-    picture = open_image(path)
-    assert picture.dtype == np.uint8
-    assert picture[..., 0].tolist() == [[0, 1, 100], [128, 254, 255]]  # 32768/257 = 127.502; 65406/257 = 254.498
-    assert (picture == picture[..., :1]).all()
+    image = open_image(path)
+    assert image.dtype == np.uint8
+    assert image[..., 0].tolist() == [[0, 1, 100], [128, 254, 255]]  # 32768/257 = 127.502; 65406/257 = 254.498
+    assert (image == image[..., :1]).all()
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
@@ -136,7 +136,7 @@ def test_grey_alpha_and_transparent_palette_are_composited_over_white(tmp_path):
 
 
 def cmyk(rgb: np.ndarray) -> Image.Image:
-    """Ink amounts (0 none, 255 full) of an RGB picture, with no black ink."""
+    """Ink amounts (0 none, 255 full) of an RGB image, with no black ink."""
     ink = np.zeros((*rgb.shape[:2], 4), np.uint8)
     ink[..., :3] = 255 - rgb
     return Image.fromarray(ink, "CMYK")
@@ -167,9 +167,9 @@ def test_the_first_frame_of_an_animation_is_taken(tmp_path):
 
 def test_the_array_may_be_written_to(tmp_path):
     Image.fromarray(corners()).save(tmp_path / "a.png")
-    picture = open_image(str(tmp_path / "a.png"))
-    picture[:] = 0
-    assert picture.flags["C_CONTIGUOUS"]
+    image = open_image(str(tmp_path / "a.png"))
+    image[:] = 0
+    assert image.flags["C_CONTIGUOUS"]
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "gif", "bmp"])
@@ -184,15 +184,15 @@ def test_truncated_files_are_named(tmp_path, suffix, part):
         open_image(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\0" * 1000])
-def test_files_that_are_no_pictures_are_named(tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\0" * 1000])
+def test_files_that_are_no_images_are_named(tmp_path, content):
     (tmp_path / "notes.jpg").write_bytes(content)
     with pytest.raises(UserError, match=r"notes\.jpg"):
         open_image(tmp_path / "notes.jpg")
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "gif", "bmp", "webp"])
-def test_damaged_files_give_a_picture_or_a_user_error_and_no_warning(tmp_path, suffix):
+def test_damaged_files_give_an_image_or_a_user_error_and_no_warning(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(corners()).save(path)
     original = path.read_bytes()
@@ -211,7 +211,7 @@ def test_damaged_files_give_a_picture_or_a_user_error_and_no_warning(tmp_path, s
 
 
 def test_missing_files_and_folders_are_named(tmp_path):
-    with pytest.raises(UserError, match="no such picture.*gone.jpg"):
+    with pytest.raises(UserError, match="no such image.*gone.jpg"):
         open_image(tmp_path / "gone.jpg")
     with pytest.raises(UserError, match="is a folder"):
         open_image(tmp_path)
@@ -222,7 +222,7 @@ def bomb(path: Path, side: int) -> None:
     Image.new("1", (side, side)).save(path)
 
 
-def test_a_decompression_bomb_is_refused_and_a_large_picture_is_not(tmp_path, monkeypatch):
+def test_a_decompression_bomb_is_refused_and_a_large_image_is_not(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
     bomb(tmp_path / "bomb.png", 1_500)
     with pytest.raises(UserError, match=r"bomb\.png.*more than 2 million pixels"):
@@ -233,7 +233,7 @@ def test_a_decompression_bomb_is_refused_and_a_large_picture_is_not(tmp_path, mo
         assert open_image(tmp_path / "large.png").shape == (1_300, 1_300, 3)
 
 
-def test_a_folder_lists_its_pictures_sorted_without_hidden_files_and_sub_folders(tmp_path):
+def test_a_folder_lists_its_images_sorted_without_hidden_files_and_sub_folders(tmp_path):
     for name in ("b.JPG", "a.png", "c.heic", "notes.txt", ".hidden.jpg", "._b.JPG"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder.jpg").mkdir()
@@ -243,7 +243,7 @@ def test_a_folder_lists_its_pictures_sorted_without_hidden_files_and_sub_folders
 
 
 def test_empty_and_missing_folders_are_named(tmp_path):
-    with pytest.raises(UserError, match="no pictures in"):
+    with pytest.raises(UserError, match="no images in"):
         list_images(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         list_images(tmp_path / "gone")

@@ -1,4 +1,4 @@
-"""The choice of a backend, and OpenVINO's: what it runs, refuses and keeps."""
+"""The choice of a backend; and OpenVINO's, with the engines that it runs and refuses and with its cache."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.common.files import sha256_of_folder
+from effedge.deploy.common.files import sha256_of_path
 from effedge.deploy.runtime.backends import load_backend
 from effedge.deploy.runtime.manifest import read_manifest
 
@@ -92,8 +92,8 @@ def test_a_cache_that_is_damaged_or_of_another_cpu_or_engine_is_made_anew(build,
     folder = build()
     load_backend(folder, read_manifest(folder))
     [kept] = (folder / ".compiled").iterdir()
-    whole = kept.read_bytes()
-    for damaged in (b"", whole[:-1], whole[:100] + b"x" + whole[101:]):
+    intact = kept.read_bytes()
+    for damaged in (b"", intact[:-1], intact[:100] + b"x" + intact[101:]):
         kept.write_bytes(damaged)
         load_backend(folder, read_manifest(folder))
         assert kept.read_bytes()[32:] != damaged[32:] and len(kept.read_bytes()) > 100
@@ -113,8 +113,8 @@ def test_a_folder_that_cannot_be_written_needs_no_cache(build, monkeypatch):
 
 def test_the_cache_is_no_part_of_the_engine(build):
     folder = build()
-    before = sha256_of_folder(folder)
+    before = sha256_of_path(folder)
     load_backend(folder, read_manifest(folder))
-    assert sha256_of_folder(folder) == before
+    assert sha256_of_path(folder) == before
     (folder / "engine.bin").write_bytes(b"changed")
-    assert sha256_of_folder(folder) != before
+    assert sha256_of_path(folder) != before

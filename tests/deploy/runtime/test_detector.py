@@ -14,23 +14,27 @@ RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
 def scene(height, width, **boxes):
-    """A black picture with a rectangle (x0, y0, x1, y1) of each colour given."""
-    picture = np.zeros((height, width, 3), np.uint8)
+    """A black image with a rectangle (x0, y0, x1, y1) of each colour."""
+    image = np.zeros((height, width, 3), np.uint8)
     for colour, (x0, y0, x1, y1) in boxes.items():
-        picture[y0:y1, x0:x1, {"red": 0, "green": 1, "blue": 2}[colour]] = 255
-    return picture
+        image[y0:y1, x0:x1, {"red": 0, "green": 1, "blue": 2}[colour]] = 255
+    return image
 
 
-def test_boxes_are_in_the_pictures_own_pixels(build):
+def test_boxes_are_in_the_images_own_pixels(build):
     detector = Detector(build(size=(64, 64)))
-    picture = scene(128, 256, red=(40, 20, 120, 100), blue=(160, 60, 256, 128))  # scaled by 1/4
-    [found] = detector([picture])
-    assert len(found) == 2
-    np.testing.assert_array_equal(found.boxes, [[40, 20, 120, 100], [160, 60, 256, 128]])
-    np.testing.assert_allclose(found.scores, [0.9, 0.7], rtol=1e-6)
-    assert found.class_ids.tolist() == [0, 2]
-    assert found.names == ["red", "blue"]
-    assert (found.boxes.dtype, found.scores.dtype, found.class_ids.dtype) == (np.float32, np.float32, np.int64)
+    image = scene(128, 256, red=(40, 20, 120, 100), blue=(160, 60, 256, 128))  # scaled by 1/4
+    [detections] = detector([image])
+    assert len(detections) == 2
+    np.testing.assert_array_equal(detections.boxes, [[40, 20, 120, 100], [160, 60, 256, 128]])
+    np.testing.assert_allclose(detections.scores, [0.9, 0.7], rtol=1e-6)
+    assert detections.class_ids.tolist() == [0, 2]
+    assert detections.names == ["red", "blue"]
+    assert (detections.boxes.dtype, detections.scores.dtype, detections.class_ids.dtype) == (
+        np.float32,
+        np.float32,
+        np.int64,
+    )
 
 
 def test_a_rotated_photograph_is_found_upright(build, tmp_path):
@@ -38,22 +42,22 @@ def test_a_rotated_photograph_is_found_upright(build, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.ascontiguousarray(np.rot90(upright, 1))).save(tmp_path / "phone.png", exif=exif)
-    [found] = Detector(build(size=(128, 128)))([tmp_path / "phone.png"])
-    np.testing.assert_array_equal(found.boxes, [[10, 20, 50, 60]])
+    [detections] = Detector(build(size=(128, 128)))([tmp_path / "phone.png"])
+    np.testing.assert_array_equal(detections.boxes, [[10, 20, 50, 60]])
 
 
 def test_nothing_found_gives_empty_arrays(build):
-    [found] = Detector(build())([scene(10, 10)])
-    assert found.boxes.shape == (0, 4)
-    assert (len(found), found.names) == (0, [])
+    [detections] = Detector(build())([scene(10, 10)])
+    assert detections.boxes.shape == (0, 4)
+    assert (len(detections), detections.names) == (0, [])
 
 
 def test_threshold_and_max_detections(build):
     folder = build()
-    picture = scene(64, 64, red=(0, 0, 9, 9), green=(20, 20, 40, 40), blue=(50, 50, 60, 60))
-    assert [len(found) for found in Detector(folder, threshold=0.75)([picture])] == [2]
-    [found] = Detector(folder, max_detections=1)([picture])
-    assert found.names == ["red"]
+    image = scene(64, 64, red=(0, 0, 9, 9), green=(20, 20, 40, 40), blue=(50, 50, 60, 60))
+    assert [len(detections) for detections in Detector(folder, threshold=0.75)([image])] == [2]
+    [detections] = Detector(folder, max_detections=1)([image])
+    assert detections.names == ["red"]
 
 
 def test_boxes_of_one_class_are_suppressed_as_iou_says(build, monkeypatch):
@@ -66,48 +70,48 @@ def test_boxes_of_one_class_are_suppressed_as_iou_says(build, monkeypatch):
     for iou, names in ((0.5, ["green", "blue"]), (0.8, ["green", "green", "blue"])):
         detector = Detector(folder, iou=iou)
         monkeypatch.setattr(detector.engine, "backend", lambda batch: outputs)
-        assert [found.names for found in detector([scene(64, 64)])] == [names]
+        assert [detections.names for detections in detector([scene(64, 64)])] == [names]
 
 
-def test_boxes_are_clipped_to_the_picture_and_those_outside_are_dropped(build, monkeypatch):
+def test_boxes_are_clipped_to_the_image_and_those_outside_are_dropped(build, monkeypatch):
     detector = Detector(build(size=(64, 64)))
-    outputs = {  # a picture of 100 x 200 fills 32 x 64 of the input
+    outputs = {  # an image of 100 x 200 fills 32 x 64 of the input
         "boxes": np.float32([[[-10, -5, 500, 300], [5, 40, 20, 60], [70, 5, 80, 20], [9, 9, 9, 20]]]),
         "scores": np.float32([[0.9, 0.8, 0.7, 0.6]]),
         "classes": np.int32([[0, 1, 2, 0]]),
     }
     monkeypatch.setattr(detector.engine, "backend", lambda batch: outputs)
-    [found] = detector([scene(100, 200)])
-    np.testing.assert_array_equal(found.boxes, [[0, 0, 200, 100]])
+    [detections] = detector([scene(100, 200)])
+    np.testing.assert_array_equal(detections.boxes, [[0, 0, 200, 100]])
 
 
 @pytest.mark.parametrize("batch", [(1, 1, 1), (4, 4, 4), (1, 2, 3), (2, 2, 5)])
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 9])
-def test_every_batch_gives_every_picture_its_own_answer_in_order(build, batch, count):
-    pictures = [scene(40 + i, 64, red=(i, 2, i + 10, 20 + i)) for i in range(count)]
+def test_every_batch_gives_every_image_its_own_answer_in_order(build, batch, count):
+    images = [scene(40 + i, 64, red=(i, 2, i + 10, 20 + i)) for i in range(count)]
     detector = Detector(build(batch=batch))
     assert detector.batch == batch[2]
-    found = list(detector(pictures))
-    assert [len(one) for one in found] == [1] * count
-    for i, one in enumerate(found):
-        np.testing.assert_allclose(one.boxes, [[i, 2, i + 10, 20 + i]], atol=0.01)
+    results = list(detector(images))
+    assert [len(detections) for detections in results] == [1] * count
+    for i, detections in enumerate(results):
+        np.testing.assert_allclose(detections.boxes, [[i, 2, i + 10, 20 + i]], atol=0.01)
 
 
-def test_pictures_are_read_when_they_are_needed(build):
+def test_images_are_read_when_they_are_needed(build):
     detector, read = Detector(build()), []
 
-    def pictures():
+    def images():
         for i in range(3):
             read.append(i)
             yield scene(64, 64, red=(0, 0, 30, 30))
 
-    results = detector(pictures())
+    results = detector(images())
     assert read == []
     next(results)
     assert read == [0]
 
 
-def test_results_of_a_picture_do_not_change_when_the_next_one_runs(build):
+def test_results_of_an_image_do_not_change_when_the_next_one_runs(build):
     detector = Detector(build())
     first, second = detector([scene(64, 64, red=(0, 0, 30, 30)), scene(64, 64, red=(10, 10, 20, 20))])
     assert first.boxes.tolist() == [[0, 0, 30, 30]]
@@ -116,12 +120,12 @@ def test_results_of_a_picture_do_not_change_when_the_next_one_runs(build):
 
 def test_a_gap_in_the_labels_is_named_by_its_number(build):
     detector = Detector(build(labels=[None, "green"]))
-    [found] = detector([scene(64, 64, red=(0, 0, 9, 9), green=(20, 20, 40, 40), blue=(50, 50, 60, 60))])
-    assert found.names == ["0", "green", "2"]
+    [detections] = detector([scene(64, 64, red=(0, 0, 9, 9), green=(20, 20, 40, 40), blue=(50, 50, 60, 60))])
+    assert detections.names == ["0", "green", "2"]
 
 
 @pytest.mark.parametrize("images", ["a.jpg", np.zeros((4, 4, 3), np.uint8)])
-def test_one_picture_instead_of_several_is_refused(build, images):
+def test_one_image_instead_of_several_is_refused(build, images):
     with pytest.raises(UserError, match="put it into a list"):
         Detector(build())(images)
 
@@ -136,7 +140,7 @@ def test_one_picture_instead_of_several_is_refused(build, images):
         None,
     ],
 )
-def test_an_array_that_is_no_rgb_picture_is_refused(build, image):
+def test_an_array_that_is_no_rgb_image_is_refused(build, image):
     with pytest.raises(UserError, match="expected a path or RGB uint8|without pixels"):
         list(Detector(build())([image]))
 
@@ -155,9 +159,9 @@ def test_an_engine_that_computes_nan_is_refused(build, monkeypatch, value):
 
 
 def test_each_task_refuses_the_others_engine_and_names_the_right_class(build):
-    with pytest.raises(UserError, match=r"engine for classification.*deploy\.Classifier"):
+    with pytest.raises(UserError, match=r"engine for classification.*effedge\.Classifier"):
         Detector(build("classification", name="c"))
-    with pytest.raises(UserError, match=r"engine for detection.*deploy\.Detector"):
+    with pytest.raises(UserError, match=r"engine for detection.*effedge\.Detector"):
         Classifier(build("detection", name="d"))
 
 
@@ -182,21 +186,21 @@ def test_a_damaged_spec_is_refused_on_loading(build, edit, change):
 
 def test_classifier_gives_the_five_best_with_softmax_scores(build):
     # Logits: the means of red, green, blue (2, 0, 1), then 0.25, 0.5, 0.75, 1; blue and the last are equal.
-    picture = np.zeros((32, 32, 3), np.uint8)
-    picture[:] = (2, 0, 1)
-    [best] = Classifier(build("classification", size=(16, 16)))([picture])
-    assert [one.class_id for one in best] == [0, 2, 6, 5, 4]
-    assert [one.name for one in best] == ["a", "c", "g", "f", "e"]
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[:] = (2, 0, 1)
+    [best] = Classifier(build("classification", size=(16, 16)))([image])
+    assert [best_class.class_id for best_class in best] == [0, 2, 6, 5, 4]
+    assert [best_class.name for best_class in best] == ["a", "c", "g", "f", "e"]
     powers = [2.718281828459045**logit for logit in (2, 1, 1, 0.75, 0.5, 0.25, 0)]
-    np.testing.assert_allclose([one.score for one in best], np.array(powers[:5]) / sum(powers), rtol=1e-6)
+    np.testing.assert_allclose([best_class.score for best_class in best], np.array(powers[:5]) / sum(powers), rtol=1e-6)
 
 
 @pytest.mark.parametrize("batch", [(1, 1, 1), (2, 2, 2), (1, 2, 4)])
 def test_classifier_batches(build, batch):
-    pictures = [np.zeros((20 + i, 30, 3), np.uint8) for i in range(5)]
-    for i, picture in enumerate(pictures):
-        picture[..., i % 3] = 200
-    results = list(Classifier(build("classification", batch=batch))(pictures))
+    images = [np.zeros((20 + i, 30, 3), np.uint8) for i in range(5)]
+    for i, image in enumerate(images):
+        image[..., i % 3] = 200
+    results = list(Classifier(build("classification", batch=batch))(images))
     assert [best[0].class_id for best in results] == [0, 1, 2, 0, 1]
     assert all(best[0].score == pytest.approx(1) for best in results)
 
@@ -207,4 +211,4 @@ def test_softmax_of_large_logits_does_not_overflow():
 
 def test_results_can_be_written_as_json(build):
     [best] = Classifier(build("classification"))([scene(9, 9)])
-    assert json.loads(json.dumps([one._asdict() for one in best]))[0]["name"] == "g"
+    assert json.loads(json.dumps([best_class._asdict() for best_class in best]))[0]["name"] == "g"

@@ -1,4 +1,4 @@
-"""An engine folder is read only as it was built; each way to damage it has its own line."""
+"""An engine folder is read only as it was built; each kind of damage has its own message."""
 
 import json
 
@@ -10,7 +10,7 @@ from effedge.deploy.runtime.manifest import parse_manifest, read_manifest
 
 @pytest.fixture
 def engine(tmp_path):
-    """A folder of the right form, with no real engine in it."""
+    """A folder of the right form, without a real engine."""
     folder = tmp_path / "engine"
     folder.mkdir()
     (folder / "engine.bin").write_bytes(b"abc")
@@ -26,7 +26,7 @@ def engine(tmp_path):
     return folder
 
 
-def test_a_whole_folder_is_read(engine):
+def test_an_intact_folder_is_read(engine):
     assert read_manifest(engine) == read_manifest(str(engine)) == json.loads((engine / "manifest.json").read_text())
 
 
@@ -47,9 +47,9 @@ def test_broken_json(engine, content):
         read_manifest(engine)
 
 
-@pytest.mark.parametrize("given", [2, "1", None, [1]])
-def test_unknown_format(engine, edit, given):
-    edit(engine, lambda manifest: manifest.update(format=given))
+@pytest.mark.parametrize("number", [2, "1", None, [1]])
+def test_unknown_format(engine, edit, number):
+    edit(engine, lambda manifest: manifest.update(format=number))
     with pytest.raises(UserError, match="is of format"):
         read_manifest(engine)
 

@@ -1,4 +1,4 @@
-"""Any engine, arrays in and arrays out; and that Detector and Classifier send the user here."""
+"""Any engine, arrays in and arrays out; Detector and Classifier refer to it for engines without a spec."""
 
 import subprocess
 import sys
@@ -74,7 +74,7 @@ def test_a_manifest_without_a_field_is_one_line(adder, edit, field):
 
 @pytest.mark.parametrize("kind", [Detector, Classifier])
 def test_an_engine_without_a_spec_is_no_detector_and_no_classifier(adder, kind):
-    with pytest.raises(UserError, match=r"does not say how it wants pictures .* use deploy\.Runner"):
+    with pytest.raises(UserError, match=r"does not say how it wants images .* use effedge\.Runner"):
         kind(adder)
 
 
@@ -83,4 +83,4 @@ def test_predict_says_so_too(adder, tmp_path):
     command = [sys.executable, "-m", "effedge", "predict", str(adder), str(tmp_path / "x.png")]
     done = subprocess.run(command, cwd=str(ROOT), stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "use deploy.Runner" in done.stderr
+    assert "use effedge.Runner" in done.stderr

@@ -1,4 +1,4 @@
-"""Board facts, from made-up file trees as boards have them, and that no file can make them fail."""
+"""Board facts, from simulated file trees as boards have them, and that no file can make them fail."""
 
 import json
 import random
@@ -105,7 +105,7 @@ def test_this_machine_has_a_board_too():
 
 @pytest.fixture
 def nvml(monkeypatch):
-    """The real package nvidia-ml-py, with a GPU that is made up: a function that it does not have cannot be set."""
+    """The real package nvidia-ml-py, with a simulated GPU: a function that it does not have cannot be set."""
     pynvml = pytest.importorskip("pynvml")
     answers = {
         "nvmlInit": None, "nvmlShutdown": None, "nvmlDeviceGetCount": 1, "nvmlDeviceGetHandleByIndex": "handle",

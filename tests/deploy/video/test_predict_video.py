@@ -77,7 +77,7 @@ def test_a_folder_gets_a_video_of_the_files_name(engine, clip, tmp_path, out, ex
 
 
 @pytest.mark.parametrize("batch", [(4, 4, 4), (1, 2, 4)])
-def test_an_engine_of_several_pictures_takes_several_frames_of_a_file(build, clip, tmp_path, batch):
+def test_an_engine_of_several_images_takes_several_frames_of_a_file(build, clip, tmp_path, batch):
     assert run(build(size=(128, 128), batch=batch), clip, "--json", tmp_path / "found.jsonl").returncode == 0
     assert len(lines_of(tmp_path / "found.jsonl")) == 30
 
@@ -121,7 +121,7 @@ def test_a_stream(engine, tmp_path):
 
 @pytest.fixture
 def predict_live(monkeypatch, build, tmp_path):
-    """predict_live(camera, slow): what a camera gives, into a.mp4 and a.jsonl; a picture takes `slow` seconds."""
+    """predict_live(camera, slow): what a camera gives, into a.mp4 and a.jsonl; an image takes `slow` seconds."""
 
     def call(camera, slow=0.0, fps=30.0):
         monkeypatch.setattr(predict_video, "open_video", lambda source: Video(source, camera, True, None, fps))
@@ -172,9 +172,10 @@ def test_ctrl_c_ends_a_camera_well(predict_live, capsys, tmp_path):
 def test_ctrl_c_and_systemds_stop_end_a_file_with_what_was_done(engine, tmp_path, number):
     clip = write_video(tmp_path / "long.mp4", frames=2000)
     # A job in the background of a shell, and all that it starts, has Ctrl-C ignored.
-    script = "import signal; signal.signal(2, signal.default_int_handler); from effedge.deploy import predict; from effedge.deploy.common.cli "
+    script = "import signal; signal.signal(2, signal.default_int_handler); from effedge.deploy import predict;"
     arguments = [str(engine), str(clip), "--out", str(tmp_path / "a.mp4"), "--json", str(tmp_path / "a.jsonl")]
-    script += f"import run; import sys; sys.argv = ['predict', *{arguments!r}]; run(predict.main)"
+    script += "from effedge.deploy.common.cli import run; import sys;"
+    script += f"sys.argv = ['predict', *{arguments!r}]; run(predict.main)"
     process = subprocess.Popen(
         [sys.executable, "-c", script], cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -249,7 +250,8 @@ def test_mistakes(engine, clip, tmp_path):
 def test_a_terminal_gets_a_bar(engine, clip):
     pty = pytest.importorskip("pty")
     master, slave = pty.openpty()
-    script = "from effedge.deploy.video import progress; progress.EVERY_SECONDS = 0; from effedge.deploy import predict; import sys;"
+    script = "from effedge.deploy.video import progress; progress.EVERY_SECONDS = 0;"
+    script += "from effedge.deploy import predict; import sys;"
     script += f"sys.argv = ['predict', {str(engine)!r}, {str(clip)!r}]; predict.main()"
     subprocess.run([sys.executable, "-c", script], cwd=str(ROOT), stdout=subprocess.DEVNULL, stderr=slave, check=True)
     os.close(slave)

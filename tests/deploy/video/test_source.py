@@ -7,7 +7,7 @@ import pytest
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.video.frame_reader import FrameReader
-from effedge.deploy.video.source import CSI_PIPELINE, is_video, local_file, open_video, shown
+from effedge.deploy.video.source import CSI_PIPELINE, display_name, is_video, local_file, open_video
 from tests.deploy.videos import Server, write_video
 
 
@@ -20,8 +20,8 @@ def test_sources_of_video(source):
     assert is_video(source)
 
 
-@pytest.mark.parametrize("source", ["a.jpg", "pictures", "a.gif", "wow ! such a name.jpg", "C:/a.png", "camera"])
-def test_sources_of_pictures(source, tmp_path, monkeypatch):
+@pytest.mark.parametrize("source", ["a.jpg", "images", "a.gif", "wow ! such a name.jpg", "C:/a.png", "camera"])
+def test_sources_of_images(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wow ! such a name.jpg").touch()
     assert not is_video(source)
@@ -33,8 +33,8 @@ def test_a_folder_named_as_a_video_is_a_folder(tmp_path):
 
 
 def test_messages_show_no_password():
-    assert shown("rtsp://root:secret@10.0.0.1:554/live") == "rtsp://10.0.0.1:554/live"
-    assert shown("http://host/a@b") == "http://host/a@b" and shown("a@b.mp4") == "a@b.mp4"
+    assert display_name("rtsp://root:secret@10.0.0.1:554/live") == "rtsp://10.0.0.1:554/live"
+    assert display_name("http://host/a@b") == "http://host/a@b" and display_name("a@b.mp4") == "a@b.mp4"
 
 
 def test_the_file_of_a_source():

@@ -1,4 +1,4 @@
-"""Engines for ONNX Runtime: the ONNX's own numbers, and no word of INT8 arithmetic where there is none."""
+"""Tests engines for ONNX Runtime: the ONNX's outputs, and INT8 reported only where ONNX Runtime computes in it."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ IMAGE = np.random.default_rng(1).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8
 
 @pytest.mark.parametrize(("name", "precision"), [("f32", "fp32"), ("int8", "int8"), ("int8-dynamic", "int8")])
 def test_it_gives_what_the_onnx_gives(prepared, tmp_path, name, precision):
-    make_engine(prepared(name), tmp_path / "engine", precision=precision, target=ORT, quiet=True)
+    make_engine(prepared(name), tmp_path / "engine", precision=precision, target=ORT)
     session = onnxruntime.InferenceSession(str(prepared(name)), providers=["CPUExecutionProvider"])
     runner = Runner(tmp_path / "engine")
     for throughput in (False, True):
@@ -31,13 +31,13 @@ def test_it_gives_what_the_onnx_gives(prepared, tmp_path, name, precision):
 
 
 def test_fp32_is_no_less_than_asked(prepared, tmp_path, capsys):
-    make_engine(prepared("f32"), tmp_path / "engine", precision="fp32", target=ORT, quiet=True)
+    make_engine(prepared("f32"), tmp_path / "engine", precision="fp32", target=ORT)
     assert read_manifest(tmp_path / "engine")["precision"]["not_built"] == []
     assert "though asked for" not in capsys.readouterr().out
 
 
 def test_the_manifest_says_what_it_executes(prepared, tmp_path, capsys):
-    make_engine(prepared("int8"), tmp_path / "engine", precision="int8", target=ORT, quiet=True)
+    make_engine(prepared("int8"), tmp_path / "engine", precision="int8", target=ORT)
     manifest = read_manifest(tmp_path / "engine")
     assert (manifest["target"], manifest["backend"]["name"]) == ("cpu-ort", "onnxruntime")
     # Each of the three is followed by SiLU, so ONNX Runtime has no INT8 kernel for it.
@@ -56,11 +56,11 @@ def test_a_model_that_it_refuses_is_one_line(prepared, tmp_path):
     path = tmp_path / "strange.onnx"
     path.write_bytes(prepared("unknown-operator").read_bytes().replace(b"Det", b"Dat"))
     with pytest.raises(UserError, match=r"ONNX Runtime cannot build .*strange.onnx.*Dat"):
-        build_engine(path, tmp_path, precision="fp32", target=ORT, quiet=True)
+        build_engine(path, tmp_path, precision="fp32", target=ORT)
 
 
 def test_an_engine_that_it_cannot_open_is_one_line(prepared, tmp_path):
-    make_engine(prepared("f32"), tmp_path / "engine", precision="fp32", target=ORT, quiet=True)
+    make_engine(prepared("f32"), tmp_path / "engine", precision="fp32", target=ORT)
     manifest = read_manifest(tmp_path / "engine")
     (tmp_path / "engine" / "engine.onnx").write_bytes(b"none")
     with pytest.raises(UserError, match=r"cannot load .*engine\.onnx.*build the engine again here"):
@@ -68,7 +68,8 @@ def test_an_engine_that_it_cannot_open_is_one_line(prepared, tmp_path):
 
 
 def test_openvino_is_not_imported(prepared, tmp_path):
-    make_engine(prepared("f32"), tmp_path / "engine", precision="fp32", target=ORT, quiet=True)
-    code = f"import sys; from effedge import Runner; Runner({str(tmp_path / 'engine')!r}); print('openvino' in sys.modules)"
+    make_engine(prepared("f32"), tmp_path / "engine", precision="fp32", target=ORT)
+    folder = str(tmp_path / "engine")
+    code = f"import sys; from effedge import Runner; Runner({folder!r}); print('openvino' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

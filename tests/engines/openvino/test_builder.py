@@ -1,4 +1,4 @@
-"""CPU engines: the same numbers as ONNX Runtime on the same ONNX, and the precision that was asked for."""
+"""Tests CPU engines: the same outputs as ONNX Runtime on the same ONNX, and the precision that was asked for."""
 
 import json
 
@@ -9,7 +9,7 @@ import pytest
 from effedge import Runner
 from effedge.deploy.common.cli import UserError
 from effedge.engines.build import build_engine
-from effedge.engines.build_options import Choices
+from effedge.engines.build_options import BuildOptions
 from effedge.engines.openvino import builder
 from effedge.engines.openvino.builder import precision_hint
 from effedge.engines.targets import TARGETS
@@ -20,7 +20,7 @@ REST = precision_hint(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def outputs(onnx, folder, batch=1):
-    """ONNX Runtime's and the engine's logits on the same picture."""
+    """Returns ONNX Runtime's and the engine's logits on the same image, and the manifest."""
     image = np.random.default_rng(1).integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -41,8 +41,8 @@ def outputs(onnx, folder, batch=1):
     ],
 )
 def test_the_engine_gives_onnx_runtimes_outputs(prepared, tmp_path, name, precision, tolerance, expected, form):
-    choices = Choices(swish="exact" if precision == "fp32" else form)
-    build_engine(prepared(name), tmp_path, precision=precision, target=TARGETS["cpu"], choices=choices, quiet=True)
+    build_options = BuildOptions(swish="exact" if precision == "fp32" else form)
+    build_engine(prepared(name), tmp_path, precision=precision, target=TARGETS["cpu"], build_options=build_options)
     reference, actual, manifest = outputs(prepared(name), tmp_path, batch=3 if name == "int8-dynamic" else 1)
     assert actual.shape == reference.shape
     assert np.abs(actual - reference).max() <= tolerance * np.ptp(reference)
@@ -55,9 +55,9 @@ def test_fp16_runs_in_16_bits_where_the_cpu_has_them_and_is_refused_elsewhere(pr
     capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if not {"FP16", "BF16"}.intersection(capabilities):
         with pytest.raises(UserError, match="neither FP16 nor bfloat16"):
-            build_engine(prepared("f32"), tmp_path, precision="fp16", target=TARGETS["cpu"], quiet=True)
+            build_engine(prepared("f32"), tmp_path, precision="fp16", target=TARGETS["cpu"])
         return
-    build_engine(prepared("f32"), tmp_path, precision="fp16", target=TARGETS["cpu"], quiet=True)
+    build_engine(prepared("f32"), tmp_path, precision="fp16", target=TARGETS["cpu"])
     reference, actual, manifest = outputs(prepared("f32"), tmp_path)
     assert np.abs(actual - reference).max() <= 0.05 * np.ptp(reference)
     assert set(manifest["precision"]["convolutions"]) <= {"f16", "bf16"}
@@ -79,7 +79,7 @@ def test_int8_behind_a_concat_is_right_and_int8(tmp_path, monkeypatch, zero):
     monkeypatch.setattr(builder, "SIXTEEN_BITS", {})  # bfloat16 would round the output by 44 dB
     path = graphs.quantized_concat(tmp_path / "concat.onnx", zero=zero)
     (tmp_path / "engine").mkdir()
-    build_engine(path, tmp_path / "engine", precision="int8", target=TARGETS["cpu"], quiet=True)
+    build_engine(path, tmp_path / "engine", precision="int8", target=TARGETS["cpu"])
     assert json.loads((tmp_path / "engine" / "manifest.json").read_text())["precision"]["convolutions"] == {"int8": 1}
     feeds = {"x": np.random.default_rng(1).normal(size=(1, 3, 64, 64)).astype(np.float32)}
     options = onnxruntime.SessionOptions()

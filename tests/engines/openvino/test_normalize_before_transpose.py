@@ -1,10 +1,10 @@
-"""Arithmetic on the picture goes ahead of its transposition, and nothing else is touched."""
+"""Tests that the image's normalization moves in front of its transposition, and nothing else does."""
 
 import numpy as np
 import pytest
 
 from effedge.engines.openvino.graph import opset
-from effedge.engines.openvino.normalize_before_transpose import arithmetic_first
+from effedge.engines.openvino.normalize_before_transpose import normalize_before_transpose
 
 ov = pytest.importorskip("openvino")
 ops = opset(ov)
@@ -27,20 +27,20 @@ def scaled(value):
 
 
 def model_of(behind, shape=(1, 6, 8, 3), order=CHANNELS_FIRST, early=True):
-    """uint8 picture -> float, `early` or behind the transposition -> transposed -> `behind` -> convolution."""
-    picture = ops.parameter(list(shape), np.uint8, name="picture")
-    value = ops.convert(picture, np.float32) if early else picture
+    """uint8 image -> float, `early` or behind the transposition -> transposed -> `behind` -> convolution."""
+    image = ops.parameter(list(shape), np.uint8, name="image")
+    value = ops.convert(image, np.float32) if early else image
     value = ops.transpose(value, ops.constant(np.array(order)))
     value = behind(value if early else ops.convert(value, np.float32))
     channels = value.get_output_partial_shape(0)[1].get_length()
     weights = np.random.default_rng(0).normal(size=(4, channels, 3, 3)).astype(np.float32)
     result = ops.convolution(value, ops.constant(weights), [2, 2], [0, 0], [1, 1], [1, 1])
-    return ov.Model([result], [picture])
+    return ov.Model([result], [image])
 
 
 def outputs(model, shape):
-    picture = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
-    return ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([picture])[0]
+    image = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
+    return ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([image])[0]
 
 
 @pytest.mark.parametrize("early", [True, False], ids=["float, then transposed", "transposed, then float"])
@@ -50,12 +50,12 @@ def test_it_computes_the_same(shape, behind, early):
     model = model_of(behind, shape, early=early)
     fed = [size if size > 0 else 3 for size in shape]
     before = outputs(model, fed)
-    assert arithmetic_first(ov, model) == 1
+    assert normalize_before_transpose(ov, model) == 1
     np.testing.assert_allclose(outputs(model, fed), before, rtol=1e-5, atol=1e-3)
     order = [node.get_type_name() for node in model.get_ordered_ops() if node.get_type_name() != "Constant"]
     assert order.index("Subtract") < order.index("Transpose") == order.index("Convolution") - 1
     assert order.count("Convert") == 1
-    assert arithmetic_first(ov, model) == 0, "there is nothing left to do"
+    assert normalize_before_transpose(ov, model) == 0, "there is nothing left to do"
 
 
 def square(value):
@@ -91,5 +91,5 @@ def in_float16(value):
 def test_all_else_stays_as_it_is(behind, given):
     model = model_of(behind, **given)
     before = [node.get_friendly_name() for node in model.get_ordered_ops()]
-    assert arithmetic_first(ov, model) == 0
+    assert normalize_before_transpose(ov, model) == 0
     assert [node.get_friendly_name() for node in model.get_ordered_ops()] == before

@@ -1,19 +1,19 @@
-"""Convolutions that share a bias get one each, and compute what they did."""
+"""Tests that convolutions that share a bias get a copy each, and compute the same."""
 
 import numpy as np
 import pytest
 
 from effedge.engines.openvino.graph import opset
-from effedge.engines.openvino.own_bias import part_biases
+from effedge.engines.openvino.own_bias import copy_shared_biases
 
 ov = pytest.importorskip("openvino")
 ops = opset(ov)
 
 
 def heads(readers=2, reshaped=True):
-    """One bias, added behind so many convolutions (as a kernel of its own), and a last one with its own bias."""
+    """Makes a model with a bias behind `readers` convolutions (as a kernel of its own), and one with its own bias."""
     random = np.random.default_rng(0)
-    picture = ops.parameter([1, 3, 8, 8], np.float32, name="picture")
+    image = ops.parameter([1, 3, 8, 8], np.float32, name="image")
     bias = random.normal(size=5).astype(np.float32)
     shared = ops.constant(bias if reshaped else bias.reshape(1, 5, 1, 1))
     shape = ops.constant(np.array([1, 5, 1, 1]))
@@ -22,10 +22,10 @@ def heads(readers=2, reshaped=True):
         weights = ops.constant(random.normal(size=(5, 3, 3, 3)).astype(np.float32))
         source = shared if index < readers else ops.constant(random.normal(size=5).astype(np.float32))
         added = ops.reshape(source, shape, False) if reshaped or index == readers else source
-        add = ops.add(ops.convolution(picture, weights, [1, 1], [0, 0], [0, 0], [1, 1]), added)
+        add = ops.add(ops.convolution(image, weights, [1, 1], [0, 0], [0, 0], [1, 1]), added)
         add.set_friendly_name(f"conv{index}")
         results.append(add)
-    return ov.Model(results, [picture])
+    return ov.Model(results, [image])
 
 
 def outputs(model):
@@ -39,7 +39,7 @@ def outputs(model):
 def test_each_adds_its_own_within_its_kernel(reshaped):
     model = heads(3, reshaped)
     before, kernels = outputs(model)
-    assert part_biases(ov, model) == (3 if reshaped else 2)  # the last may keep the constant itself
+    assert copy_shared_biases(ov, model) == (3 if reshaped else 2)  # the last may keep the constant itself
     after, fewer = outputs(model)
     for one, other in zip(before, after, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
@@ -48,4 +48,4 @@ def test_each_adds_its_own_within_its_kernel(reshaped):
 
 
 def test_a_bias_of_ones_own_stays():
-    assert part_biases(ov, heads(1)) == 0
+    assert copy_shared_biases(ov, heads(1)) == 0

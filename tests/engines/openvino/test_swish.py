@@ -1,4 +1,4 @@
-"""Swish as a polynomial: how near it is, where it goes, and that the faster form is taken."""
+"""Tests swish as a polynomial: its error, where it is applied, and that the faster form is taken."""
 
 import json
 from types import SimpleNamespace
@@ -10,9 +10,9 @@ from onnx import TensorProto, helper
 
 from effedge import Runner
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.timing import interleaved_ratio
+from effedge.deploy.timing import comparison
 from effedge.engines.build import build_engine
-from effedge.engines.build_options import Choices
+from effedge.engines.build_options import BuildOptions
 from effedge.engines.openvino import builder, swish
 from effedge.engines.openvino.graph import opset
 from effedge.engines.targets import TARGETS
@@ -32,7 +32,7 @@ def h(t):
 
 
 def compiled_polynomial(x, fit=swish.FINEST):
-    """The operations as OpenVINO computes them, in float32."""
+    """Runs the polynomial's operations on OpenVINO, in float32."""
     source = ops.parameter([len(x)], np.float32)
     model = ov.Model([swish.polynomial(ops, source, "swish", fit)], [source])
     config = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -64,7 +64,7 @@ def test_no_polynomial_of_its_degree_is_nearer_in_the_sense_of_its_fit():
 
 @pytest.mark.parametrize("fit", swish.COARSER)
 def test_the_coarser_ones_are_the_nearest_of_their_degree_and_used_where_8_bits_hide_them(fit):
-    """A minimax fit is off by the same, one way and the other in turns, once more often than it has coefficients
+    """A minimax fit reaches its largest error with alternating sign, once more often than it has coefficients
     (Chebyshev's alternation)."""
     x = np.linspace(-100, 100, 400001)
     off = compiled_polynomial(x, fit) - exact(x)
@@ -127,7 +127,7 @@ def network(path, spatial=96, gate_first=False, open_side=False):
 
 def built(onnx_path, folder, precision="fp16", form="auto"):
     folder.mkdir()
-    build_engine(onnx_path, folder, precision=precision, target=TARGETS["cpu"], choices=Choices(swish=form), quiet=True)
+    build_engine(onnx_path, folder, precision=precision, target=TARGETS["cpu"], build_options=BuildOptions(swish=form))
     return json.loads((folder / "manifest.json").read_text())
 
 
@@ -137,14 +137,12 @@ def kinds(folder):
 
 @pytest.fixture
 def sixteen_bits(monkeypatch):
-    """FP16 engines on any CPU, and float32's accuracy."""
+    """Allows FP16 engines on any CPU, with float32's accuracy."""
     monkeypatch.setattr(builder, "precision_hint", lambda capabilities, precision: "f32")
 
 
 @pytest.mark.parametrize("gate_first", [False, True])
-def test_the_swish_of_a_picture_becomes_the_polynomial_and_that_of_few_numbers_stays(
-    tmp_path, sixteen_bits, gate_first
-):
+def test_the_swish_of_an_image_becomes_the_polynomial_and_that_of_few_numbers_stays(tmp_path, sixteen_bits, gate_first):
     path = network(tmp_path / "net.onnx", gate_first=gate_first)
     manifest = built(path, tmp_path / "engine", form="polynomial")
     assert manifest["swish"] == {"form": "polynomial", "error": swish.FINEST.error, "ratio": None}
@@ -190,7 +188,7 @@ def test_fp32_has_exact_swish_and_a_network_without_any_says_nothing(tmp_path):
 
 
 def test_compiled_models_are_raced(monkeypatch):
-    monkeypatch.setattr(interleaved_ratio, "time_ratio", lambda first, second: (first(), second()))
+    monkeypatch.setattr(comparison, "time_ratio", lambda first, second: (first(), second()))
     racers = [
         SimpleNamespace(inputs=[], create_infer_request=lambda name=name: SimpleNamespace(infer=lambda feeds: name))
         for name in ("first", "second")
@@ -198,14 +196,14 @@ def test_compiled_models_are_raced(monkeypatch):
     assert swish.time_ratio(*racers) == ("first", "second")
 
 
-def test_inputs_are_made_up_unless_a_side_is_open(tmp_path):
+def test_inputs_are_synthetic_unless_a_side_is_open(tmp_path):
     core = ov.Core()
     fixed = core.compile_model(core.read_model(network(tmp_path / "net.onnx")), "CPU")
-    assert {index: array.shape for index, array in swish.made_up(fixed).items()} == {0: (1, 4, 96, 96)}
+    assert {index: array.shape for index, array in swish.synthetic_inputs(fixed).items()} == {0: (1, 4, 96, 96)}
     model = core.read_model(network(tmp_path / "open.onnx", open_side=True))
     assert swish.use_polynomial(ov, model) == 1
     opened = core.compile_model(model, "CPU")
-    assert swish.made_up(opened) is None and swish.time_ratio(opened, opened) is None
+    assert swish.synthetic_inputs(opened) is None and swish.time_ratio(opened, opened) is None
 
 
 @pytest.mark.parametrize(("spatial", "found"), [(90, 0), (91, 1)])  # of 4 channels: 32400 and 33124 numbers

@@ -1,4 +1,4 @@
-"""Quantization by truncation gives what FakeQuantize does."""
+"""Tests that quantization by truncation computes the same as FakeQuantize."""
 
 import numpy as np
 import pytest

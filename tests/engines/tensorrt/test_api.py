@@ -1,4 +1,4 @@
-"""The adapter against stand-ins that have exactly the members of each version, and against the real TensorRT-RTX."""
+"""Tests the adapter against stand-ins with exactly the members of each version, and against the real TensorRT-RTX."""
 
 from types import SimpleNamespace
 

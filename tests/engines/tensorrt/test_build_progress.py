@@ -1,4 +1,4 @@
-"""The share done of nested phases, worked by hand."""
+"""Tests the share of nested phases that is done, against values worked out by hand."""
 
 import pytest
 

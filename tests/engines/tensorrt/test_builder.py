@@ -1,4 +1,4 @@
-"""TensorRT-RTX builds for real, without a GPU."""
+"""Tests builds by the real TensorRT-RTX, without a GPU."""
 
 import json
 import os
@@ -10,7 +10,8 @@ import pytest
 
 from effedge.deploy.common.cli import UserError
 from effedge.engines.build import build_engine, make_engine
-from effedge.engines.build_options import DEFAULT, Choices, default_workspace_mib
+from effedge.engines.build_options import DEFAULT, BuildOptions, default_workspace_mib
+from effedge.engines.build_request import BuildRequest
 from effedge.engines.gpu import Gpu
 from effedge.engines.onnx_header import read_header
 from effedge.engines.targets import FLAGS, TARGETS, TYPED
@@ -22,7 +23,7 @@ RTX = TARGETS["rtx"]
 
 
 def test_int8_with_a_dynamic_batch_builds_and_the_plan_says_int8(prepared, tmp_path):
-    build_engine(prepared("int8-dynamic"), tmp_path, precision="int8", target=RTX, quiet=True)
+    build_engine(prepared("int8-dynamic"), tmp_path, precision="int8", target=RTX)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["precision"]["convolutions"] == {"int8": 3, "f32": 1}
     assert manifest["precision"]["source"] == "plan"
@@ -31,34 +32,34 @@ def test_int8_with_a_dynamic_batch_builds_and_the_plan_says_int8(prepared, tmp_p
 
 
 def test_a_model_without_a_spec_builds_with_the_batch_that_it_says(prepared, tmp_path):
-    build_engine(prepared("own-batch"), tmp_path, precision="fp32", target=RTX, quiet=True)
+    build_engine(prepared("own-batch"), tmp_path, precision="fp32", target=RTX)
     assert json.loads((tmp_path / "manifest.json").read_text())["batch"] == [1, 3, 5]
     assert b"out of bounds [1, 5]" in (tmp_path / "engine.plan").read_bytes()
 
 
 @pytest.mark.parametrize(("name", "precision", "kind"), [("f32", "fp32", "f32"), ("f16", "fp16", "f16")])
 def test_a_typed_network_is_built_in_its_own_types(prepared, tmp_path, name, precision, kind):
-    build_engine(prepared(name), tmp_path, precision=precision, target=RTX, quiet=True)
+    build_engine(prepared(name), tmp_path, precision=precision, target=RTX)
     assert convolution_precisions(tmp_path / "engine.plan") == {f"conv{index}": {kind} for index in range(4)}
 
 
 def test_fp32_is_not_tf32(prepared, tmp_path):
-    build_engine(prepared("f32"), tmp_path, precision="fp32", target=RTX, quiet=True)
+    build_engine(prepared("f32"), tmp_path, precision="fp32", target=RTX)
     plan = (tmp_path / "engine.plan").read_bytes()
     assert b"tf32=0" in plan
     assert b"tf32=1" not in plan
 
 
 def test_int8_that_ends_in_fp32_is_caught(prepared, tmp_path, monkeypatch):
-    """TensorRT-RTX builds Q/DQ for 7.5 without a word, with every convolution in FP32."""
-    monkeypatch.setattr(Choices, "check", lambda *arguments: None)
-    turing = Choices(compute_capabilities=("7.5",))
+    """TensorRT-RTX builds Q/DQ for 7.5 without a warning, with every convolution in FP32."""
+    monkeypatch.setattr(BuildOptions, "check", lambda *arguments: None)
+    turing = BuildOptions(compute_capabilities=("7.5",))
     with pytest.raises(UserError, match=r"int8 was asked for and .* did not build it: 4 convolutions f32 \(plan\)"):
-        build_engine(prepared("int8"), tmp_path, precision="int8", target=RTX, choices=turing, quiet=True)
+        build_engine(prepared("int8"), tmp_path, precision="int8", target=RTX, build_options=turing)
 
 
 def test_candidate_selection_builds(prepared, tmp_path):
-    build_engine(prepared("tail"), tmp_path, precision="fp32", target=RTX, quiet=True)
+    build_engine(prepared("tail"), tmp_path, precision="fp32", target=RTX)
     assert (tmp_path / "engine.plan").stat().st_size > 1000
 
 
@@ -69,8 +70,7 @@ def test_a_plan_is_for_the_compute_capabilities_that_were_asked_for(prepared, tm
         tmp_path,
         precision="fp32",
         target=RTX,
-        choices=Choices(compute_capabilities=tuple(capabilities)),
-        quiet=True,
+        build_options=BuildOptions(compute_capabilities=tuple(capabilities)),
     )
     assert b"accelerators={sm75 sm121 }" in (tmp_path / "engine.plan").read_bytes()
 
@@ -84,7 +84,7 @@ def test_a_plan_is_for_the_compute_capabilities_that_were_asked_for(prepared, tm
         (
             "f32",
             "fp32",
-            {"choices": Choices(compute_capabilities=("9.0",))},
+            {"build_options": BuildOptions(compute_capabilities=("9.0",))},
             "unknown compute capability '9.0': .*7.5, 8.0, .*12.1",
         ),
         ("f32", "fp16", {}, "no FP16 weights"),
@@ -93,7 +93,7 @@ def test_a_plan_is_for_the_compute_capabilities_that_were_asked_for(prepared, tm
 )
 def test_what_cannot_be_built_is_one_line(prepared, tmp_path, name, precision, options, message):
     with pytest.raises(UserError, match=message) as error:
-        build_engine(prepared(name), tmp_path, precision=precision, target=RTX, quiet=True, **options)
+        build_engine(prepared(name), tmp_path, precision=precision, target=RTX, **options)
     assert "\n" not in str(error.value)
     assert "::" not in str(error.value)  # no place in TensorRT's own sources
 
@@ -109,7 +109,7 @@ def test_what_cannot_be_built_is_one_line(prepared, tmp_path, name, precision, o
 def test_tensorrt_itself_refuses_what_the_preflight_does(prepared, tmp_path, monkeypatch, name, precision, message):
     monkeypatch.setattr(builder, "refuse", lambda *arguments: None)
     with pytest.raises(UserError, match=message) as error:
-        build_engine(prepared(name), tmp_path, precision=precision, target=RTX, quiet=True)
+        build_engine(prepared(name), tmp_path, precision=precision, target=RTX)
     assert "\n" not in str(error.value)
 
 
@@ -121,16 +121,16 @@ def test_the_gpu_at_hand_must_be_one_that_tensorrt_rtx_knows(prepared, tmp_path,
         UserError, match=r"H200 has compute capability 9\.0, and .* 7\.5, 8\.0,.* only: take TARGET=trt"
     ):
         build_engine(
-            prepared("f32"), tmp_path, precision="fp32", target=RTX, quiet=True,
-            choices=Choices(compute_capabilities=("current",)),
+            prepared("f32"), tmp_path, precision="fp32", target=RTX,
+            build_options=BuildOptions(compute_capabilities=("current",)),
         )  # fmt: skip
 
 
 def test_ctrl_c_cancels_the_build_and_leaves_nothing(prepared, tmp_path, monkeypatch):
     original, steps = build_thread.progress_monitor, []
 
-    def interrupting(module, cancelled, disable):
-        monitor = original(module, cancelled, disable)
+    def interrupting(module, cancelled):
+        monitor = original(module, cancelled)
         step_complete = monitor.step_complete
 
         def interrupt(name, step):
@@ -145,7 +145,7 @@ def test_ctrl_c_cancels_the_build_and_leaves_nothing(prepared, tmp_path, monkeyp
 
     monkeypatch.setattr(build_thread, "progress_monitor", interrupting)
     with pytest.raises(KeyboardInterrupt):
-        make_engine(prepared("f32"), tmp_path / "engine", precision="fp32", target=RTX, quiet=True)
+        make_engine(prepared("f32"), tmp_path / "engine", precision="fp32", target=RTX)
     assert steps and not any(steps)
     assert list(tmp_path.iterdir()) == []
     assert "builder" not in [thread.name for thread in threading.enumerate()]
@@ -164,7 +164,7 @@ def test_a_convolution_that_became_a_matrix_product_is_found_in_the_plans_text(t
 
 
 def test_the_log_lies_in_the_engines_folder_and_may_be_deleted(prepared, tmp_path):
-    build_engine(prepared("f32"), tmp_path, precision="fp32", target=RTX, quiet=True)
+    build_engine(prepared("f32"), tmp_path, precision="fp32", target=RTX)
     assert "INFO: Engine generation completed" in (tmp_path / "build.log").read_text()
     assert set(json.loads((tmp_path / "manifest.json").read_text())["files"]) == {"engine.plan"}
 
@@ -173,15 +173,15 @@ def test_the_log_of_a_build_that_fails_stays_beside_the_folder_until_one_succeed
     monkeypatch.setattr(builder, "refuse", lambda *arguments: None)
     out, log = tmp_path / "engine", tmp_path / "engine.build.log"
     with pytest.raises(UserError, match="NonMaxSuppression 'nms': .*no runners.*; all that build.log says: ") as error:
-        make_engine(prepared("nms"), out, precision="fp32", target=RTX, quiet=True)
+        make_engine(prepared("nms"), out, precision="fp32", target=RTX)
     assert str(error.value).endswith(f"'{log}'")
     assert "ERROR: " in log.read_text() and not out.exists()
-    make_engine(prepared("f32"), out, precision="fp32", target=RTX, quiet=True)
+    make_engine(prepared("f32"), out, precision="fp32", target=RTX)
     assert not log.exists()
 
 
 def test_the_workspace_that_was_asked_for_is_in_the_manifest(prepared, tmp_path):
-    build_engine(prepared("f32"), tmp_path, precision="fp32", target=RTX, choices=Choices(workspace_mib=64), quiet=True)
+    build_engine(prepared("f32"), tmp_path, precision="fp32", target=RTX, build_options=BuildOptions(workspace_mib=64))
     backend = json.loads((tmp_path / "manifest.json").read_text())["backend"]
     assert backend == {
         "name": "tensorrt_rtx", "version": trt.__version__, "compute_capabilities": ["portable"], "workspace_mib": 64
@@ -197,12 +197,9 @@ def on_a_board(monkeypatch, tmp_path):
     return replace(RTX, name="jetson-orin", backend="tensorrt", dla=True), tmp_path / "cache" / "effedge" / "timing"
 
 
-def build_on(row, onnx, folder, choices=DEFAULT, precision="int8"):
+def build_on(row, onnx, folder, build_options=DEFAULT, precision="int8"):
     folder.mkdir()
-    header = read_header(onnx)
-    return builder.build(
-        trt, onnx, folder, header, precision=precision, target=row, choices=choices, disable_progress=True
-    )  # fmt: skip
+    return builder.build(trt, BuildRequest(onnx, read_header(onnx), precision, row, build_options), folder)
 
 
 @pytest.mark.filterwarnings("ignore:Use Deprecated")  # TensorRT-RTX of its timing cache
@@ -236,8 +233,8 @@ def test_what_a_cancelled_build_measured_is_kept(on_a_board, monkeypatch):
     kept = []
     monkeypatch.setattr(timing_cache, "attach", lambda *arguments: None)
     monkeypatch.setattr(timing_cache, "keep", lambda config, path: kept.append(path))
-    log = type("Log", (), {"forget": lambda self: None})()
-    with pytest.raises(KeyboardInterrupt), builder.timed_kernels(object(), trt, row, log):
+    logger = type("Logger", (), {"forget": lambda self: None})()
+    with pytest.raises(KeyboardInterrupt), builder.use_timing_cache(trt, object(), row, logger):
         raise KeyboardInterrupt
     assert [path.parent for path in kept] == [cache]
 
@@ -258,7 +255,7 @@ def test_a_plan_that_cannot_be_loaded_says_what_the_network_says(
 def test_what_falls_back_from_the_dla_is_in_the_manifest(on_a_board, prepared, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(api, "use_dla", lambda *arguments: None)  # there is none here
     monkeypatch.setattr(api, "off_dla", lambda config, network: [network.get_layer(index) for index in (0, 1)])
-    built = build_on(on_a_board[0], prepared("f16"), tmp_path / "engine", Choices(dla="fallback"), "fp16")
+    built = build_on(on_a_board[0], prepared("f16"), tmp_path / "engine", BuildOptions(dla="fallback"), "fp16")
     fallen = [{"name": "cast", "type": "cast"}, {"name": "transpose", "type": "shuffle"}]
     assert built.backend["dla"] == {"core": 0, "mode": "fallback", "on_gpu": fallen}
     assert "layers 2 are not for the DLA" in capsys.readouterr().out
@@ -274,4 +271,4 @@ def test_what_falls_back_from_the_dla_is_in_the_manifest(on_a_board, prepared, t
 )
 def test_a_dla_that_is_not_there_or_cannot_is_one_line(on_a_board, prepared, tmp_path, name, mode, message):
     with pytest.raises(UserError, match=message):
-        build_on(on_a_board[0], prepared(name), tmp_path / "engine", Choices(dla=mode))
+        build_on(on_a_board[0], prepared(name), tmp_path / "engine", BuildOptions(dla=mode))

@@ -1,4 +1,4 @@
-"""The engine inspector's JSON, in the forms of TensorRT 8 (names), 10 (metadata) and 11 (type and format apart)."""
+"""Tests the reader of the engine inspector's JSON in the forms of TensorRT 8 (names), 10 (metadata) and 11 (split)."""
 
 import json
 

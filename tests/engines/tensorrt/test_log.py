@@ -1,11 +1,13 @@
-"""The log's file, and the ONNX node that an error is about: messages as TensorRT 8, 10 and TensorRT-RTX write them."""
+"""Tests build.log, and the ONNX nodes of an error, with messages as TensorRT 8, 10 and TensorRT-RTX write them."""
 
 from types import SimpleNamespace
 
 import pytest
 
+from effedge.deploy.runtime.tensorrt.log import tensorrt_logger
 from effedge.engines.onnx_header import Header, Node
-from effedge.engines.tensorrt.log import explain, logged
+from effedge.engines.tensorrt.log import explain, logger_to_file
+from tests.deploy.fake_cuda import LogLevel, fake_tensorrt
 
 
 def header(*named):
@@ -26,7 +28,7 @@ NO_KERNEL = "Error Code 10: Internal Error (Could not find any implementation fo
 
 
 @pytest.mark.parametrize(
-    ("message", "front"),
+    ("message", "beginning"),
     [
         # TensorRT-RTX 1.7, which counts behind the name
         (
@@ -45,9 +47,9 @@ NO_KERNEL = "Error Code 10: Internal Error (Could not find any implementation fo
         ("Error Code 1: Cuda Runtime (status 315, out of memory), topkernel, retopk, x/topk", "Error Code 1"),
     ],
 )  # fmt: skip
-def test_an_error_begins_with_the_nodes_that_it_names(message, front):
+def test_an_error_begins_with_the_nodes_that_it_names(message, beginning):
     told = explain([message], MODEL)
-    assert told.startswith(front)
+    assert told.startswith(beginning)
     assert "::" not in told.replace("ITensor::", "").replace("::getDim", "")
 
 
@@ -69,21 +71,22 @@ def test_many_errors_are_one_line():
 
 
 def test_the_log_is_written_as_it_comes_without_what_is_verbose(tmp_path):
-    levels = ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")
-
-    class ILogger:
-        pass
-
-    for name in levels:
-        setattr(ILogger, name, SimpleNamespace(name=name))
-    trt = type("Module", (), {"ILogger": ILogger})
-    with logged(trt, tmp_path) as log:
-        for name in levels:
-            log.log(getattr(ILogger, name), f"some {name.lower()}")
+    module = fake_tensorrt(None)
+    with logger_to_file(module, tmp_path) as logger:
+        for level in LogLevel:
+            logger.log(level, f"some {level.name.lower()}")
         written = (tmp_path / "build.log").read_text()  # before the end: a build may be killed
     assert written == "INTERNAL_ERROR: some internal_error\nERROR: some error\nWARNING: some warning\nINFO: some info\n"
-    assert (log.errors, log.warnings) == (["some internal_error", "some error"], ["some warning"])
-    log.log(ILogger.ERROR, "later")  # TensorRT keeps the logger
+    assert (logger.errors, logger.warnings) == (["some internal_error", "some error"], ["some warning"])
+    logger.log(LogLevel.ERROR, "later")  # TensorRT keeps the logger
     assert (tmp_path / "build.log").read_text() == written
-    with logged(trt, tmp_path) as again:
-        assert again is log and not log.errors
+    with logger_to_file(module, tmp_path) as again:
+        assert again is logger and not logger.errors
+
+
+def test_engines_that_are_run_report_to_the_logger_of_the_builds(tmp_path):
+    """With BY_LATENCY a process builds and runs alternately, and TensorRT keeps the first logger that it is given."""
+    module = fake_tensorrt(None)
+    with logger_to_file(module, tmp_path) as logger:
+        pass
+    assert tensorrt_logger(module) is logger

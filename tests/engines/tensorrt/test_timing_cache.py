@@ -1,4 +1,4 @@
-"""The timing cache's file: its key, what is loaded of it, and what is written back."""
+"""Tests the timing cache's file: its name, when it is loaded, and that it is written back."""
 
 import pytest
 

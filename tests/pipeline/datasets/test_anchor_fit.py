@@ -3,9 +3,15 @@
 import numpy as np
 import pytest
 
-from effedge.pipeline.datasets.anchor_fit import Anchors, balanced, best_overlaps, cluster_aspects, suggest
+from effedge.deploy.image.iou import iou_matrix
+from effedge.pipeline.datasets.anchor_fit import (
+    Anchors,
+    best_overlaps,
+    class_balanced_mean,
+    cluster_aspects,
+    suggest_anchors,
+)
 from effedge.pipeline.models.anchors import make_anchors
-from effedge.pipeline.training.matching import iou_matrix
 
 
 def boxes_of(random, count, width, height, size):
@@ -34,7 +40,7 @@ def test_what_is_suggested_fits_better_and_matches_no_fewer():
     random = np.random.default_rng(2)
     boxes = boxes_of(random, 300, 11, 60, 320)
     anchors, class_ids = Anchors(320, 5, 4.0), np.zeros(300, int)
-    better = suggest(boxes, class_ids, anchors)
+    better = suggest_anchors(boxes, class_ids, anchors)
     before, after = best_overlaps(boxes, anchors), best_overlaps(boxes, better)
     assert after.mean() > before.mean() + 0.1 and (after >= 0.5).mean() >= (before >= 0.5).mean()
     assert better.aspects[0][0] / better.aspects[0][1] == pytest.approx(11 / 60, rel=0.05)
@@ -45,9 +51,9 @@ def test_many_large_objects_do_not_cost_the_few_small_ones_their_anchors():
     boxes = np.concatenate([boxes_of(random, 500, 100, 100, 320), boxes_of(random, 20, 24, 24, 320)])
     class_ids = np.repeat([0, 1], [500, 20])
     anchors = Anchors(320, 5, 3.0)
-    better = best_overlaps(boxes, suggest(boxes, class_ids, anchors))
+    better = best_overlaps(boxes, suggest_anchors(boxes, class_ids, anchors))
     assert (better[500:] >= 0.5).mean() >= (best_overlaps(boxes, anchors)[500:] >= 0.5).mean() - 0.05
 
 
 def test_classes_count_alike():
-    assert balanced(np.array([1.0, 1.0, 1.0, 0.0]), np.array([0, 0, 0, 3])) == 0.5
+    assert class_balanced_mean(np.array([1.0, 1.0, 1.0, 0.0]), np.array([0, 0, 0, 3])) == 0.5

@@ -1,4 +1,4 @@
-"""Objects cut out of their pictures, a folder for each class."""
+"""Objects cut out of their images, a folder for each class."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ def run_main(monkeypatch, *words):
 
 def test_every_object_is_cut_out_into_the_folder_of_its_class(monkeypatch, capsys, tmp_path):
     path = write_coco(tmp_path, 6)
-    run_main(monkeypatch, path, "--images", tmp_path / "pictures", "--out", tmp_path / "crops", "--margin", 0, "-q")
+    run_main(monkeypatch, path, "--images", tmp_path / "photographs", "--out", tmp_path / "crops", "--margin", 0, "-q")
     assert capsys.readouterr().out == f"blue: 2\ngreen: 2\nred: 2\n{tmp_path / 'crops'}\n"
     data = read_data(tmp_path / "crops")
     assert data.labels == sorted(COLOURS) and len(data.records) == 6
@@ -32,13 +32,13 @@ def test_every_object_is_cut_out_into_the_folder_of_its_class(monkeypatch, capsy
         assert (pixels == COLOURS[data.labels[int(record.class_ids[0])]]).all()
 
 
-def test_a_margin_stays_within_the_picture():
+def test_a_margin_stays_within_the_image():
     assert crop_window(np.array([10, 20, 30, 60]), 100, 100, 0.1) == (8, 16, 32, 64)
     assert crop_window(np.array([1, 90.5, 30, 100]), 100, 100, 0.5) == (0, 85, 45, 100)
 
 
 def test_small_objects_are_left_out_and_what_is_no_place_or_data_is_one_line(monkeypatch, tmp_path, capsys, folders):
-    path, images = write_coco(tmp_path, 3), tmp_path / "pictures"
+    path, images = write_coco(tmp_path, 3), tmp_path / "photographs"
     run_main(monkeypatch, path, "--images", images, "--out", tmp_path / "crops", "--smallest", 500, "-q")
     assert capsys.readouterr().out.startswith("blue: 0\n")
     with pytest.raises(UserError, match="files of something else"):

@@ -15,7 +15,7 @@ from effedge.pipeline.datasets.digits import (
     SHAPES,
     SPLITS,
     draw_crop,
-    draw_picture,
+    draw_image,
     stroke,
 )
 
@@ -37,14 +37,14 @@ def coco(written):
     return COCO(written / "instances.json")
 
 
-def test_a_picture_follows_from_its_arguments_alone():
-    first = draw_picture("train", 7, 96, 128)
-    draw_picture("train", 8, 96, 128)
-    again = draw_picture("train", 7, 96, 128)
+def test_an_image_follows_from_its_arguments_alone():
+    first = draw_image("train", 7, 96, 128)
+    draw_image("train", 8, 96, 128)
+    again = draw_image("train", 7, 96, 128)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert first.image.shape == (96, 128, 3) and first.image.dtype == np.uint8
-    others = [draw_picture("train", 8, 96, 128), draw_picture("train", 7, 96, 128, seed=1)]
-    assert not any(np.array_equal(first.image, other.image) for other in [*others, draw_picture("val", 7, 96, 128)])
+    others = [draw_image("train", 8, 96, 128), draw_image("train", 7, 96, 128, seed=1)]
+    assert not any(np.array_equal(first.image, other.image) for other in [*others, draw_image("val", 7, 96, 128)])
     crop, label = draw_crop("val", 3, 64)
     assert np.array_equal(crop, draw_crop("val", 3, 64)[0]) and label == draw_crop("val", 3, 64)[1]
 
@@ -84,7 +84,7 @@ def test_a_box_is_tight_around_the_painted_pixels(index, monkeypatch):
     monkeypatch.setattr(digits, "background", lambda random, split, h, w: np.zeros((h, w, 3), np.uint8))
     monkeypatch.setattr(digits, "colour_against", lambda random, behind: np.full(3, 255.0))
     monkeypatch.setattr(digits, "MOST_DIGITS", 1)
-    image, boxes, class_ids = draw_picture("val", index, 320, 320)
+    image, boxes, class_ids = draw_image("val", index, 320, 320)
     bright = image[..., 0] > 127.5
     rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
     assert boxes.tolist() == [[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]]
@@ -108,8 +108,8 @@ def test_every_digit_stays_three_quarters_visible(monkeypatch):
     overlapped = 0
     for index in range(25):
         painted.clear()
-        picture = draw_picture("train", index, 128, 128)
-        assert len(painted) == len(picture.boxes) == len(picture.class_ids)
+        drawn = draw_image("train", index, 128, 128)
+        assert len(painted) == len(drawn.boxes) == len(drawn.class_ids)
         for below, mask in enumerate(painted):
             hidden = (mask & np.any([*painted[below + 1 :], np.zeros_like(mask)], axis=0)).sum()
             assert hidden <= 0.25 * mask.sum()
@@ -173,7 +173,7 @@ def test_the_written_set_reads_with_pycocotools(coco, written):
     assert {(image["height"], image["width"]) for image in coco.dataset["images"]} == set(SHAPES)
 
 
-def test_boxes_lie_in_their_pictures_and_are_valid_coco(coco):
+def test_boxes_lie_in_their_images_and_are_valid_coco(coco):
     for annotation in coco.dataset["annotations"]:
         image, (x, y, w, h) = coco.imgs[annotation["image_id"]], annotation["bbox"]
         assert min(x, y) >= 0 and min(w, h) > 0 and x + w <= image["width"] and y + h <= image["height"]

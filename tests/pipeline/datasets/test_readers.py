@@ -14,7 +14,7 @@ from effedge.pipeline.datasets.read import read_data
 from effedge.pipeline.datasets.records import match_labels
 
 
-def picture(path: Path) -> None:
+def write_image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 30)).save(path)
 
@@ -35,7 +35,7 @@ def coco(**changes):
 @pytest.fixture
 def folder(tmp_path):
     for name in "ab":
-        picture(tmp_path / "images" / f"{name}.jpg")
+        write_image(tmp_path / "images" / f"{name}.jpg")
     return tmp_path
 
 
@@ -56,12 +56,12 @@ def test_coco_boxes_become_xyxy_and_categories_count_in_order_of_their_ids(folde
     assert full.ignored.tolist() == [False, True]
 
 
-def test_coco_pictures_are_found_beside_the_json_and_where_one_says(folder):
+def test_coco_images_are_found_beside_the_json_and_where_one_says(folder):
     path = write(folder, coco())
     assert read_coco(path).records[0].path.parent == folder / "images"
     (folder / "images").rename(folder / "val2017")
     assert read_coco(path, folder / "val2017").records[0].path.parent == folder / "val2017"
-    with pytest.raises(UserError, match=r"2 of 2 pictures are missing.*--images"):
+    with pytest.raises(UserError, match=r"2 of 2 images are missing.*--images"):
         read_coco(path)
     for name in "ab":
         (folder / "val2017" / f"{name}.jpg").rename(folder / f"{name}.jpg")
@@ -108,7 +108,7 @@ def voc(tmp_path):
     (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("000002 -1\n\n")
     for index, file in [(1, "000001.jpg"), (2, "")]:
         (tmp_path / "Annotations" / f"00000{index}.xml").write_text(VOC.format(file=file, difficult=index - 1))
-        picture(tmp_path / "JPEGImages" / f"00000{index}.jpg")
+        write_image(tmp_path / "JPEGImages" / f"00000{index}.jpg")
     return tmp_path
 
 
@@ -122,14 +122,14 @@ def test_voc_counts_pixels_from_one_and_the_last_is_inside(voc):
     assert second.path == voc / "JPEGImages" / "000002.jpg"
 
 
-def test_a_list_in_image_sets_chooses_pictures(voc):
+def test_a_list_in_image_sets_chooses_images(voc):
     data = read_data(voc / "ImageSets" / "Main" / "val.txt")
     assert [record.path.name for record in data.records] == ["000002.jpg"]
 
 
 def test_a_malformed_voc_folder_is_one_line(voc):
     (voc / "JPEGImages" / "000001.jpg").unlink()
-    with pytest.raises(UserError, match="1 of 2 pictures are missing, the first is .*000001.jpg"):
+    with pytest.raises(UserError, match="1 of 2 images are missing, the first is .*000001.jpg"):
         read_data(voc)
     (voc / "Annotations" / "000001.xml").write_text("<annotation><object><name>cat</name></object></annotation>")
     with pytest.raises(UserError, match="000001.xml' has an object without"):
@@ -141,13 +141,13 @@ def test_a_malformed_voc_folder_is_one_line(voc):
     with pytest.raises(UserError, match="000002.xml' does not exist"):
         read_data(voc / "ImageSets" / "Main" / "val.txt")
     (voc / "Annotations" / "000001.xml").unlink()
-    with pytest.raises(UserError, match="names no pictures"):
+    with pytest.raises(UserError, match="names no images"):
         read_data(voc)
 
 
 def test_class_folders_count_in_alphabetical_order(tmp_path):
     for path in ["dog/1.jpg", "cat/deep/2.PNG", "cat/1.jpeg"]:
-        picture(tmp_path / path)
+        write_image(tmp_path / path)
     (tmp_path / "cat" / "notes.txt").write_text("")
     (tmp_path / ".cache").mkdir()
     data = read_data(tmp_path)
@@ -155,13 +155,13 @@ def test_class_folders_count_in_alphabetical_order(tmp_path):
     found = [(record.path.relative_to(tmp_path).as_posix(), int(record.class_ids[0])) for record in data.records]
     assert found == [("cat/1.jpeg", 0), ("cat/deep/2.PNG", 0), ("dog/1.jpg", 1)]
     (tmp_path / "eel").mkdir()
-    with pytest.raises(UserError, match="eel' has no pictures"):
+    with pytest.raises(UserError, match="eel' has no images"):
         read_data(tmp_path)
 
 
 def test_a_table_of_ids_has_no_names_and_one_of_names_has(tmp_path):
-    picture(tmp_path / "a.jpg")
-    picture(tmp_path / "b.jpg")
+    write_image(tmp_path / "a.jpg")
+    write_image(tmp_path / "b.jpg")
     (tmp_path / "labels.tsv").write_text("a.jpg\t4\nb.jpg\t0\n")
     data = read_data(tmp_path / "labels.tsv")
     assert data.labels == [None] * 5 and [int(record.class_ids[0]) for record in data.records] == [4, 0]
@@ -176,11 +176,11 @@ def test_a_table_of_ids_has_no_names_and_one_of_names_has(tmp_path):
         ("", "is empty"),
         ("a.jpg\t1\nb.jpg 2\n", "line 2 of"),
         ("a.jpg\t1\t2\n", "line 1 of"),
-        ("nowhere.jpg\t1\n", "1 of 1 pictures are missing"),
+        ("nowhere.jpg\t1\n", "1 of 1 images are missing"),
     ],
 )
 def test_a_malformed_table_is_one_line(tmp_path, text, expected):
-    picture(tmp_path / "a.jpg")
+    write_image(tmp_path / "a.jpg")
     (tmp_path / "labels.tsv").write_text(text)
     with pytest.raises(UserError, match=expected):
         read_data(tmp_path / "labels.tsv")

@@ -16,7 +16,7 @@ from tests.pipeline.small_training import ROOT, write_coco
 
 def broken(path, images, model=None):
     with pytest.raises(BrokenData) as caught:
-        check_data(str(path), images, True, model)
+        check_data(str(path), images, model)
     assert all("\n" not in line for line in caught.value.lines)
     return caught.value.lines
 
@@ -24,7 +24,7 @@ def broken(path, images, model=None):
 def notes(path, folder, **changes):
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | changes))
-    return check_data(str(path), folder, True).notes
+    return check_data(str(path), folder).notes
 
 
 def annotation(index=100, image=0, category=1, box=(10, 10, 50, 50), **more):
@@ -33,16 +33,16 @@ def annotation(index=100, image=0, category=1, box=(10, 10, 50, 50), **more):
 
 @pytest.fixture
 def squares(tmp_path):
-    """33 pictures, 11 of each class: more than LVIS calls rare."""
-    return write_coco(tmp_path, 33), tmp_path / "pictures"
+    """33 images, 11 of each class: more than LVIS calls rare."""
+    return write_coco(tmp_path, 33), tmp_path / "photographs"
 
 
 def test_a_sound_data_set_has_no_notes_and_every_class_in_the_table(squares):
     path, images = squares
-    checked = check_data(str(path), images, True, "det-lite0")
+    checked = check_data(str(path), images, "det-lite0")
     assert checked.notes == [] and checked.sizes.tolist() == [[160, 120]] * 33
     lines = report(checked, "det-lite0", 128)
-    assert lines[0] == "data: 33 pictures (0 without objects), 33 objects, 3 classes"
+    assert lines[0] == "data: 33 images (0 without objects), 33 objects, 3 classes"
     assert [line.split()[:3] for line in lines[2:5]] == [[name, "11", "11"] for name in ("blue", "green", "red")]
     assert lines[5].startswith("anchors of det-lite0 at 128, each class counting alike: mean best IoU 0.")
     assert not any(line.startswith("warning") for line in lines)
@@ -69,9 +69,9 @@ def test_all_kinds_of_mistakes_are_told_at_once_a_line_each(squares):
         "unknown category: {'id': 100, 'image_id': 0, 'category_id': 9, ",
         "unknown image: ",
         "without a bbox [x, y, width, height]",
-        "1 of 33 pictures are missing, the first is '",
-        "6.png' is no picture",
-        "the box [170.0, 10.0, 190.0, 30.0] (x0, y0, x1, y1) lies outside its picture",
+        "1 of 33 images are missing, the first is '",
+        "6.png' is no image",
+        "the box [170.0, 10.0, 190.0, 30.0] (x0, y0, x1, y1) lies outside its image",
     ):
         assert sum(expected in line for line in lines) == 1, expected
     assert next(line for line in lines if "unknown category" in line).endswith("(and 1 more like this)")
@@ -86,15 +86,15 @@ def test_boxes_without_area_are_counted(squares):
     assert notes(path, images, annotations=[*found, *without_area]) == expected
 
 
-def test_duplicate_ids_objects_and_pictures_are_counted(squares):
+def test_duplicate_ids_objects_and_images_are_counted(squares):
     path, images = squares
     content = json.loads(path.read_text())
     same_id = notes(path, images, annotations=[*content["annotations"], annotation(1), annotation(2, image=1)])
     assert same_id == ["2 annotations have the id of another; each counts as an object of its own"]
     double = notes(path, images, annotations=[*content["annotations"], annotation(100), annotation(101)])
-    assert double == ["1 objects are there twice: same picture, same class, same box"]
+    assert double == ["1 objects are there twice: same image, same class, same box"]
     again = [*content["images"], {"id": 40, "file_name": "0.png"}]
-    assert notes(path, images, annotations=content["annotations"], images=again) == ["1 pictures are listed twice"]
+    assert notes(path, images, annotations=content["annotations"], images=again) == ["1 images are listed twice"]
 
 
 def test_boxes_over_the_edge_are_counted_but_not_those_that_rounding_put_there(squares):
@@ -103,7 +103,7 @@ def test_boxes_over_the_edge_are_counted_but_not_those_that_rounding_put_there(s
     assert notes(path, images, annotations=[*found, annotation(box=(150, 10, 11, 20))]) == []
     over = [*found, annotation(box=(150, 10, 30, 20)), annotation(101, box=(-5, 10, 30, 20))]
     assert notes(path, images, annotations=over) == [
-        "2 boxes reach over their picture's edge, by up to 20 pixels, and are clipped"
+        "2 boxes reach over their image's edge, by up to 20 pixels, and are clipped"
     ]
 
 
@@ -115,17 +115,17 @@ def test_classes_that_are_absent_rare_or_out_of_balance_are_named(squares):
     found = [*content["annotations"], *crowd, annotation(category=5, image=3)]
     assert notes(path, images, categories=categories, annotations=found) == [
         "1 classes have no objects, the first is unicorn: they cannot be learnt",
-        "1 classes are in 10 pictures or fewer, the first is dodo",
+        "1 classes are in 10 images or fewer, the first is dodo",
         "the classes are out of balance: 112 objects of blue for one of dodo",
     ]
 
 
 def test_objects_too_small_for_the_anchors_are_counted_by_the_model(tmp_path):
-    path, images = write_coco(tmp_path, 33, box=[10, 10, 8, 8]), tmp_path / "pictures"
-    lines = report(check_data(str(path), images, True), "d0", 128)
+    path, images = write_coco(tmp_path, 33, box=[10, 10, 8, 8]), tmp_path / "photographs"
+    lines = report(check_data(str(path), images), "d0", 128)
     expected = "warning: 33 objects (100.0%) are too small for the anchors, 6 pixels a side at 128: a larger --size"
     assert expected in "\n".join(lines)
-    assert not any("too small" in line for line in report(check_data(str(path), images, True), "d0", 768))
+    assert not any("too small" in line for line in report(check_data(str(path), images), "d0", 768))
 
 
 def test_the_rarest_of_many_classes_are_shown(tmp_path):
@@ -133,10 +133,10 @@ def test_the_rarest_of_many_classes_are_shown(tmp_path):
         (tmp_path / f"{index:02}").mkdir()
         for copy in range(1 + (index != 7)):
             Image.new("RGB", (9, 9)).save(tmp_path / f"{index:02}" / f"{copy}.png")
-    lines = report(check_data(str(tmp_path), None, True, "b0"))
-    assert lines[0] == "data: 59 pictures, 30 classes" and lines[-2] == "  and 10 classes with more"
+    lines = report(check_data(str(tmp_path), None, "b0"))
+    assert lines[0] == "data: 59 images, 30 classes" and lines[-2] == "  and 10 classes with more"
     assert "07" in [line.split()[0] for line in lines[2:22]]
-    assert lines[-1] == "warning: 30 classes are in 10 pictures or fewer, the first is 00"
+    assert lines[-1] == "warning: 30 classes are in 10 images or fewer, the first is 00"
 
 
 def test_the_command_prints_a_line_for_each_kind_and_exits_with_2(squares):
@@ -147,7 +147,7 @@ def test_the_command_prints_a_line_for_each_kind_and_exits_with_2(squares):
                               cwd=ROOT, text=True, capture_output=True)  # fmt: skip
 
     sound = command("--model", "det-lite0", "--size", "128")
-    assert sound.returncode == 0 and sound.stderr == "" and sound.stdout.startswith("data: 33 pictures")
+    assert sound.returncode == 0 and sound.stderr == "" and sound.stdout.startswith("data: 33 images")
     content = json.loads(path.read_text())
     content["annotations"] += [annotation(category=9), annotation(image=99)]
     path.write_text(json.dumps(content))

@@ -1,5 +1,6 @@
-"""Accuracy of a model in memory, where it is known by hand, and the stage that keeps to a drop of it."""
+"""Accuracy of a model in memory, worked by hand, and the stage that keeps to a limit of its drop."""
 
+import argparse
 import json
 
 import numpy as np
@@ -10,9 +11,17 @@ from PIL import Image
 
 from effedge.calibration.graph import onnx_file
 from effedge.calibration.quantize import calibrate
-from effedge.calibration.ranges.source import METADATA
 from effedge.deploy.common.cli import UserError
-from effedge.pipeline.evaluation.accuracy_limit import PICTURES, accuracy, check_drop, drop_budget, read_labelled
+from effedge.deploy.common.contracts import CALIBRATION_KEY
+from effedge.pipeline.evaluation.accuracy_limit import (
+    IMAGES,
+    AccuracyLimit,
+    accuracy,
+    add_limit,
+    drop_budget,
+    read_labelled,
+    read_limit,
+)
 
 pytest.importorskip("openvino")
 LABELS = ["red", "green", "blue"]
@@ -44,7 +53,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two red and two green pictures, and a green one that is said to be red."""
+    """Two red and two green images, and a green one in the folder of the red ones."""
     root = tmp_path / "data"
     for name, colour in COLOURS.items():
         (root / name).mkdir(parents=True)
@@ -56,19 +65,19 @@ def folder(tmp_path):
 
 def test_top_1_by_hand(path, folder):
     data = read_labelled(str(folder), None, "classification")
-    assert accuracy(onnx_file.load(path), data=data, quiet=True) == 80.0
+    assert accuracy(onnx_file.load(path), data=data) == 80.0
 
 
-def test_the_pictures_are_spread_over_all_classes(tmp_path):
+def test_the_images_are_spread_over_all_classes(tmp_path):
     for name in COLOURS:
         (tmp_path / name).mkdir()
-        for index in range(PICTURES):
+        for index in range(IMAGES):
             (tmp_path / name / f"{index:03}.png").touch()
     data = read_labelled(str(tmp_path), None, "classification")
-    assert [int(record.class_ids[0]) for record in data.records] == [0] * (PICTURES // 2) + [1] * (PICTURES // 2)
+    assert [int(record.class_ids[0]) for record in data.records] == [0] * (IMAGES // 2) + [1] * (IMAGES // 2)
 
 
-def test_digits_are_the_calibration_pictures_own_labels(tmp_path, folder):
+def test_digits_are_the_calibration_images_own_labels(tmp_path, folder):
     assert len(read_labelled(None, folder, "classification").records) == 5
     assert len(read_labelled("digits", folder, "classification").records) == 5
     (tmp_path / "coco" / "images").mkdir(parents=True)
@@ -83,30 +92,36 @@ def test_digits_are_the_calibration_pictures_own_labels(tmp_path, folder):
 
 
 def test_mistakes_are_one_line(folder):
-    with pytest.raises(UserError, match="needs labelled pictures"):
+    with pytest.raises(UserError, match="needs labelled images"):
         read_labelled(None, None, "classification")
     with pytest.raises(UserError, match="is for classification, the model is for detection"):
         read_labelled(str(folder), None, "detection")
     with pytest.raises(UserError, match="no class in common"):
         data = read_labelled(str(folder), None, "classification")
-        drop_budget(1, data, {"labels": ["cat", "dog", "cow"]}, quiet=True)
-    for max_drop, validation, precision in ((-1, None, "int8"), (101, None, "int8"), (float("nan"), None, "int8"),
-                                            (1, None, "fp16"), (None, "data", "int8")):  # fmt: skip
+        drop_budget(AccuracyLimit(1), data, {"labels": ["cat", "dog", "cow"]})
+    for max_drop in (-1, 101, float("nan")):
         with pytest.raises(UserError, match="MAX_DROP"):
-            check_drop(max_drop, validation, precision)
-    check_drop(None, None, "fp32")
-    check_drop(0, "data", "int8")
+            AccuracyLimit(max_drop)
 
 
-def test_the_stage_runs_again_with_another_drop_other_pictures_or_other_labels(path, folder, tmp_path):
+def test_validation_data_without_a_limit_is_refused():
+    parser = argparse.ArgumentParser()
+    add_limit(parser)
+    assert read_limit(parser.parse_args([])) is None
+    assert read_limit(parser.parse_args(["--max-drop", "0", "--validation", "data"])) == AccuracyLimit(0, "data")
+    with pytest.raises(UserError, match="is for MAX_DROP"):
+        read_limit(parser.parse_args(["--validation", "data"]))
+
+
+def test_the_stage_runs_again_with_another_drop_other_images_or_other_labels(path, folder, tmp_path):
     def run(max_drop):
-        budget = drop_budget(max_drop, read_labelled(str(folder), None, "classification"), SPEC, quiet=True)
-        return calibrate(path, folder, tmp_path / "int8.onnx", budget=budget, quiet=True)
+        budget = drop_budget(AccuracyLimit(max_drop), read_labelled(str(folder), None, "classification"), SPEC)
+        return calibrate(path, folder, tmp_path / "int8.onnx", budget=budget)
 
     calibration = tmp_path / "calibration"
     calibration.mkdir()
     assert run(0) is True and run(0) is False
-    report = json.loads(onnx_file.read(tmp_path / "int8.onnx").metadata_props[METADATA])
+    report = json.loads(onnx_file.read(tmp_path / "int8.onnx").metadata_props[CALIBRATION_KEY])
     assert report["budget"] == {
         "max_drop": 0, "unit": "points of top-1", "float": 80.0, "int8": 80.0,
         "float_fails": False,
@@ -115,5 +130,5 @@ def test_the_stage_runs_again_with_another_drop_other_pictures_or_other_labels(p
     assert run(1) is True
     (folder / "red" / "wrong.png").rename(folder / "green" / "wrong.png")
     assert run(1) is True
-    report = json.loads(onnx_file.read(tmp_path / "int8.onnx").metadata_props[METADATA])
+    report = json.loads(onnx_file.read(tmp_path / "int8.onnx").metadata_props[CALIBRATION_KEY])
     assert report["budget"]["int8"] == 100.0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from effedge.pipeline.datasets.records import DataSet, Record
-from effedge.pipeline.evaluation.coco_metrics import Found, coco_metrics
+from effedge.pipeline.evaluation.coco_metrics import ImageDetections, coco_metrics
 
 
 def record(boxes, class_ids, ignored=None):
@@ -18,17 +18,17 @@ def record(boxes, class_ids, ignored=None):
     return Record(Path("x.jpg"), boxes, np.array(class_ids), areas, np.array(ignored or [False] * len(boxes)))
 
 
-def found(boxes, scores, class_ids):
-    return Found(np.float32(boxes).reshape(-1, 4), np.float32(scores), np.array(class_ids, np.int64))
+def detections(boxes, scores, class_ids):
+    return ImageDetections(np.float32(boxes).reshape(-1, 4), np.float32(scores), np.array(class_ids, np.int64))
 
 
-NOTHING = found([], [], [])
+NOTHING = detections([], [], [])
 LARGE, SMALL = [0, 0, 200, 100], [300, 0, 320, 20]
 
 
 def test_perfect_answers_score_one_and_absent_sizes_have_no_figure(capsys):
     data = DataSet("detection", ["cat", "dog", None, "eel"], [record([LARGE, SMALL], [0, 3])])
-    metrics = coco_metrics(data, [found([LARGE, SMALL], [0.9, 0.8], [0, 3])])
+    metrics = coco_metrics(data, [detections([LARGE, SMALL], [0.9, 0.8], [0, 3])])
     assert metrics.figures == {
         "AP": 1.0, "AP50": 1.0, "AP75": 1.0, "AP small": 1.0, "AP medium": None, "AP large": 1.0, "AR100": 1.0,
     }  # fmt: skip
@@ -38,28 +38,28 @@ def test_perfect_answers_score_one_and_absent_sizes_have_no_figure(capsys):
 
 def test_a_box_that_overlaps_by_seven_tenths_counts_for_five_of_ten_thresholds():
     data = DataSet("detection", ["cat"], [record([[0, 0, 100, 100]], [0])])
-    metrics = coco_metrics(data, [found([[0, 0, 100, 72]], [0.5], [0])])  # IoU 0.72: 0.50, 0.55, ..., 0.70
+    metrics = coco_metrics(data, [detections([[0, 0, 100, 72]], [0.5], [0])])  # IoU 0.72: 0.50, 0.55, ..., 0.70
     assert metrics.figures["AP"] == pytest.approx(0.5)
     assert metrics.figures["AP50"] == 1.0 and metrics.figures["AP75"] == 0.0
 
 
 def test_a_better_scored_mistake_halves_the_precision():
     data = DataSet("detection", ["cat"], [record([LARGE], [0])])
-    metrics = coco_metrics(data, [found([SMALL, LARGE], [0.9, 0.1], [0, 0])])
+    metrics = coco_metrics(data, [detections([SMALL, LARGE], [0.9, 0.1], [0, 0])])
     assert metrics.figures["AP"] == pytest.approx(0.5)
 
 
-def test_the_right_box_of_the_wrong_class_or_in_the_wrong_picture_is_nothing():
+def test_the_right_box_of_the_wrong_class_or_in_the_wrong_image_is_nothing():
     data = DataSet("detection", ["cat", "dog"], [record([LARGE], [0]), record([], [])])
-    assert coco_metrics(data, [found([LARGE], [0.9], [1]), NOTHING]).figures["AP"] == 0.0
-    assert coco_metrics(data, [NOTHING, found([LARGE], [0.9], [0])]).figures["AP"] == 0.0
+    assert coco_metrics(data, [detections([LARGE], [0.9], [1]), NOTHING]).figures["AP"] == 0.0
+    assert coco_metrics(data, [NOTHING, detections([LARGE], [0.9], [0])]).figures["AP"] == 0.0
     assert coco_metrics(data, [NOTHING, NOTHING]).figures["AP"] == 0.0
 
 
 def test_an_ignored_object_is_neither_missed_nor_a_mistake():
     data = DataSet("detection", ["cat"], [record([LARGE, SMALL], [0, 0], [False, True])])
-    assert coco_metrics(data, [found([LARGE], [0.9], [0])]).figures["AP"] == 1.0
-    assert coco_metrics(data, [found([SMALL, LARGE], [0.9, 0.8], [0, 0])]).figures["AP"] == 1.0
+    assert coco_metrics(data, [detections([LARGE], [0.9], [0])]).figures["AP"] == 1.0
+    assert coco_metrics(data, [detections([SMALL, LARGE], [0.9, 0.8], [0, 0])]).figures["AP"] == 1.0
 
 
 def test_pycocotools_says_the_same_of_its_own_files(tmp_path):
@@ -76,7 +76,7 @@ def test_pycocotools_says_the_same_of_its_own_files(tmp_path):
         records.append(record(boxes, classes, ignored.tolist()))
         near = np.float32(boxes + random.normal(0, 4, boxes.shape))
         scores = np.float32(random.random(6))
-        results.append(found(near, scores, classes))
+        results.append(detections(near, scores, classes))
         for box, class_id, crowd in zip(boxes.tolist(), classes.tolist(), ignored.tolist(), strict=True):
             bbox = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
             truth.append({
@@ -97,8 +97,8 @@ def test_pycocotools_says_the_same_of_its_own_files(tmp_path):
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    ours = coco_metrics(DataSet("detection", ["0", "1", "2"], records), results)
+    metrics = coco_metrics(DataSet("detection", ["0", "1", "2"], records), results)
     expected = evaluation.stats[[0, 1, 2, 3, 4, 5, 8]]
     assert 0.1 < expected[0] < 0.9
-    np.testing.assert_allclose(list(ours.figures.values()), expected, atol=1e-6)
-    assert np.mean(list(ours.per_class.values())) == pytest.approx(expected[0], abs=1e-6)
+    np.testing.assert_allclose(list(metrics.figures.values()), expected, atol=1e-6)
+    assert np.mean(list(metrics.per_class.values())) == pytest.approx(expected[0], abs=1e-6)

@@ -1,4 +1,4 @@
-"""Evaluation end to end, with models whose answers are known: they find the red and the green of a picture."""
+"""Evaluation end to end, with models that detect the red and the green of an image."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ def spec(task, labels, batch=1):
 
 @pytest.fixture
 def coco(tmp_path):
-    """Three pictures, wider than high: red at (32, 16, 64, 48), green at (96, 0, 128, 64), and one of both."""
+    """Three images, wider than high: red at (32, 16, 64, 48), green at (96, 0, 128, 64), and one of both."""
     images, annotations = [], []
     for image_id, colours in enumerate([["red"], ["green"], ["red", "green"]], 1):
         pixels = np.zeros((64, 128, 3), np.uint8)
@@ -129,7 +129,7 @@ def engine(tmp_path):
 
 
 def test_an_engine_folder_scores_as_pytorch_does(engine, folders):
-    result = evaluate_engine(engine, str(folders), quiet=True)
+    result = evaluate_engine(engine, str(folders))
     torch_result = evaluate_torch(ColourMean(), spec("classification", ["red", "green", "blue"]), str(folders))
     assert result["figures"] == torch_result["figures"] and result["engine"] == str(engine)
 
@@ -140,7 +140,7 @@ def test_the_script_prints_a_table_and_writes_json(engine, folders, tmp_path, mo
     monkeypatch.setattr("sys.argv", arguments)
     main()
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith(f"tiny on {folders}: 3 pictures") and printed[1].split() == ["top-1", "1.0000"]
+    assert printed[0].startswith(f"tiny on {folders}: 3 images") and printed[1].split() == ["top-1", "1.0000"]
     assert json.loads(out.read_text())["figures"]["top-1"] == 1.0
     monkeypatch.setattr("sys.argv", ["evaluate", str(engine), "--data", str(folders), "--limit", "0"])
     with pytest.raises(UserError, match="--limit 0"):
@@ -151,7 +151,7 @@ def test_the_table_is_aligned_and_shows_a_dash_for_what_cannot_be_measured():
     figures, classes = {"AP": 0.5, "AP large": None}, {str(index): index / 10 for index in range(5)}
     result = {"model": "d0", "data": "x", "pictures": 10, "seconds": 2.0, "figures": figures, "per_class": classes}
     assert table(result).splitlines() == [
-        "d0 on x: 10 pictures, 5.0 a second",
+        "d0 on x: 10 images, 5.0 a second",
         "  AP        0.5000",
         "  AP large       -",
         "AP by class",

@@ -11,7 +11,7 @@ import torch
 from effedge.deploy.common.cli import UserError
 from effedge.pipeline.export import torch_to_onnx
 from effedge.pipeline.export.torch_to_onnx import export_model, export_stage, parse_batch
-from effedge.pipeline.models.zoo import EFFICIENTDETS, EFFICIENTNETS, MODELS, is_detector, normalization
+from effedge.pipeline.models.tables import EFFICIENTDETS, EFFICIENTNETS, MODELS, is_detector, normalization
 from effedge.pipeline.weights.load import load_weights
 from tests.pipeline.numpy_detector import assert_candidates, in_rows, normalize
 
@@ -51,20 +51,20 @@ def with_heads(proto):
     return copy, heads
 
 
-def assert_within(found, wanted):
+def assert_within(actual, expected):
     """Within 1e-4 of its range."""
-    assert found.shape == wanted.shape
-    assert np.abs(found - wanted).max() <= 1e-4 * np.ptp(wanted)
+    assert actual.shape == expected.shape
+    assert np.abs(actual - expected).max() <= 1e-4 * np.ptp(expected)
 
 
 def assert_is_pytorchs(prepared, proto, images):
-    """The graph's heads, candidates or logits are those of the plain module on normalized pictures."""
+    """The graph's heads, candidates or logits are those of the plain module on normalized images."""
     with torch.inference_mode():
-        wanted = prepared.module(normalize(images, *normalization(prepared.name)).float())
+        expected = prepared.module(normalize(images, *normalization(prepared.name)).float())
     if not is_detector(prepared.name):
         (logits,) = open_session(proto).run(None, {"image": images})
         assert logits.dtype == np.float32
-        assert_within(logits, wanted.numpy())
+        assert_within(logits, expected.numpy())
         return
     opened, heads = with_heads(proto)
     names = ["boxes", "scores", "classes", *heads]
@@ -72,11 +72,11 @@ def assert_is_pytorchs(prepared, proto, images):
     assert (boxes.dtype, scores.dtype, classes.dtype) == (np.float32, np.float32, np.int32)
     logits = next(array for array in raw if array.shape[2] == prepared.classes)
     codes = next(array for array in raw if array.shape[2] == 4)
-    assert_within(logits, in_rows(wanted[0], prepared.classes))
+    assert_within(logits, in_rows(expected[0], prepared.classes))
     # The exported box head speaks in half anchors, x before y.
-    assert_within(codes, in_rows(wanted[1], 4)[..., [1, 0, 3, 2]] * np.float32([2, 2, 1, 1]))
+    assert_within(codes, in_rows(expected[1], 4)[..., [1, 0, 3, 2]] * np.float32([2, 2, 1, 1]))
     row = EFFICIENTDETS[prepared.name]
-    assert_candidates((boxes, scores, classes), *wanted, row, prepared.classes, prepared.size)
+    assert_candidates((boxes, scores, classes), *expected, row, prepared.classes, prepared.size)
 
 
 @each_export
@@ -87,7 +87,7 @@ def test_the_graph_answers_as_pytorch_does(which, form, prepared):
 
 
 @pytest.mark.parametrize("form", ["exported", "simplified"])
-def test_a_dynamic_batch_answers_as_each_picture_alone(form, prepared):
+def test_a_dynamic_batch_answers_as_each_image_alone(form, prepared):
     model = prepared("d0", 160, BATCH)
     images = photographs(3, 160)
     assert_is_pytorchs(model, getattr(model, form), images)
@@ -95,7 +95,7 @@ def test_a_dynamic_batch_answers_as_each_picture_alone(form, prepared):
     together = session.run(["scores"], {"image": images})[0]
     alone = [session.run(["scores"], {"image": image[None]})[0] for image in images]
     np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-6)
-    assert np.ptp(together[:, 0]) > 1e-4  # the pictures are different ones
+    assert np.ptp(together[:, 0]) > 1e-4  # the images are different ones
 
 
 @each_export
@@ -115,8 +115,8 @@ def test_inputs_and_outputs_are_the_contracts(which, form, prepared):
 
     assert ends(proto.graph.input) == {"image": ("UINT8", [batch, model.size, model.size, 3])}
     if is_detector(model.name):
-        wanted = {"boxes": ("FLOAT", [batch, 1000, 4]), "scores": ("FLOAT", [batch, 1000])}
-        assert ends(proto.graph.output) == wanted | {"classes": ("INT32", [batch, 1000])}
+        expected = {"boxes": ("FLOAT", [batch, 1000, 4]), "scores": ("FLOAT", [batch, 1000])}
+        assert ends(proto.graph.output) == expected | {"classes": ("INT32", [batch, 1000])}
     else:
         assert ends(proto.graph.output) == {"logits": ("FLOAT", [batch, model.classes])}
 
@@ -162,7 +162,7 @@ def asked_for(monkeypatch):
     seen = {}
 
     def stop(graph, inputs, **options):
-        seen.update(graph=graph, picture=tuple(inputs[0].shape), **options)
+        seen.update(graph=graph, image=tuple(inputs[0].shape), **options)
         raise Reached
 
     monkeypatch.setattr(torch.onnx, "export", stop)
@@ -177,10 +177,10 @@ def test_the_size_is_that_of_the_weights_unless_another_is_asked_for(asked_for, 
     for size, expected in [(None, 96), (64, 64)]:
         with pytest.raises(Reached):
             export_model("b0", str(path), size=size)
-        assert asked_for["picture"] == (1, expected, expected, 3)
+        assert asked_for["image"] == (1, expected, expected, 3)
     with pytest.raises(Reached):
         export_model("lite1", "random")
-    assert asked_for["picture"] == (1, 240, 240, 3)
+    assert asked_for["image"] == (1, 240, 240, 3)
 
 
 def test_the_model_is_exported_as_for_inference(asked_for):

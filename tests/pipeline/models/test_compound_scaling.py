@@ -12,7 +12,7 @@ from effedge.pipeline.models.compound_scaling import (
     round_layers,
 )
 from effedge.pipeline.models.efficientnet import HEAD_CHANNELS, STEM_CHANNELS, scaled_stages
-from effedge.pipeline.models.zoo import EFFICIENTDETS, EFFICIENTNETS
+from effedge.pipeline.models.tables import EFFICIENTDETS, EFFICIENTNETS
 
 # The compound coefficient of each model (google-research's EfficientNet README: B1 is half a step).
 PHI = {"b0": 0, "b1": 0.5, "b2": 1, "b3": 2, "b4": 3, "b5": 4, "b6": 5, "b7": 6}

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from effedge.pipeline.models.anchors import level_sizes, make_anchors
+from effedge.pipeline.models.create import create_model
 from effedge.pipeline.models.engine_graph import ClassifierGraph, DetectorGraph
-from effedge.pipeline.models.zoo import EFFICIENTDETS, create_model
-from tests.pipeline.numpy_detector import MEAN, STD, assert_candidates, best_pairs, normalize, pictures
+from effedge.pipeline.models.tables import EFFICIENTDETS
+from tests.pipeline.numpy_detector import MEAN, STD, assert_candidates, best_pairs, normalize, random_images
 from tests.pipeline.synthetic_weights import fill
 
 LEVELS, ANCHOR_SCALE = 5, 4.0
@@ -41,7 +42,7 @@ def in_levels(flat, size):
 
 
 class Heads(nn.Module):
-    """Stands in for a model: answers with given class logits [N,A,C] and codes [N,A,4] whatever the picture.
+    """Stands in for a model: answers with these class logits [N,A,C] and codes [N,A,4], whatever the image.
 
     The graph has its box head speak in half anchors, x before y; these codes are (ty, tx, th, tw) in anchors.
     """
@@ -56,7 +57,7 @@ class Heads(nn.Module):
 
 
 def made_of(d0, logits, codes, size):
-    """What the graph answers to given heads, as NumPy arrays."""
+    """Returns the graph's outputs for these outputs of the heads, as NumPy arrays."""
     graph = DetectorGraph(d0, MEAN, STD, size)
     graph.classes = logits.shape[2]
     graph.model = Heads(logits, codes, size)
@@ -65,7 +66,7 @@ def made_of(d0, logits, codes, size):
 
 
 def distinct(random, shape):
-    """Logits of which no two of a picture are equal, from -9 to 3."""
+    """Logits of which no two of an image are equal, from -9 to 3."""
     count = int(np.prod(shape[1:]))
     return np.stack([random.permutation(np.linspace(-9, 3, count)) for _ in range(shape[0])]).reshape(shape)
 
@@ -76,14 +77,14 @@ def test_candidates_are_exactly_the_best_pairs_of_all(d0, classes):
     count = len(anchors_of(size))
     logits = distinct(random, (2, count, classes)).astype(np.float32)
     codes = random.normal(0, 0.5, (2, count, 4)).astype(np.float32)
-    boxes, scores, found = made_of(d0, logits, codes, size)
-    assert boxes.shape == (2, 1000, 4) and scores.shape == found.shape == (2, 1000)
-    assert (boxes.dtype, scores.dtype, found.dtype) == (np.float32, np.float32, np.int32)
+    boxes, scores, class_ids = made_of(d0, logits, codes, size)
+    assert boxes.shape == (2, 1000, 4) and scores.shape == class_ids.shape == (2, 1000)
+    assert (boxes.dtype, scores.dtype, class_ids.dtype) == (np.float32, np.float32, np.int32)
     for index in range(2):
         expected = best_pairs(logits[index], codes[index], anchors_of(size), 1000)
         np.testing.assert_allclose(boxes[index], expected[0], rtol=1e-5, atol=1e-3)
         np.testing.assert_allclose(scores[index], expected[1], rtol=1e-5)
-        np.testing.assert_array_equal(found[index], expected[2])
+        np.testing.assert_array_equal(class_ids[index], expected[2])
 
 
 def test_one_anchor_can_fill_many_candidates(d0):
@@ -123,9 +124,9 @@ def test_anchor_and_class_are_told_apart_for_every_number_of_classes(d0, classes
     best = np.where(np.arange(count) % 2, 0, classes - 1)
     logits[0, np.arange(count), best] = random.permutation(np.linspace(-3, 3, count))
     codes = np.zeros((1, count, 4), np.float32)
-    boxes, _, found = made_of(d0, logits, codes, size)
+    boxes, _, class_ids = made_of(d0, logits, codes, size)
     expected = best_pairs(logits[0], codes[0], anchors_of(size), 1000)
-    np.testing.assert_array_equal(found[0], expected[2])
+    np.testing.assert_array_equal(class_ids[0], expected[2])
     np.testing.assert_allclose(boxes[0], expected[0], rtol=1e-5, atol=1e-3)
 
 
@@ -141,31 +142,31 @@ def test_a_wild_box_is_bounded(d0):
 
 
 @torch.inference_mode()
-def test_the_detector_is_the_model_on_normalized_pictures(d0):
-    size, images = 160, pictures(2, 160)
-    found = [output.numpy() for output in DetectorGraph(d0, MEAN, STD, size)(torch.from_numpy(images))]
-    assert_candidates(found, *d0(normalize(images).float()), EFFICIENTDETS["d0"], 7, size)
+def test_the_detector_is_the_model_on_normalized_images(d0):
+    size, images = 160, random_images(2, 160)
+    outputs = [output.numpy() for output in DetectorGraph(d0, MEAN, STD, size)(torch.from_numpy(images))]
+    assert_candidates(outputs, *d0(normalize(images).float()), EFFICIENTDETS["d0"], 7, size)
 
 
 @torch.inference_mode()
-def test_the_classifier_is_the_model_on_normalized_pictures():
-    model, images = filled("b0", 10), pictures(2, 96)
-    wanted = model(normalize(images).float()).numpy()
+def test_the_classifier_is_the_model_on_normalized_images():
+    model, images = filled("b0", 10), random_images(2, 96)
+    expected = model(normalize(images).float()).numpy()
     logits = ClassifierGraph(model, MEAN, STD)(torch.from_numpy(images)).numpy()
     assert logits.shape == (2, 10)
-    np.testing.assert_allclose(logits, wanted, atol=1e-4 * np.ptp(wanted))
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * np.ptp(expected))
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("size", [32, 33])
 def test_normalization_is_exact_in_the_border_too(size):
     # SAME padding is zero in normalized pixels: a mean that were folded into a bias would be wrong along the edges.
-    model, images = filled("lite0", 10), pictures(1, size)
+    model, images = filled("lite0", 10), random_images(1, size)
     graph = ClassifierGraph(model, MEAN, STD)
-    wanted = model.conv_stem.double()(normalize(images)).numpy()
+    expected = model.conv_stem.double()(normalize(images)).numpy()
     stem = graph.model.conv_stem(graph.normalized(torch.from_numpy(images))).numpy()
     for edge in (np.s_[..., -1, :], np.s_[..., :, -1], np.s_[..., 0, :], np.s_[..., :, 0], np.s_[...]):
-        np.testing.assert_allclose(stem[edge], wanted[edge], atol=1e-5)
+        np.testing.assert_allclose(stem[edge], expected[edge], atol=1e-5)
 
 
 def test_the_model_that_is_given_stays_as_it_is(d0):

@@ -8,7 +8,7 @@ from effedge.pipeline.models.efficientnet import B0_STAGES, Backbone, EfficientN
 from effedge.pipeline.models.mbconv import MBConv1, MBConv6, drop_connect
 from effedge.pipeline.models.same_padding import Conv2d
 from effedge.pipeline.models.squeeze_excite import SqueezeExcite
-from effedge.pipeline.models.zoo import EFFICIENTNETS
+from effedge.pipeline.models.tables import EFFICIENTNETS
 
 
 def blocks_of(name):

@@ -64,16 +64,16 @@ def test_convolution_is_onnx_runtimes_same_upper(height, width, kernel, stride, 
     conv = Conv2d(4, 8, kernel, stride, groups=groups, bias=True)
     x = torch.randn(2, 4, height, width)
     with torch.inference_mode():
-        ours = conv(x)
+        actual = conv(x)
     inputs = [x.numpy(), conv.weight.detach().numpy(), conv.bias.detach().numpy()]
-    theirs = run_operator("Conv", inputs, auto_pad="SAME_UPPER", strides=[stride] * 2, group=groups)
-    assert ours.shape == (2, 8, -(-height // stride), -(-width // stride))
-    np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5, atol=1e-5)
+    expected = run_operator("Conv", inputs, auto_pad="SAME_UPPER", strides=[stride] * 2, group=groups)
+    assert actual.shape == (2, 8, -(-height // stride), -(-width // stride))
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("height, width", [(8, 8), (5, 5), (9, 6), (1, 2)])
 def test_max_pool_is_onnx_runtimes_same_upper(height, width):
     # All negative: padding with zeros would show.
     x = -1 - torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
-    theirs = run_operator("MaxPool", [x.numpy()], auto_pad="SAME_UPPER", kernel_shape=[3, 3], strides=[2, 2])
-    np.testing.assert_array_equal(MaxPool3x3()(x).numpy(), theirs)
+    expected = run_operator("MaxPool", [x.numpy()], auto_pad="SAME_UPPER", kernel_shape=[3, 3], strides=[2, 2])
+    np.testing.assert_array_equal(MaxPool3x3()(x).numpy(), expected)

@@ -43,7 +43,7 @@ def test_a_convolution_is_counted_by_its_formula():
 
 
 def test_every_parameter_is_in_a_row_whatever_the_classes_and_the_size():
-    from effedge.pipeline.models.zoo import create_model
+    from effedge.pipeline.models.create import create_model
 
     for name, classes in [("lite2", 7), ("d0", 3), ("d7x", 90), ("det-lite1", 1)]:
         total = sum(parameter.numel() for parameter in create_model(name, classes).parameters())

@@ -1,4 +1,4 @@
-"""The accuracy table: which rows there are, how their pictures are parted, what the peers leave alone, the figures."""
+"""The accuracy table: its rows, the split of their images, the nodes that the peers leave in float, the figures."""
 
 import json
 import multiprocessing
@@ -16,19 +16,20 @@ from PIL import Image
 
 from effedge.calibration.ranges.samples import list_images
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.messages import log
 from effedge.pipeline.datasets.read import read_data
 from effedge.pipeline.reports.accuracy import command as command
-from effedge.pipeline.reports.accuracy.cases import CASES, find, split_table
-from effedge.pipeline.reports.accuracy.measure import ask_peer
+from effedge.pipeline.reports.accuracy.cases import CASES, locate, split_table
+from effedge.pipeline.reports.accuracy.measure import run_peer
 from effedge.pipeline.reports.accuracy.other_runtimes import evaluate_file
 from effedge.pipeline.reports.accuracy.own_process import in_own_process
-from effedge.pipeline.reports.accuracy.peers import onnx_nodes, tail
+from effedge.pipeline.reports.accuracy.peers import after_last_layers, onnx_nodes
 from effedge.pipeline.reports.accuracy.table import markdown
 
 
 @pytest.fixture
 def data(tmp_path):
-    """A folder like EFFEDGE_DATA's: 500 pictures of 10 classes in a table, and no bccd/."""
+    """A folder like EFFEDGE_DATA's: 500 images of 10 classes in a table, and no bccd/."""
     folder = tmp_path / "data" / "imagenet500"
     folder.mkdir(parents=True)
     for index in range(500):
@@ -38,8 +39,8 @@ def data(tmp_path):
 
 
 def test_the_split_is_disjoint_whole_and_the_same_each_time(data, tmp_path):
-    found = find(CASES["lite0-imagenet"], data, None, tmp_path / "lists")
-    calibration = {path.name for path in list_images(found.calibration)}
+    located = locate(CASES["lite0-imagenet"], data, None, tmp_path / "lists")
+    calibration = {path.name for path in list_images(located.calibration)}
     evaluation = read_data(tmp_path / "lists" / "imagenet500-evaluation.tsv")
     evaluated = {record.path.name for record in evaluation.records}
     assert len(calibration) == 200 and len(evaluated) == 300 and not calibration & evaluated
@@ -49,18 +50,18 @@ def test_the_split_is_disjoint_whole_and_the_same_each_time(data, tmp_path):
 
 
 def test_a_row_whose_data_or_weights_are_missing_is_left_out_with_a_note(data, tmp_path, capsys):
-    assert list(command.find_all(list(CASES), None, None, tmp_path)) == ["d0-digits", "b0-digits"]
+    assert list(command.locate_all(list(CASES), None, None, tmp_path)) == ["d0-digits", "b0-digits"]
     notes = capsys.readouterr().err.splitlines()
     assert len(notes) == 2
     assert notes[0].startswith("note: lite0-imagenet is left out: ") and "EFFEDGE_DATA" in notes[0]
     assert notes[1].startswith("note: det-lite0-bccd is left out: ") and "--bccd-weights" in notes[1]
 
     (tmp_path / "bccd.safetensors").touch()
-    kept = command.find_all(list(CASES), data, tmp_path / "bccd.safetensors", tmp_path)
+    kept = command.locate_all(list(CASES), data, tmp_path / "bccd.safetensors", tmp_path)
     assert list(kept) == ["d0-digits", "b0-digits", "lite0-imagenet"]
     assert "bccd/ in the folder" in capsys.readouterr().err
     (data / "bccd").mkdir()
-    kept = command.find_all(["det-lite0-bccd"], data, tmp_path / "bccd.safetensors", tmp_path)["det-lite0-bccd"]
+    kept = command.locate_all(["det-lite0-bccd"], data, tmp_path / "bccd.safetensors", tmp_path)["det-lite0-bccd"]
     assert kept.calibration == data / "bccd" / "train.json" and kept.weights == str(tmp_path / "bccd.safetensors")
     assert kept.evaluation == {f"BCCD {split}": str(data / "bccd" / f"{split}.json") for split in ("val", "test")}
 
@@ -93,7 +94,7 @@ def test_the_table_gives_points_and_percent_and_a_dash_for_what_was_not_measured
     assert {line.count("|") for line in (head, rule, *lines)} == {head.count("|")}
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (head, *lines)]
     assert dict(zip(cells[0], cells[1], strict=True)) == {
-        "model, data": "d0, digits, 500 pictures",
+        "model, data": "d0, digits, 500 images",
         "figure": "AP 50:95",
         "FP32": "53.0",
         "FP16": "53.0",
@@ -102,7 +103,7 @@ def test_the_table_gives_points_and_percent_and_a_dash_for_what_was_not_measured
         "multiply-adds in INT8": "81%",
         "NNCF INT8": "50.0",
         "ONNX Runtime INT8": "0.0",
-        "our INT8 on ONNX Runtime": "52.9",
+        "effedge's INT8 on ONNX Runtime": "52.9",
         "without zero points": "52.9",
         "the same on ONNX Runtime": "–",
         "calibration": "12 s, 980 MiB",
@@ -122,19 +123,19 @@ def test_the_peers_leave_alone_what_is_behind_the_last_weighted_layers_and_nothi
         helper.make_node("TopK", ["classes", "k"], ["scores", "index"], "best"),
         helper.make_node("Gather", ["boxes", "index"], ["kept"], "gather"),
     ]
-    assert tail(onnx_nodes(nodes)) == ["best", "gather"]
-    assert tail(onnx_nodes([*nodes, helper.make_node("Gemm", ["kept", "w"], ["y"], "last")])) == []
+    assert after_last_layers(onnx_nodes(nodes)) == ["best", "gather"]
+    assert after_last_layers(onnx_nodes([*nodes, helper.make_node("Gemm", ["kept", "w"], ["y"], "last")])) == []
 
 
 def test_a_peers_python_that_does_not_work_is_one_line(tmp_path):
     with pytest.raises(UserError, match="does not run .*--peers"):
-        ask_peer(tmp_path / "nowhere", ["nncf"])
+        run_peer(tmp_path / "nowhere", ["nncf"])
     with pytest.raises(UserError, match="failed in"):
-        ask_peer(sys.executable, ["nncf", "--no-such-option"])
+        run_peer(sys.executable, ["nncf", "--no-such-option"])
 
 
 def test_an_onnx_file_is_evaluated_on_onnx_runtime_as_an_engine_is(tmp_path):
-    """A model whose logits are the means of the channels knows the colour of a picture."""
+    """A model whose logits are the means of the channels knows the colour of an image."""
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["float"], ["logits"], axes=[1, 2], keepdims=0),
@@ -149,7 +150,7 @@ def test_an_onnx_file_is_evaluated_on_onnx_runtime_as_an_engine_is(tmp_path):
         Image.new("RGB", (40, 32), colour).save(tmp_path / "data" / name / "0.png")
     given = {"size": [32, 32], "batch": [1, 1, 1], "interpolation": "bilinear", "resize": "center-crop", "crop": 1.0}
     spec = {"model": "tiny", "task": "classification", "labels": ["red", "green", "blue"], "input": given}
-    result = evaluate_file(tmp_path / "model.onnx", {"spec": spec}, str(tmp_path / "data"), limit=None, quiet=True)
+    result = evaluate_file(tmp_path / "model.onnx", {"spec": spec}, str(tmp_path / "data"), limit=None)
     assert result["pictures"] == 2 and result["figures"]["top-1"] == 1.0
 
 
@@ -173,8 +174,8 @@ def test_ctrl_c_ends_the_process_too():
 
 
 def test_the_script_prints_only_the_table_to_stdout_and_writes_all_figures(tmp_path, monkeypatch, capsys):
-    def measure(case, found, *, out, peers, limit, quiet):
-        print("a stage's own line")
+    def measure(case, found, *, out, peers, limit):
+        log.info("a stage's own line")
         return [made_up_row("AP", fp32=0.5, fp16=0.5, int8=0.5)]
 
     monkeypatch.setattr(command, "measure", measure)

@@ -27,25 +27,25 @@ def test_the_plain_export_says_what_the_module_says(tmp_path):
     import onnxruntime as ort
     import torch
 
-    from effedge.pipeline.reports.benchmark.contenders import module_and_picture
+    from effedge.pipeline.reports.benchmark.contenders import module_and_input
 
-    kinds = {one.kind: one for one in rivals("b0", "digits", tmp_path / "plain.onnx", True)}
+    kinds = {one.kind: one for one in rivals("b0", "digits", tmp_path / "plain.onnx")}
     assert list(kinds) == ["eager", "compiled", "onnxruntime", "openvino"]
-    module, picture = module_and_picture("b0", "digits")
+    module, image = module_and_input("b0", "digits")
     with torch.inference_mode():
-        expected = module(picture).numpy()
+        expected = module(image).numpy()
     session = ort.InferenceSession(tmp_path / "plain.onnx")
-    [found] = session.run(None, {session.get_inputs()[0].name: picture.numpy()})
+    [found] = session.run(None, {session.get_inputs()[0].name: image.numpy()})
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
-    rows = race([kinds["eager"], kinds["onnxruntime"], kinds["openvino"]], rounds=2, runs=3, quiet=True)
+    rows = race([kinds["eager"], kinds["onnxruntime"], kinds["openvino"]], rounds=2, runs=3)
     assert [row.name for row in rows] == ["PyTorch", "ONNX Runtime", "OpenVINO"]
     assert all(len(row.rounds) == 2 and len(row.rounds[0]) == 3 and row.best > 0 for row in rows)
 
 
 def test_a_contender_that_cannot_be_loaded_is_one_line(tmp_path):
     with pytest.raises(UserError, match="effedge int8 cannot run: .*does not exist"):
-        race([Contender("effedge int8", "engine", (str(tmp_path / "none"),))], rounds=1, runs=1, quiet=True)
+        race([Contender("effedge int8", "engine", (str(tmp_path / "none"),))], rounds=1, runs=1)
 
 
 @pytest.mark.parametrize("words", [["b9"], ["b0", "--rounds", "0"], ["b0", "--weights", "nowhere.pth"]])
@@ -59,17 +59,18 @@ def test_growth_is_measured_for_each_model_and_batch(monkeypatch, capsys, tmp_pa
     pytest.importorskip("matplotlib")
     engines = []
 
-    def build(model, weights, request, *, batch):
-        engines.append((model, batch))
-        return Path(f"{model}-{batch[0]}")
+    def build(request):
+        source = request.source
+        engines.append((source.model, source.batch))
+        return Path(f"{source.model}-{source.batch[0]}")
 
-    monkeypatch.setattr(growth, "build_chain", build)
+    monkeypatch.setattr(growth, "run_chain", build)
     monkeypatch.setattr(growth, "in_own_process", lambda function, engine, runs: (10.0 * int(engine.name[-1]), 100.0))
     words = ["--models", "d0", "b0", "--batches", 1, 4, "--plot", tmp_path / "a.png", "--json", tmp_path / "a.json"]
     monkeypatch.setattr(sys, "argv", ["growth", *map(str, words)])
     growth.main()
     assert engines == [("d0", (1, 1, 1)), ("d0", (4, 4, 4)), ("b0", (1, 1, 1)), ("b0", (4, 4, 4))]
-    assert "b0 batch 4: 40.0 ms a run, 10.0 ms a picture, 100 MiB" in capsys.readouterr().out
+    assert "b0 batch 4: 40.0 ms a run, 10.0 ms an image, 100 MiB" in capsys.readouterr().out
     costs = json.loads((tmp_path / "a.json").read_text())["costs"]
     assert costs[1] == {"model": "d0", "batch": 4, "milliseconds": 40.0, "memory_mib": 100.0}
     with Image.open(tmp_path / "a.png") as image:

@@ -11,7 +11,7 @@ from effedge.deploy.common.cli import UserError
 from effedge.engines.onnx_header import read_header
 from effedge.engines.targets import TARGETS
 from effedge.pipeline.reports import builds
-from effedge.pipeline.reports.builds import Case, Row, cases, markdown, weights_at_hand
+from effedge.pipeline.reports.builds import Case, Row, cases, local_weights, markdown
 from tests.engines import graphs
 
 RTX = TARGETS["rtx"]
@@ -29,11 +29,11 @@ def test_every_model_at_every_precision_and_d0_in_its_variants():
 
 
 def test_weights_that_need_no_download_come_first(monkeypatch):
-    assert [weights_at_hand(one) for one in ("d0", "b0", "d1", "det-lite0")] == ["digits", "digits", "random", "random"]
+    assert [local_weights(one) for one in ("d0", "b0", "d1", "det-lite0")] == ["digits", "digits", "random", "random"]
     monkeypatch.setattr(builds, "lite0_package_file", lambda: None)
-    assert weights_at_hand("lite0") == "random"
+    assert local_weights("lite0") == "random"
     monkeypatch.setattr(builds, "lite0_package_file", lambda: Path("lite0.pth"))
-    assert weights_at_hand("lite0") == "imagenet"
+    assert local_weights("lite0") == "imagenet"
 
 
 def test_a_line_of_the_table():
@@ -45,12 +45,12 @@ def test_a_line_of_the_table():
 
 def test_a_network_is_prepared_built_and_measured(monkeypatch, tmp_path, capsys):
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed (extra: rtx)")
-    pictures = tmp_path / "drawn" / "images"
-    pictures.mkdir(parents=True)
-    shutil.copy(Path(builds.__file__).resolve().parents[2] / "docs" / "detection.jpg", pictures)
+    images = tmp_path / "drawn" / "images"
+    images.mkdir(parents=True)
+    shutil.copy(Path(builds.__file__).resolve().parents[2] / "docs" / "detection.jpg", images)
     simplified = graphs.network(tmp_path / "simplified.onnx")
-    monkeypatch.setattr(builds, "digits_folder", lambda *arguments, **options: pictures.parent)
-    monkeypatch.setattr(builds, "build_chain", lambda *arguments, **options: simplified)
+    monkeypatch.setattr(builds, "digits_folder", lambda *arguments, **options: images.parent)
+    monkeypatch.setattr(builds, "run_chain", lambda *arguments, **options: simplified)
     words = ["builds", "b0", "--out", str(tmp_path / "build"), "--json", str(tmp_path / "rows.json"), "-q"]
     monkeypatch.setattr(sys, "argv", words)
     builds.main()
@@ -58,7 +58,7 @@ def test_a_network_is_prepared_built_and_measured(monkeypatch, tmp_path, capsys)
     assert capsys.readouterr().out.strip() == markdown(rows)
     assert [row.convolutions for row in rows] == [{"f32": 4}, {"f16": 4}, {"int8": 4}]
     assert all(row.megabytes > 0.1 and row.cpu_seconds > 0 and row.gpus == "portable" for row in rows)
-    assert len(read_header(tmp_path / "int8.onnx").quantized) == 4
+    assert len(read_header(tmp_path / "int8.onnx").quantized_convolutions) == 4
     built = (tmp_path / "int8-rtx" / "engine.plan").stat().st_mtime_ns
     builds.main()  # is up to date
     assert (tmp_path / "int8-rtx" / "engine.plan").stat().st_mtime_ns == built

@@ -8,12 +8,12 @@ from PIL import Image
 
 from effedge.deploy.common.cli import UserError
 from effedge.engines.targets import TARGETS
-from effedge.pipeline.models.zoo import EFFICIENTDETS, EFFICIENTNETS
+from effedge.pipeline.models.tables import EFFICIENTDETS, EFFICIENTNETS
 from effedge.pipeline.reports.choose import command as choose
 from effedge.pipeline.reports.choose import measure
 from effedge.pipeline.reports.choose.figures import PUBLISHED, SERIES, TASKS, published, read_figures, series_of
 from effedge.pipeline.reports.choose.measure import Cost
-from effedge.pipeline.reports.choose.pareto import Candidate, climb, front, pick
+from effedge.pipeline.reports.choose.pareto import Candidate, measure_series, pareto_front, pick
 from effedge.pipeline.reports.choose.plot import ticks
 
 # Google's own latencies of the lite models on a Pixel 4 in ms, beside their mAP (google/automl's README).
@@ -52,7 +52,7 @@ def test_of_equally_accurate_models_the_faster_is_taken_and_of_equals_the_first(
 def test_a_dominated_model_is_neither_taken_nor_on_the_front():
     """det-lite3 beside D0 and D1: slower than D1 and less accurate."""
     mixed = [Candidate("d0", 34.3, 14), Candidate("det-lite3", 38.77, 40), Candidate("d1", 40.2, 33)]
-    assert [one.model for one in front(mixed)] == ["d0", "d1"]
+    assert [one.model for one in pareto_front(mixed)] == ["d0", "d1"]
     assert pick(mixed, 45).model == "d1"
 
 
@@ -62,7 +62,7 @@ def test_the_front_is_what_no_other_beats_and_the_pick_is_on_it(seed):
 
     draw = random.Random(seed)
     some = [Candidate(str(index), draw.randint(1, 6), draw.randint(1, 6)) for index in range(8)]
-    best = front(some)
+    best = pareto_front(some)
     for one in some:
         better = [
             o for o in some if o.accuracy >= one.accuracy and o.milliseconds <= one.milliseconds and o[1:] != one[1:]
@@ -80,18 +80,19 @@ def test_a_series_ends_with_the_first_model_far_beyond_the_limit():
         asked.append(model)
         return V100[model]
 
-    found = list(climb([list(V100)], 25, milliseconds))
+    found = list(measure_series([list(V100)], 25, milliseconds))
     assert asked == ["d0", "d1", "d2", "d3", "d4"], "28 ms is beyond 25, but not beyond 37.5"
     assert found[-1] == ("d4", 42.8, ["d5", "d6", "d7", "d7x"]) and all(larger == [] for _, _, larger in found[:-1])
-    assert len(list(climb([list(V100)], 1000, V100.get))) == 9
-    both = [model for model, _, _ in climb([["d3", "d4"], ["d0", "d1"]], 10, V100.get)]
+    assert len(list(measure_series([list(V100)], 1000, V100.get))) == 9
+    both = [model for model, _, _ in measure_series([["d3", "d4"], ["d0", "d1"]], 10, V100.get)]
     assert both == ["d3", "d0", "d1"], "each series by itself"
 
 
 def test_what_climbing_leaves_out_could_not_have_been_taken():
     for limit in range(1, 200):
         measured = [
-            Candidate(model, PUBLISHED[model].accuracy, ms) for model, ms, _ in climb([list(V100)], limit, V100.get)
+            Candidate(model, PUBLISHED[model].accuracy, ms)
+            for model, ms, _ in measure_series([list(V100)], limit, V100.get)
         ]
         everything = [Candidate(model, PUBLISHED[model].accuracy, ms) for model, ms in V100.items()]
         assert pick(measured, limit) == pick(everything, limit)
@@ -146,7 +147,7 @@ def test_a_broken_file_of_figures_is_one_line(tmp_path, name, content, said):
 
 
 def cost_of(latencies):
-    return lambda model, precision, target, out, quiet: Cost(model, latencies[model], 2 * latencies[model], 1.0, 200)
+    return lambda model, precision, target, out: Cost(model, latencies[model], 2 * latencies[model], 1.0, 200)
 
 
 def run(monkeypatch, *words):
@@ -181,7 +182,7 @@ def test_figures_of_ones_own_decide(monkeypatch, capsys, tmp_path):
     run(monkeypatch, "--latency", 15, "--figures", tmp_path / "mine.csv", "--precision", "int8")
     printed = capsys.readouterr().out
     assert "take d0: accuracy 61.5 in 10.2 ms, the most accurate of 2 within 15 ms" in printed
-    assert "make engine MODEL=d0 WEIGHTS=YOURS.safetensors PRECISION=int8 CALIBRATION=PICTURES/" in printed
+    assert "make engine MODEL=d0 WEIGHTS=YOURS.safetensors PRECISION=int8 CALIBRATION=IMAGES/" in printed
 
 
 def test_where_none_fits_it_says_so(monkeypatch, capsys):
@@ -222,7 +223,7 @@ def test_an_engine_is_built_and_timed_in_processes_of_their_own(monkeypatch, tmp
     ballast = bytearray(1 << 30)
     ballast[:: 1 << 12] = b"x" * len(range(0, 1 << 30, 1 << 12))
     del ballast
-    found = measure.measure("b0", "fp32", TARGETS["cpu"], tmp_path, True)
+    found = measure.measure("b0", "fp32", TARGETS["cpu"], tmp_path)
     assert found.model == "b0" and found.engine <= found.milliseconds <= found.p90
     assert 80 < found.memory_mib < 600
     assert (tmp_path / "b0-random" / "fp32-cpu" / "manifest.json").is_file()

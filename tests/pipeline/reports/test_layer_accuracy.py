@@ -13,7 +13,7 @@ from effedge.calibration.graph.unquantize import int8_layers, unquantize
 from effedge.calibration.quantize import calibrate
 from effedge.calibration.ranges.samples import Input, image_samples
 from effedge.calibration.settings import Settings
-from effedge.pipeline.reports.layer_accuracy import labelled, luck, main, measure
+from effedge.pipeline.reports.layer_accuracy import describe_chance, main, measure, read_labelled_images
 
 pytest.importorskip("openvino")
 from tests.calibration import networks
@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
         (root / "data" / str(best)).mkdir(parents=True, exist_ok=True)
         path.rename(root / "data" / str(best) / path.name)
     settings = Settings("minmax", float_share=0.0)
-    calibrate(root / "simplified.onnx", root / "data", root / "int8.onnx", settings=settings, quiet=True)
+    calibrate(root / "simplified.onnx", root / "data", root / "int8.onnx", settings=settings)
     spoil(root / "int8.onnx")
     return root
 
@@ -57,7 +57,7 @@ def spoil(path):
 
 
 def outputs(model, paths):
-    """ONNX Runtime's logits for the pictures, [N,C]."""
+    """ONNX Runtime's logits for the images, [N,C]."""
     running = onnx_file.session_of(model)
     samples = image_samples(list(paths), networks.SPEC, Input("image", np.dtype(np.uint8), (1, 32, 32, 3)))
     return np.concatenate([running.run(None, feeds)[0] for _, feeds in samples])
@@ -65,12 +65,12 @@ def outputs(model, paths):
 
 @pytest.fixture(scope="module")
 def result(folder):
-    return measure(folder / "int8.onnx", folder / "simplified.onnx", str(folder / "data"), quiet=True)
+    return measure(folder / "int8.onnx", folder / "simplified.onnx", str(folder / "data"))
 
 
 def test_float_is_right_by_construction_and_the_bad_group_costs_what_it_costs_by_hand(folder, result):
     """By hand: all other layers out of INT8, and in place of what the integers stood for the float ONNX's weights, as
-    this group's tensor is behind a swish, where no channels are evened out; evaluated on ONNX Runtime."""
+    this group's tensor is behind a swish, where no channels are equalized; evaluated on ONNX Runtime."""
     assert (result["pictures"], result["figure"], result["float"]) == (COUNT, "top-1", 100.0)
     int8 = onnx_file.load(folder / "int8.onnx")
     names = [node.name for node in int8_layers(int8)]
@@ -81,7 +81,7 @@ def test_float_is_right_by_construction_and_the_bad_group_costs_what_it_costs_by
             for index in (1, 2):
                 value = changed.graph.initializers.get(node.inputs[index].name)
                 value.const_value = plain[node.name].inputs[index].const_value
-    for node in list(changed.graph):  # the gates are for evened-out channels, and the float weights are not
+    for node in list(changed.graph):  # the gates are for equalized channels, and the float weights are not
         if node.outputs[0].name.endswith(".gate"):
             for reader, index in list(node.outputs[0].uses()):
                 reader.replace_input_with(index, node.inputs[0])
@@ -92,9 +92,9 @@ def test_float_is_right_by_construction_and_the_bad_group_costs_what_it_costs_by
     rows = json.loads(int8.metadata_props["effedge_calibration"])["sensitivity"]
     by_layer = {row["layers"][0]: points for row, points in zip(rows, result["groups"], strict=True)}
     assert by_hand < 75
-    assert by_layer[BAD] == pytest.approx(by_hand, abs=100 / COUNT)  # of a picture between two classes, say
+    assert by_layer[BAD] == pytest.approx(by_hand, abs=100 / COUNT)  # of an image between two classes, say
     others = [points for layer, points in by_layer.items() if layer != BAD]
-    assert min(others) > by_hand + 10 and np.mean(others) > 95, "no other group has the bad one's damage"
+    assert min(others) > by_hand + 10 and np.mean(others) > 95, "no other group has the bad one's output error"
     assert result["int8"] < 75
 
 
@@ -113,7 +113,7 @@ def quick(monkeypatch):
     """Accuracies that are made up: 100 of the float model, 90 of INT8, then 99, 98, 99, 98, ... of its groups."""
     calls = []
 
-    def made_up(model, *, data, quiet):
+    def made_up(model, *, data):
         calls.append(model)
         return [100.0, 90.0][len(calls) - 1] if len(calls) < 3 else 99.0 - len(calls) % 2
 
@@ -126,9 +126,9 @@ def test_the_command_prints_the_worst_first_and_writes_all(call, folder, tmp_pat
     status, out, _ = call("--limit", 30, "--worst", 2, "--json", tmp_path / "s.json", "--plot", tmp_path / "s.png")
     assert status == 0
     lines = out.splitlines()
-    assert lines[0] == f"float: 100.00 points of top-1 on 30 pictures of '{folder / 'data'}'"
-    assert re.fullmatch(r"INT8, the whole: \d+\.\d\d, a drop of \d+\.\d\d", lines[1])
-    assert re.fullmatch(r"\d+ groups of layers, each by itself: about 1 min", lines[2])
+    assert lines[0] == f"float: 100.00 points of top-1 on 30 images of '{folder / 'data'}'"
+    assert re.fullmatch(r"INT8: \d+\.\d\d, a drop of \d+\.\d\d", lines[1])
+    assert re.fullmatch(r"\d+ groups of layers, isolated one after the other: about 1 min", lines[2])
     assert lines[3].split() == ["rank", "drop", "gain", "MACs", "layers", "kept", "in"]
     assert lines[4].split()[0] == "1" and lines[4].split()[4] == BAD
     assert lines[6].endswith("none of which costs more (--worst N)")
@@ -158,18 +158,18 @@ def test_groups_in_16_bit_are_not_measured_and_come_last(call, quick, folder, tm
     rows = json.loads((tmp_path / "s.json").read_text())["rows"]
     assert {name for row in rows[-2:] for name in row["layers"]} == {"head", "logits"}
     assert [row["drop"] for row in rows[-2:]] == [None, None] and rows[-3]["drop"] is not None
-    assert len(quick) == len(rows) and f"{len(rows) - 2} groups of layers, each by itself" in out
+    assert len(quick) == len(rows) and f"{len(rows) - 2} groups of layers, isolated one after the other" in out
     assert [line.split()[1] for line in out.splitlines() if " head " in line] == ["-"]
 
 
-def test_few_pictures_are_of_all_classes(folder):
-    found = labelled(folder / "int8.onnx", str(folder / "data"), None, 20, True)
-    assert len(found.records) == 20
-    assert len({int(record.class_ids[0]) for record in found.records}) == len(list((folder / "data").iterdir()))
+def test_few_images_are_of_all_classes(folder):
+    dataset = read_labelled_images(folder / "int8.onnx", str(folder / "data"), None, 20)
+    assert len(dataset.records) == 20
+    assert len({int(record.class_ids[0]) for record in dataset.records}) == len(list((folder / "data").iterdir()))
 
 
 def test_ctrl_c_leaves_nothing(call, monkeypatch, tmp_path):
-    def interrupt(model, *, data, quiet):
+    def interrupt(model, *, data):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("effedge.pipeline.evaluation.accuracy_limit.accuracy", interrupt)
@@ -178,13 +178,13 @@ def test_ctrl_c_leaves_nothing(call, monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_luck():
+def test_the_limits_of_chance():
     top_1, ap = ({"figure": figure, "pictures": 200} for figure in ("top-1", "AP"))
-    by_two = "a drop is luck up to 1.00 points, by which 2 groups are better than float"
-    assert luck([3.0, 0.0, -0.5, -1.0], top_1) == f"{by_two} or below 2.50 (5 of 200 pictures)"
-    assert luck([3.0, 0.0, -0.5, -1.0], ap) == by_two
-    assert luck([3.0], top_1) == "a drop is luck below 2.50 (5 of 200 pictures)"
-    assert luck([3.0], ap) == "no group is better than float"
+    by_two = "a drop is chance up to 1.00 points, by which 2 groups are better than float"
+    assert describe_chance([3.0, 0.0, -0.5, -1.0], top_1) == f"{by_two} or below 2.50 (5 of 200 images)"
+    assert describe_chance([3.0, 0.0, -0.5, -1.0], ap) == by_two
+    assert describe_chance([3.0], top_1) == "a drop is chance below 2.50 (5 of 200 images)"
+    assert describe_chance([3.0], ap) == "no group is better than float"
 
 
 def test_mistakes_are_one_line(call, quick, folder, tmp_path):
@@ -206,7 +206,7 @@ def test_mistakes_are_one_line(call, quick, folder, tmp_path):
         ("accuracy needs a model that says what its outputs mean", (), {"model": "no-spec.onnx"}),
         ("is for detection", (), {"data": tmp_path / "instances.json"}),
         ("does not exist", (), {"data": "gone"}),
-        ("--limit 0 leaves no pictures", ("--limit", 0), {}),
+        ("--limit 0 leaves no images", ("--limit", 0), {}),
         ("--worst 0", ("--worst", 0), {}),
         ("of no kind that can be drawn", ("--plot", "s.xyz"), {}),
         ("give the one that", ("--float", tmp_path / "gone.onnx"), {}),

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from effedge.deploy.common.cli import UserError
-from effedge.engines.build_options import Choices
+from effedge.engines.build_options import BuildOptions
 from effedge.engines.targets import TARGETS
 from effedge.pipeline.shipping import bundle
 from effedge.pipeline.shipping.bundle import bundle_stage
@@ -65,8 +65,14 @@ def test_it_holds_all_that_the_device_needs_and_the_hash_of_each(root):
     assert set(sums) == files - {"SHA256SUMS"}
     assert all(hashlib.sha256((root / name).read_bytes()).hexdigest() == digest for name, digest in sums.items())
     wanted = {"install.sh", "bundle.json", "model/model.onnx", "selftest/picture.png", "selftest/expected.json"}
-    assert wanted | {"deploy/predict.py", "engines/build.py", "engines/install.py"} <= files
-    assert not any("__pycache__" in name or name.startswith(("pipeline", "calibration")) for name in files)
+    assert (
+        wanted
+        | {"effedge/deploy/predict.py", "effedge/engines/build.py", "effedge/engines/install.py", "effedge/__main__.py"}
+        <= files
+    )
+    assert not any(
+        "__pycache__" in name or name.startswith(("effedge/pipeline", "effedge/calibration")) for name in files
+    )
     content = json.loads((root / "bundle.json").read_text())
     assert content["labels"] == graphs.spec()["labels"]
     assert (content["name"], content["precision"], content["target"]) == ("net-int8-cpu-ort", "int8", "cpu-ort")
@@ -74,7 +80,9 @@ def test_it_holds_all_that_the_device_needs_and_the_hash_of_each(root):
 
 def test_what_was_chosen_of_the_build_is_for_the_device(tmp_path):
     made = make(
-        tmp_path / "net", target=TARGETS["jetson-orin"], choices=Choices(workspace_mib=512, optimization_level=1)
+        tmp_path / "net",
+        target=TARGETS["jetson-orin"],
+        build_options=BuildOptions(workspace_mib=512, optimization_level=1),
     )
     content = json.loads((unpack(made, tmp_path / "board") / "bundle.json").read_text())
     assert content["build_options"] == ["--workspace-mib", "512", "--optimization-level", "1"]
@@ -82,9 +90,9 @@ def test_what_was_chosen_of_the_build_is_for_the_device(tmp_path):
 
 def test_nothing_on_the_device_needs_the_hosts_packages(root):
     """tqdm, torch, onnx and so on must not be missed: they are made not to import."""
-    code = "import sys; sys.modules.update(dict.fromkeys(('tqdm', 'torch', 'onnx', 'onnx_ir', 'pipeline')))\n"
-    names = [path.with_suffix("").as_posix().replace("/", ".") for path in Path(root / "engines").glob("*.py")]
-    modules = [f"engines.{name.rpartition('.')[2]}" for name in names if not name.endswith("__init__")]
+    code = "import sys; sys.modules.update(dict.fromkeys(('tqdm', 'torch', 'onnx', 'onnx_ir', 'effedge.pipeline')))\n"
+    names = [path.relative_to(root).with_suffix("").as_posix() for path in Path(root / "effedge/engines").rglob("*.py")]
+    modules = [name.replace("/", ".") for name in names if not name.endswith("__init__")]
     done = subprocess.run(
         [sys.executable, "-c", code + "import " + ", ".join(modules)], cwd=root, capture_output=True, text=True
     )  # fmt: skip
@@ -153,7 +161,7 @@ def refused(done, message):
     assert done.stderr.count("\n") == 1 and message in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("name", ["model/model.onnx", "engines/install.py", "bundle.json"])
+@pytest.mark.parametrize("name", ["model/model.onnx", "effedge/engines/install.py", "bundle.json"])
 @pytest.mark.parametrize("damage", ["changed", "missing"])
 def test_a_damaged_file_is_refused_by_name(root, name, damage):
     if damage == "changed":
@@ -215,10 +223,10 @@ def test_what_a_step_refuses_is_the_one_line(root):
     refused(install(root), "is no whole ONNX model")
 
 
-def test_the_picture_may_be_the_users(tmp_path):
+def test_the_image_may_be_the_users(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "mine.png")
-    root = unpack(make(tmp_path / "net", picture=tmp_path / "mine.png"), tmp_path / "board")
+    root = unpack(make(tmp_path / "net", image=tmp_path / "mine.png"), tmp_path / "board")
     with Image.open(root / "selftest" / "picture.png") as image:
         np.testing.assert_array_equal(np.asarray(image), pixels)
 
@@ -231,7 +239,7 @@ def test_a_model_that_the_target_cannot_take_is_refused(tmp_path):
 
 
 def test_a_model_that_says_nothing_of_itself_is_refused(tmp_path):
-    with pytest.raises(UserError, match="does not say how it wants pictures"):
+    with pytest.raises(UserError, match="does not say how it wants images"):
         bundle_stage(graphs.network(tmp_path / "bare.onnx", metadata={}), precision="fp32", target=CPU)
 
 

@@ -126,7 +126,7 @@ def test_it_copies_installs_brings_back_and_gives_the_figures_last(call, archive
     )
     folder = archive.parent / "net-int8-jetson-orin@board"
     assert lines[-1] == str(folder)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(name.split("/")[-1] for name in push.BROUGHT)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(name.split("/")[-1] for name in push.RESULTS)
     assert json.loads((folder / "latency.json").read_text()) == LATENCY
     assert (folder / "install.log").read_text().splitlines() == lines[1:3]
     assert not list((board / "effedge").glob(".*.part"))

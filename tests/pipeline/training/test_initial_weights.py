@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from effedge.deploy.common.cli import UserError
-from effedge.pipeline.models.zoo import create_model
-from effedge.pipeline.training import train as train_module
+from effedge.pipeline.models.create import create_model
+from effedge.pipeline.training import initial_state
 from effedge.pipeline.training.initial_weights import initial_file, initialize
-from effedge.pipeline.training.train import train
+from effedge.pipeline.training.loop import train
+from effedge.pipeline.training.step import batch_loss, make_normalize
 from effedge.pipeline.weights.save import load_matching, save_weights
 from tests.pipeline.small_training import D0, assert_equal, data_of
 
@@ -22,7 +23,7 @@ def test_a_lite_classifiers_kernels_start_the_efficientnet_of_the_same_shapes(tm
     save_weights(given.state_dict(), tmp_path / "lite0.safetensors", {})
     model = create_model("b0", 3)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    line = initialize(model, "b0", str(tmp_path / "lite0.safetensors"), True)
+    line = initialize(model, "b0", str(tmp_path / "lite0.safetensors"))
     state, theirs = model.state_dict(), given.state_dict()
     common = [key for key in state if key in theirs and theirs[key].shape == state[key].shape]
     assert line.endswith(f": {len(common)} of {len(state)} tensors")
@@ -66,19 +67,19 @@ def test_lukemelas_keys_start_a_detectors_backbone(tmp_path):
 def test_init_may_be_the_weights_of_another_model_by_name(monkeypatch, tmp_path):
     monkeypatch.setattr(
         "effedge.pipeline.training.initial_weights.locate_weights",
-        lambda model, weights, quiet: Path(f"{model}/{weights}"),
+        lambda model, weights: Path(f"{model}/{weights}"),
     )
-    assert initial_file("d0", "lite0:imagenet", True) == Path("lite0/imagenet")
-    assert initial_file("d0", "coco", True) == Path("d0/coco")
+    assert initial_file("d0", "lite0:imagenet") == Path("lite0/imagenet")
+    assert initial_file("d0", "coco") == Path("d0/coco")
     # A detector's own weights first, else its backbone's.
-    assert initial_file("det-lite0", "imagenet", True) == Path("lite0/imagenet")
-    assert initial_file("b0", "imagenet", True) == Path("b0/imagenet")
+    assert initial_file("det-lite0", "imagenet") == Path("lite0/imagenet")
+    assert initial_file("b0", "imagenet") == Path("b0/imagenet")
     (tmp_path / "b0:mine.pth").touch()
-    assert initial_file("d0", str(tmp_path / "b0:mine.pth"), True) == Path(f"d0/{tmp_path}/b0:mine.pth")
+    assert initial_file("d0", str(tmp_path / "b0:mine.pth")) == Path(f"d0/{tmp_path}/b0:mine.pth")
     with pytest.raises(UserError, match="did you mean 'lite"):
-        initial_file("d0", "lite9:imagenet", True)
-    monkeypatch.setattr("effedge.pipeline.training.initial_weights.locate_weights", lambda model, weights, quiet: None)
-    assert initial_file("d0", "random", True) is None
+        initial_file("d0", "lite9:imagenet")
+    monkeypatch.setattr("effedge.pipeline.training.initial_weights.locate_weights", lambda model, weights: None)
+    assert initial_file("d0", "random") is None
 
 
 def test_frozen_statistics_stay_and_are_what_the_loss_sees(tmp_path, coco):
@@ -92,12 +93,12 @@ def test_frozen_statistics_stay_and_are_what_the_loss_sees(tmp_path, coco):
     load_matching(start, init)  # as rounded to 16 bit
     before = {name: value.clone() for name, value in start.state_dict().items()}
     options = dataclasses.replace(D0, init=str(init), freeze_norm=True, drop_connect=0.0, steps=2)
-    data = data_of(options, coco, tmp_path / "pictures")
-    batch, normalize = data.collate([data.draw(0), data.draw(1)]), train_module.make_normalize("d0")
-    training = train_module.start_state(options, 3, tmp_path / "none", {}, True).model
-    losses = [train_module.batch_loss(model, normalize(batch.images), batch, 3) for model in (training, start.eval())]
+    data = data_of(options, coco, tmp_path / "photographs")
+    batch, normalize = data.collate([data.draw(0), data.draw(1)]), make_normalize("d0")
+    training = initial_state.start_state(options, 3, tmp_path / "none", {}).model
+    losses = [batch_loss(model, normalize(batch.images), batch, 3) for model in (training, start.eval())]
     assert losses[0]["class"].item() == pytest.approx(losses[1]["class"].item(), rel=1e-5)
 
-    after, _ = train(options, data, tmp_path / "d0.safetensors", None, None, True)
+    after, _ = train(options, data, tmp_path / "d0.safetensors")
     assert_equal(*({name: state[name] for name in state if "running_" in name} for state in (before, after)))
     assert not torch.equal(before["backbone.bn1.weight"], after["backbone.bn1.weight"])

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from effedge.pipeline.models.anchors import make_anchors
-from effedge.pipeline.training.losses import box_loss, detection_loss, flatten_levels, focal_loss
+from effedge.pipeline.models.heads import flatten_levels
+from effedge.pipeline.training.losses import DetectionTargets, box_loss, detection_loss, focal_loss
 
 
 def focal(p, target, alpha=0.25, gamma=1.5):
@@ -70,10 +71,10 @@ def test_flattened_heads_are_in_the_anchors_order():
 
 
 def test_the_detection_loss_is_the_two_formulas_over_the_positives():
-    # Two pictures, one level of 1 x 1: nine anchors each, three classes. Two positives.
+    # Two images, one level of 1 x 1: nine anchors each, three classes. Two positives.
     random = np.random.default_rng(0)
     logits, codes = random.normal(size=(2, 9, 3)), random.normal(size=(2, 9, 4))
-    picture, anchor, class_ids = [0, 1], [4, 8], [2, 0]
+    image_indices, anchor_indices, class_ids = [0, 1], [4, 8], [2, 0]
     wanted = random.normal(size=(2, 4))
     targets = np.zeros((2, 9, 3))
     targets[0, 4, 2] = targets[1, 8, 0] = 1
@@ -84,17 +85,17 @@ def test_the_detection_loss_is_the_two_formulas_over_the_positives():
     found = detection_loss(
         [torch.from_numpy(logits.reshape(2, 27, 1, 1))],
         [torch.from_numpy(codes.reshape(2, 36, 1, 1))],
-        *(torch.tensor(index) for index in (picture, anchor, class_ids)),
-        torch.from_numpy(wanted),
+        DetectionTargets(*map(torch.tensor, (image_indices, anchor_indices, class_ids)), torch.from_numpy(wanted)),
         3,
     )
     assert [part.item() for part in found] == pytest.approx([class_loss, box], rel=1e-6)
 
 
-def test_pictures_without_objects_teach_the_background():
+def test_images_without_objects_teach_the_background():
     logits = torch.zeros(2, 27, 1, 1, requires_grad=True)
     none = torch.zeros(0, dtype=torch.int64)
-    class_loss, boxes = detection_loss([logits], [torch.zeros(2, 36, 1, 1)], none, none, none, torch.zeros(0, 4), 3)
+    targets = DetectionTargets(none, none, none, torch.zeros(0, 4))
+    class_loss, boxes = detection_loss([logits], [torch.zeros(2, 36, 1, 1)], targets, 3)
     class_loss.backward()
     assert boxes.item() == 0 and class_loss.item() == pytest.approx(54 * focal(0.5, 0), rel=1e-6)
     assert (logits.grad > 0).all()

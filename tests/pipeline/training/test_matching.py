@@ -3,35 +3,11 @@
 import numpy as np
 import pytest
 
+from effedge.deploy.image.iou import iou_matrix
 from effedge.pipeline.models.anchors import decode, make_anchors
-from effedge.pipeline.training.matching import iou_matrix, match
+from effedge.pipeline.training.matching import match
 
 ANCHORS = np.float32([[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10]])
-
-
-def test_iou_worked_by_hand():
-    a = np.float32([[0, 0, 10, 10]])
-    b = np.float32([[0, 0, 10, 10], [5, 0, 15, 10], [0, 0, 10, 5], [10, 0, 20, 10], [2, 2, 4, 4]])
-    np.testing.assert_allclose(iou_matrix(a, b)[0], [1, 50 / 150, 0.5, 0, 0.04])
-
-
-def test_iou_is_that_of_counted_pixels():
-    random = np.random.default_rng(0)
-    corners = random.integers(0, 24, (12, 2, 2))
-    boxes = np.concatenate([corners.min(1), corners.max(1) + 1], axis=1)
-
-    def mask(box):
-        canvas = np.zeros((32, 32), bool)
-        canvas[box[1] : box[3], box[0] : box[2]] = True
-        return canvas
-
-    masks = [mask(box) for box in boxes]
-    counted = [[(p & q).sum() / (p | q).sum() for q in masks] for p in masks]
-    np.testing.assert_allclose(iou_matrix(boxes.astype(np.float32), boxes.astype(np.float32)), counted, rtol=1e-6)
-
-
-def test_iou_of_boxes_without_extent_is_zero():
-    assert iou_matrix(np.zeros((1, 4), np.float32), np.zeros((1, 4), np.float32)).tolist() == [[0.0]]
 
 
 def test_an_anchor_is_positive_from_an_iou_of_one_half_on():
@@ -62,7 +38,7 @@ def test_a_best_anchor_is_kept_from_an_object_that_overlaps_it_more():
     assert owners[1] == 2 and owners[0] == 1
 
 
-def test_a_picture_without_objects_has_no_positive_anchor():
+def test_an_image_without_objects_has_no_positive_anchor():
     found = match(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), ANCHORS)
     assert [len(part) for part in found] == [0, 0, 0] and found.codes.shape == (0, 4)
 

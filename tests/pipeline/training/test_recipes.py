@@ -5,17 +5,18 @@ import pytest
 import torch
 
 from effedge.deploy.common.cli import UserError
+from effedge.pipeline.models.create import create_model
 from effedge.pipeline.models.dropout import drop_out, part_of_batch
-from effedge.pipeline.models.zoo import EFFICIENTNETS, create_model
+from effedge.pipeline.models.tables import EFFICIENTNETS
 from effedge.pipeline.training.optimizer import learning_rate, make_optimizer
-from effedge.pipeline.training.options import make_parser, read_options, take_recipe
+from effedge.pipeline.training.options import apply_recipe, make_parser, read_options
 from effedge.pipeline.training.recipes import RECIPES
 
 
-def options_of(*words, pictures=None):
+def options_of(*words, epoch_length=None):
     given = make_parser("").parse_args([*map(str, words), "--out", "x.safetensors"])
-    take_recipe(given)
-    return read_options(given, pictures), given
+    apply_recipe(given)
+    return read_options(given, epoch_length), given
 
 
 def test_the_default_is_what_it_was():
@@ -25,7 +26,7 @@ def test_the_default_is_what_it_was():
 
 
 def test_efficientdets_recipe_is_section_5_1():
-    options, given = options_of("d0", "--recipe", "efficientdet", "--data", "coco", "--val", "v", pictures=118287)
+    options, given = options_of("d0", "--recipe", "efficientdet", "--data", "coco", "--val", "v", epoch_length=118287)
     assert (options.batch, options.rate, options.decay, options.ema) == (128, 0.16, 4e-5, 0.9998)
     epoch = 118287 / 128
     assert options.steps == round(300 * epoch) and options.warmup == round(epoch) == given.validate_every
@@ -34,7 +35,7 @@ def test_efficientdets_recipe_is_section_5_1():
 
 
 def test_efficientnets_recipe_is_section_5_2_and_its_code():
-    options, _ = options_of("b0", "--recipe", "efficientnet", "--data", "imagenet", pictures=1281167)
+    options, _ = options_of("b0", "--recipe", "efficientnet", "--data", "imagenet", epoch_length=1281167)
     assert (options.batch, options.rate, options.decay, options.ema) == (4096, 0.256, 1e-5, 0.9999)
     assert options.randaugment == (2, 9) and options.drop_connect == 0.2
     epoch = 1281167 / 4096
@@ -45,16 +46,16 @@ def test_efficientnets_recipe_is_section_5_2_and_its_code():
 
 def test_the_rate_grows_with_the_batch_where_the_recipe_says_so_and_not_where_it_is_given():
     data = ("--data", "x", "--recipe", "efficientdet")
-    assert options_of("d0", *data, "--batch", 16, pictures=1000)[0].rate == pytest.approx(0.02)
-    assert options_of("d0", *data, "--batch", 16, "--rate", 0.1, pictures=1000)[0].rate == 0.1
+    assert options_of("d0", *data, "--batch", 16, epoch_length=1000)[0].rate == pytest.approx(0.02)
+    assert options_of("d0", *data, "--batch", 16, "--rate", 0.1, epoch_length=1000)[0].rate == 0.1
     assert options_of("d0", "--batch", 16)[0].rate == 1e-3
 
 
 def test_epochs_are_steps_of_the_data():
-    options, given = options_of("d0", "--data", "x", "--epochs", 2.5, "--batch", 4, "--val", "v", pictures=100)
+    options, given = options_of("d0", "--data", "x", "--epochs", 2.5, "--batch", 4, "--val", "v", epoch_length=100)
     assert options.steps == 62 and given.validate_every == 25 and options.warmup == 100
     words = ("d0", "--data", "x", "--recipe", "efficientdet", "--steps", 70, "--warmup", 7, "--decay", 0, "--ema", 0.5)
-    options, _ = options_of(*words, pictures=100)
+    options, _ = options_of(*words, epoch_length=100)
     assert (options.steps, options.warmup, options.decay, options.ema) == (70, 7, 0, 0.5)
     with pytest.raises(UserError, match="has no epochs"):
         options_of("d0", "--epochs", 2)

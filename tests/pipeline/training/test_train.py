@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from effedge.deploy.common.cli import UserError
-from effedge.pipeline.models.zoo import create_model
-from effedge.pipeline.training import train as train_module
+from effedge.pipeline.models.create import create_model
+from effedge.pipeline.training import loop
 from effedge.pipeline.training.log.state import resume_path
+from effedge.pipeline.training.loop import Schedule, train
 from effedge.pipeline.training.optimizer import learning_rate, make_optimizer
-from effedge.pipeline.training.train import train
 from effedge.pipeline.training.validation import make_validation
 from effedge.pipeline.weights.load import load_weights
 from effedge.pipeline.weights.published import preprocessing
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_the_seed_decides_the_weights(tmp_path, folders):
     short = dataclasses.replace(B0, steps=2)
     other = dataclasses.replace(short, seed=1)
-    runs = [train(options, data_of(options, folders), tmp_path / f"{k}.safetensors", None, None, True)[0]
+    runs = [train(options, data_of(options, folders), tmp_path / f"{k}.safetensors")[0]
             for k, options in enumerate((short, other))]  # fmt: skip
     assert not torch.equal(runs[0]["conv_stem.weight"], runs[1]["conv_stem.weight"])
 
@@ -35,12 +35,12 @@ def test_the_seed_decides_the_weights(tmp_path, folders):
 @pytest.mark.parametrize("options", [B0, dataclasses.replace(D0, steps=2)])
 def test_validating_on_the_way_changes_nothing(tmp_path, folders, capsys, options):
     path = folders if options is B0 else write_coco(tmp_path, 5)
-    images = tmp_path / "pictures"
+    images = tmp_path / "photographs"
     data = data_of(options, path, images)
     look = preprocessing(options.model, "")
-    validation = make_validation(options.model, str(path), images, data.labels, options.size, look, True)
-    plain, nothing = train(options, data, tmp_path / "plain.safetensors", None, None, True)
-    validated, figure = train(options, data, tmp_path / "validated.safetensors", validation, 1, True)
+    validation = make_validation(options.model, str(path), images, data.labels, options.size, look)
+    plain, nothing = train(options, data, tmp_path / "plain.safetensors")
+    validated, figure = train(options, data, tmp_path / "validated.safetensors", Schedule(validation, 1))
     assert_equal(plain, validated)
     assert nothing is None and 0 <= figure <= 1
     lines = [line for line in capsys.readouterr().out.splitlines() if "validation" in line]
@@ -67,7 +67,7 @@ def test_a_worker_leaves_the_garbage_of_the_training_alone(tmp_path, folders, mo
         gc.collect()
         return data.draw(index)
 
-    original = train_module.start_state
+    original = loop.start_state
 
     def start(*arguments):
         state = original(*arguments)
@@ -75,10 +75,10 @@ def test_a_worker_leaves_the_garbage_of_the_training_alone(tmp_path, folders, mo
         Knot(noted)
         return state
 
-    monkeypatch.setattr(train_module, "start_state", start)
+    monkeypatch.setattr(loop, "start_state", start)
     try:
         options = dataclasses.replace(B0, steps=2)
-        train(options, data._replace(draw=draw), tmp_path / "b0.safetensors", None, None, True)
+        train(options, data._replace(draw=draw), tmp_path / "b0.safetensors")
     finally:
         gc.enable()
     assert [path.name for path in noted.iterdir()] == [str(os.getpid())]
@@ -110,10 +110,10 @@ def test_a_classifier_of_drawn_digits_says_that_the_crop_is_the_whole_input(monk
 
 
 def test_a_table_of_numbers_gets_numbers_for_labels(tmp_path, folders):
-    table = tmp_path / "pictures.tsv"
+    table = tmp_path / "images.tsv"
     table.write_text("".join(f"classes/{name}/0.png\t{k}\n" for k, name in enumerate(COLOURS)))
     data = data_of(B0, table)
-    assert data.labels == ["0", "1", "2"] and data.pictures == 3
+    assert data.labels == ["0", "1", "2"] and data.epoch_length == 3
 
 
 def test_a_quiet_run_prints_only_what_it_wrote(monkeypatch, capsys, tmp_path, folders):
@@ -125,10 +125,10 @@ def test_a_quiet_run_prints_only_what_it_wrote(monkeypatch, capsys, tmp_path, fo
 
 def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch, capsys, tmp_path, folders):
     monkeypatch.setattr("effedge.pipeline.training.log.progress.LINE_SECONDS", -1.0)
-    train(dataclasses.replace(B0, steps=2), data_of(B0, folders), tmp_path / "b0.safetensors", None, None, False)
+    train(dataclasses.replace(B0, steps=2), data_of(B0, folders), tmp_path / "b0.safetensors")
     lines = capsys.readouterr().out.splitlines()
     assert (
-        lines[0].startswith("step 1/2: class ") and "pictures a second" in lines[0] and lines[1].endswith(" 00:00 left")
+        lines[0].startswith("step 1/2: class ") and "images a second" in lines[0] and lines[1].endswith(" 00:00 left")
     )
 
 
@@ -158,15 +158,15 @@ def test_only_kernels_and_matrices_decay():
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, folders):
     options = dataclasses.replace(B0, rate=1e30, warmup=0)
     with pytest.raises(UserError, match="at step 1: lower --rate"):
-        train(options, data_of(options, folders), tmp_path / "b0.safetensors", None, None, True)
+        train(options, data_of(options, folders), tmp_path / "b0.safetensors")
 
 
-def test_a_picture_that_turns_out_damaged_is_named_in_one_line(tmp_path, folders):
+def test_an_image_that_turns_out_damaged_is_named_in_one_line(tmp_path, folders):
     data = data_of(B0, folders)
     for path in folders.rglob("*.png"):
         path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match=r"cannot read the picture '.*png'") as error:
-        train(B0, data, tmp_path / "b0.safetensors", None, None, True)
+    with pytest.raises(UserError, match=r"cannot read the image '.*png'") as error:
+        train(B0, data, tmp_path / "b0.safetensors")
     assert "Traceback" not in str(error.value)
 
 
@@ -187,11 +187,11 @@ def test_an_init_that_fits_nowhere_is_refused(monkeypatch, tmp_path, folders):
         (["b0", "--recipe", "finetuen"], "did you mean 'finetune'"),
         (["b0", "--steps", 2, "--epochs", 2], "give one of them"),
         (["b0", "--batch", 8, "--accumulate", 3], "--batch 8 cannot be split into 3 equal parts"),
-        (["b0", "--batch", 8, "--accumulate", 8], "leaves a picture at a time"),
+        (["b0", "--batch", 8, "--accumulate", 8], "leaves an image at a time"),
         (["b0", "--precision", "fp61"], "did you mean 'fp"),
         (["b0", "--ema", 1], "--ema 1.0"),
         (["b0", "--randaugment", 2, 31], "--randaugment 2 31.0"),
-        (["b0", "--data", "{folders}", "--patience", 5], "--patience needs pictures"),
+        (["b0", "--data", "{folders}", "--patience", 5], "--patience needs images"),
         (["b0", "--device", "cuda"], "finds no GPU here"),
         (["b0", "--size", 50], "size 50 does not suit b0"),
         (["b0", "--batch", 1], "--batch 1: expected 2 or more"),
@@ -203,7 +203,7 @@ def test_an_init_that_fits_nowhere_is_refused(monkeypatch, tmp_path, folders):
         (["b0", "--data", "{coco}"], "is for detection, b0 is for classification"),
         (["d0", "--data", "{folders}"], "is for classification, d0 is for detection"),
         (["b0", "--data", "{folders}", "--val", "{digits}"], "have no class in common"),
-        (["b0", "--data", "{folders}", "--validate-every", 5], "--validate-every needs pictures"),
+        (["b0", "--data", "{folders}", "--validate-every", 5], "--validate-every needs images"),
         (["b0", "--data", "{folders}", "--val", "{folders}", "--validate-every", 0], "--validate-every 0"),
         (["b0", "--data", "{one}"], "has one class"),
         (["b0", "--out", "{folders}/red/0.png/b0.safetensors"], "cannot write"),
@@ -218,43 +218,43 @@ def test_bad_input_is_one_line(monkeypatch, tmp_path, folders, coco, words, expe
     Image.new("RGB", (40, 40)).save(tmp_path / "one" / "only" / "a.png")
     places = {"coco": coco, "folders": folders, "digits": tmp_path / "digits", "one": tmp_path / "one"}
     words = [str(word).format(**places) for word in words]
-    images = ["--images", tmp_path / "pictures"] if str(coco) in words else []
+    images = ["--images", tmp_path / "photographs"] if str(coco) in words else []
     out = [] if "--out" in words else ["--out", tmp_path / "out.safetensors"]
     size = [] if "--size" in words or words[0] == "b9" else ["--size", 128]
     assert expected in error_of(monkeypatch, *words, *images, *size, *out)
     assert not list(tmp_path.glob("out*"))
 
 
-def test_a_box_outside_of_its_picture_is_named_before_the_training(tmp_path):
+def test_a_box_outside_of_its_image_is_named_before_the_training(tmp_path):
     path = write_coco(tmp_path, 3, box=[200, 10, 50, 50])
     with pytest.raises(UserError, match=r"the box \[200.0, 10.0, 250.0, 60.0\] .*0.png' of 160 x 120 pixels"):
-        data_of(D0, path, tmp_path / "pictures")
+        data_of(D0, path, tmp_path / "photographs")
     # One that reaches over the edge by some pixels is common, and clipped.
-    data_of(D0, write_coco(tmp_path, 3, box=[150, 10, 50, 50]), tmp_path / "pictures")
+    data_of(D0, write_coco(tmp_path, 3, box=[150, 10, 50, 50]), tmp_path / "photographs")
 
 
 def test_the_exif_orientation_decides_what_is_outside(tmp_path):
     path = write_coco(tmp_path, 1, box=[10, 130, 20, 20])  # inside 120 x 160, outside 160 x 120
-    picture = tmp_path / "pictures" / "0.png"
+    file = tmp_path / "photographs" / "0.png"
     with pytest.raises(UserError, match="outside"):
-        data_of(D0, path, tmp_path / "pictures")
+        data_of(D0, path, tmp_path / "photographs")
     exif = Image.Exif()
     exif[0x0112] = 6
-    with Image.open(picture) as image:
-        image.save(picture, exif=exif)
-    data_of(D0, path, tmp_path / "pictures")
+    with Image.open(file) as image:
+        image.save(file, exif=exif)
+    data_of(D0, path, tmp_path / "photographs")
 
 
-def test_data_without_objects_or_with_a_file_that_is_no_picture_is_refused(tmp_path):
+def test_data_without_objects_or_with_a_file_that_is_no_image_is_refused(tmp_path):
     path = write_coco(tmp_path, 2)
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"annotations": []}))
-    with pytest.raises(UserError, match="2 pictures without any object"):
-        data_of(D0, path, tmp_path / "pictures")
+    with pytest.raises(UserError, match="2 images without any object"):
+        data_of(D0, path, tmp_path / "photographs")
     path.write_text(json.dumps(content))
-    (tmp_path / "pictures" / "1.png").write_text("text")
-    with pytest.raises(UserError, match="1.png' is no picture"):
-        data_of(D0, path, tmp_path / "pictures")
+    (tmp_path / "photographs" / "1.png").write_text("text")
+    with pytest.raises(UserError, match="1.png' is no image"):
+        data_of(D0, path, tmp_path / "photographs")
 
 
 # That it learns. BatchNorm's statistics move by 1% a step, so even what is easy takes some hundred steps.
@@ -264,15 +264,15 @@ def test_data_without_objects_or_with_a_file_that_is_no_picture_is_refused(tmp_p
 def test_a_classifier_learns_colours(tmp_path, folders):
     options = dataclasses.replace(B0, model="lite0", steps=300, batch=6, rate=3e-3)
     data, look = data_of(options, folders), preprocessing("lite0", "")
-    validation = make_validation("lite0", str(folders), None, data.labels, options.size, look, True)
-    assert train(options, data, tmp_path / "lite0.safetensors", validation, None, True)[1] == 1.0
+    validation = make_validation("lite0", str(folders), None, data.labels, options.size, look)
+    assert train(options, data, tmp_path / "lite0.safetensors", Schedule(validation))[1] == 1.0
 
 
 @pytest.mark.slow
 def test_a_detector_learns_coloured_squares(tmp_path):
-    path, images = write_coco(tmp_path, 12), tmp_path / "pictures"
+    path, images = write_coco(tmp_path, 12), tmp_path / "photographs"
     options = dataclasses.replace(D0, model="det-lite0", steps=400, batch=8, rate=5e-3, warmup=20, drop_connect=0.0)
     data, look = data_of(options, path, images), preprocessing("det-lite0", "")
-    validation = make_validation("det-lite0", str(path), images, data.labels, 128, look, True)
-    figure = train(options, data, tmp_path / "det.safetensors", validation, None, True)[1]
+    validation = make_validation("det-lite0", str(path), images, data.labels, 128, look)
+    figure = train(options, data, tmp_path / "det.safetensors", Schedule(validation))[1]
     assert figure is not None and figure > 0.5

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from effedge.deploy.common.cli import UserError
-from effedge.pipeline.models.zoo import create_model
-from effedge.pipeline.training import train as train_module
+from effedge.pipeline.models.create import create_model
+from effedge.pipeline.training import loop
 from effedge.pipeline.training.ema import Ema
 from effedge.pipeline.training.interrupts import Interrupts
 from effedge.pipeline.training.log.journal import read_journal
 from effedge.pipeline.training.log.state import resume_path
-from effedge.pipeline.training.train import train
+from effedge.pipeline.training.loop import Schedule, train
 from effedge.pipeline.training.validation import make_validation
 from effedge.pipeline.weights.published import preprocessing
 from effedge.pipeline.weights.save import save_weights
@@ -54,22 +54,22 @@ def stop_in_step(monkeypatch, step, how):
 def test_a_run_that_was_stopped_ends_with_the_very_weights_of_one_that_was_not(
     monkeypatch, tmp_path, folders, options, how
 ):
-    data = data_of(options, folders if options is B0 else write_coco(tmp_path, 5), tmp_path / "pictures")
-    whole, _ = train(options, data, tmp_path / "whole.safetensors", None, None, True)
+    data = data_of(options, folders if options is B0 else write_coco(tmp_path, 5), tmp_path / "photographs")
+    whole, _ = train(options, data, tmp_path / "whole.safetensors")
 
     out = tmp_path / "parts.safetensors"
     with monkeypatch.context() as patched:
         stop_in_step(patched, 2, how)
         if how is Killed:
-            patched.setattr(train_module, "CHECKPOINT_SECONDS", -1.0)  # after every step
+            patched.setattr(loop, "CHECKPOINT_SECONDS", -1.0)  # after every step
         with pytest.raises(Killed if how is Killed else UserError) as stopped:
-            train(options, data, out, None, None, True)
+            train(options, data, out)
     done = 2 if how is Killed else 3  # a polite signal lets the step end
     assert torch.load(resume_path(out))["step"] == done
     if how is not Killed:
         assert "the same command goes on" in str(stopped.value) and "after step 3 of" in str(stopped.value)
     torch.rand(7)  # another process has another generator state
-    parts, _ = train(options, data, out, None, None, True)
+    parts, _ = train(options, data, out)
     assert_equal(parts, whole)
 
 
@@ -83,12 +83,12 @@ def test_a_run_that_was_killed_again_and_again_writes_what_one_that_was_not_writ
     """kill -9 in the middle of random steps; in parts of a batch, with validations, the best weights and a journal."""
     options = dataclasses.replace(B0, steps=8, batch=4, accumulate=2)
     data = data_of(options, folders)
-    validation = make_validation("b0", str(folders), None, data.labels, 32, preprocessing("b0", ""), True)
-    monkeypatch.setattr(train_module, "CHECKPOINT_SECONDS", 0.2)
+    validation = make_validation("b0", str(folders), None, data.labels, 32, preprocessing("b0", ""))
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.2)
     outs = [tmp_path / name / "b0.safetensors" for name in ("whole", "parts")]
     for out in outs:
         out.parent.mkdir()
-    whole, figure = train(options, data, outs[0], validation, 3, True)
+    whole, figure = train(options, data, outs[0], Schedule(validation, 3))
     update = Ema.update
 
     def process(killed_at):
@@ -98,7 +98,7 @@ def test_a_run_that_was_killed_again_and_again_writes_what_one_that_was_not_writ
             update(self, model, now)
 
         monkeypatch.setattr(Ema, "update", killing)
-        train(options, data, outs[1], validation, 3, True)
+        train(options, data, outs[1], Schedule(validation, 3))
 
     steps = sorted(np.random.default_rng().choice(8, 3, replace=False).tolist())
     for killed_at in steps:
@@ -106,7 +106,7 @@ def test_a_run_that_was_killed_again_and_again_writes_what_one_that_was_not_writ
         one.start()
         one.join()
         assert one.exitcode == -signal.SIGKILL, steps
-    parts, same_figure = train(options, data, outs[1], validation, 3, True)
+    parts, same_figure = train(options, data, outs[1], Schedule(validation, 3))
     assert_equal(parts, whole)
     assert figure == same_figure and entries_of(outs[0]) == entries_of(outs[1]), steps
     assert len(entries_of(outs[0])) == 8 + 3
@@ -143,7 +143,7 @@ def test_stopping_the_whole_process_group_is_one_line_and_the_same_command_goes_
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     assert process.stdout is not None
     lines = iter(process.stdout.readline, "")
-    assert "training b0 at 32: 3 classes, 40 steps of 2, 13.3 epochs of 6 pictures\n" in lines
+    assert "training b0 at 32: 3 classes, 40 steps of 2, 13.3 epochs of 6 images\n" in lines
     while not Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text():
         time.sleep(0.01)  # until the training has its worker
     time.sleep(0.3)  # and the worker, a fork, its own handlers: a SIGTERM before that is a known race
@@ -167,9 +167,9 @@ def test_going_on_does_not_need_the_initial_weights_again(monkeypatch, tmp_path,
     with monkeypatch.context() as patched:
         stop_in_step(patched, 1, signal.SIGINT)
         with pytest.raises(UserError, match="interrupted after step 2"):
-            train(options, data_of(options, folders), out, None, None, True)
+            train(options, data_of(options, folders), out)
     init.unlink()
-    train(options, data_of(options, folders), out, None, None, True)
+    train(options, data_of(options, folders), out)
 
 
 def test_a_resume_file_of_other_options_or_annotations_is_named(monkeypatch, tmp_path, folders):
@@ -177,12 +177,12 @@ def test_a_resume_file_of_other_options_or_annotations_is_named(monkeypatch, tmp
     with monkeypatch.context() as patched:
         stop_in_step(patched, 0, signal.SIGINT)
         with pytest.raises(UserError):
-            train(B0, data_of(B0, folders), out, None, None, True)
+            train(B0, data_of(B0, folders), out)
     with pytest.raises(UserError, match=r"other options \(rate 0.001 instead of 0.002\)"):
-        train(dataclasses.replace(B0, rate=2e-3), data_of(B0, folders), out, None, None, True)
+        train(dataclasses.replace(B0, rate=2e-3), data_of(B0, folders), out)
     (folders / "red" / "1.png").rename(folders / "blue" / "2.png")
     with pytest.raises(UserError, match="other options .annotations"):
-        train(B0, data_of(B0, folders), out, None, None, True)
+        train(B0, data_of(B0, folders), out)
 
 
 @pytest.mark.parametrize("cut", [0, 100, 0.5, 0.999])

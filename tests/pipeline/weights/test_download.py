@@ -1,4 +1,4 @@
-"""Downloads, from an HTTP server of our own: what is kept is whole and has the right hash."""
+"""Downloads from a local HTTP server: a file that is kept is complete and has the right hash."""
 
 import hashlib
 import http.server

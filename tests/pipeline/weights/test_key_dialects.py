@@ -2,7 +2,8 @@
 
 The expected figures were made by running those projects' own code (Yet-Another-EfficientDet-Pytorch at 15403b5,
 EfficientNet-PyTorch at 7e8b0d3) on weights that follow from each of their keys by `fill`; the digests are of their own
-state dicts' keys and shapes. The names below were written from their sources, in the other direction: ours to theirs.
+state dicts' keys and shapes. The names below were written from their sources, in the other direction, from effedge's to
+theirs.
 """
 
 import re
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from effedge.pipeline.models.zoo import create_model
+from effedge.pipeline.models.create import create_model
 from effedge.pipeline.weights.load import fit
 
 # crc32 of the sorted lines "key (shape)" of their models' state dicts.
@@ -49,7 +50,7 @@ def meta_state(name):
 
 
 def lukemelas_names(keys, conv=""):
-    """Their names of our classifier's keys; `conv` comes between a convolution and its weight."""
+    """Returns their names of effedge's classifier keys; `conv` comes between a convolution and its weight."""
     blocks = []
     for key in keys:
         match = re.match(r"blocks\.(\d+\.\d+)\.", key)
@@ -82,13 +83,13 @@ def lukemelas_names(keys, conv=""):
 
 
 def zylo117_names(keys, levels):
-    """Their names of our detector's keys."""
+    """Returns their names of effedge's detector keys."""
     coarsest = 2 + levels
     down = list(range(coarsest - 1, 2, -1))  # levels of the nodes top-down, then bottom-up
     nodes = [f"{level}_up" for level in down] + [f"{level}_down" for level in range(4, coarsest + 1)]
     weights = [f"p{level}_w1" for level in down] + [f"p{level}_w2" for level in range(4, coarsest + 1)]
     backbone = lukemelas_names([key[len("backbone.") :] for key in keys if key.startswith("backbone.")], ".conv")
-    theirs = {f"backbone.{ours}": f"backbone_net.model.{name}" for ours, name in backbone.items()}
+    theirs = {f"backbone.{own}": f"backbone_net.model.{name}" for own, name in backbone.items()}
     separable = {"conv_dw": "depthwise_conv.conv", "conv_pw": "pointwise_conv.conv", "bn": "bn"}
     for key in keys:
         head = {"box_net": "regressor", "class_net": "classifier"}.get(key.split(".")[0])
@@ -112,35 +113,35 @@ def zylo117_names(keys, levels):
     return theirs
 
 
-def foreign_state(name):
-    """Their state dict of a model, by meta tensors."""
-    ours = meta_state(name)
+def other_state(name):
+    """Makes their state dict of a model, of meta tensors."""
+    own = meta_state(name)
     if name.startswith("d"):
-        names = zylo117_names(list(ours), levels=6 if name == "d7x" else 5)
-        state = {names[key]: value for key, value in ours.items()}
+        names = zylo117_names(list(own), levels=6 if name == "d7x" else 5)
+        state = {names[key]: value for key, value in own.items()}
         if name in ("d6", "d7", "d7x"):  # fusion weights that their forward does not read
             cells = {key.split(".")[1] for key in state if key.startswith("bifpn.")}
             lengths = {"p6_w1": 2, "p5_w1": 2, "p4_w1": 2, "p3_w1": 2, "p4_w2": 3, "p5_w2": 3, "p6_w2": 3, "p7_w2": 2}
             for cell in cells:
                 state |= {f"bifpn.{cell}.{key}": torch.empty(n, device="meta") for key, n in lengths.items()}
         return state
-    names = lukemelas_names(list(ours))
-    return {names[key]: value for key, value in ours.items()}
+    names = lukemelas_names(list(own))
+    return {names[key]: value for key, value in own.items()}
 
 
 @pytest.mark.parametrize("name", DIGESTS)
 def test_the_names_here_are_those_of_their_models_and_all_are_understood(name):
-    state = foreign_state(name)
+    state = other_state(name)
     lines = sorted(f"{key} {tuple(value.shape)}" for key, value in state.items())
     assert zlib.crc32("\n".join(lines).encode()) == DIGESTS[name]
-    classes, ours = fit(name, state, Path("theirs.pth"), None)
+    classes, own = fit(name, state, Path("theirs.pth"), None)
     assert classes == (90 if name.startswith("d") else 1000)
-    assert ours.keys() == meta_state(name).keys()
+    assert own.keys() == meta_state(name).keys()
 
 
 def run(name, size):
     torch.set_num_threads(1)
-    _, state = fit(name, fill(foreign_state(name)), Path("theirs.pth"), None)
+    _, state = fit(name, fill(other_state(name)), Path("theirs.pth"), None)
     model = create_model(name).eval()
     model.load_state_dict(state)
     image = torch.from_numpy(np.random.RandomState(7).randn(1, 3, size, size)).float()

@@ -1,4 +1,4 @@
-"""WEIGHTS: every word and every kind of file, and what is said of those that cannot be used."""
+"""WEIGHTS: every word and every kind of file, and the errors for those that cannot be used."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from effedge.deploy.common.cli import UserError
-from effedge.pipeline.models.zoo import create_model
+from effedge.pipeline.models.create import create_model
 from effedge.pipeline.weights import locate
 from effedge.pipeline.weights.load import load_weights, random_state
 from effedge.pipeline.weights.locate import lite0_package_file, locate_weights
@@ -176,7 +176,7 @@ def test_weights_that_a_model_does_not_have_name_those_it_has(tmp_path, monkeypa
 
 def test_published_weights_are_downloaded_from_their_row(monkeypatch):
     asked = []
-    monkeypatch.setattr(locate, "download", lambda url, prefix, quiet: asked.append((url, prefix)) or Path("x"))
+    monkeypatch.setattr(locate, "download", lambda url, prefix: asked.append((url, prefix)) or Path("x"))
     locate_weights("d3", "coco-ap")
     assert asked[0][0].endswith("v0.1/tf_efficientdet_d3_ap-e4a2feab.pth") and asked[0][1] == "e4a2feab"
 
@@ -240,6 +240,6 @@ def test_lite0_is_right_on_real_photographs():
         pixels = torch.stack([torch.tensor(prepare(open_image(record.path)).pixels) for record in records])
         with torch.inference_mode():
             logits = model(((pixels / 255 - mean) / std).permute(0, 3, 1, 2))
-        wanted = torch.tensor([int(record.class_ids[0]) for record in records])
-        right += int((logits.argmax(1) == wanted).sum())
+        class_ids = torch.tensor([int(record.class_ids[0]) for record in records])
+        right += int((logits.argmax(1) == class_ids).sum())
     assert right / len(data.records) == pytest.approx(0.882, abs=0.004)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from effedge.pipeline.models.zoo import EFFICIENTNETS, MODELS, is_detector
+from effedge.pipeline.models.tables import EFFICIENTNETS, MODELS, is_detector
 from effedge.pipeline.weights.published import CROP_PADDING, HALF, PUBLISHED, preprocessing, published_kinds
 
 
@@ -33,7 +33,7 @@ def test_detectors_have_coco_and_classifiers_imagenet():
     assert published_kinds("d6") == ["coco"]
 
 
-# timm 1.0.31's crop_pct; its sizes for lite3 and lite4 are 300 and 380 where ours are the authors' 280 and 300.
+# timm 1.0.31's crop_pct; its sizes for lite3 and lite4 are 300 and 380 where effedge's are the authors' 280 and 300.
 @pytest.mark.parametrize(
     ("model", "crop"),
     [
@@ -42,10 +42,10 @@ def test_detectors_have_coco_and_classifiers_imagenet():
     ],
 )  # fmt: skip
 def test_the_crop_is_timms_and_gives_the_authors_size(model, crop):
-    ours = preprocessing(model, "imagenet").crop
-    assert ours is not None and abs(ours - crop) <= 0.0011
+    actual = preprocessing(model, "imagenet").crop
+    assert actual is not None and abs(actual - crop) <= 0.0011
     size = EFFICIENTNETS[model].size
-    assert math.floor(size / ours) == size + CROP_PADDING
+    assert math.floor(size / actual) == size + CROP_PADDING
 
 
 def test_advprop_and_lite_scale_pixels_to_minus_one_to_one():

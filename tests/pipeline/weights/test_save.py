@@ -1,11 +1,11 @@
-"""Our own checkpoints: 16 bit, metadata, and taking over a backbone."""
+"""Saved checkpoints: 16 bit, metadata, and a classifier's weights in a detector's backbone."""
 
 import pytest
 import torch
 from safetensors import safe_open
 
 from effedge.deploy.common.cli import UserError
-from effedge.pipeline.models.zoo import create_model
+from effedge.pipeline.models.create import create_model
 from effedge.pipeline.weights.save import load_matching, save_weights
 from tests.pipeline.synthetic_weights import fill
 

@@ -1,4 +1,4 @@
-"""The CUDA kernels: their arithmetic, compiled for the host, against Pillow and NumPy; and nvcc, where there is one."""
+"""The CUDA kernels' arithmetic, compiled for the host, against Pillow and NumPy; and nvcc, where it is installed."""
 
 import ctypes
 import os
@@ -20,11 +20,13 @@ def pointer(array):
 def by_kernel(host_kernels, image, size, resized):
     (height, width), (new_height, new_width) = image.shape[:2], resized
     (across, taps_across), (down, taps_down) = resample_table(width, new_width), resample_table(height, new_height)
-    narrowed, out = np.empty((height, new_width, 3), np.uint8), np.empty((*size, 3), np.uint8)
-    host_kernels.narrow(pointer(image), pointer(narrowed), pointer(across), height, width, new_width, taps_across)
+    horizontal, out = np.empty((height, new_width, 3), np.uint8), np.empty((*size, 3), np.uint8)
+    host_kernels.resize_horizontal(
+        pointer(image), pointer(horizontal), pointer(across), height, width, new_width, taps_across
+    )
     fill = ctypes.c_uint32(FILL[0] + 256 * FILL[1] + 65536 * FILL[2])
     host_kernels.letterbox(
-        pointer(narrowed), pointer(out), pointer(down), new_height, new_width, taps_down, *size, fill
+        pointer(horizontal), pointer(out), pointer(down), new_height, new_width, taps_down, *size, fill
     )
     return out
 
@@ -32,7 +34,7 @@ def by_kernel(host_kernels, image, size, resized):
 @pytest.mark.parametrize("seed", range(8))
 def test_the_letterbox_kernels_give_pillows_pixels_to_the_last_bit(host_kernels, seed):
     for image, size, expected in letterbox_cases(seed, 250):
-        np.testing.assert_array_equal(by_kernel(host_kernels, image, size, expected.resized), expected.pixels)
+        np.testing.assert_array_equal(by_kernel(host_kernels, image, size, expected.resized_size), expected.pixels)
 
 
 def test_resample_weights_worked_by_hand():
@@ -55,8 +57,8 @@ def test_the_nms_kernel_keeps_what_numpy_keeps(host_kernels, threads, rounds):
         threshold, iou = float(random.choice([0, 0.05, 0.3])), float(random.choice([0.3, 0.5, 0.7]))
         most = int(random.choice([1, 10, 100, 1000]))
         kept = np.full(most, 77, np.int32)
-        given = [pointer(array) for array in (boxes, scores, classes, size, kept)]
-        host_kernels.nms_by(threads, 1, *given, count, most, ctypes.c_float(threshold), ctypes.c_float(iou))
+        arguments = [pointer(array) for array in (boxes, scores, classes, size, kept)]
+        host_kernels.nms_by_threads(threads, 1, *arguments, count, most, ctypes.c_float(threshold), ctypes.c_float(iou))
         expected = reference(boxes, scores, classes, size, threshold, iou, most)
         assert kept[kept >= 0].tolist() == expected.tolist()
         assert (kept[len(expected) :] == -1).all()
@@ -67,8 +69,8 @@ def test_the_nms_kernel_keeps_what_numpy_keeps(host_kernels, threads, rounds):
 def test_a_box_at_exactly_the_iou_stays(host_kernels):
     boxes = np.float32([[0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 5.01]])
     kept, scores, classes = np.empty(3, np.int32), np.float32([0.9, 0.8, 0.85]), np.zeros(3, np.int32)
-    given = [pointer(array) for array in (boxes, scores, classes, np.int32([64, 64]), kept)]
-    host_kernels.nms_by(1, 1, *given, 3, 3, ctypes.c_float(0), ctypes.c_float(0.5))
+    arguments = [pointer(array) for array in (boxes, scores, classes, np.int32([64, 64]), kept)]
+    host_kernels.nms_by_threads(1, 1, *arguments, 3, 3, ctypes.c_float(0), ctypes.c_float(0.5))
     assert kept.tolist() == [0, 1, -1]
 
 
@@ -119,7 +121,7 @@ def test_an_architecture_that_nvcc_does_not_know_is_a_reason(nvcc, tmp_path):
 def test_nvcc_is_found_where_jetpack_has_it(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_HOME", raising=False)
-    monkeypatch.setattr(kernels, "USUAL_PLACE", str(tmp_path / "usual"))
+    monkeypatch.setattr(kernels, "DEFAULT_FOLDER", str(tmp_path / "usual"))
     with pytest.raises(UserError, match="nvcc is not on PATH, in CUDA_HOME, or in .*usual"):
         kernels.find_nvcc()
     for place in ("usual", "home/bin"):

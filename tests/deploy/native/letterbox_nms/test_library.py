@@ -1,4 +1,4 @@
-"""The compiled letterbox and NMS against Pillow and NumPy, and what happens where they cannot be compiled."""
+"""The compiled letterbox and NMS against Pillow and NumPy, and machines on which they cannot be compiled."""
 
 import multiprocessing
 import os
@@ -23,45 +23,45 @@ LETTERBOX = {"size": [64, 48], "resize": "letterbox", "interpolation": "bilinear
 
 
 @pytest.fixture(scope="module")
-def steps(tmp_path_factory):
-    """Compiled for these tests, whatever the user's cache has."""
+def compiled(tmp_path_factory):
+    """The library, compiled for these tests whatever the user's cache has."""
     try:
-        compiled_library.compiler()
+        compiled_library.find_compiler()
     except UserError as reason:
         pytest.skip(str(reason))
-    path = tmp_path_factory.mktemp("native") / "steps.so"
-    compiled_library.compile_to(library.SOURCE, path)
-    return library.Native(path)
+    path = tmp_path_factory.mktemp("native") / "letterbox_nms.so"
+    compiled_library.compile_library(library.SOURCE, path)
+    return library.LetterboxNms(path)
 
 
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
-    """An empty cache of the user's; nothing has been loaded yet."""
+    """The user's cache, empty; nothing has been loaded yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    library.native.cache_clear()
+    library.load_letterbox_nms.cache_clear()
     yield tmp_path / "cache" / "effedge"
-    library.native.cache_clear()
+    library.load_letterbox_nms.cache_clear()
 
 
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_letterbox_gives_pillows_pixels_to_the_last_bit(steps, monkeypatch, large, seed):
+def test_the_letterbox_gives_pillows_pixels_to_the_last_bit(compiled, monkeypatch, large, seed):
     monkeypatch.setattr(preprocess, "LARGE", 0 if large else 1 << 60)  # by two threads, or by one
     for image, size, expected in letterbox_cases(seed, 150):
-        found = compiled_letterbox(steps, image, size, FILL)
-        np.testing.assert_array_equal(found.pixels, expected.pixels)
-        assert found[1:] == expected[1:]
+        prepared = compiled_letterbox(compiled, image, size, FILL)
+        np.testing.assert_array_equal(prepared.pixels, expected.pixels)
+        assert prepared[1:] == expected[1:]
 
 
-def test_a_picture_that_is_a_view_of_another(steps):
+def test_a_picture_that_is_a_view_of_another(compiled):
     image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
     for view in (image[10:70, 20:80], image[::-1], image.transpose(1, 0, 2), image[..., ::-1]):
         expected = letterbox(view, (64, 64), FILL, Image.Resampling.BILINEAR)
-        np.testing.assert_array_equal(compiled_letterbox(steps, view, (64, 64), FILL).pixels, expected.pixels)
+        np.testing.assert_array_equal(compiled_letterbox(compiled, view, (64, 64), FILL).pixels, expected.pixels)
 
 
-def test_nothing_is_read_behind_a_picture(steps):
-    """A picture that ends where the memory does, on a page behind which none may be read."""
+def test_nothing_is_read_behind_a_picture(compiled):
+    """The image ends where the memory does, before a page that may not be read."""
     import ctypes
     import mmap
 
@@ -73,10 +73,10 @@ def test_nothing_is_read_behind_a_picture(steps):
     for height, width in ((7, 31), (1, 1), (30, 40), (1, 400)):
         count = 3 * height * width
         image = np.frombuffer(memory, np.uint8, count, page - count).reshape(height, width, 3)
-        assert compiled_letterbox(steps, image, (32, 32), FILL).pixels.shape == (32, 32, 3)
+        assert compiled_letterbox(compiled, image, (32, 32), FILL).pixels.shape == (32, 32, 3)
 
 
-def test_boxes_are_those_that_numpy_chooses(steps):
+def test_boxes_are_those_that_numpy_chooses(compiled):
     random, kept_at_all = np.random.default_rng(0), 0
     for _ in range(1500):
         count = int(random.choice([0, 1, 2, 60, 300, 1000]))
@@ -87,44 +87,44 @@ def test_boxes_are_those_that_numpy_chooses(steps):
         expected = reference(boxes, scores, classes, size, threshold, iou, most)
         (width, height), options = size, {"threshold": threshold, "iou": iou, "max_detections": most}
         for kind in (np.int32, np.int64):  # of the classes, as backends give them
-            found = steps.choose_boxes(boxes, scores, classes.astype(kind), (height, width), **options)
-            assert found.tolist() == expected.tolist()
+            kept = compiled.choose_boxes(boxes, scores, classes.astype(kind), (height, width), **options)
+            assert kept.tolist() == expected.tolist()
         kept_at_all += len(expected)
     assert kept_at_all > 15_000
 
 
-def test_it_is_compiled_once_and_kept(steps, cache, monkeypatch):
-    assert library.native() is not None
+def test_it_is_compiled_once_and_kept(compiled, cache, monkeypatch):
+    assert library.load_letterbox_nms() is not None
     [kept] = cache.iterdir()
-    library.native.cache_clear()
-    monkeypatch.setattr(compiled_library, "compiler", lambda: pytest.fail("compiled again"))
-    assert library.native() is not None
+    library.load_letterbox_nms.cache_clear()
+    monkeypatch.setattr(compiled_library, "find_compiler", lambda: pytest.fail("compiled again"))
+    assert library.load_letterbox_nms() is not None
     assert [kept] == list(cache.iterdir())
 
 
-def test_a_damaged_one_is_compiled_again(steps, cache):
+def test_a_damaged_one_is_compiled_again(compiled, cache):
     path = library_path(library.SOURCE)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"\x7fELF and no more")
-    assert library.native() is not None
+    assert library.load_letterbox_nms() is not None
     assert path.stat().st_size > 10_000
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no owners of files on this system")
-def test_one_that_others_may_write_is_not_loaded(steps, cache):
-    assert library.native() is not None
+def test_one_that_others_may_write_is_not_loaded(compiled, cache):
+    assert library.load_letterbox_nms() is not None
     library_path(library.SOURCE).chmod(0o777)
-    library.native.cache_clear()
-    assert library.native() is None
+    library.load_letterbox_nms.cache_clear()
+    assert library.load_letterbox_nms() is None
 
 
 def test_the_users_cache_is_where_xdg_or_the_home_is(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    for given in (None, "", "relative/folder"):
-        if given is None:
+    for folder in (None, "", "relative/folder"):
+        if folder is None:
             monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
         else:
-            monkeypatch.setenv("XDG_CACHE_HOME", given)
+            monkeypatch.setenv("XDG_CACHE_HOME", folder)
         assert user_cache() == tmp_path / ".cache" / "effedge"
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user without a home
     with pytest.raises(UserError, match="no home folder: set XDG_CACHE_HOME"):
@@ -155,7 +155,7 @@ def missing_compiler(monkeypatch, cache, tmp_path):
 
 
 def wrong_numbers(monkeypatch, cache, tmp_path):
-    """Rounds as none of the libraries does."""
+    """The compiled letterbox rounds in another way than Pillow."""
     for folder in ("letterbox_nms", "cuda"):
         shutil.copytree(str(library.SOURCE.folder.parent / folder), str(tmp_path / folder))
     header = tmp_path / "cuda" / "letterbox.h"
@@ -164,59 +164,59 @@ def wrong_numbers(monkeypatch, cache, tmp_path):
 
 
 @pytest.mark.parametrize("spoil", [without_compiler, unwritable, wrong_compiler, missing_compiler, wrong_numbers])
-def test_where_it_cannot_be_compiled_pillow_and_numpy_do_it(steps, build, cache, monkeypatch, tmp_path, spoil):
+def test_where_it_cannot_be_compiled_pillow_and_numpy_do_it(compiled, build, cache, monkeypatch, tmp_path, spoil):
     engine = build(batch=(1, 1, 1))
     spoil(monkeypatch, cache, tmp_path)
-    assert library.native() is None
+    assert library.load_letterbox_nms() is None
     assert preparation(LETTERBOX).func is letterbox
-    picture = np.zeros((80, 60, 3), np.uint8)
-    picture[20:40, 10:30, 0] = 255
-    [found] = Detector(engine)([picture])
-    assert found.names == ["red"]
+    image = np.zeros((80, 60, 3), np.uint8)
+    image[20:40, 10:30, 0] = 255
+    [detections] = Detector(engine)([image])
+    assert detections.names == ["red"]
     if cache.is_dir():
         assert not list(cache.iterdir())  # nothing half-made
 
 
-def test_a_detector_finds_the_same_either_way(steps, build, monkeypatch):
+def test_a_detector_finds_the_same_either_way(compiled, build, monkeypatch):
     random = np.random.default_rng(0)
-    pictures = [random.integers(0, 256, (int(h), int(w), 3), np.uint8) for h, w in random.integers(5, 200, (30, 2))]
-    engine, found = build(), []
-    for which in (steps, None):
+    images = [random.integers(0, 256, (int(h), int(w), 3), np.uint8) for h, w in random.integers(5, 200, (30, 2))]
+    engine, results = build(), []
+    for which in (compiled, None):
         for module in ("effedge.deploy.runtime.detector", "effedge.deploy.image.preprocess"):
-            monkeypatch.setattr(f"{module}.native", lambda which=which: which)
-        found.append(list(Detector(engine)(pictures)))
-    for one, other in zip(*found):
-        np.testing.assert_array_equal(one.boxes, other.boxes)
-        np.testing.assert_array_equal(one.scores, other.scores)
-        assert one.class_ids.dtype == other.class_ids.dtype and one.names == other.names
-    assert sum(map(len, found[0])) > 60
+            monkeypatch.setattr(f"{module}.load_letterbox_nms", lambda which=which: which)
+        results.append(list(Detector(engine)(images)))
+    for by_compiled, by_numpy in zip(*results):
+        np.testing.assert_array_equal(by_compiled.boxes, by_numpy.boxes)
+        np.testing.assert_array_equal(by_compiled.scores, by_numpy.scores)
+        assert by_compiled.class_ids.dtype == by_numpy.class_ids.dtype and by_compiled.names == by_numpy.names
+    assert sum(map(len, results[0])) > 60
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_forked_process_has_a_thread_of_its_own(steps, monkeypatch):
+def test_a_forked_process_has_a_thread_of_its_own(compiled, monkeypatch):
     monkeypatch.setattr(preprocess, "LARGE", 0)
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
-    expected = compiled_letterbox(steps, image, (512, 512), FILL).pixels
-    process = multiprocessing.get_context("fork").Process(target=compare, args=(steps, image, expected))
+    expected = compiled_letterbox(compiled, image, (512, 512), FILL).pixels
+    process = multiprocessing.get_context("fork").Process(target=compare, args=(compiled, image, expected))
     process.start()
     process.join(20)
     assert process.exitcode == 0
 
 
-def compare(steps, image, expected):
-    np.testing.assert_array_equal(compiled_letterbox(steps, image, (512, 512), FILL).pixels, expected)
+def compare(compiled, image, expected):
+    np.testing.assert_array_equal(compiled_letterbox(compiled, image, (512, 512), FILL).pixels, expected)
 
 
 def test_the_sources_are_clean_for_any_cpu(tmp_path):
-    """Without the instructions of this one too, and without a warning."""
+    """They compile without this CPU's instructions too, and without a warning."""
     try:
-        command = compiled_library.compiler()
+        command = compiled_library.find_compiler()
     except UserError as reason:
         pytest.skip(str(reason))
     flags = ["-O2", "-std=c++14", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
     plain, source = tmp_path / "plain.so", library.SOURCE.folder / library.SOURCE.main
     subprocess.run([*command, *flags, "-o", str(plain), str(source)], check=True)
-    steps = library.Native(plain)
-    library.check(steps)
+    compiled = library.LetterboxNms(plain)
+    library.check_results(compiled)
     for image, size, expected in letterbox_cases(9, 60):
-        np.testing.assert_array_equal(compiled_letterbox(steps, image, size, FILL).pixels, expected.pixels)
+        np.testing.assert_array_equal(compiled_letterbox(compiled, image, size, FILL).pixels, expected.pixels)

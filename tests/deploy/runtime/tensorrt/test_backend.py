@@ -25,21 +25,21 @@ MODULES = (
 SIZE, CANDIDATES = (48, 64), 120
 
 
-def sums(given):
-    return {"sums": np.repeat(given["image"].astype(np.float32).sum((1, 2, 3))[:, None], 2, 1)}
+def sums(feeds):
+    return {"sums": np.repeat(feeds["image"].astype(np.float32).sum((1, 2, 3))[:, None], 2, 1)}
 
 
 def adder(cuda, kind=np.float32, batch=-1):
-    """An engine that adds up each picture's bytes."""
+    """An engine that adds up each image's bytes."""
     tensors = {"image": ("in", (batch, 2, 2, 3), np.uint8), "sums": ("out", (batch, 2), kind)}
     return FakeEngine(cuda, tensors, sums)
 
 
-def made_up_candidates(given):
-    """Boxes, scores and classes that follow from each picture's bytes, as if at random; some reach out of it."""
+def synthetic_candidates(feeds):
+    """Boxes, scores and classes that are a hash of each image's bytes; some boxes reach beyond the image."""
     rows = {"boxes": [], "scores": [], "classes": []}
-    for picture in given["image"]:
-        random = np.random.default_rng(np.frombuffer(picture.tobytes(), np.uint8).astype(np.uint64).cumsum()[::997])
+    for image in feeds["image"]:
+        random = np.random.default_rng(np.frombuffer(image.tobytes(), np.uint8).astype(np.uint64).cumsum()[::997])
         corner = random.uniform(-5, 60, (CANDIDATES, 2))
         boxes = np.concatenate([corner, corner + random.uniform(1, 30, (CANDIDATES, 2))], 1)
         rows["boxes"].append(np.round(boxes).astype(np.float32))
@@ -49,19 +49,19 @@ def made_up_candidates(given):
 
 
 def finder(cuda, batch=-1):
-    """A detector's engine that gives those candidates."""
+    """A detector's engine that returns the synthetic candidates."""
     tensors = {
         "image": ("in", (batch, *SIZE, 3), np.uint8),
         "boxes": ("out", (batch, CANDIDATES, 4), np.float32),
         "scores": ("out", (batch, CANDIDATES), np.float32),
         "classes": ("out", (batch, CANDIDATES), np.int32),
     }
-    return FakeEngine(cuda, tensors, made_up_candidates)
+    return FakeEngine(cuda, tensors, synthetic_candidates)
 
 
 @pytest.fixture
 def pretend(monkeypatch, tmp_path):
-    """pretend(cuda, engine, ...) puts the stand-ins in place of TensorRT and CUDA; returns load(throughput=False)."""
+    """pretend(cuda, engine, ...) replaces TensorRT and CUDA by stand-ins; returns load(throughput=False)."""
     used = []
 
     def make(cuda, engine, version="10.3.0", name="tensorrt", **attributes):
@@ -81,14 +81,14 @@ def pretend(monkeypatch, tmp_path):
 
     yield make
     for cuda in used:
-        assert cuda.pushed == []  # every context that was made current is so no more
+        assert cuda.pushed == []  # no context is current any more
     for module in MODULES:
         sys.modules.pop(module, None)
 
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """As if nvcc had compiled them."""
+    """The kernels, as if nvcc had compiled them."""
     import effedge.deploy.native.cuda.kernels
 
     monkeypatch.setattr(
@@ -99,34 +99,34 @@ def kernels(monkeypatch):
 
 
 def write_detector(folder, name="tensorrt", batch=(1, 2, 4)):
-    picture = {"size": list(SIZE), "batch": list(batch), "interpolation": "bilinear", "resize": "letterbox"}
-    spec = {"model": "tiny", "task": "detection", "labels": ["a", "b"], "input": {**picture, "fill": [9, 8, 250]}}
+    image = {"size": list(SIZE), "batch": list(batch), "interpolation": "bilinear", "resize": "letterbox"}
+    spec = {"model": "tiny", "task": "detection", "labels": ["a", "b"], "input": {**image, "fill": [9, 8, 250]}}
     manifest = {"format": 1, "spec": spec, "backend": {"name": name}, "engine": "engine.plan"}
     (folder / "engine.plan").write_bytes(b"plan")
     digest = hashlib.sha256(b"plan").hexdigest()
     (folder / "manifest.json").write_text(json.dumps({**manifest, "files": {"engine.plan": digest}}))
 
 
-def pictures(seed, count, shapes=None):
+def random_images(seed, count, shapes=None):
     random = np.random.default_rng(seed)
     shapes = shapes or [tuple(random.integers(1, 90, 2).tolist()) for _ in range(count)]
     return [random.integers(0, 256, (*shapes[index % len(shapes)], 3), np.uint8) for index in range(count)]
 
 
-def on_the_cpu(folder, given, **options):
+def on_the_cpu(folder, images, **options):
     """The same engine with letterbox and NMS by Pillow and NumPy."""
     detector = Detector(folder, **options)
     detector.engine.fused = None
-    detector.engine.take_backend(lambda feeds: made_up_candidates(feeds), 1)
-    return list(detector(given))
+    detector.engine.set_backend(synthetic_candidates, 1)
+    return list(detector(images))
 
 
-def assert_same(found, expected):
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected):
-        np.testing.assert_array_equal(one.boxes, other.boxes)
-        np.testing.assert_array_equal(one.scores, other.scores)
-        assert one.names == other.names
+def assert_same(detections, expected):
+    assert len(detections) == len(expected)
+    for row, expected_row in zip(detections, expected):
+        np.testing.assert_array_equal(row.boxes, expected_row.boxes)
+        np.testing.assert_array_equal(row.scores, expected_row.scores)
+        assert row.names == expected_row.names
     assert sum(map(len, expected)) > 5 * len(expected)
 
 
@@ -176,56 +176,56 @@ def test_detections_are_those_of_pillow_and_numpy_whatever_the_sizes(
     cuda = FakeCuda(host_kernels, integrated)
     pretend(cuda, finder(cuda, batch[0] if batch[0] == batch[2] else -1))
     write_detector(tmp_path, batch=batch)
-    given = pictures(0, 41) + pictures(1, 30, [(40, 70)]) + pictures(2, 12, [(48, 64), (5, 3)])
+    images = random_images(0, 41) + random_images(1, 30, [(40, 70)]) + random_images(2, 12, [(48, 64), (5, 3)])
     options = {"threshold": 0.1, "iou": 0.4, "max_detections": 30}
-    found = list(Detector(tmp_path, **options)(given))
+    detections = list(Detector(tmp_path, **options)(images))
     assert "nms" in cuda.events and "graph" in cuda.events
-    assert_same(found, on_the_cpu(tmp_path, given, **options))
+    assert_same(detections, on_the_cpu(tmp_path, images, **options))
 
 
-def test_arrays_and_pictures_may_take_turns(pretend, kernels, host_kernels, tmp_path):
+def test_arrays_and_images_may_alternate(pretend, kernels, host_kernels, tmp_path):
     cuda = FakeCuda(host_kernels)
     pretend(cuda, finder(cuda))
     write_detector(tmp_path)
-    detector, given = Detector(tmp_path), pictures(3, 2, [(30, 50)])
+    detector, images = Detector(tmp_path), random_images(3, 2, [(30, 50)])
     array = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3), np.uint8)
-    expected, plain = on_the_cpu(tmp_path, given), made_up_candidates({"image": array})
+    expected, plain = on_the_cpu(tmp_path, images), synthetic_candidates({"image": array})
     for _ in range(3):
-        assert_same(list(detector(given)), expected)
+        assert_same(list(detector(images)), expected)
         np.testing.assert_array_equal(detector.engine.backend({"image": array})["boxes"], plain["boxes"])
 
 
-def test_two_lanes_run_at_once_in_throughput_mode(pretend, kernels, host_kernels, tmp_path):
+def test_two_slots_run_at_once_in_throughput_mode(pretend, kernels, host_kernels, tmp_path):
     both = threading.Barrier(2, timeout=20)  # passed only by two runs that are under way together
 
-    def infer(given):
+    def infer(feeds):
         both.wait()
-        return made_up_candidates(given)
+        return synthetic_candidates(feeds)
 
     cuda = FakeCuda(host_kernels)
     engine = finder(cuda)
     pretend(cuda, engine)
     write_detector(tmp_path, batch=(1, 1, 1))
-    given = pictures(4, 60, [(40, 70), (40, 70), (20, 9)])
-    expected = on_the_cpu(tmp_path, given)
+    images = random_images(4, 60, [(40, 70), (40, 70), (20, 9)])
+    expected = on_the_cpu(tmp_path, images)
     engine.infer = infer
     detector = Detector(tmp_path, throughput=True)
     assert detector.engine.parallel == 2
-    assert_same(list(detector(given)), expected)
+    assert_same(list(detector(images)), expected)
 
 
-def test_more_threads_than_lanes_wait_for_their_turn(pretend):
+def test_more_threads_than_slots_wait_for_an_idle_one(pretend):
     cuda = FakeCuda()
     infer = pretend(cuda, adder(cuda))(throughput=True)
     add = functools.partial(np.full, (1, 2, 2, 3), dtype=np.uint8)
-    found = ordered_map(lambda value: infer({"image": add(value)})["sums"][0, 0], range(200), 7)
-    assert list(found) == [12 * value for value in range(200)]
+    sums = ordered_map(lambda value: infer({"image": add(value)})["sums"][0, 0], range(200), 7)
+    assert list(sums) == [12 * value for value in range(200)]
 
 
-@pytest.mark.parametrize(("version", "lanes"), [("8.5.2.2", 1), ("8.6.1", 1), ("10.3.0", 2), ("11.0.0", 2)])
-def test_before_10_a_dynamic_batch_has_one_lane(pretend, version, lanes):
+@pytest.mark.parametrize(("version", "slots"), [("8.5.2.2", 1), ("8.6.1", 1), ("10.3.0", 2), ("11.0.0", 2)])
+def test_before_10_a_dynamic_batch_has_one_slot(pretend, version, slots):
     cuda = FakeCuda()
-    assert pretend(cuda, adder(cuda), version)(throughput=True).parallel == lanes
+    assert pretend(cuda, adder(cuda), version)(throughput=True).parallel == slots
     assert pretend(cuda, adder(cuda, batch=1), version)(throughput=True).parallel == 2
     assert pretend(cuda, adder(cuda, batch=1), version)().parallel == 1
 
@@ -239,11 +239,11 @@ def test_without_nvcc_the_steps_run_on_the_cpu_and_a_line_says_so(pretend, tmp_p
     cuda = FakeCuda()
     pretend(cuda, finder(cuda))
     write_detector(tmp_path)
-    given = pictures(5, 9)
-    found = list(Detector(tmp_path)(given))
+    images = random_images(5, 9)
+    detections = list(Detector(tmp_path)(images))
     assert capsys.readouterr().err == "note: letterbox and NMS run on the CPU: nvcc is nowhere\n"
     assert "nms" not in cuda.events and "engine" in cuda.events
-    assert_same(found, on_the_cpu(tmp_path, given))
+    assert_same(detections, on_the_cpu(tmp_path, images))
 
 
 def test_what_cannot_be_recorded_runs_step_by_step_and_a_line_says_so(pretend, capsys):
@@ -313,11 +313,11 @@ def test_no_memory_is_one_line_wherever_it_runs_out(pretend, kernels, host_kerne
     cuda = FakeCuda(host_kernels, capacity=300_000)
     pretend(cuda, finder(cuda))
     write_detector(tmp_path)
-    detector, small = Detector(tmp_path), pictures(0, 1, [(40, 40)])
+    detector, small = Detector(tmp_path), random_images(0, 1, [(40, 40)])
     expected = list(detector(small))
     list(detector(small))  # recorded
     with pytest.raises(UserError, match="no memory left"):
-        list(detector(pictures(0, 1, [(400, 400)])))
+        list(detector(random_images(0, 1, [(400, 400)])))
     for _ in range(3):  # what fitted before fits after that
         assert_same(list(detector(small)), expected)
 
@@ -327,13 +327,13 @@ def test_a_graph_is_not_used_again_when_only_half_of_the_memory_could_be_had(pre
     pretend(cuda, finder(cuda))
     write_detector(tmp_path)
     detector = Detector(tmp_path)
-    first, second = pictures(0, 2, [(40, 40)])
+    first, second = random_images(0, 2, [(40, 40)])
     expected = on_the_cpu(tmp_path, [second])
     for _ in range(2):
         list(detector([first]))
-    cuda.left = 18_000  # enough for the next picture, not for its narrowed form
+    cuda.left = 18_000  # enough for the next image, not for its narrowed form
     with pytest.raises(UserError, match="no memory left"):
-        list(detector(pictures(0, 1, [(40, 50)])))
+        list(detector(random_images(0, 1, [(40, 50)])))
     assert_same(list(detector([second])), expected)
 
 
@@ -343,8 +343,8 @@ def test_an_engine_that_the_kernels_are_not_made_for_has_its_steps_on_the_cpu(pr
     engine.tensors["classes"] = ("out", (-1, CANDIDATES), np.float32)
     pretend(cuda, engine)
     write_detector(tmp_path)
-    given = pictures(6, 3)
-    assert_same(list(Detector(tmp_path)(given)), on_the_cpu(tmp_path, given))
+    images = random_images(6, 3)
+    assert_same(list(Detector(tmp_path)(images)), on_the_cpu(tmp_path, images))
     assert "nms" not in cuda.events
 
 

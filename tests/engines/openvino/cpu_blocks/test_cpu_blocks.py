@@ -1,4 +1,4 @@
-"""The first blocks in C++: found in a graph made of them, as many as pay, and the engine's numbers with them."""
+"""Tests the first blocks in C++: found in a graph, as many as are fastest, and the engine's outputs with them."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -7,18 +7,19 @@ import numpy as np
 import onnx
 import pytest
 
-import effedge.deploy.native.cpu_blocks.blocks as front_module
+import effedge.deploy.native.cpu_blocks.blocks as blocks_module
 from effedge import Runner
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.native.cpu_blocks.blocks import EXPANSION, FIELDS, NONE, STEM, distance, front_library
+from effedge.deploy.native.cpu_blocks.blocks import load_cpu_blocks_library
+from effedge.deploy.native.cpu_blocks.description import EXPANSION, FIELDS, NONE, STEM, relative_error
 from effedge.deploy.runtime import openvino_backend
 from effedge.engines.build import build_engine
-from effedge.engines.build_options import Choices
+from effedge.engines.build_options import BuildOptions
 from effedge.engines.openvino.cpu_blocks import choose
 from effedge.engines.openvino.cpu_blocks.find import find_blocks
 from effedge.engines.openvino.fold_dequantize import fold_dequantize
 from effedge.engines.targets import TARGETS
-from tests.deploy.cpu_blocks_cases import random_front, reference
+from tests.deploy.cpu_blocks_cases import random_description, reference
 from tests.engines.cpu_blocks_graph import head, network
 
 ov = pytest.importorskip("openvino")
@@ -36,7 +37,7 @@ CAPABILITIES, SIXTEEN_BITS = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABIL
 
 @pytest.fixture(scope="module")
 def library():
-    found = front_library()
+    found = load_cpu_blocks_library()
     if found is None:
         pytest.skip("no C++ compiler")
     return found
@@ -44,22 +45,22 @@ def library():
 
 @pytest.fixture(scope="module")
 def description():
-    return random_front(np.random.default_rng(1), HEIGHT, WIDTH, BLOCKS)
+    return random_description(np.random.default_rng(1), HEIGHT, WIDTH, BLOCKS)
 
 
 def model_of(path):
-    """As the builder has it when it looks for blocks."""
+    """Reads a model and changes it as the builder does before it looks for blocks."""
     model = ov.Core().read_model(path)
     fold_dequantize(ov, model)
     return model
 
 
-def built(path, folder, front, precision="fp16"):
+def built(path, folder, cpu_blocks, precision="fp16"):
     if precision == "fp16" and not SIXTEEN_BITS.intersection(CAPABILITIES):
         pytest.skip("OpenVINO has no 16 bits on this CPU")
     folder.mkdir()
-    choices = Choices(swish="exact", front=front)
-    build_engine(path, folder, precision=precision, target=TARGETS["cpu"], choices=choices, quiet=True)
+    build_options = BuildOptions(swish="exact", cpu_blocks=cpu_blocks)
+    build_engine(path, folder, precision=precision, target=TARGETS["cpu"], build_options=build_options)
     return json.loads((folder / "manifest.json").read_text())
 
 
@@ -71,7 +72,7 @@ def test_the_blocks_are_found_as_they_were_put_in(tmp_path, description, quantiz
     assert rows == description.layout[:, :-1].tolist()
     weights = np.concatenate([found.means, *(block.weights for block in found.blocks)])
     assert weights.shape == description.weights.shape
-    assert distance(weights, description.weights) < (0.01 if quantized else 1e-7)
+    assert relative_error(weights, description.weights) < (0.01 if quantized else 1e-7)
     names = {name.split("/")[0] for block in found.blocks for name in block.products + block.depthwise}
     assert names == {
         f"block{index}_{part}"
@@ -107,16 +108,16 @@ def test_outputs_are_what_the_rest_reads(tmp_path, description):
 
 
 def also_the_stem(graph, value, outputs):
-    """Another way from within a block."""
+    """Adds an output that is computed from the stem, within the first block."""
     weights = np.random.default_rng(0).normal(size=(4, 4, 32, 8))
     name = graph.convolution("block0_stem_swish_out", weights, np.zeros(8), "past", True, strides=[4, 4])
     return [*outputs, (name, {"out_height": HEIGHT // 8, "out_width": WIDTH // 8})]
 
 
-def test_a_model_that_reads_from_within_a_block_has_no_front(tmp_path, library, description):
+def test_a_model_that_reads_from_within_a_block_has_no_cpu_blocks(tmp_path, library, description):
     manifest = built(network(tmp_path / "net.onnx", description, tail=also_the_stem), tmp_path / "engine", "auto")
-    assert "front" not in manifest["backend"]
-    with pytest.raises(UserError, match="--front 5: the rest of the model reads more"):
+    assert "cpu_blocks" not in manifest["backend"]
+    with pytest.raises(UserError, match="--cpu-blocks 5: the rest of the model reads more"):
         built(tmp_path / "net.onnx", tmp_path / "five", "5")
 
 
@@ -178,16 +179,16 @@ def test_other_models_have_none(prepared):
 def test_the_engine_gives_what_the_blocks_give(monkeypatch, tmp_path, library, description, precision, batch):
     path = network(tmp_path / "net.onnx", description, quantized=precision == "int8", batch=batch)
     whole = built(path, tmp_path / "whole", "off", precision)
-    assert "front" not in whole["backend"] and not (tmp_path / "whole" / "front.npz").exists()
+    assert "cpu_blocks" not in whole["backend"] and not (tmp_path / "whole" / "cpu_blocks.npz").exists()
     random = np.random.default_rng(2)
-    pictures = random.integers(0, 256, (batch or 3, *description.picture), np.uint8)
+    images = random.integers(0, 256, (batch or 3, *description.image_shape), np.uint8)
     for count in ENDS:
-        folder = tmp_path / f"front{count}"
+        folder = tmp_path / f"blocks{count}"
         manifest = built(path, folder, str(count), precision)
-        told = manifest["backend"]["front"]
-        assert (told["blocks"], told["ratio"], told["file"]) == (count, None, "front.npz")
-        assert manifest["files"].keys() == {"engine.xml", "engine.bin", "front.npz"}
-        layers = {row["name"]: row for row in manifest["precision"]["layers"] if row.get("tactic") == "front"}
+        told = manifest["backend"]["cpu_blocks"]
+        assert (told["blocks"], told["ratio"], told["file"]) == (count, None, "cpu_blocks.npz")
+        assert manifest["files"].keys() == {"engine.xml", "engine.bin", "cpu_blocks.npz"}
+        layers = {row["name"]: row for row in manifest["precision"]["layers"] if row.get("tactic") == "cpu_blocks"}
         assert {f"block{index}_dw" for index in range(count)} <= layers.keys()
         assert layers["block0_stem"]["precision"] == library.product_precision
         assert layers["block0_dw"]["precision"] == library.vector_precision
@@ -196,21 +197,21 @@ def test_the_engine_gives_what_the_blocks_give(monkeypatch, tmp_path, library, d
         assert manifest["precision"]["not_built"] == []
         for _ in range(2):  # the second time from the folder's cache
             runner, ran = Runner(folder), count_runs(monkeypatch)
-            found = runner({"image": pictures})
-            assert ran == [len(pictures)]
-            for name, expected in maps(description, pictures).items():
-                assert distance(found[name], expected) < (0.1 if precision == "int8" else 0.02)
+            found = runner({"image": images})
+            assert ran == [len(images)]
+            for name, expected in maps(description, images).items():
+                assert relative_error(found[name], expected) < (0.1 if precision == "int8" else 0.02)
 
 
 def count_runs(monkeypatch):
-    """How many pictures each run of a front from now on takes."""
-    ran, call = [], front_module.Front.__call__
+    """Returns a list that gets the number of images of each later run of CPU blocks."""
+    ran, call = [], blocks_module.CpuBlocks.__call__
 
-    def counted(self, pictures):
-        ran.append(len(pictures))
-        return call(self, pictures)
+    def counted(self, images):
+        ran.append(len(images))
+        return call(self, images)
 
-    monkeypatch.setattr(front_module.Front, "__call__", counted)
+    monkeypatch.setattr(blocks_module.CpuBlocks, "__call__", counted)
     return ran
 
 
@@ -219,42 +220,42 @@ def test_several_threads_and_what_they_leave(monkeypatch, tmp_path, library, des
     manifest = built(network(tmp_path / "net.onnx", description), tmp_path / "engine", "5")
     engine = openvino_backend.load(tmp_path / "engine" / manifest["engine"], manifest, throughput)
     random = np.random.default_rng(4)
-    pictures = [random.integers(0, 256, (1, *description.picture), np.uint8) for _ in range(6)]
-    expected = [engine({"image": picture}) for picture in pictures]
-    made, make = [], engine.front.another
-    monkeypatch.setattr(engine.front, "another", lambda: made.append(make()) or made[-1])
+    images = [random.integers(0, 256, (1, *description.image_shape), np.uint8) for _ in range(6)]
+    expected = [engine({"image": image}) for image in images]
+    made, make = [], engine.cpu_blocks.another
+    monkeypatch.setattr(engine.cpu_blocks, "another", lambda: made.append(make()) or made[-1])
     for _ in range(3):  # threads come and go
         with ThreadPoolExecutor(3) as pool:
-            for found, known in zip(pool.map(lambda picture: engine({"image": picture}), pictures), expected):
+            for found, known in zip(pool.map(lambda image: engine({"image": image}), images), expected):
                 for name, array in found.items():
                     np.testing.assert_array_equal(array, known[name])
     assert len(made) <= 2  # and one was there
 
 
-def test_an_engine_lives_on_after_a_front_could_not_be_made(monkeypatch, tmp_path, library, description):
+def test_an_engine_lives_on_after_cpu_blocks_could_not_be_made(monkeypatch, tmp_path, library, description):
     manifest = built(network(tmp_path / "net.onnx", description), tmp_path / "engine", "5")
     engine = openvino_backend.load(tmp_path / "engine" / manifest["engine"], manifest)
-    feeds = {"image": np.zeros((1, *description.picture), np.uint8)}
-    engine.spare.clear()
-    make = engine.front.another
+    feeds = {"image": np.zeros((1, *description.image_shape), np.uint8)}
+    engine.idle.clear()
+    make = engine.cpu_blocks.another
 
     def refuse():
         raise UserError("too little memory")
 
-    monkeypatch.setattr(engine.front, "another", refuse)
+    monkeypatch.setattr(engine.cpu_blocks, "another", refuse)
     for _ in range(2):
         with pytest.raises(UserError, match="too little memory"):
             engine(feeds)
-    monkeypatch.setattr(engine.front, "another", make)
+    monkeypatch.setattr(engine.cpu_blocks, "another", make)
     assert set(engine(feeds)) == {"map0_out", "map1_out"}
     with pytest.raises(ValueError, match="not uint8"):
         engine({"image": np.zeros((1, 8, 8, 3), np.uint8)})
     assert set(engine(feeds)) == {"map0_out", "map1_out"}
 
 
-def maps(description, pictures):
-    """The network's outputs by the textbook."""
-    features = [reference(description, picture) for picture in pictures]
+def maps(description, images):
+    """Computes the network's outputs by the reference implementation."""
+    features = [reference(description, image) for image in images]
     found = {}
     for number, index in enumerate((2, 4)):
         rows = [one[f"block {index}"] for one in features]
@@ -276,8 +277,8 @@ def test_as_many_blocks_as_are_fastest(monkeypatch, tmp_path, capsys, library, d
     asked = []
 
     def ratio(first, second):
-        made, _, pictures = first.args
-        channels = max(array.shape[-1] for array in made(pictures).values())
+        made, _, images = first.args
+        channels = max(array.shape[-1] for array in made(images).values())
         asked.append({16: 1, 24: 3, 40: 5}[channels])
         first(), second()
         return ratios[asked[-1]]
@@ -285,46 +286,63 @@ def test_as_many_blocks_as_are_fastest(monkeypatch, tmp_path, capsys, library, d
     monkeypatch.setattr(choose, "time_ratio", ratio)
     manifest = built(network(tmp_path / "net.onnx", description), tmp_path / "engine", "auto")
     assert asked == raced
-    told = manifest["backend"].get("front")
+    told = manifest["backend"].get("cpu_blocks")
     assert (told and told["blocks"]) == blocks
     said = capsys.readouterr().out
     if blocks is None:
-        assert "in C++" not in said and not (tmp_path / "engine" / "front.npz").exists()
+        assert "in C++" not in said and not (tmp_path / "engine" / "cpu_blocks.npz").exists()
     else:
         assert told["ratio"] == ratios[blocks]
         assert f"the first {blocks} blocks in C++" in said and f"{ratios[blocks]:.2f} times as long" in said
 
 
 def test_one_that_gives_something_else_is_not_taken(monkeypatch, tmp_path, library, description):
-    monkeypatch.setattr(choose, "checked_front", lambda library, described, threads: None)
+    monkeypatch.setattr(choose, "checked_cpu_blocks", lambda library, described, threads: None)
     path = network(tmp_path / "net.onnx", description)
-    assert "front" not in built(path, tmp_path / "auto", "auto")["backend"]
-    with pytest.raises(UserError, match="--front 3: it gives something else here than OpenVINO"):
+    assert "cpu_blocks" not in built(path, tmp_path / "auto", "auto")["backend"]
+    with pytest.raises(UserError, match="--cpu-blocks 3: it gives something else here than OpenVINO"):
         built(path, tmp_path / "three", "3")
 
 
 def test_what_is_asked_for_and_is_not_there_is_an_error(monkeypatch, tmp_path, library, description, prepared):
     path = network(tmp_path / "net.onnx", description)
-    with pytest.raises(UserError, match="--front 6: expected 1 to 5"):
+    with pytest.raises(UserError, match="--cpu-blocks 6: expected 1 to 5"):
         built(path, tmp_path / "six", "6")
-    with pytest.raises(UserError, match="--front 1: the model does not begin with an EfficientNet's"):
+    with pytest.raises(UserError, match="--cpu-blocks 1: the model does not begin with an EfficientNet's"):
         built(prepared("f32"), tmp_path / "none", "1")
-    monkeypatch.setattr(choose, "front_library", lambda: None)
-    with pytest.raises(UserError, match="--front 3: its library cannot be made here"):
+    monkeypatch.setattr(choose, "load_cpu_blocks_library", lambda: None)
+    with pytest.raises(UserError, match="--cpu-blocks 3: its library cannot be made here"):
         built(path, tmp_path / "uncompiled", "3")
-    assert "front" not in built(path, tmp_path / "without", "auto")["backend"]
+    assert "cpu_blocks" not in built(path, tmp_path / "without", "auto")["backend"]
 
 
 def test_fp32_has_none(tmp_path, library, description):
     manifest = built(network(tmp_path / "net.onnx", description), tmp_path / "fp32", "auto", "fp32")
-    assert "front" not in manifest["backend"]
+    assert "cpu_blocks" not in manifest["backend"]
 
 
-def test_an_engine_of_another_cpu_is_run_whole(monkeypatch, tmp_path, library, description):
+def test_an_engine_of_another_cpu_is_run_by_openvino_alone(monkeypatch, tmp_path, library, description):
     built(network(tmp_path / "net.onnx", description), tmp_path / "engine", "5")
-    pictures = np.random.default_rng(3).integers(0, 256, (1, *description.picture), np.uint8)
-    with_front = Runner(tmp_path / "engine")({"image": pictures})
+    images = np.random.default_rng(3).integers(0, 256, (1, *description.image_shape), np.uint8)
+    with_cpu_blocks = Runner(tmp_path / "engine")({"image": images})
     monkeypatch.setattr("effedge.deploy.native.cpu_blocks.blocks.cpu", lambda: {"model": "another"})
-    whole = Runner(tmp_path / "engine")({"image": pictures})
+    whole = Runner(tmp_path / "engine")({"image": images})
     for name, array in whole.items():
-        assert 0 < distance(with_front[name], array) < 0.05
+        assert 0 < relative_error(with_cpu_blocks[name], array) < 0.05
+
+
+def test_an_engine_of_an_older_effedge_is_run_by_openvino_alone(monkeypatch, tmp_path, library, description):
+    """Its manifest calls the blocks "front", and they lie in front.npz."""
+    engine = tmp_path / "engine"
+    manifest = built(network(tmp_path / "net.onnx", description), engine, "5")
+    images = np.random.default_rng(3).integers(0, 256, (1, *description.image_shape), np.uint8)
+    with_cpu_blocks = Runner(engine)({"image": images})
+    (engine / "cpu_blocks.npz").rename(engine / "front.npz")
+    manifest["files"]["front.npz"] = manifest["files"].pop("cpu_blocks.npz")
+    manifest["backend"]["front"] = {**manifest["backend"].pop("cpu_blocks"), "file": "front.npz"}
+    (engine / "manifest.json").write_text(json.dumps(manifest))
+    runner, ran = Runner(engine), count_runs(monkeypatch)
+    whole = runner({"image": images})
+    assert ran == []
+    for name, array in whole.items():
+        assert 0 < relative_error(with_cpu_blocks[name], array) < 0.05

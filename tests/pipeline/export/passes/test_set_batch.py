@@ -1,10 +1,10 @@
-"""A graph of one picture with another batch: a number, or the symbol N."""
+"""A graph that was exported for one image with another batch: a number, or the symbol N."""
 
 import numpy as np
 import pytest
 from onnx import TensorProto
 
-from effedge.pipeline.export.passes.set_batch import set_batch
+from effedge.pipeline.export.passes.set_batch import replace_batch_of_one
 from tests.pipeline.export.passes.tiny_graphs import assert_same, make, noise, run
 
 X = noise(5, 3, 4, 4)
@@ -26,12 +26,12 @@ def network(shape=(1, -1), extra=(), constants=None):
 
 @pytest.mark.parametrize("shape", [(1, -1), (1, 32), (0, 32)])
 @pytest.mark.parametrize("batch", [5, "N"])
-def test_each_picture_of_a_batch_gets_what_it_got_alone(shape, batch):
+def test_each_image_of_a_batch_gets_what_it_got_alone(shape, batch):
     alone = network(shape)
     if 0 in shape:  # which means "keep" only without allowzero
         next(node for node in alone.graph if node.op_type == "Reshape").attributes.pop("allowzero")
-    expected = np.concatenate([run(alone, x=picture[None])[0] for picture in X])
-    set_batch(alone, batch)
+    expected = np.concatenate([run(alone, x=image[None])[0] for image in X])
+    replace_batch_of_one(alone, batch)
     assert_same([expected], run(alone, x=X))
     assert [str(value.shape[0]) for value in (*alone.graph.inputs, *alone.graph.outputs)] == [str(batch)] * 2
     if batch == "N":
@@ -44,14 +44,14 @@ def test_a_shape_that_two_reshapes_share_is_no_trouble():
         ("Add", ["a", "b"], ["y"], {}),
     ]  # fmt: skip
     model = make(nodes, {"x": [1, 3, 4, 4]}, {"y": [1, 48]}, {"s": ints(1, 48)})
-    set_batch(model, "N")
+    replace_batch_of_one(model, "N")
     assert_same([np.zeros((5, 48), np.float32)], run(model, x=X))
 
 
 def test_an_expansion_by_ones_is_none():
     model = network(extra=[("Expand", ["c", "ones"], ["e"], {})], constants={"ones": ints(1, 1, 1, 1)})
-    expected = np.concatenate([run(model, x=picture[None])[0] for picture in X])
-    set_batch(model, "N")
+    expected = np.concatenate([run(model, x=image[None])[0] for image in X])
+    replace_batch_of_one(model, "N")
     assert_same([expected], run(model, x=X))
 
 
@@ -68,24 +68,24 @@ def test_an_expansion_by_ones_is_none():
 )
 def test_a_graph_with_its_batch_built_in_is_refused(model, message):
     with pytest.raises(ValueError, match=message):
-        set_batch(model, "N")
+        replace_batch_of_one(model, "N")
 
 
 def test_a_computed_shape_is_refused():
     nodes = [("Reshape", ["x", "s"], ["y"], {})]
     model = make(nodes, {"x": [1, 3, 4, 4], "s": [2]}, {"y": [1, 48]}, types={"s": TensorProto.INT64})
     with pytest.raises(ValueError, match="computes its shape"):
-        set_batch(model, "N")
+        replace_batch_of_one(model, "N")
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 5), (4, 8)])
-def test_a_resize_to_constant_sizes_resizes_every_picture(height, width):
-    # As torch exports the BiFPN's upsampling: the sizes hold a batch of one, and would drop the other pictures.
+def test_a_resize_to_constant_sizes_resizes_every_image(height, width):
+    # As torch exports the BiFPN's upsampling: the sizes hold a batch of one, and would drop the other images.
     options = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     nodes = [("Resize", ["x", "", "", "sizes"], ["y"], options)]
     model = make(nodes, {"x": [1, 3, 4, 4]}, {"y": [1, 3, height, width]}, {"sizes": ints(1, 3, height, width)})
-    expected = np.concatenate([run(model, x=picture[None])[0] for picture in X])
-    set_batch(model, "N")
+    expected = np.concatenate([run(model, x=image[None])[0] for image in X])
+    replace_batch_of_one(model, "N")
     assert_same([expected], run(model, x=X))
 
 
@@ -96,7 +96,7 @@ def test_an_odd_resize_keeps_its_size(side):
     nodes = [("Resize", ["x", "", "", "sizes"], ["y"], options)]
     after = 2 * side - 1
     model = make(nodes, {"x": [1, 1, side, side]}, {"y": [1, 1, after, after]}, {"sizes": ints(1, 1, after, after)})
-    pictures = noise(3, 1, side, side)
-    expected = np.concatenate([run(model, x=picture[None])[0] for picture in pictures])
-    set_batch(model, "N")
-    assert_same([expected], run(model, x=pictures))
+    images = noise(3, 1, side, side)
+    expected = np.concatenate([run(model, x=image[None])[0] for image in images])
+    replace_batch_of_one(model, "N")
+    assert_same([expected], run(model, x=images))

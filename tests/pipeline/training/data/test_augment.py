@@ -11,15 +11,15 @@ from effedge.pipeline.training.data.augment import (
     flip,
     random_crop,
     recolour,
+    rotate90,
     scale_jitter,
-    turn,
 )
 
 RED, FILL = (255, 0, 0), (1, 2, 3)
 
 
-def picture(height, width, box):
-    """A black picture with a red rectangle at `box`, and that box."""
+def make_image(height, width, box):
+    """A black image with a red rectangle at `box`, and that box."""
     image = np.zeros((height, width, 3), np.uint8)
     x0, y0, x1, y1 = box
     image[y0:y1, x0:x1] = RED
@@ -27,13 +27,13 @@ def picture(height, width, box):
 
 
 def red_box(image):
-    """Where a picture is red, xyxy, from its pixels."""
+    """The red part of an image, xyxy, from its pixels."""
     rows, columns = np.nonzero(image[..., 0] > 127)
     return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
 
 
 def test_a_flipped_box_lies_around_the_flipped_object():
-    image, boxes = picture(20, 50, (5, 2, 20, 9))
+    image, boxes = make_image(20, 50, (5, 2, 20, 9))
     mirrored, moved = flip(image, boxes)
     np.testing.assert_array_equal(moved, [[30, 2, 45, 9]])
     np.testing.assert_array_equal(red_box(mirrored), moved[0])
@@ -44,8 +44,8 @@ def test_a_flipped_box_lies_around_the_flipped_object():
 
 @pytest.mark.parametrize("quarters", range(4))
 def test_a_turned_box_lies_around_the_turned_object(quarters):
-    image, boxes = picture(20, 50, (5, 2, 20, 9))
-    turned, moved = turn(image, boxes, quarters)
+    image, boxes = make_image(20, 50, (5, 2, 20, 9))
+    turned, moved = rotate90(image, boxes, quarters)
     np.testing.assert_array_equal(turned, np.rot90(image, quarters))
     np.testing.assert_array_equal(red_box(turned), moved[0])
 
@@ -65,7 +65,7 @@ def test_the_colour_jitter_is_pillows_brightness_contrast_and_saturation():
 @pytest.mark.parametrize("shape", [(300, 200), (96, 160), (40, 40)])
 def test_the_jittered_box_lies_around_what_is_seen_of_the_object(jitter, shape):
     height, width = shape
-    image, boxes = picture(height, width, (width // 4, height // 3, width * 3 // 4, height * 2 // 3))
+    image, boxes = make_image(height, width, (width // 4, height // 3, width * 3 // 4, height * 2 // 3))
     for seed in range(20):
         pixels, moved, kept = scale_jitter(np.random.default_rng(seed), image, boxes, 96, jitter, FILL)
         assert pixels.shape == (96, 96, 3) and pixels.dtype == np.uint8 and moved.dtype == np.float32
@@ -81,7 +81,7 @@ def test_a_scale_of_one_is_the_runtimes_letterbox():
     pixels, moved, _ = scale_jitter(np.random.default_rng(1), image, np.array([[0, 0, 110, 70]]), 64, (1, 1), FILL)
     expected = letterbox(image, (64, 64), FILL, Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(pixels, expected.pixels)
-    np.testing.assert_array_equal(moved, [[0, 0, 64, expected.resized[0]]])
+    np.testing.assert_array_equal(moved, [[0, 0, 64, expected.resized_size[0]]])
 
 
 def test_a_small_scale_lies_top_left_on_the_fill():
@@ -100,13 +100,13 @@ def test_boxes_outside_the_window_or_thinner_than_a_pixel_are_dropped_and_the_ot
         assert 1 in kept and len(moved) == len(kept)
         assert ((moved[:, 2:] - moved[:, :2]) >= 1).all()
         kept_by_seed.append(tuple(kept))
-    assert not any(0 in kept and 2 in kept for kept in kept_by_seed), "a window of half the picture sees one corner"
+    assert not any(0 in kept and 2 in kept for kept in kept_by_seed), "a window of half the image sees one corner"
     _, _, kept = scale_jitter(np.random.default_rng(0), image, boxes, 50, (0.2, 0.2), FILL)
     np.testing.assert_array_equal(kept, [1, 3])  # 3 pixels of 100 are 0.3 at a tenth of the size
 
 
 def test_scales_cover_the_range_evenly():
-    """The side of a whole square picture on the canvas tells the scale that was drawn."""
+    """The side of a whole square image on the canvas tells the scale that was drawn."""
     image, box = np.zeros((200, 200, 3), np.uint8), np.array([[0, 0, 200, 200.0]])
     sides = []
     for seed in range(400):
@@ -118,7 +118,7 @@ def test_scales_cover_the_range_evenly():
 
 
 def test_random_crops_have_the_areas_and_aspects_of_the_paper():
-    """A picture whose red says its column and whose green says its row shows what part was taken."""
+    """An image whose red says its column and whose green says its row shows what part was taken."""
     height, width = 200, 250
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0] = np.arange(width)

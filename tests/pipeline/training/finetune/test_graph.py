@@ -33,7 +33,7 @@ def model(load):
 @pytest.fixture(params=[False, True], ids=["symmetric", "zero points"])
 def int8(model, request):
     settings = Settings("minmax", correction=False, zero_points=request.param)
-    return quantize(model, networks.as_samples(networks.feeds(4)), settings, quiet=True)[0]
+    return quantize(model, networks.as_samples(networks.feeds(4)), settings)[0]
 
 
 def test_a_float_graph_computes_what_onnx_runtime_does(model):
@@ -62,7 +62,7 @@ def test_gradients_reach_every_weight_and_bias_through_the_rounding(int8):
     module = OnnxModule(int8, ["logits"])
     module(AS_TENSORS)[0].square().sum().backward()
     missing = [name for name, key in module.keys.items() if module.values[key].grad is None]
-    assert not missing and len(module.steps) == sum(name.endswith("_int8_0") for name in module.keys)
+    assert not missing and len(module.scales) == sum(name.endswith("_int8_0") for name in module.keys)
 
 
 def test_a_learnt_weight_is_in_the_onnx_as_the_module_rounds_it(int8):
@@ -72,7 +72,7 @@ def test_a_learnt_weight_is_in_the_onnx_as_the_module_rounds_it(int8):
             parameter += 0.7 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
     expected = module(AS_TENSORS)[0].detach().numpy()
     module.write(int8)
-    weights = [int8.graph.initializers[name] for name in module.steps]
+    weights = [int8.graph.initializers[name] for name in module.scales]
     assert all(each.dtype == ir.DataType.INT8 and np.abs(each.const_value.numpy()).max() <= 127 for each in weights)
     np.testing.assert_allclose(run(int8), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 

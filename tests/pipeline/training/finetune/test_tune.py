@@ -9,10 +9,10 @@ import torch
 
 from effedge.calibration.graph import onnx_file
 from effedge.calibration.post_training import quantize
-from effedge.calibration.ranges.source import METADATA
 from effedge.calibration.search.trials import Trials
 from effedge.calibration.settings import Settings
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.contracts import CALIBRATION_KEY
 from effedge.pipeline.training.finetune import command as command
 from effedge.pipeline.training.finetune.distill import (
     candidate_tensors,
@@ -38,8 +38,8 @@ def teacher(load):
 @pytest.fixture
 def coarse(teacher):
     """INT8 whose steps of weights are sixteen times too large: 4 bits, which rounding alone cannot hold."""
-    int8, _ = quantize(teacher, SAMPLES, Settings("minmax", correction=False, float_share=0), quiet=True)
-    for name, step in OnnxModule(int8, ["logits"]).steps.items():
+    int8, _ = quantize(teacher, SAMPLES, Settings("minmax", correction=False, float_share=0))
+    for name, step in OnnxModule(int8, ["logits"]).scales.items():
         value = int8.graph.initializers[name]
         value.const_value = onnx_file.ir.tensor(np.rint(value.const_value.numpy() / 16).astype(np.int8), name=name)
         scale = next(each.inputs[1] for each in int8.graph if each.inputs[0] is value)
@@ -49,16 +49,16 @@ def coarse(teacher):
 
 def test_it_recovers_most_of_what_int8_lost_on_samples_that_it_never_saw(teacher, coarse):
     trials = Trials(teacher, UNSEEN)
-    before = trials(coarse)
-    tune(teacher, coarse, SAMPLES, Tuning(steps=60, batch=2), quiet=True)
-    assert trials(coarse) < 0.5 * before
+    before = trials.output_error(coarse)
+    tune(teacher, coarse, SAMPLES, Tuning(steps=60, batch=2))
+    assert trials.output_error(coarse) < 0.5 * before
 
 
 def test_the_same_seed_learns_the_same(teacher, coarse):
     learnt = []
     for seed in (0, 0, 1):
         tuned = coarse.clone()
-        tune(teacher, tuned, SAMPLES, Tuning(steps=3, batch=2, seed=seed), quiet=True)
+        tune(teacher, tuned, SAMPLES, Tuning(steps=3, batch=2, seed=seed))
         learnt.append(np.concatenate([each.const_value.numpy().ravel() for each in tuned.graph.initializers.values()]))
     np.testing.assert_array_equal(learnt[0], learnt[1])
     assert (learnt[0] != learnt[2]).any()
@@ -120,9 +120,9 @@ def words(folder, *more):
 
 def test_the_command_says_what_was_gained_and_is_not_run_twice(call, files):
     status, out, error = call(*words(files, "--steps", 60, "--batch", 2))
-    assert status == 0 and "finetune: damage" in out and out.splitlines()[-1] == str(files / "tuned.onnx"), error
-    report = json.loads(onnx_file.read(files / "tuned.onnx").metadata_props[METADATA])
-    assert report["finetuned"]["steps"] == 60 and report["damage"] < report["finetuned"]["before"]
+    assert status == 0 and "finetune: output error" in out and out.splitlines()[-1] == str(files / "tuned.onnx"), error
+    report = json.loads(onnx_file.read(files / "tuned.onnx").metadata_props[CALIBRATION_KEY])
+    assert report["finetuned"]["steps"] == 60 and report["output_error"] < report["finetuned"]["before"]
     assert "up to date" in call(*words(files, "--steps", 60, "--batch", 2))[1]
 
 
@@ -164,4 +164,4 @@ def test_a_loss_that_is_not_finite_names_the_rate(teacher, coarse):
         np.full(networks.CLASSES, np.inf, np.float32), name="fc.bias"
     )
     with pytest.raises(UserError, match="--rate"):
-        tune(teacher, coarse, SAMPLES, Tuning(steps=1), quiet=True)
+        tune(teacher, coarse, SAMPLES, Tuning(steps=1))

@@ -11,7 +11,7 @@ from PIL import Image
 from effedge.deploy.common.cli import UserError
 from effedge.pipeline.training.ema import Ema
 from effedge.pipeline.training.log.journal import Journal, read_journal
-from effedge.pipeline.training.train import train
+from effedge.pipeline.training.loop import Schedule, train
 from effedge.pipeline.weights.state_file import read_state
 from tests.pipeline.small_training import B0, data_of
 
@@ -51,7 +51,7 @@ def averages(monkeypatch):
 def test_the_best_weights_are_kept_and_the_last_beside_them(tmp_path, folders, averages):
     out = tmp_path / "mine.safetensors"
     options = dataclasses.replace(B0, steps=4)
-    _, figure = train(options, data_of(options, folders), out, Figures(0.2, 0.7, 0.7, 0.5), 1, True)
+    _, figure = train(options, data_of(options, folders), out, Schedule(Figures(0.2, 0.7, 0.7, 0.5), 1))
     assert figure == 0.5
     last = tmp_path / "mine-last.safetensors"
     assert same_weights(out, averages[2]) and same_weights(last, averages[4])
@@ -68,7 +68,7 @@ def test_without_validation_on_the_way_there_is_one_file(tmp_path, folders, aver
     options = dataclasses.replace(B0, steps=2)
     for name, figures in (("plain", None), ("validated", Figures(0.1))):
         out = tmp_path / f"{name}.safetensors"
-        train(options, data_of(options, folders), out, figures, None, True)
+        train(options, data_of(options, folders), out, Schedule(figures))
         assert same_weights(out, averages[2]) and not (tmp_path / f"{name}-last.safetensors").exists()
 
 
@@ -76,7 +76,7 @@ def test_patience_ends_a_run_that_gains_nothing(tmp_path, folders, capsys, avera
     out = tmp_path / "mine.safetensors"
     options = dataclasses.replace(B0, steps=9)
     figures = Figures(0.3, 0.2, 0.4, 0.4, 0.1)
-    train(options, data_of(options, folders), out, figures, 1, True, patience=2)
+    train(options, data_of(options, folders), out, Schedule(figures, 1, patience=2))
     assert max(averages) == 5 and same_weights(out, averages[3])
     assert "stopped after 2 validations without gain: the best was step 3" in capsys.readouterr().out
 
@@ -132,5 +132,5 @@ def test_weights_that_were_validated_are_there_before_the_end(tmp_path, folders)
 
     validation.calls, validation.figure = 0, "top-1"
     with pytest.raises(UserError, match="something else"):
-        train(B0, data_of(B0, folders), out, validation, 1, True)
+        train(B0, data_of(B0, folders), out, Schedule(validation, 1))
     assert read_state(out)[1]["step"] == "1"

@@ -1,40 +1,55 @@
-"""Every EfficientNet and EfficientDet that was published, a row each; `create_model` makes the module of a row.
+"""Lists the published EfficientNets and EfficientDets, a row for each model.
 
 EfficientNet: Tan and Le 2019 (B0 to B7 in its code release), Xie et al. 2020 (B8 and L2), and EfficientNet-Lite's
 release notes. EfficientDet: Tan, Pang and Le 2020, table 1, and google/automl's configurations for what the published
-checkpoints do beyond the paper: D6, D7 and D7x fuse by a plain sum, D7x has a level P8, and the anchors of D7 and of
-the smaller Lite models have another scale. The rules behind the numbers are in `effedge.pipeline.models.compound_scaling`.
+checkpoints have beyond the paper: D6, D7 and D7x fuse by a plain sum, D7x has a level P8, and the anchors of D7 and of
+the smaller Lite models have another scale. `effedge.pipeline.models.compound_scaling` holds the rules behind the
+numbers; `effedge.pipeline.models.create` makes the module of a row.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from effedge.deploy.common.cli import UserError, choose
 
-if TYPE_CHECKING:  # torch takes two seconds to import, and the tables are read before it is needed
-    from effedge.pipeline.models.efficientdet import EfficientDet
-    from effedge.pipeline.models.efficientnet import EfficientNet
-
 
 class EfficientNetRow(NamedTuple):
+    """The scaling of a classifier, or of a detector's backbone.
+
+    width, depth: multipliers of B0's channels and layers.
+    size: the side of the input in pixels.
+    lite: no squeeze-and-excite, ReLU6 in place of swish, stem and head not scaled.
+    """
+
     name: str
     width: float
     depth: float
     size: int
     dropout: float
-    lite: bool = False  # no SE, ReLU6, stem and head not scaled
+    lite: bool = False
 
 
 class EfficientDetRow(NamedTuple):
+    """The scaling of a detector.
+
+    backbone: a key of EFFICIENTNETS.
+    size: the side of the input in pixels.
+    channels: of the BiFPN and of the heads.
+    layers: of the BiFPN; `head_layers`: of each head.
+    fusion: one of `effedge.pipeline.models.bifpn.FUSIONS`.
+    levels: of the pyramid, from P3 on.
+    anchor_scale: the base size of an anchor in strides.
+    """
+
     name: str
     backbone: str
     size: int
-    channels: int  # of the BiFPN and the heads
-    layers: int  # of the BiFPN
+    channels: int
+    layers: int
     head_layers: int
     fusion: str = "fast"
-    levels: int = 5  # from P3 on
+    levels: int = 5
     anchor_scale: float = 4.0
 
 
@@ -83,15 +98,21 @@ MODELS = (*EFFICIENTNETS, *EFFICIENTDETS)
 IMAGENET_CLASSES = 1000
 COCO_CLASSES = 90  # COCO's category ids run to 90, with ten gaps; the published heads have an output for each
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+
 
 def is_detector(name: str) -> bool:
+    """Returns True for the name of an EfficientDet."""
     return name in EFFICIENTDETS
 
 
 def input_size(name: str, size: int | None = None) -> int:
-    """The side of the square input in pixels: the published one, or `size` if it suits the model.
+    """Returns the side of a model's square input in pixels: the published one, or `size` if it suits the model.
 
-    Raises UserError if `size` is no multiple of 32, or too small for the coarsest level to hold an anchor's cell.
+    Raises:
+        UserError: an unknown name (the nearest is named); a `size` that is no multiple of 32, or too small for a cell
+            on the coarsest level.
     """
     row = (EFFICIENTDETS | EFFICIENTNETS)[choose("model", name, MODELS)]
     if size is None or size == row.size:  # B1's 240, say, is no multiple of 32
@@ -102,38 +123,10 @@ def input_size(name: str, size: int | None = None) -> int:
     return size
 
 
-def create_model(name: str, classes: int | None = None, size: int | None = None) -> EfficientNet | EfficientDet:
-    """The untrained module of a row, in training mode.
-
-    Args:
-        name: a key of EFFICIENTNETS or EFFICIENTDETS.
-        classes: of the data; ImageNet's 1000 or COCO's 90 by default.
-        size: checked against the model. The weights do not depend on it, so the module runs at any size.
-
-    Raises:
-        UserError: unknown name (the nearest is named), classes below 1, or a size that does not suit.
-    """
-    input_size(name, size)
-    if classes is not None and classes < 1:
-        raise UserError(f"classes {classes} makes no model: expected 1 or more")
-    if is_detector(name):
-        from effedge.pipeline.models.efficientdet import EfficientDet
-
-        row = EFFICIENTDETS[name]
-        return EfficientDet(row, EFFICIENTNETS[row.backbone], classes or COCO_CLASSES)
-    from effedge.pipeline.models.efficientnet import EfficientNet
-
-    return EfficientNet(EFFICIENTNETS[name], classes or IMAGENET_CLASSES)
-
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HALF = (0.5, 0.5, 0.5)
-
-
 def normalization(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """(mean, std) of RGB in 0..1 that the family was trained with: ImageNet's, or a half for Lite.
+    """Returns (mean, std) of RGB in 0..1 of the family's training: ImageNet's, or a half for Lite.
 
-    Checkpoints that were trained otherwise (AdvProp) say so in their own row.
+    `effedge.pipeline.weights.published.preprocessing` knows the checkpoints that were trained otherwise (AdvProp).
     """
     backbone = EFFICIENTDETS[name].backbone if is_detector(name) else name
     return (HALF, HALF) if EFFICIENTNETS[backbone].lite else (IMAGENET_MEAN, IMAGENET_STD)
