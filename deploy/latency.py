@@ -13,7 +13,6 @@ images in parallel.
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, Type
 
 from effedge.deploy.common.cli import Parser
 from effedge.deploy.common.contracts import BackendDescription, Manifest
-from effedge.deploy.common.files import atomic_file, check_output_path
+from effedge.deploy.common.files import check_output_path, write_json
 from effedge.deploy.native.compiled_library import COMPILED
 from effedge.deploy.runtime.manifest import parse_manifest
 from effedge.deploy.timing.board_notes import board_lines
@@ -67,7 +66,7 @@ class LatencyReport(TypedDict):
     versions: Dict[str, str]
     letterbox_and_nms: Optional[str]
     cpu_blocks: Optional[str]
-    pictures: int
+    images: int
     batch: Optional[int]
     load_ms: float
     warm_up_runs: int
@@ -113,8 +112,7 @@ def main() -> None:
     report = measure(args.engine, images, args.iterations, args.batch, not args.no_throughput)
     print(table(report))
     if args.json is not None:
-        with atomic_file(args.json) as temporary:
-            temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, report)
         print(f"json: {args.json}")
     if args.plot is not None:
         from effedge.deploy.timing.latency_plot import plot_histogram
@@ -174,7 +172,7 @@ def measure(
         "versions": versions(PACKAGES),
         "letterbox_and_nms": letterbox_and_nms(manifest),
         "cpu_blocks": first_blocks_computed_by(folder, manifest),
-        "pictures": len(images),
+        "images": len(images),
         "batch": work.batch,
         "load_ms": round(load_ms, 1),
         "warm_up_runs": warming,

@@ -24,7 +24,7 @@ from effedge.engines.stage import record_path, run_stage
 from effedge.engines.targets import TARGETS
 
 BUNDLE, DEVICE, INSTALLED = Path("bundle.json"), Path("device.json"), Path("installed.json")
-MODEL, IMAGE, EXPECTED = Path("model/model.onnx"), Path("selftest/picture.png"), Path("selftest/expected.json")
+MODEL, IMAGE, EXPECTED = Path("model/model.onnx"), Path("selftest/image.png"), Path("selftest/expected.json")
 ENGINE, PREDICTION, LATENCY = Path("engine"), Path("found.json"), Path("latency.json")
 MADE_HERE = (ENGINE, PREDICTION, LATENCY)
 LEAST_PILLOW = (9, 1)

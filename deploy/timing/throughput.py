@@ -17,7 +17,7 @@ WARM_UP = 16  # images
 class Throughput(TypedDict):
     """The number of images that were timed, the images in parallel, images a second, and the gain over one by one."""
 
-    pictures: int
+    images: int
     side_by_side: int
     per_second: float
     gain: float
@@ -45,7 +45,7 @@ def throughput(folder: str, task: str, images: Sequence[Path], count: int, laten
     rate = count / seconds
     gain = rate * latency_ms / (1000 * batch)
     return {
-        "pictures": count,
+        "images": count,
         "side_by_side": model.engine.parallel,
         "per_second": round(rate, 2),
         "gain": round(gain, 3),

@@ -46,13 +46,13 @@ class Scores(TypedDict, total=False):
 
 
 class Evaluation(Scores, total=False):
-    """An evaluation in JSON values; `engine` is for an engine's folder only, `pictures` the number of images."""
+    """An evaluation in JSON values; `engine` is for an engine's folder only, `images` the number of images."""
 
     engine: str
     model: str
     task: str
     data: str
-    pictures: int
+    images: int
     seconds: float
 
 
@@ -119,7 +119,7 @@ def evaluate(
         "model": spec["model"],
         "task": dataset.task,
         "data": data,
-        "pictures": len(paths),
+        "images": len(paths),
         "seconds": round(seconds, 2),
         **scores_of(dataset, ids, results),
     }
@@ -176,8 +176,8 @@ def classification_scores(
 
 def table(result: Evaluation) -> str:
     """Formats the figures as aligned lines of text, the classes in columns."""
-    rate = result["pictures"] / max(result["seconds"], 1e-9)
-    lines = [f"{result['model']} on {result['data']}: {result['pictures']} images, {rate:.1f} a second"]
+    rate = result["images"] / max(result["seconds"], 1e-9)
+    lines = [f"{result['model']} on {result['data']}: {result['images']} images, {rate:.1f} a second"]
     lines += [f"  {name:<10}{as_text(value)}" for name, value in result["figures"].items()]
     classes = result.get("per_class", {})
     if classes:

@@ -82,7 +82,7 @@ def measure(
         data: a path that `effedge.pipeline.datasets.read.read_data` reads, or `digits`.
 
     Returns:
-        "data", "pictures" (their number), "figure" ("AP" or "top-1"), "float" and "int8" (points), "groups" (points for
+        "data", "images" (their number), "figure" ("AP" or "top-1"), "float" and "int8" (points), "groups" (points for
         each row of the report's sensitivity, None where the row has no INT8 tensor), and "report".
 
     Raises:
@@ -121,7 +121,7 @@ def measure(
     ]
     return {
         "data": data,
-        "pictures": len(dataset.records),
+        "images": len(dataset.records),
         "figure": figure,
         "float": float_points,
         "int8": int8_points,
@@ -157,5 +157,5 @@ def describe_chance(drops: list[float], header: dict[str, Any]) -> str:
     better = [-drop for drop in drops if drop < 0]
     limits = [f"up to {max(better):.2f} points, by which {len(better)} groups are better than float"] if better else []
     if header["figure"] != "AP":
-        limits.append(f"below {100 * CHANCE / header['pictures']:.2f} ({CHANCE} of {header['pictures']} images)")
+        limits.append(f"below {100 * CHANCE / header['images']:.2f} ({CHANCE} of {header['images']} images)")
     return f"a drop is chance {' or '.join(limits)}" if limits else "no group is better than float"

@@ -46,7 +46,7 @@ def test_the_json_holds_every_latency_and_figures_that_follow_from_them(monkeypa
         assert row["p90"] == pytest.approx(np.quantile(samples[name], 0.9), abs=2e-3)
         assert row["min"] <= row["p50"] <= row["p90"] <= row["p99"]
         assert row["per_second"] == pytest.approx(1000 / np.mean(samples[name]), rel=0.01)
-    assert report["batch"] == 1 and report["pictures"] == 3 and report["runs"] == 30
+    assert report["batch"] == 1 and report["images"] == 3 and report["runs"] == 30
     assert report["throughput"]["per_second"] > 0 and report["throughput"]["side_by_side"] >= 1
     assert {"numpy", "openvino", "python"} <= set(report["versions"]) and report["machine"]["cores"] >= 1
     printed = capsys.readouterr().out

@@ -132,8 +132,8 @@ def test_the_second_time_does_nothing_and_soon_says_so(built, out):
 
 
 @pytest.fixture
-def two_pictures(tmp_path):
-    folder = tmp_path / "pictures"
+def two_images(tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
     random = np.random.default_rng(0)
     for index in range(2):
@@ -141,8 +141,8 @@ def two_pictures(tmp_path):
     return folder
 
 
-def test_another_precision_uses_the_export_again(built, out, call, two_pictures):
-    done = call(out, *B0, "--precision", "int8", "--calibration", str(two_pictures))
+def test_another_precision_uses_the_export_again(built, out, call, two_images):
+    done = call(out, *B0, "--precision", "int8", "--calibration", str(two_images))
     assert (done.status, done.err) == (0, "")
     lines = done.out.splitlines()
     assert "export: up to date" in done.out and "simplify: up to date" in done.out
@@ -152,7 +152,7 @@ def test_another_precision_uses_the_export_again(built, out, call, two_pictures)
     assert read_manifest(out / FOLDER / "fp32-cpu")["precision"]["asked"] == "fp32"
 
 
-def test_by_latency_the_engine_is_built_of_what_pays_on_its_target(call, tmp_path, two_pictures, monkeypatch):
+def test_by_latency_the_engine_is_built_of_what_pays_on_its_target(call, tmp_path, two_images, monkeypatch):
     made = {}
 
     def note(name, source, out):
@@ -163,7 +163,7 @@ def test_by_latency_the_engine_is_built_of_what_pays_on_its_target(call, tmp_pat
     monkeypatch.setattr(chain, "calibrate", lambda model, data, out, **_: note("calibrate", model, out))
     monkeypatch.setattr(chain, "by_latency_stage", lambda int8, out, target: note(f"for {target.name}", int8, out))
     monkeypatch.setattr(chain, "make_engine", lambda onnx, out, **_: note("engine", onnx, out))
-    given = [*B0, "--precision", "int8", "--calibration", str(two_pictures), "--by-latency"]
+    given = [*B0, "--precision", "int8", "--calibration", str(two_images), "--by-latency"]
     assert call(tmp_path / "out", *given).out.endswith("int8-cpu\n")
     assert made["for cpu"] == ("int8-zero-points.onnx", "int8-zero-points-cpu.onnx")
     assert made["engine"] == ("int8-zero-points-cpu.onnx", "int8-cpu")
@@ -270,9 +270,9 @@ def test_an_empty_calibration_folder_is_one_line(call, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_calibration_picture_that_is_none_is_one_line(built, out, call, two_pictures):
-    (two_pictures / "2.jpg").write_text("no picture")
-    done = call(out, *B0, "--precision", "int8", "--calibration", str(two_pictures))
+def test_a_calibration_image_that_is_none_is_one_line(built, out, call, two_images):
+    (two_images / "2.jpg").write_text("no image")
+    done = call(out, *B0, "--precision", "int8", "--calibration", str(two_images))
     refused(done, "2.jpg")
     assert not hidden(out)
 

@@ -72,10 +72,10 @@ def save_decision(path):
 
 @pytest.fixture
 def two_inputs(tmp_path):
-    """A picture and an offset in, features and a class out; the batch is dynamic, and a Reshape works it out."""
+    """A image and an offset in, features and a class out; the batch is dynamic, and a Reshape works it out."""
     random = np.random.default_rng(0)
     nodes = [
-        ("Conv", ["picture", "kernel", "bias"], ["conv"], {"pads": [1] * 4}),
+        ("Conv", ["image", "kernel", "bias"], ["conv"], {"pads": [1] * 4}),
         ("BatchNormalization", ["conv", "gamma", "beta", "mean", "var"], ["norm"], {}),
         ("Relu", ["norm"], ["relu"], {}),
         ("Conv", ["relu", "kernel2"], ["features"], {"strides": [2, 2]}),
@@ -95,7 +95,7 @@ def two_inputs(tmp_path):
         "first": np.int64([0]),
         "rest": np.int64([8]),
     }
-    inputs = {"picture": (FLOAT, ["n", 3, 16, 16]), "offset": (FLOAT, ["n", 8])}
+    inputs = {"image": (FLOAT, ["n", 3, 16, 16]), "offset": (FLOAT, ["n", 8])}
     outputs = {"features": (FLOAT, ["n", 8, 7, 7]), "class": (INT64, ["n"])}
     return save(tmp_path / "my net.v2.onnx", nodes, inputs, outputs, constants)
 
@@ -104,15 +104,15 @@ def two_inputs(tmp_path):
 def arrays(tmp_path):
     random = np.random.default_rng(1)
     path = tmp_path / "arrays.npz"
-    picture = random.normal(size=(12, 3, 16, 16)).astype(np.float32)
-    np.savez(path, picture=picture, offset=random.normal(size=(12, 8)).astype(np.float32))
+    image = random.normal(size=(12, 3, 16, 16)).astype(np.float32)
+    np.savez(path, image=image, offset=random.normal(size=(12, 8)).astype(np.float32))
     return path
 
 
 def feeds(count, seed=5):
     random = np.random.default_rng(seed)
     return {
-        "picture": random.normal(size=(count, 3, 16, 16)).astype(np.float32),
+        "image": random.normal(size=(count, 3, 16, 16)).astype(np.float32),
         "offset": random.normal(size=(count, 8)).astype(np.float32),
     }
 
@@ -133,7 +133,7 @@ def test_the_engine_computes_what_the_file_does(call, two_inputs, arrays, tmp_pa
     manifest = read_manifest(folder)
     assert manifest["spec"] == {}
     assert manifest["inputs"] == [
-        {"name": "picture", "dtype": "float32", "shape": [1, 3, 16, 16]},
+        {"name": "image", "dtype": "float32", "shape": [1, 3, 16, 16]},
         {"name": "offset", "dtype": "float32", "shape": [1, 8]},
     ]
     assert manifest["outputs"] == [
@@ -242,7 +242,7 @@ def refused(done, message):
         (["--onnx", "{net}", "--precision", "fp32", "--batch", "0"], "batch '0' cannot be built"),
         (["--onnx", "{net}", "--calibration", "no.npz"], "no calibration data at 'no.npz'"),
         (["--onnx", "{net}", "--calibration", "{folder}"], "holds images, but"),
-        (["--onnx", "{net}", "--calibration", "{float64}"], "array 'picture' of"),
+        (["--onnx", "{net}", "--calibration", "{float64}"], "array 'image' of"),
         (["--onnx", "{net}", "--calibration", "{one}"], "but the model also needs ['offset']"),
         (["--onnx", "{text}", "--precision", "fp32"], "no whole ONNX model"),
         (["--onnx", "{quantized}", "--precision", "int8"], "is already quantized (QuantizeLinear"),
@@ -256,8 +256,8 @@ def refused(done, message):
 def test_bad_input_is_one_line(arguments, message, call, two_inputs, tmp_path):
     files = {"net": two_inputs, "folder": tmp_path / "folder"}
     files["folder"].mkdir()
-    for name, data in (("float64", {"picture": np.zeros((1, 3, 16, 16)), "offset": np.zeros((1, 8))}),
-                       ("one", {"picture": np.zeros((1, 3, 16, 16), np.float32)}),
+    for name, data in (("float64", {"image": np.zeros((1, 3, 16, 16)), "offset": np.zeros((1, 8))}),
+                       ("one", {"image": np.zeros((1, 3, 16, 16), np.float32)}),
                        ("flags", {"x": np.ones((2, 3), np.float32)})):  # fmt: skip
         files[name] = tmp_path / f"{name}.npz"
         np.savez(files[name], **data)

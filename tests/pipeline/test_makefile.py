@@ -35,7 +35,7 @@ def asked(tmp_path: Path):
 @pytest.mark.parametrize(
     ("task", "drawn"), [("detection", ["--out", "predictions"]), ("classification", []), (None, [])]
 )
-def test_a_detectors_pictures_are_drawn_and_a_classifiers_cannot_be(asked, tmp_path, task, drawn) -> None:
+def test_a_detectors_images_are_drawn_and_a_classifiers_cannot_be(asked, tmp_path, task, drawn) -> None:
     if task is not None:  # else predict says that there is no engine
         (tmp_path / "manifest.json").write_text(json.dumps({"spec": {"task": task}}, indent=1))
     words = asked("predict", f"ENGINE={tmp_path}", "SOURCE=a.jpg")

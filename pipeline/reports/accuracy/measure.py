@@ -47,7 +47,7 @@ def measure(
 
     Returns:
         For every data set of the evaluation a row of JSON values: case, model, weights, data, figure ("AP" or "top-1"),
-        pictures (their number), calibration {images, seconds, peak_mib, int8_macs, ...}, peers {name: {seconds,
+        images (their number), calibration {images, seconds, peak_mib, int8_macs, ...}, peers {name: {seconds,
         peak_mib, versions}}, symmetric_calibration, results {variant: as
         `effedge.pipeline.evaluation.evaluate.evaluate_engine`}. The variants are the precisions; int8_symmetric (as
         TensorRT takes it, run on the CPU); both INT8 variants with _onnxruntime (the INT8 ONNX on ONNX Runtime); and
@@ -88,7 +88,7 @@ def measure(
             say(f"{case.name}: {variant} on {name}: {figure} {result['figures'][figure]} in {result['seconds']:.0f} s")
         rows.append({
             "case": case.name, "model": case.model, "weights": located.weights, "data": name, "figure": figure,
-            "pictures": result["pictures"], "calibration": calibrations["int8"],
+            "images": result["images"], "calibration": calibrations["int8"],
             "symmetric_calibration": calibrations[SYMMETRIC], "peers": reports, "results": results,
         })  # fmt: skip
     return rows

@@ -27,7 +27,7 @@ def number(figure: float | None) -> str:
 
 
 COLUMNS: dict[str, Callable[[Row], str]] = {
-    "model, data": lambda row: f"{row['model']}, {row['data']}, {row['pictures']} images",
+    "model, data": lambda row: f"{row['model']}, {row['data']}, {row['images']} images",
     "figure": lambda row: FIGURES[row["figure"]],
     "FP32": lambda row: number(value(row, "fp32")),
     "FP16": lambda row: number(value(row, "fp16")),

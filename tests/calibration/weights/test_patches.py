@@ -106,7 +106,7 @@ def test_the_same_seed_takes_the_same_positions_of_every_tensor(case: Case, load
         assert any((take(x, seed=seed) != rows).any() for seed in range(6, 9))
 
 
-def test_positions_are_spread_over_pictures_and_places(load: Load) -> None:
+def test_positions_are_spread_over_images_and_places(load: Load) -> None:
     case = Case((4, 1, 16, 16), (1, 1, 1, 1))
     [layer] = find_layers(model_of(case, load).graph)
     places = np.arange(4 * 16 * 16, dtype=np.float32).reshape(case.data)

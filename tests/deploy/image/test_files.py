@@ -1,4 +1,4 @@
-"""Pictures of every kind, written here with known colours, and read back as upright RGB."""
+"""Images of every kind, written here with known colours, and read back as upright RGB."""
 
 import struct
 import warnings

@@ -82,7 +82,7 @@ def folders(tmp_path):
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_detector_that_finds_everything_has_an_ap_of_one_whatever_the_order_of_the_classes(coco, batch):
     result = evaluate_torch(ColourFinder(), spec("detection", ["red", "green", None], batch), str(coco))
-    assert result["pictures"] == 3 and result["task"] == "detection"
+    assert result["images"] == 3 and result["task"] == "detection"
     assert result["figures"]["AP"] == 1.0 and result["figures"]["AR100"] == 1.0
     assert result["per_class"] == {"Green": 1.0, "red": 1.0}
     swapped = evaluate_torch(ColourFinder(), spec("detection", ["green", "red", None], batch), str(coco))
@@ -97,9 +97,9 @@ def test_a_class_that_the_model_does_not_have_counts_as_not_found_and_is_named(c
 
 def test_a_classifiers_top_1_is_the_share_that_it_gets_right(folders):
     result = evaluate_torch(ColourMean(), spec("classification", ["red", "green", "blue"]), str(folders))
-    assert result["pictures"] == 5 and result["figures"] == {"top-1": 0.8, "top-5": 1.0}
+    assert result["images"] == 5 and result["figures"] == {"top-1": 0.8, "top-5": 1.0}
     limited = evaluate_torch(ColourMean(), spec("classification", ["red", "green", "blue"]), str(folders), limit=2)
-    assert limited["pictures"] == 2 and limited["figures"]["top-1"] == 1.0
+    assert limited["images"] == 2 and limited["figures"]["top-1"] == 1.0
 
 
 def test_data_for_the_other_task_is_refused(folders, coco):
@@ -149,7 +149,7 @@ def test_the_script_prints_a_table_and_writes_json(engine, folders, tmp_path, mo
 
 def test_the_table_is_aligned_and_shows_a_dash_for_what_cannot_be_measured():
     figures, classes = {"AP": 0.5, "AP large": None}, {str(index): index / 10 for index in range(5)}
-    result = {"model": "d0", "data": "x", "pictures": 10, "seconds": 2.0, "figures": figures, "per_class": classes}
+    result = {"model": "d0", "data": "x", "images": 10, "seconds": 2.0, "figures": figures, "per_class": classes}
     assert table(result).splitlines() == [
         "d0 on x: 10 images, 5.0 a second",
         "  AP        0.5000",
@@ -168,7 +168,7 @@ def test_digits_are_drawn_once_into_the_cache(tmp_path, monkeypatch):
     labels = [str(index) for index in range(10)]
     described = spec("detection", labels)
     result = evaluate_torch(ColourFinder(), described, "digits")
-    assert result["pictures"] == 4 and result["figures"]["AP"] is not None
+    assert result["images"] == 4 and result["figures"]["AP"] is not None
     [folder] = (tmp_path / "cache").iterdir()
     written = (folder / "instances.json").stat().st_mtime_ns
     assert evaluate_torch(ColourFinder(), described, "digits")["figures"] == result["figures"]

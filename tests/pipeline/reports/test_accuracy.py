@@ -70,7 +70,7 @@ def made_up_row(figure, **figures):
     results = {what: {"figures": {figure: value}} for what, value in figures.items()}
     calibration = {"int8_macs": 0.806, "seconds": 12.4, "peak_mib": 980}
     return {
-        "case": "c", "model": "d0", "weights": "digits", "data": "digits", "figure": figure, "pictures": 500,
+        "case": "c", "model": "d0", "weights": "digits", "data": "digits", "figure": figure, "images": 500,
         "calibration": calibration, "peers": {}, "results": results,
     }  # fmt: skip
 
@@ -151,7 +151,7 @@ def test_an_onnx_file_is_evaluated_on_onnx_runtime_as_an_engine_is(tmp_path):
     given = {"size": [32, 32], "batch": [1, 1, 1], "interpolation": "bilinear", "resize": "center-crop", "crop": 1.0}
     spec = {"model": "tiny", "task": "classification", "labels": ["red", "green", "blue"], "input": given}
     result = evaluate_file(tmp_path / "model.onnx", {"spec": spec}, str(tmp_path / "data"), limit=None)
-    assert result["pictures"] == 2 and result["figures"]["top-1"] == 1.0
+    assert result["images"] == 2 and result["figures"]["top-1"] == 1.0
 
 
 def fail():

@@ -71,7 +71,7 @@ def result(folder):
 def test_float_is_right_by_construction_and_the_bad_group_costs_what_it_costs_by_hand(folder, result):
     """By hand: all other layers out of INT8, and in place of what the integers stood for the float ONNX's weights, as
     this group's tensor is behind a swish, where no channels are equalized; evaluated on ONNX Runtime."""
-    assert (result["pictures"], result["figure"], result["float"]) == (COUNT, "top-1", 100.0)
+    assert (result["images"], result["figure"], result["float"]) == (COUNT, "top-1", 100.0)
     int8 = onnx_file.load(folder / "int8.onnx")
     names = [node.name for node in int8_layers(int8)]
     changed = unquantize(int8, set(names) - {BAD})
@@ -133,7 +133,7 @@ def test_the_command_prints_the_worst_first_and_writes_all(call, folder, tmp_pat
     assert lines[4].split()[0] == "1" and lines[4].split()[4] == BAD
     assert lines[6].endswith("none of which costs more (--worst N)")
     written = json.loads((tmp_path / "s.json").read_text())
-    assert (written["figure"], written["pictures"], written["float"]) == ("top-1", 30, 100.0)
+    assert (written["figure"], written["images"], written["float"]) == ("top-1", 30, 100.0)
     rows = written["rows"]
     assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
     assert rows[0]["layers"] == [BAD] and rows[0]["drop"] == pytest.approx(100 - rows[0]["accuracy"])
@@ -179,7 +179,7 @@ def test_ctrl_c_leaves_nothing(call, monkeypatch, tmp_path):
 
 
 def test_the_limits_of_chance():
-    top_1, ap = ({"figure": figure, "pictures": 200} for figure in ("top-1", "AP"))
+    top_1, ap = ({"figure": figure, "images": 200} for figure in ("top-1", "AP"))
     by_two = "a drop is chance up to 1.00 points, by which 2 groups are better than float"
     assert describe_chance([3.0, 0.0, -0.5, -1.0], top_1) == f"{by_two} or below 2.50 (5 of 200 images)"
     assert describe_chance([3.0, 0.0, -0.5, -1.0], ap) == by_two

@@ -64,7 +64,7 @@ def test_it_holds_all_that_the_device_needs_and_the_hash_of_each(root):
     sums = dict(reversed(line.split("  ")) for line in (root / "SHA256SUMS").read_text().splitlines())
     assert set(sums) == files - {"SHA256SUMS"}
     assert all(hashlib.sha256((root / name).read_bytes()).hexdigest() == digest for name, digest in sums.items())
-    wanted = {"install.sh", "bundle.json", "model/model.onnx", "selftest/picture.png", "selftest/expected.json"}
+    wanted = {"install.sh", "bundle.json", "model/model.onnx", "selftest/image.png", "selftest/expected.json"}
     assert (
         wanted
         | {"effedge/deploy/predict.py", "effedge/engines/build.py", "effedge/engines/install.py", "effedge/__main__.py"}
@@ -227,7 +227,7 @@ def test_the_image_may_be_the_users(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "mine.png")
     root = unpack(make(tmp_path / "net", image=tmp_path / "mine.png"), tmp_path / "board")
-    with Image.open(root / "selftest" / "picture.png") as image:
+    with Image.open(root / "selftest" / "image.png") as image:
         np.testing.assert_array_equal(np.asarray(image), pixels)
 
 

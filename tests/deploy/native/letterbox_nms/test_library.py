@@ -53,14 +53,14 @@ def test_the_letterbox_gives_pillows_pixels_to_the_last_bit(compiled, monkeypatc
         assert prepared[1:] == expected[1:]
 
 
-def test_a_picture_that_is_a_view_of_another(compiled):
+def test_a_image_that_is_a_view_of_another(compiled):
     image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
     for view in (image[10:70, 20:80], image[::-1], image.transpose(1, 0, 2), image[..., ::-1]):
         expected = letterbox(view, (64, 64), FILL, Image.Resampling.BILINEAR)
         np.testing.assert_array_equal(compiled_letterbox(compiled, view, (64, 64), FILL).pixels, expected.pixels)
 
 
-def test_nothing_is_read_behind_a_picture(compiled):
+def test_nothing_is_read_behind_an_image(compiled):
     """The image ends where the memory does, before a page that may not be read."""
     import ctypes
     import mmap
