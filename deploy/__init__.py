@@ -1,2 +1,2 @@
-"""Runs engines on the device. Needs Python 3.8, NumPy, Pillow 9.1 (10.1 to draw), or later, and the engine's
+"""Runs engines on the device. Needs Python 3.8, NumPy, Pillow 7.0 or later, and the engine's
 backend."""

@@ -27,7 +27,7 @@ BUNDLE, DEVICE, INSTALLED = Path("bundle.json"), Path("device.json"), Path("inst
 MODEL, IMAGE, EXPECTED = Path("model/model.onnx"), Path("selftest/image.png"), Path("selftest/expected.json")
 ENGINE, PREDICTION, LATENCY = Path("engine"), Path("found.json"), Path("latency.json")
 MADE_HERE = (ENGINE, PREDICTION, LATENCY)
-LEAST_PILLOW = (9, 1)
+LEAST_PILLOW = (7, 0)
 REMEDY = "unpack the bundle again"
 
 
@@ -63,7 +63,7 @@ def check_packages() -> None:
     except ImportError as error:
         raise UserError(f"{error} in {sys.executable}: install python3-numpy and python3-pil, or with pip") from error
     if tuple(int(part) for part in re.findall(r"\d+", PIL.__version__)[:2]) < LEAST_PILLOW:
-        raise UserError(f"Pillow {PIL.__version__} is here, expected 9.1 or later: pip install --upgrade pillow")
+        raise UserError(f"Pillow {PIL.__version__} is here, expected 7.0 or later: pip install --upgrade pillow")
 
 
 def forget_another_device(device: DetectedDevice) -> None:

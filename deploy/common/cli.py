@@ -104,6 +104,9 @@ def run(main: Callable[[], None]) -> NoReturn:
         except UserError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(EXIT_USER_ERROR)
+        except BrokenPipeError:  # whoever read the output, such as `head`, has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's own flush has a reader
+            sys.exit(0)
         except KeyboardInterrupt:
             print(INTERRUPTED, file=sys.stderr)
             sys.exit(EXIT_USER_ERROR)

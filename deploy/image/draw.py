@@ -1,7 +1,7 @@
 """Draws detections onto their image: boxes with names and scores, in sizes that suit the image."""
 
 import colorsys
-from typing import Tuple
+from typing import Any, Tuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -40,8 +40,8 @@ def draw_label(
     """Writes `label` on a plate of `colour` above a box's top-left `corner`; moved, and set smaller, as far as it
     takes to stay within `limits` (width, height)."""
     while True:
-        font = ImageFont.load_default(font_size)
-        left, top, right, bottom = canvas.textbbox((0, 0), label, font=font)
+        font = default_font(font_size)
+        left, top, right, bottom = text_box(canvas, label, font)
         margin = font_size // 6
         width, height = right - left + 2 * margin, bottom - top + 2 * margin
         if (width <= limits[0] and height <= limits[1]) or font_size <= SMALLEST_FONT:
@@ -50,6 +50,21 @@ def draw_label(
     x, y = plate_corner(limits, corner, (width, height))
     canvas.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
     canvas.text((x + margin - left, y + margin - top), label, font=font, fill=text_colour(colour))
+
+
+def default_font(size: int) -> Any:
+    """Returns Pillow's own font, which has sizes from Pillow 10.1 on and is small before it."""
+    try:
+        return ImageFont.load_default(size)
+    except TypeError:
+        return ImageFont.load_default()
+
+
+def text_box(canvas: ImageDraw.ImageDraw, text: str, font: Any) -> Tuple[float, float, float, float]:
+    """Returns the box (left, top, right, bottom) that `text` fills, relative to the point that it is written at."""
+    if hasattr(canvas, "textbbox"):
+        return canvas.textbbox((0, 0), text, font=font)
+    return (0.0, 0.0, *font.getsize(text))  # Pillow before 8
 
 
 def plate_corner(

@@ -12,7 +12,7 @@ Before an image is plain RGB:
 
 import warnings
 from pathlib import Path
-from typing import List, Optional, Union
+from typing import Any, List, Optional, Union
 
 import numpy as np
 from PIL import Image
@@ -26,17 +26,19 @@ SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2"),
     *(".avif", ".heic", ".heif"),
 )
+# Pillow has the enumeration from 9.1 on, and before it its members in the module itself.
+TRANSPOSE: Any = getattr(Image, "Transpose", Image)
 WHITE = (255, 255, 255, 255)
 EXIF_ORIENTATION = 0x0112
 # The transposition that makes an image of each orientation upright: EXIF 2.3, table 6 (1 is upright).
 TRANSPOSITIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: TRANSPOSE.FLIP_LEFT_RIGHT,
+    3: TRANSPOSE.ROTATE_180,
+    4: TRANSPOSE.FLIP_TOP_BOTTOM,
+    5: TRANSPOSE.TRANSPOSE,
+    6: TRANSPOSE.ROTATE_270,
+    7: TRANSPOSE.TRANSVERSE,
+    8: TRANSPOSE.ROTATE_90,
 }
 
 

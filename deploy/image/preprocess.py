@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from effedge.deploy.common.contracts import InputSpec
+from effedge.deploy.image.resample import FILTERS
 from effedge.deploy.native.letterbox_nms.library import LetterboxNms, load_letterbox_nms
 
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 LARGE = 3 * 600 * 1000  # bytes of an image from which on half of it is worth the start of a thread (0.1 ms)
 LARGEST_ASPECT_RATIO = 64  # of an image that is longer, center_crop takes the middle
 
@@ -45,7 +45,7 @@ def preparation(description: InputSpec) -> Callable[[np.ndarray], Prepared]:
     height, width = description["size"]
     size, resample = (height, width), FILTERS[description["interpolation"]]
     if description["resize"] == "letterbox":
-        library = load_letterbox_nms() if resample == Image.Resampling.BILINEAR else None
+        library = load_letterbox_nms() if resample == FILTERS["bilinear"] else None
         if library is not None:
             return partial(compiled_letterbox, library, size=size, fill=description["fill"])
         return partial(letterbox, size=size, fill=description["fill"], resample=resample)
@@ -54,7 +54,7 @@ def preparation(description: InputSpec) -> Callable[[np.ndarray], Prepared]:
     raise ValueError(f"unknown resize {description['resize']!r}")
 
 
-def letterbox(image: np.ndarray, size: Tuple[int, int], fill: Sequence[int], resample: Image.Resampling) -> Prepared:
+def letterbox(image: np.ndarray, size: Tuple[int, int], fill: Sequence[int], resample: int) -> Prepared:
     """Scales `image` (uint8 [h,w,3]) to fit `size` (H, W), places it top-left and fills the rest with the RGB `fill`.
 
     Pillow is called once for each axis, because with both in one call it chooses by the shape which comes first, and
@@ -94,7 +94,7 @@ def letterboxed_size(image_size: Tuple[int, int], size: Tuple[int, int]) -> Tupl
     return max(1, round(image_size[0] * scale)), max(1, round(image_size[1] * scale))
 
 
-def center_crop(image: np.ndarray, size: Tuple[int, int], crop: float, resample: Image.Resampling) -> Prepared:
+def center_crop(image: np.ndarray, size: Tuple[int, int], crop: float, resample: int) -> Prepared:
     """Scales `image` (uint8 [h,w,3]) so that its shorter side is floor(size / crop), and cuts `size` (H, W) from its
     centre. `crop` is in (0, 1]."""
     longest = LARGEST_ASPECT_RATIO * min(image.shape[:2])  # else 1 x 60,000 would be resized to 256 x 15 million

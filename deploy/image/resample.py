@@ -1,4 +1,5 @@
-"""Computes the weights of Pillow's bilinear resize (`libImaging/Resample.c`), for the letterbox kernel.
+"""Names Pillow's filters, and computes the weights of its bilinear resize (`libImaging/Resample.c`), for the letterbox
+kernel.
 
 Each pixel of the result is a weighted sum of neighbours along one axis; when an image shrinks, the triangle of weights
 widens with it (antialiasing). Pillow computes the weights as doubles and sums pixels with them in fixed point, of 22
@@ -6,11 +7,15 @@ fractional bits; so does this, to the last bit.
 """
 
 from functools import lru_cache
-from typing import Tuple
+from typing import Any, Tuple
 
 import numpy as np
+from PIL import Image
 
 FRACTION_BITS = 22
+# Pillow has the enumeration from 9.1 on, and before it its members in the module itself.
+_RESAMPLING: Any = getattr(Image, "Resampling", Image)
+FILTERS = {"bilinear": _RESAMPLING.BILINEAR, "bicubic": _RESAMPLING.BICUBIC}  # by the spec's "interpolation"
 
 
 @lru_cache(maxsize=64)

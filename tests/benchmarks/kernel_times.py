@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pycuda.driver as cuda
-from PIL import Image
 
 from effedge.deploy.common.cli import Parser, run
 from effedge.deploy.image.preprocess import letterbox, letterboxed_size
+from effedge.deploy.image.resample import FILTERS
 from effedge.deploy.runtime.tensorrt.detector_steps import (
     LetterboxTarget,
     Selection,
@@ -48,7 +48,7 @@ def main() -> None:
 
 def time_letterbox(gpu, kernels, image, runs):
     stream = gpu.stream()
-    cpu = on_host(lambda: letterbox(image, (SIDE, SIDE), FILL, Image.Resampling.BILINEAR), runs // 4)
+    cpu = on_host(lambda: letterbox(image, (SIDE, SIDE), FILL, FILTERS["bilinear"]), runs // 4)
     buffers, packed_image = upload_image(gpu, stream, image, letterboxed_size(image.shape[:2], (SIDE, SIDE)))
     height, width = image.shape[:2]
     horizontal, out = gpu.memory(3 * height * packed_image.new_width), gpu.memory(3 * SIDE * SIDE)

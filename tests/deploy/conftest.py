@@ -15,10 +15,14 @@ from typing import Any, Callable, Dict, List, Optional
 
 import numpy as np
 import openvino as ov
-import openvino.opset13 as ops
 import pytest
 
 from tests.deploy import fake_cuda
+
+try:
+    import openvino.opset13 as ops
+except ImportError:  # where it was before OpenVINO 2025, the first that does not run on Python 3.8
+    import openvino.runtime.opset13 as ops
 
 Build = Callable[..., Path]
 

@@ -88,8 +88,10 @@ def reference(description, image):
 def windows(value, kernel, stride, top, left, height, width):
     """Returns the windows of a map padded with zeros, [height,width,kernel,kernel,channels]."""
     padded = np.pad(value, ((top, kernel + stride), (left, kernel + stride), (0, 0)))
-    near = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), (0, 1))[::stride, ::stride]
-    return near[:height, :width].transpose(0, 1, 3, 4, 2)
+    rows, columns = padded.strides[:2]  # np.lib.stride_tricks.sliding_window_view is of NumPy 1.20
+    shape = (padded.shape[0] - kernel + 1, padded.shape[1] - kernel + 1, kernel, kernel, padded.shape[2])
+    near = np.lib.stride_tricks.as_strided(padded, shape, (rows, columns, rows, columns, padded.strides[2]))
+    return near[::stride, ::stride][:height, :width]
 
 
 def sigmoid(x):

@@ -1,10 +1,10 @@
 """Images and candidates for the tests of the CUDA kernels, with Pillow's and NumPy's results."""
 
 import numpy as np
-from PIL import Image
 
 from effedge.deploy.image.nms import choose_boxes
 from effedge.deploy.image.preprocess import letterbox
+from effedge.deploy.image.resample import FILTERS
 
 FILL = (124, 1, 255)
 
@@ -31,7 +31,7 @@ def letterbox_cases(seed, count):
         image = random.integers(0, 256, (*image_size, 3), np.uint8)
         if random.random() < 0.2:
             image[:] = 255 * (image > 127)
-        yield image, size, letterbox(image, size, FILL, Image.Resampling.BILINEAR)
+        yield image, size, letterbox(image, size, FILL, FILTERS["bilinear"])
 
 
 def reference(boxes, scores, classes, size, threshold, iou, most):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.image.nms import choose_boxes
-from effedge.deploy.image.resample import resample_table
+from effedge.deploy.image.resample import FILTERS, resample_table
 from effedge.deploy.native.compiled_library import LibrarySource, load_compiled_library
 
 SOURCE = LibrarySource(
@@ -93,8 +93,8 @@ def check_results(library: LetterboxNms) -> None:
         image = random.integers(0, 256, (*shape, 3), np.uint8)
         out = np.empty((64, 64, 3), np.uint8)
         library.letterbox(image, out, resized, (1, 2, 3), 0, 64)
-        expected = Image.fromarray(image).resize((resized[1], shape[0]), Image.Resampling.BILINEAR)
-        expected = expected.resize((resized[1], resized[0]), Image.Resampling.BILINEAR)
+        expected = Image.fromarray(image).resize((resized[1], shape[0]), FILTERS["bilinear"])
+        expected = expected.resize((resized[1], resized[0]), FILTERS["bilinear"])
         if not np.array_equal(out[: resized[0], : resized[1]], np.asarray(expected)):
             raise UserError("the compiled letterbox differs from Pillow's")
     for threshold in (0.0, 0.3):

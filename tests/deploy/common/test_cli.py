@@ -114,3 +114,16 @@ def test_a_real_ctrl_c_inside_an_import_that_hides_it_is_one_line(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors.splitlines()) == (2, [INTERRUPTED])
+
+
+def test_a_reader_that_has_enough_ends_the_command_without_a_word():
+    """As `effedge ... | head -1`."""
+    script = (
+        "from effedge.deploy.common.cli import run\ndef main():\n    while True: print('line', flush=True)\nrun(main)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as done:
+        assert done.stdout.readline() == b"line\n"
+        done.stdout.close()
+        assert done.stderr.read() == b"" and done.wait(30) == 0

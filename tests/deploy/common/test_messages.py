@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-from tqdm import tqdm
 
 from effedge.deploy.common import messages
 from effedge.deploy.common.messages import LINES, LineBar, log, messages_to_stderr, silence, track
@@ -73,6 +72,7 @@ def test_lines_through_items_know_how_many_there_are(clock, capsys):
 
 
 def test_tqdm_unless_it_is_missing_or_a_log_is_written(monkeypatch):
+    tqdm = pytest.importorskip("tqdm").tqdm
     assert isinstance(track(total=1, desc="building"), tqdm)
     monkeypatch.setenv(LINES, "lines")
     assert isinstance(track(total=1, desc="building"), LineBar)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import ImageDraw
+from PIL import ImageDraw, ImageFont
 
 from effedge.deploy.image.draw import class_colour, draw_detections, plate_corner, text_colour
 from effedge.deploy.runtime.detector import Detections
@@ -78,6 +78,7 @@ def test_the_plate_is_above_the_box_or_below_its_edge_where_there_is_no_room():
     assert plate_corner((20, 5), (10, 3), (30, 10)) == (0, 0)  # larger than the image
 
 
+@pytest.mark.skipif(not hasattr(ImageFont, "load_default_imagefont"), reason="one size before Pillow 10.1")
 def test_line_and_letters_grow_with_the_image():
     def coloured(size):
         image = np.zeros((size, size, 3), np.uint8)

@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from effedge.deploy.image.preprocess import LARGEST_ASPECT_RATIO, boxes_to_image, center_crop, letterbox, preparation
+from effedge.deploy.image.resample import FILTERS
 
-BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
+BILINEAR, BICUBIC = FILTERS["bilinear"], FILTERS["bicubic"]
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -39,7 +40,7 @@ def test_letterbox_sizes(image_size, size, resized_size):
 def test_letterbox_places_the_image_top_left_and_fills_the_rest():
     image = noise(60, 120)
     prepared = letterbox(image, (64, 64), [1, 2, 3], BILINEAR)
-    expected = np.asarray(Image.fromarray(image).resize((64, 32), Image.Resampling.BILINEAR))
+    expected = np.asarray(Image.fromarray(image).resize((64, 32), FILTERS["bilinear"]))
     np.testing.assert_array_equal(prepared.pixels[:32], expected)
     assert (prepared.pixels[32:] == [1, 2, 3]).all()
 

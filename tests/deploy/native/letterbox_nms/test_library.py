@@ -7,13 +7,13 @@ import subprocess
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from effedge import Detector
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.files import user_cache
 from effedge.deploy.image import preprocess
 from effedge.deploy.image.preprocess import compiled_letterbox, letterbox, preparation
+from effedge.deploy.image.resample import FILTERS
 from effedge.deploy.native import compiled_library
 from effedge.deploy.native.compiled_library import library_path
 from effedge.deploy.native.letterbox_nms import library
@@ -56,7 +56,7 @@ def test_the_letterbox_gives_pillows_pixels_to_the_last_bit(compiled, monkeypatc
 def test_a_image_that_is_a_view_of_another(compiled):
     image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
     for view in (image[10:70, 20:80], image[::-1], image.transpose(1, 0, 2), image[..., ::-1]):
-        expected = letterbox(view, (64, 64), FILL, Image.Resampling.BILINEAR)
+        expected = letterbox(view, (64, 64), FILL, FILTERS["bilinear"])
         np.testing.assert_array_equal(compiled_letterbox(compiled, view, (64, 64), FILL).pixels, expected.pixels)
 
 
