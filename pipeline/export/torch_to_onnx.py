@@ -86,8 +86,10 @@ def export_model(
         UserError: as `effedge.pipeline.weights.load.load_weights`, or a size that does not suit the model.
     """
     import torch
+    from onnx_ir.passes import common
 
     from effedge.pipeline.export.onnx_spec import make_spec, spec_text
+    from effedge.pipeline.export.passes.integer_division import divide_integers
     from effedge.pipeline.export.passes.name_layers import name_layers
     from effedge.pipeline.export.passes.set_batch import replace_batch_of_one
     from effedge.pipeline.models.create import create_model
@@ -119,6 +121,8 @@ def export_model(
     assert program is not None
     exported = program.model
     name_layers(exported)
+    divide_integers(exported)
+    common.RemoveUnusedNodesPass()(exported)
     if batch != (1, 1, 1):
         replace_batch_of_one(exported, batch[0] if len(set(batch)) == 1 else "N")
     word = Path(weights).stem if loaded.file is not None and weights == str(loaded.file) else weights

@@ -90,8 +90,9 @@ class DetectorGraph(Normalized):
         _, best_anchors = logits.amax(2).topk(self.candidates)  # [N,K]
         best_logits = logits.gather(1, best_anchors.unsqueeze(2).repeat(1, 1, self.classes))  # [N,K,C]
         scores, pairs = best_logits.flatten(1).topk(self.candidates)  # [N,K], pairs within K x C
-        # An integer division would be exported as five nodes. This product gives the same: a multiple of C comes out
-        # just above its quotient, and K * 2^-22 is far below 1 / C, so no other number reaches the next quotient.
+        # An integer division would be exported as five nodes; export/passes/integer_division.py makes one node of this
+        # product, which gives the same: a multiple of C comes out just above its quotient, and K * 2^-22 is far below
+        # 1 / C, so no other number reaches the next quotient.
         rank = (pairs.to(torch.float32) * ((1 + 2.0**-22) / self.classes)).to(torch.int64)  # within best_anchors
         classes = pairs - rank * self.classes
         anchor = best_anchors.gather(1, rank)  # [N,K]

@@ -242,3 +242,18 @@ def test_every_model_exports_and_simplifies_at_its_own_size(name, tmp_path):
     kinds = {node.op_type for node in simplified.graph.node}
     assert not kinds & {"Pad", "Shape", "ReduceSum", "Identity", "Constant", "BatchNormalization", "Expand"}
     assert (name in EFFICIENTNETS) == ("TopK" not in kinds)
+
+
+def test_the_candidates_indices_are_integers_all_the_way(prepared):
+    """From the TopK over pairs to `classes` no float, which a builder's FP16 flag could turn into FP16."""
+    exported = prepared("d0", 128).exported
+    made_by = {output: node for node in exported.graph.node for output in node.output}
+    waiting, path = ["classes"], []
+    while waiting:
+        node = made_by.get(waiting.pop())
+        if node is not None and node.op_type != "TopK":
+            path.append(node)
+            waiting += node.input
+    assert sorted(node.op_type for node in path) == ["Cast", "Div", "Mul", "Sub"]
+    [cast] = [node for node in path if node.op_type == "Cast"]
+    assert cast.output[0] == "classes"
