@@ -27,7 +27,7 @@ from effedge.deploy.timing import interleaved
 from effedge.deploy.timing.comparison import Interval
 from effedge.deploy.timing.machine import cpu
 from effedge.engines.stage import run_stage
-from effedge.engines.targets import TARGETS, Target, check_buildable_here, installed, resolve_target, runs_here
+from effedge.engines.targets import TARGETS, TYPED, Target, check_buildable_here, installed, resolve_target, runs_here
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -157,6 +157,7 @@ def by_latency_stage(int8: Path, out: Path, target: Target) -> bool:
 
         read_report(int8)
         model = onnx_file.load(int8)
+        onnx_file.check_float32_scales(model, int8)
 
         with tempfile.TemporaryDirectory() as scratch:
             built: list[tuple[ir.Model, Path]] = []
@@ -210,10 +211,13 @@ def build_options_of(built: Sequence[tuple[ir.Model, Path]]) -> BuildOptions:
 
 
 def build(model: ir.Model, folder: Path, target: Target, build_options: BuildOptions) -> Path:
-    """Builds an INT8 engine in `folder`, which is made."""
+    """Builds an INT8 engine in `folder`, which is made; for a typed target with FP16 around the INT8."""
+    from effedge.calibration.fp16.convert import to_fp16
     from effedge.calibration.graph import onnx_file
     from effedge.engines.build import build_engine
 
+    if target.precision_by == TYPED:
+        model, _ = to_fp16(model)
     onnx = folder.with_suffix(".onnx")
     onnx_file.save(model, onnx)
     folder.mkdir()

@@ -86,6 +86,7 @@ def main() -> None:
     from effedge.calibration.graph.float_twin import float_twin
 
     model, report = read_report(int8)
+    onnx_file.check_float32_scales(model, int8)
     if report.get("zero_points"):
         raise UserError(
             f"'{int8}' has zero points, which TensorRT does not take: calibrate it for a GPU (TARGET=rtx or trt)"

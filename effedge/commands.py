@@ -22,7 +22,9 @@ GROUPS: Dict[str, Dict[str, Command]] = {
             "effedge.pipeline.export.simplify", "an exported ONNX to a simpler one that computes the same"
         ),
         "quantize": Command("effedge.calibration.quantize", "a float ONNX to INT8, calibrated on images or arrays"),
-        "fp16": Command("effedge.calibration.fp16.convert", "a float ONNX to FP16 tensors"),
+        "fp16": Command(
+            "effedge.calibration.fp16.convert", "a float ONNX, or what an INT8 ONNX has beside INT8, to FP16"
+        ),
         "by-latency": Command("effedge.calibration.by_latency", "an INT8 ONNX with INT8 only where it is faster here"),
         "finetune": Command(
             "effedge.pipeline.training.finetune.command", "quantization-aware fine-tuning of an INT8 ONNX"

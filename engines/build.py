@@ -145,6 +145,10 @@ def check_prepared(request: BuildRequest) -> None:
         has_pairs = any(node.op == "QuantizeLinear" for node in header.nodes)
         content = "Q/DQ pairs, but none at both inputs of a layer" if has_pairs else "no QuantizeLinear"
         raise UserError(f"int8 was asked for, but '{onnx}' has {content}: calibrate it first ({quantize})")
+    if precision == "int8" and target.precision_by == TYPED and not header.has_fp16_scales:
+        log.warning(
+            f"note: '{onnx}' has float32 around its INT8, and {target.name} runs it so: effedge fp16 makes it 16 bit"
+        )
     if precision != "int8" and quantized:
         raise UserError(
             f"{precision} was asked for, but '{onnx}' is quantized to INT8 ({len(quantized)} layers): "

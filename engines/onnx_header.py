@@ -78,6 +78,13 @@ class Header:
         return [node for node in self.nodes if node.op in LAYER_OPERATORS and dequantized.issuperset(node.inputs[:2])]
 
     @property
+    def has_fp16_scales(self) -> bool:
+        """True if the Q/DQ pairs have FP16 scales, so that FP16 is around the INT8."""
+        return any(
+            node.op == "QuantizeLinear" and self.initializers.get(node.inputs[1]) == FLOAT16 for node in self.nodes
+        )
+
+    @property
     def fp16_convolutions(self) -> List[Node]:
         """Convolutions with FP16 weights."""
         return [node for node in self.fp16_layers if node.op == "Conv"]

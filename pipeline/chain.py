@@ -129,7 +129,7 @@ def chain_of_simplified(simplified: Path, request: Request, data: ChainData) -> 
 
 
 def quantized(simplified: Path, request: Request, data: ChainData) -> Path:
-    """Run the stages that make the INT8 ONNX; returns its path."""
+    """Run the stages that make the INT8 ONNX, for typed targets with FP16 around it; returns its path."""
     assert data.calibration is not None  # INT8 needs data, and a chain without it has ended
     target = request.target
     int8 = simplified.with_name("int8-zero-points.onnx" if target.zero_points else "int8.onnx")
@@ -144,6 +144,9 @@ def quantized(simplified: Path, request: Request, data: ChainData) -> Path:
     if request.by_latency:
         before, int8 = int8, int8.with_name(f"{int8.stem}-{target.name}.onnx")
         by_latency_stage(before, int8, target)
+    if target.precision_by == TYPED:  # what is not INT8 would be float32 there
+        before, int8 = int8, int8.with_name(f"{int8.stem}-fp16.onnx")
+        convert(before, int8, data=data.calibration, images=FP16_IMAGES)
     return int8
 
 

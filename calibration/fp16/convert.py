@@ -1,4 +1,5 @@
-"""Converts a float32 ONNX to FP16, for builders that take each tensor's type from the ONNX (strongly typed networks).
+"""Converts a float32 ONNX to FP16, or what an INT8 ONNX computes beside its INT8, for strongly typed networks, whose
+builders take each tensor's type from the ONNX.
 
     effedge fp16 MODEL.onnx --out OUT.onnx [--calibration DATA]
 
@@ -13,11 +14,13 @@ them what only moves or selects values. The rest stays float32:
    calibration data, nodes that read or write a tensor that went beyond 65504. The outcome names them.
 
 Casts stand only where the type changes, one per tensor. Normalization is folded into the first convolution, so the
-uint8 image is cast to float16, which holds 0..255 exactly.
+uint8 image is cast to float16, which holds 0..255 exactly. In an INT8 ONNX the scales of the Q/DQ pairs become float16
+too (quantized.py), and with them the outputs of the INT8 layers.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +29,7 @@ from effedge.calibration.ranges.samples import Samples
 from effedge.calibration.ranges.source import CalibrationData, find_data, load_samples
 from effedge.calibration.report import attach_report
 from effedge.deploy.common.cli import Parser, UserError
-from effedge.deploy.common.contracts import CalibrationReport
+from effedge.deploy.common.contracts import CALIBRATION_KEY, CalibrationReport
 from effedge.deploy.common.messages import log
 from effedge.engines.onnx_header import LAYER_OPERATORS, onnx_files
 from effedge.engines.stage import run_stage
@@ -36,13 +39,14 @@ if TYPE_CHECKING:
 
 
 def to_fp16(model: ir.Model, samples: Samples | None = None) -> tuple[ir.Model, CalibrationReport]:
-    """Converts a float32 model (from onnx_file.load), which stays as it is.
+    """Converts a float32 or INT8 model (from onnx_file.load), which stays as it is.
 
     Args:
         samples: calibration data, to find the tensors that float16 cannot hold; None trusts that there are none.
 
     Returns:
-        The converted model and its report, which is also in its metadata.
+        The converted model and its report, which is also in its metadata: of an INT8 model the calibration's, with
+        `fp16_layers` and `float32_nodes` added.
 
     Raises:
         UserError: no layer with weights, a node with a subgraph, NaN or infinity in the calibration run.
@@ -51,8 +55,12 @@ def to_fp16(model: ir.Model, samples: Samples | None = None) -> tuple[ir.Model, 
 
     from effedge.calibration.fp16.half_precision_pass import HalfPrecisionPass, is_float32
     from effedge.calibration.fp16.node_selection import find_unfit_nodes, select_nodes
+    from effedge.calibration.fp16.quantized import is_quantized, with_fp16_scales
     from effedge.calibration.ranges.collect import collect_amax
 
+    quantized = is_quantized(model)
+    if quantized:
+        model = with_fp16_scales(model)
     changed = model.clone()
     selected = select_nodes(changed.graph)
     if not selected:
@@ -65,22 +73,26 @@ def to_fp16(model: ir.Model, samples: Samples | None = None) -> tuple[ir.Model, 
     half_nodes = {node for node in selected if node not in unfit}
     HalfPrecisionPass(half_nodes)(changed)
     common.RemoveUnusedNodesPass()(changed)
-    report: CalibrationReport = {
-        "method": "fp16",
-        "images": 0 if samples is None else len(samples),
-        "fp16_layers": sum(node.op_type in LAYER_OPERATORS for node in half_nodes),
-        "float_layers": {node.name or "": reason for node, reason in unfit.items()},
-    }
+    layers = sum(node.op_type in LAYER_OPERATORS for node in half_nodes)
+    float32_nodes = {node.name or "": reason for node, reason in unfit.items()}
+    images = 0 if samples is None else len(samples)
+    report: CalibrationReport = {"method": "fp16", "images": images, "float_layers": float32_nodes}
+    if quantized:
+        calibrated = json.loads(changed.metadata_props.get(CALIBRATION_KEY, "{}"))  # none in a foreign INT8 model
+        report = {"images": images, "float_layers": {}, **calibrated, "float32_nodes": float32_nodes}
+    report["fp16_layers"] = layers
     attach_report(changed, report)
     return changed, report
 
 
 def describe(report: CalibrationReport) -> str:
     """Returns the report of `to_fp16` on one line; nodes out of range are named, those of the other rules counted."""
-    named = [f"'{name}' ({why})" for name, why in report["float_layers"].items() if "65504" in why or "small" in why]
+    unfit = report.get("float32_nodes", report["float_layers"])
+    named = [f"'{name}' ({why})" for name, why in unfit.items() if "65504" in why or "small" in why]
     ranges = f"ranges of {report['images']} runs" if report["images"] else "no ranges given"
+    around = " around INT8" if "float32_nodes" in report else ""
     return (
-        f"fp16: {report['fp16_layers']} layers with weights in float16, {len(report['float_layers'])} nodes kept in "
+        f"fp16: {report['fp16_layers']} layers with weights in float16{around}, {len(unfit)} nodes kept in "
         f"float32, of them out of range: {', '.join(named) or 'none'} ({ranges})"
     )
 
@@ -111,7 +123,7 @@ def convert(
         from effedge.calibration.graph import onnx_file
 
         loaded = onnx_file.load(model)
-        onnx_file.check_float(loaded, model)
+        onnx_file.check_float32_scales(loaded, model)
         samples = load_samples(loaded, data, calibration_data.images, images) if data is not None else None
         changed, report = to_fp16(loaded, samples)
         onnx_file.save(changed, temporary)
@@ -130,7 +142,7 @@ def convert(
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="float32 ONNX, opset 13 or later")
+    parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a float32 or INT8 ONNX")
     parser.add_argument("--calibration", type=Path, metavar="DATA", help=".npz, .npy, folder or COCO json")
     parser.add_argument("--images-dir", type=Path, metavar="DIR", help="where the images of a COCO json lie")
     parser.add_argument("--images", type=int, default=DEFAULT_IMAGES, metavar="N", help="how many (%(default)s)")

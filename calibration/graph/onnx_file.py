@@ -112,6 +112,14 @@ def check_float(model: ir.Model, path: str | Path) -> None:
             raise UserError(f"'{path}' is already quantized ({node.op_type} '{node.name}'): give the float model")
 
 
+def check_float32_scales(model: ir.Model, path: str | Path) -> None:
+    """Raises a UserError if the model has FP16 around its INT8, which passes over an INT8 model do not expect."""
+    for node in model.graph:
+        scale = constant(node.inputs[1]) if node.op_type in ("QuantizeLinear", "DequantizeLinear") else None
+        if scale is not None and scale.dtype == np.float16:
+            raise UserError(f"'{path}' has FP16 around its INT8: give the INT8 ONNX that it was made from")
+
+
 def save(model: ir.Model, path: str | Path) -> None:
     """Writes the model, weights inside, to `path`. Raises UserError beyond protobuf's 2 GiB."""
     try:

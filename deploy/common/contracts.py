@@ -119,6 +119,7 @@ class CalibrationReport(TypedDict, total=False):
     images: int  # runs that the ranges were taken from; 0 without calibration data
     float_layers: Dict[str, str]  # layers that are not in the precision, with the reason
     fp16_layers: int
+    float32_nodes: Dict[str, str]  # of an INT8 model with FP16 around it: nodes in float32, with the reason
     zero_points: bool
     correction: str  # of the weights: none, rounded or refitted
     equalized: int  # groups of tensors whose channels were equalized

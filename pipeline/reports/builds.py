@@ -30,7 +30,7 @@ from effedge.deploy.runtime.manifest import read_manifest
 from effedge.engines.build import make_engine
 from effedge.engines.build_options import NO_INT8, BuildOptions
 from effedge.engines.stage import record_path, run_stage
-from effedge.engines.targets import PRECISIONS, TARGETS, Target, check_buildable_here
+from effedge.engines.targets import PRECISIONS, TARGETS, TYPED, Target, check_buildable_here
 from effedge.pipeline.chain import batch_word, run_chain
 from effedge.pipeline.datasets.digits_cache import digits_folder
 from effedge.pipeline.export.torch_to_onnx import Batch
@@ -108,12 +108,13 @@ def build(case: Case, target: Target, out: Path) -> Row:
     simplified = run_chain(Request(checkpoint, "fp32", target, out, until="simplify"))
     prepared = simplified
     if case.precision != "fp32":
-        prepared = simplified.with_name(f"{case.precision}.onnx")
         images = digits_folder("detection", "calibration", size=0, count=IMAGES) / "images"
         if case.precision == "int8":
+            prepared = simplified.with_name("int8.onnx")
             quantize_roughly(simplified, images, prepared)
-        else:
-            convert(simplified, prepared, data=images, images=IMAGES)
+        if target.precision_by == TYPED:
+            before, prepared = prepared, prepared.with_name("fp16.onnx" if prepared is simplified else "int8-fp16.onnx")
+            convert(before, prepared, data=images, images=IMAGES)
     engine = simplified.with_name("-".join([case.precision, target.name, *case.capabilities]))
     make_engine(
         prepared,

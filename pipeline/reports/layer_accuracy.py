@@ -101,6 +101,7 @@ def measure(
     if not float_path.is_file():
         raise UserError(f"no float model at '{float_path}': give the one that '{int8}' was made of with --float")
     float_model, model = onnx_file.load(float_path), onnx_file.load(int8)
+    onnx_file.check_float32_scales(model, int8)
     equalized_model = equalized(float_model, model, float_path, int8)
     in_int8 = int8_tensors(model)
     groups = [in_int8.intersection(row["tensors"]) for row in report["sensitivity"]]

@@ -82,7 +82,8 @@ def checkout(tmp_path_factory):
         folder, "effedge", "bundle", "d0", "--precision", "int8", "--target", "jetson-orin", "--calibration", "images"
     )
     shutil.copy(folder / "build/d0-digits/simplified.onnx", folder / "simplified.onnx")
-    shutil.copy(folder / "build/d0-digits/int8.onnx", folder / "int8.onnx")
+    for name in ("int8.onnx", "int8-fp16.onnx"):
+        shutil.copy(folder / "build/d0-digits" / name, folder / name)
     write_foreign_model(folder)
     return folder
 

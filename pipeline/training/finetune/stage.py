@@ -51,6 +51,7 @@ def fine_tune(
         from effedge.pipeline.training.finetune.tune import tune
 
         teacher, calibrated = onnx_file.load(float_model), onnx_file.load(int8_model)
+        onnx_file.check_float32_scales(calibrated, int8_model)
         onnx_file.check_float(teacher, float_model)
         report = read_calibration(calibrated.metadata_props.get(CALIBRATION_KEY), int8_model)
         samples = load_samples(teacher, data, paths, images)
