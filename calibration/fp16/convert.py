@@ -123,6 +123,7 @@ def convert(
         from effedge.calibration.graph import onnx_file
 
         loaded = onnx_file.load(model)
+        onnx_file.check_float(loaded, model, allowed=onnx_file.PAIR)
         onnx_file.check_float32_scales(loaded, model)
         samples = load_samples(loaded, data, calibration_data.images, images) if data is not None else None
         changed, report = to_fp16(loaded, samples)

@@ -13,12 +13,11 @@ import numpy as np
 import onnx_ir as ir
 from onnx import version_converter
 
-from effedge.calibration.graph.onnx_file import constant, prepare
+from effedge.calibration.graph.onnx_file import PAIR, constant, prepare
 from effedge.deploy.common.cli import UserError
 
 OPSET = 19  # the first with float16 scales
 SMALLEST_NORMAL = float(np.finfo(np.float16).tiny)
-PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 
 def is_quantized(model: ir.Model) -> bool:

@@ -20,8 +20,15 @@ from onnx_ir.passes import common
 from effedge.calibration.graph.raise_opset import raise_opset
 from effedge.deploy.common.cli import UserError
 
-QUANTIZATION_OPERATORS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger",
-                          "QLinearMatMul", "MatMulInteger")  # fmt: skip
+PAIR = ("QuantizeLinear", "DequantizeLinear")
+QUANTIZATION_OPERATORS = (
+    *PAIR,
+    "DynamicQuantizeLinear",
+    "QLinearConv",
+    "ConvInteger",
+    "QLinearMatMul",
+    "MatMulInteger",
+)
 
 
 def load(path: str | Path) -> ir.Model:
@@ -105,17 +112,17 @@ def check_flat(model: ir.Model, path: str | Path) -> None:
             )
 
 
-def check_float(model: ir.Model, path: str | Path) -> None:
-    """Raises a UserError if the model is already quantized."""
+def check_float(model: ir.Model, path: str | Path, allowed: Sequence[str] = ()) -> None:
+    """Raises a UserError if the model is already quantized, by other operators than the `allowed` ones."""
     for node in model.graph:
-        if node.op_type in QUANTIZATION_OPERATORS:
+        if node.op_type in QUANTIZATION_OPERATORS and node.op_type not in allowed:
             raise UserError(f"'{path}' is already quantized ({node.op_type} '{node.name}'): give the float model")
 
 
 def check_float32_scales(model: ir.Model, path: str | Path) -> None:
     """Raises a UserError if the model has FP16 around its INT8, which passes over an INT8 model do not expect."""
     for node in model.graph:
-        scale = constant(node.inputs[1]) if node.op_type in ("QuantizeLinear", "DequantizeLinear") else None
+        scale = constant(node.inputs[1]) if node.op_type in PAIR else None
         if scale is not None and scale.dtype == np.float16:
             raise UserError(f"'{path}' has FP16 around its INT8: give the INT8 ONNX that it was made from")
 

@@ -4,6 +4,7 @@ A wheel is built from this checkout and installed into a folder of its own; the 
 the environment that runs the tests.
 """
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -37,8 +38,10 @@ def wheel(tmp_path_factory):
     """The wheel of this checkout."""
     pytest.importorskip("setuptools", minversion="77", reason="setuptools 77 or later builds the wheel")
     folder = tmp_path_factory.mktemp("wheel")
+    ignored = shutil.ignore_patterns(".git", ".venv", "build", "tests", "docs", ".*_cache", "__pycache__", "*.egg-info")
+    source = shutil.copytree(ROOT, folder / "source", symlinks=True, ignore=ignored)  # setuptools works within it
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*command, "--wheel-dir", str(folder), str(ROOT)], check=True, capture_output=True)
+    subprocess.run([*command, "--wheel-dir", str(folder), str(source)], check=True, capture_output=True)
     [path] = folder.glob("effedge-*.whl")
     return path
 
