@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""Sets up what all tests share: signals, printed messages, and calls of a command's main."""
 
 from __future__ import annotations  # the tests of deploy/ run on Python 3.8 too
 

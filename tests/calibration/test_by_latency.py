@@ -1,4 +1,4 @@
-"""What goes to 16 bit because INT8 is not faster there: by a race whose outcome is known, and once by a real one."""
+"""Checks the choice by latency: with races whose outcome is known, and once with a real race."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which groups stay in 16 bit: cases by hand, and the share as a limit."""
+"""Checks the choice of the groups that stay in 16 bit: cases by hand, and the share as a limit."""
 
 from __future__ import annotations
 

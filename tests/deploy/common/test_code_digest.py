@@ -29,16 +29,16 @@ SOURCES = {
     "deploy/image/files.py": "from effedge.calibration import quantize\n",  # a circle ends
     "deploy/native/__init__.py": "",
     "deploy/native/steps.py": "",
-    "deploy/native/steps.cpp": '#include <vector>\n#include "own.h"\n  # include "../shared/far.h"\n',
+    "deploy/native/steps.cpp": '#include <vector>\n#include "own.h"\n  # include "../common/far.h"\n',
     "deploy/native/own.h": "",
     "deploy/native/unused.h": "",
-    "deploy/shared/far.h": '#include "farther.h"\n',
-    "deploy/shared/farther.h": "",
+    "deploy/common/far.h": '#include "farther.h"\n',
+    "deploy/common/farther.h": "",
 }
 READ = {
     "calibration/__init__.py", "calibration/quantize.py", "calibration/correct.py", "deploy/__init__.py",
     "deploy/image/__init__.py", "deploy/image/files.py", "deploy/native/__init__.py", "deploy/native/steps.py",
-    "deploy/native/steps.cpp", "deploy/native/own.h", "deploy/shared/far.h", "deploy/shared/farther.h", "__init__.py",
+    "deploy/native/steps.cpp", "deploy/native/own.h", "deploy/common/far.h", "deploy/common/farther.h", "__init__.py",
 }  # fmt: skip
 
 

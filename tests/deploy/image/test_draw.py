@@ -1,4 +1,4 @@
-"""What is drawn: where, in which colours, readable, and never past the image's edge."""
+"""Checks drawn detections: their places and colours, that labels can be read, and that nothing leaves the image."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What two readings of a board say about the latencies between them."""
+"""Checks the notes that two readings of a board give about the latencies between them."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Which sources are video, and what opening one finds or refuses."""
+"""Checks which sources are video, and the results and refusals of opening them."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""How well anchors fit: against every anchor looked at one by one, and against shapes that were made to be found."""
+"""Checks the fit of anchors: against every anchor one by one, and against shapes that fit by construction."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What each group costs in top-1 and AP: a network with one bad group, whose figures are computed again by hand."""
+"""Checks the loss of each group of layers: a network with one bad group, with figures computed again by hand."""
 
 import json
 import re

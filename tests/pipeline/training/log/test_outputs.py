@@ -1,4 +1,4 @@
-"""What stands beside OUT: the best weights and the last, the journal with what TensorBoard reads, the curves."""
+"""Checks the files beside OUT: the best weights and the last, the journal, TensorBoard's events, the curves."""
 
 import dataclasses
 import json
