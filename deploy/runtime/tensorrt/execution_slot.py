@@ -10,7 +10,7 @@ import numpy as np
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.messages import log
 from effedge.deploy.runtime.tensorrt.api import as_shape, check_capturable
-from effedge.deploy.runtime.tensorrt.gpu import CaptureError, Gpu, Graph
+from effedge.deploy.runtime.tensorrt.gpu import CudaError, Gpu, Graph
 from effedge.deploy.runtime.tensorrt.log import TensorRTLogger
 
 # By TensorRT's name of a type: trt.nptype would do, but fails beside NumPy 1.24 or later in TensorRT 8.
@@ -51,13 +51,21 @@ class ExecutionSlot:
         is_input = {name: engine.get_tensor_mode(name) == module.TensorIOMode.INPUT for name in names}
         largest = {name: self.largest_shape(name) for name in names if is_input[name]}
         for name, shape in largest.items():
-            context.set_input_shape(name, shape)
+            self.set_shape(name, shape)
         self.types = {name: self.dtype(name) for name in names}
         # The GPU reads an input once, but may read an output again: so no output is left in the host's memory.
         self.inputs = {name: gpu.buffer(self.size(name)) for name in names if is_input[name]}
         self.outputs = {name: gpu.result_buffer(self.size(name)) for name in names if not is_input[name]}
         for name, buffer in self.outputs.items():
             context.set_tensor_address(name, buffer.address)
+
+    def set_shape(self, name: str, shape: Tuple[int, ...]) -> None:
+        """Sets an input's shape for the runs that follow. Raises UserError for one that the plan was not built for."""
+        if not self.context.set_input_shape(name, shape):
+            raise UserError(
+                f"'{self.gpu.path}' does not take input '{name}' of shape {list(shape)} ({self.logger.reason()}): "
+                "build the engine for it"
+            )
 
     def largest_shape(self, name: str) -> Tuple[int, ...]:
         """Returns the largest shape of an input: its own, or the optimization profile's where its own is dynamic."""
@@ -119,7 +127,7 @@ class ExecutionSlot:
         if key != self.last_key:
             self.last_key, self.graph = None, None
             for name, (shape, address) in inputs.items():
-                self.context.set_input_shape(name, shape)
+                self.set_shape(name, shape)
                 self.context.set_tensor_address(name, address)
             enqueue()
             self.stream.synchronize()
@@ -130,7 +138,7 @@ class ExecutionSlot:
             try:
                 check_capturable(self.context, self.stream.handle)
                 self.graph = Graph(self.stream, enqueue)
-            except (CaptureError, UserError) as reason:
+            except (CudaError, UserError) as reason:
                 self.can_record = False
                 log.warning(f"note: '{self.gpu.path}' runs without a CUDA graph, somewhat slower: {reason}")
         if self.graph is not None:

@@ -161,7 +161,10 @@ class Graph:
             self.driver.cuGraphExecDestroy(self.handle)
 
 
-class CaptureError(cuda.Error):
+CudaError = cuda.Error  # any error of CUDA, from pycuda or of a function for graphs
+
+
+class CaptureError(CudaError):
     """A function for CUDA graphs failed."""
 
 

@@ -259,6 +259,36 @@ def test_what_cannot_be_recorded_runs_step_by_step_and_a_line_says_so(pretend, c
     )
 
 
+def test_a_plain_error_of_cuda_while_a_run_is_recorded_does_not_end_it(pretend, capsys):
+    cuda = FakeCuda()
+    load = pretend(cuda, adder(cuda))
+    infer = load()
+    slot = infer.slots[0]
+    recorded, plain = [], slot.enqueue_engine
+
+    def fails_while_recording():
+        if cuda.streams[slot.stream.handle].recorded is not None:
+            recorded.append(1)
+            raise sys.modules["pycuda.driver"].Error("operation not permitted when stream is capturing")
+        plain()
+
+    slot.enqueue_engine = fails_while_recording
+    for value in range(4):
+        assert infer({"image": np.full((1, 2, 2, 3), value, np.uint8)})["sums"].tolist() == [[12.0 * value] * 2]
+    assert len(recorded) == 1 and "runs without a CUDA graph" in capsys.readouterr().err
+
+
+def test_a_shape_that_the_plan_was_not_built_for_is_one_line(pretend):
+    cuda = FakeCuda()
+    load = pretend(cuda, adder(cuda))
+    infer = load()
+    infer.slots[0].context.set_input_shape = lambda name, shape: False
+    with pytest.raises(
+        UserError, match=r"does not take input 'image' of shape \[2, 2, 2, 3\] \(.*\): build the engine"
+    ):
+        infer({"image": np.ones((2, 2, 2, 3), np.uint8)})
+
+
 def test_all_engines_of_a_process_share_one_context_that_is_released_at_the_end(pretend, monkeypatch):
     at_the_end = []
     monkeypatch.setattr("atexit.register", at_the_end.append)
