@@ -164,7 +164,7 @@ class Graph:
 CudaError = cuda.Error  # any error of CUDA, from pycuda or of a function for graphs
 
 
-class CaptureError(CudaError):
+class CaptureError(cuda.Error):
     """A function for CUDA graphs failed."""
 
 
