@@ -17,7 +17,7 @@ VENV := .venv
 PROCESSES := 1
 # Empty means: the model's own, or the data that the weights bring, or not at all.
 OPTIONAL := SIZE CLASSES LABELS CALIBRATION MAX_DROP FINETUNE VALIDATION LIMIT BY_LATENCY CAPABILITY DLA BUILD_OPTIONS \
-  SELFTEST_IMAGE HOST SSH_OPTIONS ENGINE SOURCE DATA IMAGES VAL VAL_IMAGES EPOCHS STEPS RECIPE PATIENCE ARGS \
+  SELFTEST_IMAGE HOST SSH_OPTIONS DEVICE_PYTHON ENGINE SOURCE DATA IMAGES VAL VAL_IMAGES EPOCHS STEPS RECIPE PATIENCE ARGS \
   BASELINE RECORD NO_ENGINE TOLERANCE JSON PLOT LATENCY TASK FIGURES PEERS BCCD PIP_FLAGS
 $(foreach name,$(OPTIONAL),$(eval $(name) :=))
 export SSH_OPTIONS
@@ -83,7 +83,8 @@ bundle: $(INSTALLED) ## one archive from which TARGET's device builds, tests and
 	$(BUNDLE)
 deploy: $(INSTALLED) ## the bundle copied to HOST (user@board) over ssh and installed there; its figures brought back
 	$(BUNDLE)
-	$(EFFEDGE) deploy "$$($(BUNDLE) | tail -n 1)" '$(HOST)' --ssh-options="$$SSH_OPTIONS"
+	$(EFFEDGE) deploy "$$($(BUNDLE) | tail -n 1)" '$(HOST)' --ssh-options="$$SSH_OPTIONS" \
+	  $(if $(DEVICE_PYTHON),--device-python '$(DEVICE_PYTHON)')
 
 .PHONY: export simplify calibrate
 export: $(INSTALLED) ## PyTorch -> ONNX

@@ -2,6 +2,9 @@
 # Installs an effedge bundle on its device: checks the bundle's files and the device, builds the engine, tests and times
 # it. It may be run again: a finished step is skipped. `sh install.sh --help` lists the options.
 cd "$(dirname "$0")" || exit 2
+# nvcc and trtexec of JetPack, which a shell without a login does not find.
+PATH=$PATH:/usr/local/cuda/bin:/usr/src/tensorrt/bin
+export PATH
 
 fail() {
     echo "error: $1" >&2

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -32,7 +33,8 @@ SPACE = 4  # times the archive: the archive itself, its files, the engine, the b
 # Prints the free KiB of the board's disk, then "whole" if the bundle is unpacked there, else the number of its bytes
 # that are there.
 INSPECT = """
-command -v python3 >/dev/null || {{ echo "no python3: install Python 3.8 or later there" >&2; exit 1; }}
+command -v {python} >/dev/null || {{
+    echo "no "{python}": install Python 3.8 or later there, or name another" >&2; exit 1; }}
 mkdir -p effedge && cd effedge || exit 1
 for part in .{name}-*.part; do [ "$part" = {part} ] || rm -f "$part"; done
 df -Pk . | awk 'NR == 2 {{ print $4 }}'
@@ -53,6 +55,7 @@ cd effedge/{name} || exit 1
 running() {{ kill -0 "$(cat install.pid)" && grep -q install.sh "/proc/$(cat install.pid)/cmdline"; }} 2>/dev/null
 if running; then echo "deploy: the installation is running there already"; else
     rm -f install.status; : > install.log || exit 1
+    PYTHON={python}; export PYTHON
     nohup sh -c 'sh install.sh >> install.log 2>&1; echo $? > install.status' </dev/null >/dev/null 2>&1 &
     echo $! > install.pid
 fi
@@ -69,14 +72,16 @@ exit "$(cat install.status 2>/dev/null || echo 1)"
 FETCH = "cd effedge/{name} && tar cf - {files}"
 
 
-def deploy(archive: Path, board: Board) -> Path:
-    """Runs all steps; returns the folder of the results. Raises UserError, ConnectionLost without a connection."""
+def deploy(archive: Path, board: Board, python: str = "python3") -> Path:
+    """Runs all steps, on the board with its `python`; returns the folder of the results. Raises UserError, and
+    ConnectionLost without a connection."""
     if not archive.name.endswith(SUFFIX) or not archive.is_file():
         raise UserError(f"no bundle at '{archive}': expected the {SUFFIX} that `make bundle` writes")
     name, digest = archive.name[: -len(SUFFIX)], sha256(archive)
     if not re.fullmatch(r"[\w.-]+", name):
         raise UserError(f"the bundle's name '{name}' has more than letters, digits, '.', '_' and '-': rename it")
-    names = {"name": name, "digest": digest, "part": f".{name}-{digest[:16]}.part"}
+    part = f".{name}-{digest[:16]}.part"
+    names = {"name": name, "digest": digest, "part": part, "python": quoted(python)}
     free, state = board.run(INSPECT.format(**names)).decode().split()[-2:]
     if state == "whole":
         log.info(f"copy: up to date, {board.host}:effedge/{name}")
@@ -92,6 +97,15 @@ def deploy(archive: Path, board: Board) -> Path:
     folder = archive.with_name(f"{name}@{re.sub(r'[^A-Za-z0-9.]+', '_', board.host.rpartition('@')[2])}")
     fetch_results(board, names, folder)
     return folder
+
+
+def quoted(path: str) -> str:
+    """A path for the board's shell, in which ~/ is the home folder there.
+
+    >>> quoted("python3"), quoted("~/my env/bin/python")
+    ('python3', '"$HOME"/\'my env/bin/python\'')
+    """
+    return f'"$HOME"/{shlex.quote(path[2:])}' if path.startswith("~/") else shlex.quote(path)
 
 
 def copy(archive: Path, board: Board, names: dict[str, str], start: int) -> None:
@@ -178,10 +192,12 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("bundle", type=Path, metavar="BUNDLE.tar.gz")
     parser.add_argument("host", metavar="HOST", help="user@board, or a Host of ~/.ssh/config")
+    python = "the device's Python, such as a venv's that sees the system's packages (default: %(default)s)"
+    parser.add_argument("--device-python", default="python3", metavar="PATH", help=python)
     parser.add_argument("--ssh-options", default="", metavar="TEXT", help='more for ssh, such as "-p 2222 -i key"')
     parser.add_quiet()
     arguments = parser.parse_args()
-    folder = deploy(arguments.bundle, Board(arguments.host, arguments.ssh_options))
+    folder = deploy(arguments.bundle, Board(arguments.host, arguments.ssh_options), arguments.device_python)
     sys.stdout.flush()
     print(summary(folder, arguments.host))
     print(folder)

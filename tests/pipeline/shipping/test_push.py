@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -28,6 +29,8 @@ for command; do :; done
 echo "$*" | head -n 1 >> "$BOARD/arguments"
 if [ -n "$REFUSAL" ]; then echo "$REFUSAL" >&2; exit 255; fi
 cd "$BOARD" || exit 1
+HOME=$BOARD
+export HOME
 case "$command" in
     *"cat >>"*) if [ -n "$FULL" ]; then exec cat > /dev/full; elif [ -n "$CUT" ]; then
         head -c "$CUT" | sh -c "$command"
@@ -245,7 +248,21 @@ def only(tmp_path, monkeypatch, *names):
 def test_a_board_without_python_is_one_line(call, board, tmp_path, monkeypatch):
     only(tmp_path, monkeypatch)
     status, _, err = call()
-    assert status == 2 and err == "error: on 'me@board': no python3: install Python 3.8 or later there\n"
+    assert (
+        status == 2 and err == "error: on 'me@board': no python3: install Python 3.8 or later there, or name another\n"
+    )
+
+
+def test_the_devices_python_may_be_another(call, board):
+    (board / "my env").mkdir()
+    (board / "my env" / "python").symlink_to(sys.executable)
+    installer = board / "effedge/net-int8-jetson-orin/install.sh"
+    assert call("--device-python", "~/my env/python")[0] == 0
+    installer.write_text(installer.read_text() + 'echo "with $PYTHON"\n')
+    _, out, _ = call("--device-python", "~/my env/python")
+    assert f"with {board}/my env/python" in out
+    status, _, err = call("--device-python", "/opt/none")
+    assert status == 2 and err.startswith("error: on 'me@board': no /opt/none: install Python 3.8")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
