@@ -246,7 +246,7 @@ def test_every_model_exports_and_simplifies_at_its_own_size(name, tmp_path):
 
 def test_the_candidates_indices_are_integers_all_the_way(prepared):
     """From the TopK over pairs to `classes` no float, which a builder's FP16 flag could turn into FP16."""
-    exported = prepared("d0", 128).exported
+    exported = prepared("d0", 512).exported
     made_by = {output: node for node in exported.graph.node for output in node.output}
     waiting, path = ["classes"], []
     while waiting:
