@@ -89,11 +89,11 @@ def describe(report: CalibrationReport) -> str:
     """Returns the report of `to_fp16` on one line; nodes out of range are named, those of the other rules counted."""
     unfit = report.get("float32_nodes", report["float_layers"])
     named = [f"'{name}' ({why})" for name, why in unfit.items() if "65504" in why or "small" in why]
-    ranges = f"ranges of {report['images']} runs" if report["images"] else "no ranges given"
     around = " around INT8" if "float32_nodes" in report else ""
+    ranges = "" if around else f" (ranges of {report['images']} runs)" if report["images"] else " (no ranges given)"
     return (
         f"fp16: {report['fp16_layers']} layers with weights in float16{around}, {len(unfit)} nodes kept in "
-        f"float32, of them out of range: {', '.join(named) or 'none'} ({ranges})"
+        f"float32, of them out of range: {', '.join(named) or 'none'}{ranges}"
     )
 
 
