@@ -23,6 +23,7 @@ from tests.docs.documented import ROOT, documented_commands
 LEFT_OUT = {
     r"^make (test|test-slow|lint|setup|docs)\b": "these targets run the tests, or what the tests run",
     r"user@board|HOST=": "there is no board",
+    r"^pytest --latency-baseline": "it would run these tests; tests/deploy/test_latency_test.py runs it elsewhere",
     r"--target (trt|jetson-orin) --out": "there is no GPU",
     r"kernel_times|/dev/video0|camera:0": "there is no GPU, or no camera",
     r"^(make accuracy EFFEDGE_DATA|torchrun --nnodes|torchrun --nproc-per-node 8)": "it needs peers, data, or machines",
