@@ -12,7 +12,6 @@ A module that is imported by a name in a string, as a backend is, is not found b
 
 import ast
 import re
-import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import FrozenSet, Iterator, Optional, Set
@@ -45,8 +44,6 @@ def source_files(*modules: str) -> Set[Path]:
     seen: Set[str] = set()
     while waiting:
         module = waiting.pop()
-        if module == "__main__":  # run by `python -m`
-            module = sys.modules[module].__spec__.name  # type: ignore[union-attr]
         if module in seen:
             continue
         seen.add(module)
