@@ -19,14 +19,12 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from effedge.calibration.ranges.source import find_data, load_samples
+from effedge.calibration.ranges.source import DEFAULT_IMAGES, find_data, load_samples
 from effedge.calibration.settings import DEFAULT, Budget, Settings, add_settings, read_settings
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.messages import log
 from effedge.engines.onnx_header import onnx_files
 from effedge.engines.stage import run_stage
-
-DEFAULT_IMAGES = 128
 
 
 def calibrate(

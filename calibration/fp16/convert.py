@@ -24,9 +24,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from effedge.calibration.quantize import DEFAULT_IMAGES
 from effedge.calibration.ranges.samples import Samples
-from effedge.calibration.ranges.source import CalibrationData, find_data, load_samples
+from effedge.calibration.ranges.source import DEFAULT_IMAGES, CalibrationData, find_data, load_samples
 from effedge.calibration.report import attach_report
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.contracts import CALIBRATION_KEY, CalibrationReport

@@ -21,6 +21,8 @@ from effedge.deploy.common.files import sha256_of_files
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+DEFAULT_IMAGES = 128  # of a calibration
+
 
 class CalibrationData(NamedTuple):
     """The files of calibration data, as a stage needs them.

@@ -111,3 +111,11 @@ TOUCHED = {
 def test_which_stages_a_change_repeats(name):
     pytest.importorskip("effedge.pipeline", reason="only the device's part of effedge is here")
     assert {stage for stage, modules in STAGES.items() if ROOT / name in source_files(*modules)} == TOUCHED[name]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="the host's rooms are Python 3.10")
+def test_a_change_of_the_threshold_search_does_not_repeat_the_fp16_conversion():
+    pytest.importorskip("effedge.pipeline", reason="only the device's part of effedge is here")
+    files = source_files("effedge.calibration.fp16.convert")
+    assert ROOT / "calibration/search/threshold_search.py" not in files
+    assert ROOT / "calibration/fp16/node_selection.py" in files
