@@ -14,6 +14,8 @@ from effedge.deploy.common.contracts import BackendDescription, Manifest, SwishE
 from effedge.deploy.common.files import sha256
 from effedge.engines.build_request import BuildRequest
 from effedge.engines.onnx_header import DTYPES, Dims
+from effedge.engines.targets import TYPED
+from effedge.engines.traffic import traffic
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -104,6 +106,9 @@ def write_manifest(
         "sources": {"onnx": sha256(request.onnx)},
         "warnings": built.warnings,
     }
+    counted = None if request.target.on_cpu else traffic(header, typed=request.target.precision_by == TYPED)
+    if counted is not None:
+        manifest["traffic"] = counted
     if built.swish is not None:
         manifest["swish"] = built.swish
     (folder / NAME).write_text(json.dumps(manifest, indent=1) + "\n")

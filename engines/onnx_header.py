@@ -28,12 +28,13 @@ Dims = Optional[Tuple[Union[int, str], ...]]  # a dynamic dimension is its name;
 
 @dataclass(frozen=True)
 class Node:
-    """A node, with the names of its input and output tensors."""
+    """A node, with the names of its input and output tensors, and its attributes that are an integer or a text."""
 
     op: str
     name: str
     inputs: Tuple[str, ...]
     outputs: Tuple[str, ...]
+    attributes: Mapping[str, Union[int, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Header:
         external: the files beside the ONNX that hold its weights.
         shifted: the QuantizeLinear and DequantizeLinear whose zero point is not 0.
         float_layers: layer -> the calibration's reason for a higher precision than INT8 or FP16.
+        tensors: name -> (element type, dims) of every tensor whose type the file states, initializers too.
     """
 
     opset: int
@@ -61,6 +63,7 @@ class Header:
     external: Tuple[str, ...]
     shifted: Tuple[str, ...] = ()
     float_layers: Mapping[str, str] = field(default_factory=dict)
+    tensors: Mapping[str, Tuple[int, Dims]] = field(default_factory=dict)
 
     @property
     def convolutions(self) -> List[Node]:
@@ -195,22 +198,27 @@ def _read_model(data: mmap.mmap) -> Header:
     inputs: Dict[str, Tuple[int, Dims]] = {}
     outputs: Dict[str, Tuple[int, Dims]] = {}
     initializers: Dict[str, int] = {}
-    tensors: Dict[str, Span] = {}
+    spans: Dict[str, Span] = {}  # of the initializers
+    tensors: Dict[str, Tuple[int, Dims]] = {}
     external: Set[str] = set()
     for number, value in _fields(data, graph):
         if number == 1:
             nodes.append(_read_node(data, value))
-        elif number == 5:  # TensorProto: 2 data_type, 8 name, 13 external_data, of StringStringEntry
+        elif number == 5:  # TensorProto: 1 dims, 2 data_type, 8 name, 13 external_data, of StringStringEntry
             fields = list(_fields(data, value))
             tensor = dict(fields)
-            initializers[_text(data, tensor[8])] = tensor.get(2, 0)
-            tensors[_text(data, tensor[8])] = value
+            name = _text(data, tensor[8])
+            initializers[name] = tensor.get(2, 0)
+            spans[name] = value
+            tensors[name] = (initializers[name], _read_integers(data, [size for key, size in fields if key == 1]))
             for entry in (dict(_fields(data, span)) for key, span in fields if key == 13):
                 if _text(data, entry[1]) == "location":
                     external.add(_text(data, entry[2]))
-        elif number in (11, 12):
+        elif number in (11, 12, 13):  # input, output, value_info
             name, element, dims = _read_value_info(data, value)
-            (inputs if number == 11 else outputs)[name] = (element, dims)
+            tensors.setdefault(name, (element, dims))
+            if number != 13:
+                (inputs if number == 11 else outputs)[name] = (element, dims)
     if not nodes:
         raise ValueError("it has no nodes")
     spec = json.loads(metadata.get(SPEC_KEY, "{}"))
@@ -222,11 +230,26 @@ def _read_model(data: mmap.mmap) -> Header:
         for node in nodes
         if node.op in PAIRS
         and node.inputs[2:]
-        and node.inputs[2] in tensors
-        and _has_nonzero(data, tensors[node.inputs[2]])
+        and node.inputs[2] in spans
+        and _has_nonzero(data, spans[node.inputs[2]])
     )
     kept = json.loads(metadata.get(CALIBRATION_KEY, "{}")).get("float_layers", {})
-    return Header(opset, spec, limits, nodes, inputs, outputs, initializers, tuple(sorted(external)), shifted, kept)
+    files = tuple(sorted(external))
+    return Header(opset, spec, limits, nodes, inputs, outputs, initializers, files, shifted, kept, tensors)
+
+
+def _read_integers(data: mmap.mmap, values: List[Union[int, Span]]) -> Tuple[int, ...]:
+    """Reads a repeated integer field, packed into one span or one value after the other."""
+    numbers: List[int] = []
+    for value in values:
+        if isinstance(value, int):
+            numbers.append(value)
+            continue
+        at, end = value
+        while at < end:
+            number, at = _varint(data, at)
+            numbers.append(number)
+    return tuple(numbers)
 
 
 def _has_nonzero(data: mmap.mmap, tensor: Span) -> bool:
@@ -238,12 +261,18 @@ def _has_nonzero(data: mmap.mmap, tensor: Span) -> bool:
 
 
 def _read_node(data: mmap.mmap, span: Span) -> Node:
-    """Reads a NodeProto: 1 input, 2 output, 3 name, 4 op_type."""
+    """Reads a NodeProto: 1 input, 2 output, 3 name, 4 op_type, 5 attribute (AttributeProto: 1 name, 3 i, 4 s)."""
     texts: Dict[int, List[str]] = {1: [], 2: [], 3: [""], 4: [""]}
+    attributes: Dict[str, Union[int, str]] = {}
     for number, value in _fields(data, span):
         if number in texts:
             texts[number].append(_text(data, value))
-    return Node(texts[4][-1], texts[3][-1], tuple(texts[1]), tuple(texts[2]))
+        elif number == 5:
+            attribute = {key: content for key, content in _fields(data, value) if key in (1, 3, 4)}
+            if 3 in attribute or 4 in attribute:
+                content = attribute[3] if 3 in attribute else data[slice(*attribute[4])].decode(errors="replace")
+                attributes[_text(data, attribute[1])] = content
+    return Node(texts[4][-1], texts[3][-1], tuple(texts[1]), tuple(texts[2]), attributes)
 
 
 def _read_value_info(data: mmap.mmap, span: Span) -> Tuple[str, int, Dims]:

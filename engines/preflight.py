@@ -2,8 +2,9 @@
 
     effedge preflight MODEL.onnx --target jetson-orin [--dla fallback | --dla only]
 
-The command prints a line for each finding; its exit status is 2 if the build would fail. It reads only the file's
-header, which takes milliseconds, and no TensorRT is needed: a model can be checked here for a board that is elsewhere.
+The command prints a line for each finding, and for a GPU the bytes that the network reads and writes (traffic.py); its
+exit status is 2 if the build would fail. It reads only the file's header, which takes milliseconds, and no TensorRT is
+needed: a model can be checked here for a board that is elsewhere.
 
 Sources: docs/operators.md of onnx-tensorrt's branches 8.2-GA, 8.5-GA, 8.6-GA and main (10.x); NVIDIA's "DLA Supported
 Layers and Restrictions"; trials with TensorRT-RTX 1.7.
@@ -17,7 +18,8 @@ from typing import Callable, Iterator, List, Tuple
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.engines.build_options import DLA_MODES
 from effedge.engines.onnx_header import PAIRS, UINT8, Header, read_header
-from effedge.engines.targets import TARGETS, Target
+from effedge.engines.targets import TARGETS, TYPED, Target
+from effedge.engines.traffic import describe_traffic, traffic
 
 # ONNX operators that TensorRT reads only from this version on ...
 SINCE = {
@@ -178,9 +180,13 @@ def main() -> None:
     parser.add_argument("--dla", default="", metavar="MODE", help=f"build for the DLA: {' or '.join(DLA_MODES)}")
     arguments = parser.parse_args()
     target = TARGETS[choose("target", arguments.target, TARGETS)]
-    findings = preflight(read_header(arguments.onnx), target, arguments.dla)
+    header = read_header(arguments.onnx)
+    findings = preflight(header, target, arguments.dla)
     for finding in findings:
         print(f"{'fails' if finding.fatal else 'note'}: {finding}")
+    entry = None if target.on_cpu else traffic(header, typed=target.precision_by == TYPED)
+    if entry is not None:
+        print("\n".join(describe_traffic(entry)))
     fatal = sum(finding.fatal for finding in findings)
     if fatal:
         raise UserError(f"{target.name} cannot take '{arguments.onnx}': see {fatal} lines above")

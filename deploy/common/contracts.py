@@ -134,6 +134,21 @@ class CalibrationReport(TypedDict, total=False):
     finetuned: FinetuneReport  # by pipeline/training/finetune
 
 
+class KindTraffic(TypedDict):
+    """The traffic of the kernels of one kind, in MiB for a run."""
+
+    mib: float
+    fp16_mib: float
+
+
+class TrafficEntry(KindTraffic):
+    """What a network's kernels read and write in INT8 and as FP16 (engines/traffic.py), in MiB for a run."""
+
+    ratio: float  # of INT8's to FP16's
+    by_type: Dict[str, float]
+    by_kind: Dict[str, KindTraffic]
+
+
 class TensorDescription(TypedDict):
     """An input or output of an engine; a dynamic dimension is its name, an unknown shape None."""
 
@@ -213,4 +228,5 @@ class Manifest(TypedDict, total=False):
     versions: Dict[str, str]
     sources: Dict[str, str]
     warnings: List[str]
+    traffic: TrafficEntry  # of a GPU's engine, where the ONNX states the shapes
     swish: SwishEntry
