@@ -80,7 +80,7 @@ class PostTrainingQuantizer:
         self.equalized = model.clone()
         self.equalized_groups = equalize(self.equalized, samples)
         self.macs = macs(model)
-        self.plan = make_plan(self.equalized)
+        self.plan = make_plan(self.equalized, float_kinds=settings.float_kinds or ())
         if not self.plan.layers:
             raise_nothing_to_quantize(self.plan.float_layers)
         histograms = collect(self.equalized, samples, self.plan.tensors)
@@ -115,7 +115,7 @@ class PostTrainingQuantizer:
             reason = f"in INT8 it adds {error} to the output error for {work} of the work"
             unusable.update((name, unusable.get(name, reason)) for name in self.plan.groups[index])
         nearest = self.equalized.clone()
-        plan = make_plan(nearest, unusable)
+        plan = make_plan(nearest, unusable, self.settings.float_kinds or ())
         if not plan.layers:
             raise_nothing_to_quantize(plan.float_layers)
         thresholds, lows = self._by_tensor(self.thresholds), self._by_tensor(self.lows)

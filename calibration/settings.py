@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from effedge.calibration.ranges.thresholds import AUTO, METHODS
 from effedge.deploy.common.cli import UserError, choose
+from effedge.engines.targets import CONVOLUTION_KINDS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -24,16 +25,21 @@ class Settings:
     correction: fit weights and biases to the float model (weights/correct.py); else weights are rounded to the nearest.
     float_share: the share of multiply-accumulates that may stay in 16 bit for the sake of accuracy.
     zero_points: of activations that reach far to one side only; TensorRT takes none.
+    float_kinds: the kinds of convolutions with groups that stay in 16 bit for the sake of latency. None: those of the
+        target, or where there is no target, none.
     """
 
     method: str = AUTO
     correction: bool = True
     float_share: float = FLOAT_SHARE
     zero_points: bool = False
+    float_kinds: tuple[str, ...] | None = None
 
     def check(self) -> None:
-        """Raises UserError for an unknown method, or a share outside 0 to 1."""
+        """Raises UserError for an unknown method or kind of convolution, or a share outside 0 to 1."""
         choose("method", self.method, METHODS)
+        for kind in self.float_kinds or ():
+            choose("kind of convolution", kind, CONVOLUTION_KINDS)
         if not 0 <= self.float_share <= 1:
             raise UserError(f"--float-share {self.float_share}: expected 0 (all in INT8) to 1")
 
@@ -70,10 +76,14 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-correction", dest="correction", action="store_false", help="round weights to the nearest")
     share = "share of multiply-accumulates that may stay in 16 bit for accuracy (%(default)s)"
     parser.add_argument("--float-share", type=float, default=DEFAULT.float_share, metavar="X", help=share)
+    kinds = f"kinds of convolutions that stay in 16 bit: {', '.join(CONVOLUTION_KINDS)}, or no word for all in INT8 "
+    default = "(default: what the target is not faster with in INT8)"
+    parser.add_argument("--float-kinds", nargs="*", metavar="KIND", help=kinds + default)
 
 
 def read_settings(arguments: argparse.Namespace) -> Settings:
     """Returns the settings that the options of `add_settings` ask for; UserError as `Settings.check`."""
-    settings = Settings(arguments.method, arguments.correction, arguments.float_share)
+    kinds = None if arguments.float_kinds is None else tuple(arguments.float_kinds)
+    settings = Settings(arguments.method, arguments.correction, arguments.float_share, float_kinds=kinds)
     settings.check()
     return settings

@@ -26,6 +26,9 @@ TYPED = "typed"  # by the ONNX's own tensor types alone: FP16 tensors, Q/DQ pair
 FLAGS = "flags"  # by builder flags over an FP32 ONNX; INT8 needs its Q/DQ pairs and the flag
 HINT = "hint"  # by a hint to the runtime; INT8 by its Q/DQ pairs
 
+# Kinds of convolutions with groups: a group for each channel, or larger groups.
+CONVOLUTION_KINDS = DEPTHWISE, GROUPED = "depthwise", "grouped"
+
 
 @dataclass(frozen=True)
 class Target:
@@ -72,6 +75,16 @@ class Target:
     @property
     def on_cpu(self) -> bool:
         return self.backend in ("openvino", "onnxruntime")
+
+    @property
+    def float_kinds(self) -> Tuple[str, ...]:
+        """Kinds of convolutions that stay in 16 bit unless the user asks for INT8.
+
+        Of larger groups TensorRT computes each by a kernel of its own in INT8, and is slower than in FP16
+        (NVIDIA/TensorRT#4529, #1409). For depthwise convolutions it has INT8 kernels: the release notes of 10.12
+        recommend INT8 for networks with them, over FP8.
+        """
+        return () if self.on_cpu else (GROUPED,)
 
 
 OPENVINO = ("openvino",)

@@ -136,7 +136,12 @@ def quantized(simplified: Path, request: Request, data: ChainData) -> Path:
     budget = None
     if request.accuracy_limit is not None and data.labelled is not None:
         budget = drop_budget(request.accuracy_limit, data.labelled, read_header(simplified).spec)
-    settings = dataclasses.replace(request.settings, zero_points=target.zero_points)
+    kinds = request.settings.float_kinds
+    settings = dataclasses.replace(
+        request.settings,
+        zero_points=target.zero_points,
+        float_kinds=target.float_kinds if kinds is None else kinds,
+    )
     calibrate(simplified, data.calibration, int8, settings=settings, budget=budget, images=CALIBRATION_IMAGES)
     if request.finetune:
         calibrated, int8 = int8, int8.with_name(f"{int8.stem}-finetuned.onnx")

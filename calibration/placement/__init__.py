@@ -8,12 +8,12 @@ normalization and its activation, or inside x * sigmoid(x), where it would break
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from effedge.calibration.placement.layers import Layer, find_layers, reason_for_float
+from effedge.calibration.placement.layers import Layer, convolution_kind, find_layers, reason_for_float
 from effedge.calibration.placement.residual import find_shortcuts
 from effedge.calibration.placement.sharing import scale_groups
 from effedge.calibration.placement.squeeze_excite import squeeze_excite_layers
@@ -40,11 +40,12 @@ class Plan:
         return [name for group in self.groups for name in group]
 
 
-def make_plan(model: ir.Model, unusable: Mapping[str, str] | None = None) -> Plan:
+def make_plan(model: ir.Model, unusable: Mapping[str, str] | None = None, float_kinds: Collection[str] = ()) -> Plan:
     """Applies the rules to a float model (as onnx_file.prepare leaves it).
 
     Args:
         unusable: the reason for each tensor that must not be INT8, by its name, such as one that is always 0.
+        float_kinds: the kinds of convolutions (CONVOLUTION_KINDS of engines/targets.py) that stay in float.
     """
     unusable = unusable or {}
     in_squeeze_excite = squeeze_excite_layers(model.graph)
@@ -54,6 +55,8 @@ def make_plan(model: ir.Model, unusable: Mapping[str, str] | None = None) -> Pla
         reason = reason_for_float(layer)
         if reason is None and layer.node in in_squeeze_excite:
             reason = "it is part of squeeze-and-excite"
+        if reason is None and convolution_kind(layer) in float_kinds:
+            reason = f"it is a {convolution_kind(layer)} convolution, which was to stay in 16 bit"
         if reason is None:
             reason = unusable.get(layer.data.name or "")
         if reason is None:

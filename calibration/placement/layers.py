@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from effedge.calibration.graph.onnx_file import constant
 from effedge.engines.onnx_header import LAYER_OPERATORS
+from effedge.engines.targets import DEPTHWISE, GROUPED
 
 MATRIX_PRODUCTS = ("Gemm", "MatMul")
 
@@ -100,6 +101,16 @@ def transposed(layer: Layer) -> str | None:
     if layer.node.op_type == "Gemm" and integer(layer.node, "transA", 0):
         return "it transposes its data"
     return "it is a transposed convolution" if layer.node.op_type == "ConvTranspose" else None
+
+
+def convolution_kind(layer: Layer) -> str | None:
+    """Returns the kind of a convolution with groups: depthwise if each input channel is a group, else grouped; None for
+    every other layer."""
+    groups = integer(layer.node, "group", 1)
+    if groups == 1 or layer.node.op_type != "Conv":
+        return None
+    shape = layer.weight.shape
+    return DEPTHWISE if shape is not None and shape[1] == 1 else GROUPED
 
 
 RULES = (not_a_constant_weight, constant_data, not_float32, weights_not_finite, transposed)

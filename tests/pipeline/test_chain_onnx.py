@@ -223,6 +223,32 @@ def test_rtx_builds_it_too(call, two_inputs, arrays, tmp_path):
         assert manifest["batch"] == [1, 2, 4]
 
 
+@pytest.mark.parametrize(
+    ("target", "options", "int8"),
+    [
+        ("rtx", [], {"dense", "deep"}),
+        ("rtx", ["--float-kinds"], {"dense", "deep", "groups"}),
+        ("rtx", ["--float-kinds", "depthwise", "grouped"], {"dense"}),
+        ("cpu", [], {"dense", "deep", "groups"}),
+    ],
+)
+def test_what_the_target_is_slower_with_in_int8_stays_in_16_bit(call, tmp_path, target, options, int8):
+    random = np.random.default_rng(0)
+    groups = {"dense": 1, "deep": 8, "groups": 2}
+    constants = {name: random.normal(0, 0.3, (8, 8 // each, 3, 3)).astype(np.float32) for name, each in groups.items()}
+    nodes = [
+        ("Conv", ["x", "dense"], ["a"], {"name": "dense"}),
+        ("Conv", ["a", "deep"], ["b"], {"name": "deep", "group": 8}),
+        ("Conv", ["b", "groups"], ["y"], {"name": "groups", "group": 2}),
+    ]
+    net = save(tmp_path / "groups.onnx", nodes, {"x": (FLOAT, [1, 8, 9, 9])}, {"y": (FLOAT, [1, 8, 3, 3])}, constants)
+    np.savez(tmp_path / "x.npz", x=random.normal(size=(8, 8, 9, 9)).astype(np.float32))
+    settings = ["--calibration", tmp_path / "x.npz", "--method", "minmax", "--float-share", "0", *options]
+    assert call("--onnx", net, *settings, "--until", "calibrate", target=target).status == 0
+    [quantized] = (tmp_path / "build" / "groups").glob("int8*.onnx" if target == "cpu" else "int8-fp16.onnx")
+    assert {node.name for node in read_header(quantized).quantized_layers} == int8
+
+
 def refused(done, message):
     """One line, exit status 2."""
     assert done.status == 2

@@ -196,3 +196,22 @@ def test_efficientnet_as_a_whole(load: Load) -> None:
     assert sorted(plan.float_layers) == sorted(
         f"block{block}_{layer}" for block in (1, 2) for layer in ("se_reduce", "se_expand")
     )
+
+
+@pytest.mark.parametrize(
+    ("kinds", "kept"),
+    [
+        ((), set()),
+        (("grouped",), {"groups"}),
+        (("depthwise",), {"deep"}),
+        (("depthwise", "grouped"), {"deep", "groups"}),
+    ],
+)
+def test_kinds_of_convolutions_stay_in_float_as_the_target_has_it(
+    load: Load, kinds: tuple[str, ...], kept: set[str]
+) -> None:
+    net = Network()
+    x = net.conv(net.input("x", [1, 8, 8, 8]), "deep", 8, 8, kernel=3, group=8)
+    x = net.conv(net.node("Relu", [x], "relu"), "groups", 8, 8, kernel=3, group=2)
+    net.output(net.conv(net.node("Relu", [x], "relu2"), "dense", 8, 8), [1, 8, 8, 8])
+    assert set(make_plan(load(net), float_kinds=kinds).float_layers) == kept
