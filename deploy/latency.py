@@ -66,6 +66,7 @@ class LatencyReport(TypedDict):
     versions: Dict[str, str]
     letterbox_and_nms: Optional[str]
     cpu_blocks: Optional[str]
+    cuda: Optional[str]
     images: int
     batch: Optional[int]
     load_ms: float
@@ -141,7 +142,7 @@ def measure(
     with_throughput: bool = True,
 ) -> LatencyReport:
     """Measures the report that --json writes. Raises UserError as `effedge.deploy.timing.workload.make_workload`."""
-    from effedge.deploy.runtime.backends import first_blocks_computed_by
+    from effedge.deploy.runtime.backends import cuda_called_by, first_blocks_computed_by
     from effedge.deploy.timing.board import board
     from effedge.deploy.timing.machine import machine, versions
     from effedge.deploy.timing.percentiles import per_second, summarize, warm_up
@@ -172,6 +173,7 @@ def measure(
         "versions": versions(PACKAGES),
         "letterbox_and_nms": letterbox_and_nms(manifest),
         "cpu_blocks": first_blocks_computed_by(folder, manifest),
+        "cuda": cuda_called_by(folder, manifest),
         "images": len(images),
         "batch": work.batch,
         "load_ms": round(load_ms, 1),
@@ -245,6 +247,8 @@ def table(report: LatencyReport) -> str:
     engine, machine = report["engine"], report["machine"]
     batch = "" if report["batch"] is None else f", batch {report['batch']}"
     backend = f"{engine['backend']['name']} {engine['backend'].get('version', '')}".strip()
+    if report.get("cuda"):  # an earlier effedge, on a board, does not say
+        backend += f", CUDA called by {report['cuda']}"
     lines = [
         f"{engine['folder']}: {engine['precision']}{batch}, {backend}",
         f"{machine['cpu']}, {machine['cores']} cores; {report['runs']} runs after {report['warm_up_runs']} to warm up; "

@@ -4,6 +4,7 @@ from __future__ import annotations  # the tests of deploy/ run on Python 3.8 too
 
 import ctypes
 import logging
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -53,3 +54,26 @@ def call_main(
         return caught.value.code, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture(scope="session")
+def compiled_libcuda(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of the libcuda for tests."""
+    from tests.deploy.fake_cuda import compile_libcuda
+
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler (gcc) to compile a libcuda for tests with")
+    return str(compile_libcuda(compiler, tmp_path_factory.mktemp("libcuda")))
+
+
+@pytest.fixture
+def fake_libcuda(monkeypatch: pytest.MonkeyPatch, compiled_libcuda: str):
+    """fake_libcuda(cuda) answers the calls of libcuda by a FakeCuda."""
+    from effedge.deploy.runtime.tensorrt import libcuda
+
+    libcuda.library.cache_clear()
+    monkeypatch.setattr(libcuda, "LIBRARY", compiled_libcuda)
+    yield lambda cuda: libcuda.library().set_handler(cuda.handler)
+    libcuda.library().set_handler(None)
+    libcuda.library.cache_clear()

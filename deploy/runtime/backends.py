@@ -37,8 +37,8 @@ class Backend(Protocol):
 BACKENDS = {
     "openvino": ("effedge.deploy.runtime.openvino_backend", "openvino"),
     "onnxruntime": ("effedge.deploy.runtime.onnxruntime_backend", "onnxruntime"),
-    "tensorrt": ("effedge.deploy.runtime.tensorrt.backend", "tensorrt pycuda"),
-    "tensorrt_rtx": ("effedge.deploy.runtime.tensorrt.backend", "tensorrt-rtx pycuda"),
+    "tensorrt": ("effedge.deploy.runtime.tensorrt.backend", "tensorrt"),
+    "tensorrt_rtx": ("effedge.deploy.runtime.tensorrt.backend", "tensorrt-rtx"),
 }
 
 
@@ -61,6 +61,12 @@ def first_blocks_computed_by(folder: Union[str, Path], manifest: Manifest) -> Op
         return None
     computed_by: Optional[str] = backend.first_blocks_computed_by(Path(folder) / manifest["engine"], manifest)
     return computed_by
+
+
+def cuda_called_by(folder: Union[str, Path], manifest: Manifest) -> Optional[str]:
+    """Returns the module that calls CUDA for the engine, "pycuda" or "libcuda"; None for an engine without CUDA. Raises
+    UserError as `load_backend` does."""
+    return getattr(import_backend(folder, manifest), "CUDA_CALLED_BY", None)
 
 
 def import_backend(folder: Union[str, Path], manifest: Manifest) -> ModuleType:

@@ -1,26 +1,31 @@
-"""Stand-ins for a GPU, pycuda's driver and TensorRT that compute on the host, to test the code that calls them.
+"""A stand-in for a GPU that computes on the host, behind pycuda.driver and behind a libcuda (fake_libcuda.c).
 
-Memory is real, at real addresses, and the GPU's is not zero at first. A stream does its work when it is synchronized;
-while it records it does none. The kernels are those of deploy/native/cuda compiled for the host (host_kernels.cpp).
-TensorRT's engine is a function from arrays to arrays, which, like TensorRT, refuses to be recorded before it has run
-without recording for a shape.
+Memory is real, at real addresses, and not zero at first. A stream does its work when it is synchronized; while it
+records it does none. The kernels are those of deploy/native/cuda compiled for the host (host_kernels.cpp). Handles do
+not fit in 32 bits.
 """
 
 import ctypes
-import enum
 import itertools
+import os
 import subprocess
 import threading
-import types
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
-
-import numpy as np
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 HERE = Path(__file__).resolve().parent
 CUDA_SOURCES = HERE.parents[1] / "deploy" / "native" / "cuda"
 FIRST_BYTE = 0xCD
-LogLevel = enum.Enum("LogLevel", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE")
+CONTEXT = 0x7F00000000C0
+KERNELS = {"resize_horizontal": "PPPiiii", "letterbox": "PPPiiiiiI", "nms": "PPPPPiiff"}  # their parameters' types
+AS_C: Dict[str, Any] = {"P": ctypes.c_void_p, "i": ctypes.c_int, "I": ctypes.c_uint32, "f": ctypes.c_float}
+INVALID, OUT_OF_MEMORY, NO_GPU, NO_CONTEXT, LOST = 1, 2, 100, 201, 719
+TEXTS = {
+    OUT_OF_MEMORY: "out of memory",
+    NO_GPU: "no CUDA-capable device is detected",
+    LOST: "unspecified launch failure",
+}
+HANDLER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(ctypes.c_uint64))
 
 
 def compile_host_kernels(compiler: str, folder: Path) -> ctypes.CDLL:
@@ -30,6 +35,21 @@ def compile_host_kernels(compiler: str, folder: Path) -> ctypes.CDLL:
     source = str(HERE / "host_kernels.cpp")
     subprocess.run([compiler, *flags, "-I", str(CUDA_SOURCES), "-o", str(library), source], check=True)
     return ctypes.CDLL(str(library))
+
+
+def compile_libcuda(compiler: str, folder: Path) -> Path:
+    """Compiles fake_libcuda.c to folder/libcuda.so.1."""
+    library = folder / "libcuda.so.1"
+    flags = ["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    subprocess.run([compiler, *flags, "-o", str(library), str(HERE / "fake_libcuda.c")], check=True)
+    return library
+
+
+class Failure(Exception):
+    """A status of CUDA that is not 0."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
 
 
 class Allocation:
@@ -49,10 +69,8 @@ class Allocation:
 
 
 class Stream:
-    numbers = itertools.count(1000)
-
     def __init__(self, cuda: "FakeCuda") -> None:
-        self.cuda, self.handle = cuda, next(self.numbers)
+        self.cuda, self.handle = cuda, next(cuda.handles)
         self.waiting: List[Callable[[], None]] = []
         self.recorded: Optional[List[Callable[[], None]]] = None
         cuda.streams[self.handle] = self
@@ -64,246 +82,213 @@ class Stream:
     def synchronize(self) -> None:
         assert self.recorded is None, "a stream that records cannot be waited for"
         if self.cuda.lost:
-            raise self.cuda.LogicError("cuStreamSynchronize failed: unspecified launch failure")
+            raise Failure(LOST)
         work, self.waiting = self.waiting, []
         for step in work:
             step()
 
 
-class Kernel:
-    def __init__(self, cuda: "FakeCuda", name: str) -> None:
-        self.cuda, self.name = cuda, name
-
-    def prepare(self, kinds: str) -> "Kernel":
-        self.kinds = kinds
-        return self
-
-    def prepared_async_call(self, grid: Any, block: Any, stream: Stream, *values: Any, shared_size: int = 0) -> None:
-        assert len(values) == len(self.kinds) and len(block) == 3
-        as_c = {"P": ctypes.c_void_p, "i": ctypes.c_int, "I": ctypes.c_uint32, "f": ctypes.c_float}
-        arguments = [as_c[kind](value) for kind, value in zip(self.kinds, values)]
-        if self.name == "nms":
-            assert shared_size == 5 * values[5] <= 48 << 10 and block[0] <= 1024
-            arguments.insert(0, ctypes.c_int(grid[0]))
-        else:
-            bytes_in_a_row = 3 * values[{"resize_horizontal": 5, "letterbox": 7}[self.name]]
-            assert 0 <= grid[0] * block[0] - bytes_in_a_row < block[0] and 1 <= grid[1] <= 65535
-        function = getattr(self.cuda.kernels, self.name)
-        stream.enqueue(self.name, lambda: function(*arguments))
-
-
 class FakeCuda:
-    """The driver, which stands in for libcuda too; `modules()` replace pycuda and TensorRT.
+    """The driver. Its methods with names of the driver's functions take arguments as fake_libcuda.c hands them over;
+    addresses are those to write a result to.
 
-    Attributes: `events`, the names of everything that was enqueued and launched, in order. `capacity` is the GPU's
-    memory in bytes.
+    Attributes: `events`, the names of everything that was enqueued and launched, in order; `destroyed`, of what was
+    destroyed; `left`, the GPU's free memory in bytes; `failures`, statuses by the functions that are to fail; `errors`,
+    what went wrong in a call from C.
     """
 
     def __init__(self, kernels: Any = None, integrated: bool = False, capacity: int = 1 << 30) -> None:
         self.kernels, self.integrated, self.left = kernels, integrated, capacity
+        self.handles = itertools.count(0x7F0000001000, 0x100)
         self.streams: Dict[int, Stream] = {}
-        self.events: List[str] = []
-        self.lost = False
+        self.memory: Dict[int, Allocation] = {}
+        self.named: Dict[int, str] = {}  # kernels' names by their handles, and modules' contents
+        self.graphs: Dict[int, List[Callable[[], None]]] = {}
         self.pushed: List[int] = []  # the threads that have the context current
         self.retained: List[int] = []
-        self.graphs: Dict[int, List[Callable[[], None]]] = {}
-        self.graph_numbers = itertools.count(1)
-        self.Error = type("Error", (Exception,), {})
-        self.MemoryError = type("MemoryError", (self.Error,), {})
-        self.LogicError = type("LogicError", (self.Error,), {})
-        self.cuStreamBeginCapture_v2 = self.begin_capture
-        self.cuStreamEndCapture = self.end_capture
-        self.cuGraphInstantiateWithFlags = self.instantiate
-        self.cuGraphLaunch = self.launch_graph
+        self.failures: Dict[str, int] = {}
+        self.events: List[str] = []
+        self.destroyed: List[str] = []
+        self.errors: List[BaseException] = []
+        self.lost = self.context_released = False
+        self.print_destroyed = False
+        self.handler = HANDLER(self.called)  # kept, or C would call what is gone
 
-    def allocate(self, size: int) -> Allocation:
+    def called(self, name: bytes, count: int, arguments: Any) -> int:
+        """Answers a call from C."""
+        try:
+            getattr(self, name.decode())(*arguments[:count])
+            return self.failures.get(name.decode(), 0)
+        except Failure as failure:
+            return failure.status
+        except BaseException as error:  # ctypes would drop it
+            self.errors.append(error)
+            return 999
+
+    def destroy(self, what: str) -> None:
+        self.destroyed.append(what)
+        if self.print_destroyed:
+            os.write(1, f"{what}\n".encode())
+
+    def destroy_tensorrts(self, what: str) -> None:
+        """Destroys an object of TensorRT, which needs the context to be there."""
+        self.destroy(what)
+        if self.context_released:
+            os.abort()
+
+    def is_current(self) -> bool:
+        return threading.get_ident() in self.pushed
+
+    def reserve(self, size: int) -> None:
+        """Takes `size` bytes of the free memory."""
         assert all(stream.recorded is None for stream in self.streams.values()), "no memory while a stream records"
-        assert self.pushed, "no context is current"
+        if not self.is_current():
+            raise Failure(NO_CONTEXT)
         if size > self.left:
-            raise self.MemoryError("cuMemAlloc failed: out of memory")
+            raise Failure(OUT_OF_MEMORY)
         self.left -= size
-        return Allocation(size)
 
-    def pagelocked_empty(self, size: int, dtype: Any, mem_flags: int = 0) -> np.ndarray:
-        assert dtype is np.uint8 and mem_flags == (2 if self.integrated and mem_flags else 0)
-        return np.asarray(self.allocate(size))
-
-    def to_gpu(self, target: Any, source: np.ndarray, stream: Stream) -> None:
-        stream.enqueue("upload", lambda: ctypes.memmove(int(target), source.ctypes.data, source.nbytes) and None)
-
-    def to_host(self, target: np.ndarray, source: Any, stream: Stream) -> None:
-        stream.enqueue("download", lambda: ctypes.memmove(target.ctypes.data, int(source), target.nbytes) and None)
-
-    # Called by ctypes: handles come as c_void_p, results go out by reference.
-
-    def begin_capture(self, stream: ctypes.c_void_p, mode: int) -> int:
-        assert mode == 1
-        self.streams[stream.value or 0].recorded = []
-        return 0
-
-    def end_capture(self, stream: ctypes.c_void_p, graph: Any) -> int:
-        recording = self.streams[stream.value or 0]
-        assert recording.recorded is not None
-        graph._obj.value = next(self.graph_numbers)
-        self.graphs[graph._obj.value] = recording.recorded
-        recording.recorded = None
-        return 0
-
-    def instantiate(self, executable: Any, graph: ctypes.c_void_p, flags: ctypes.c_ulonglong) -> int:
-        assert flags.value == 0
-        executable._obj.value = graph.value
-        return 0
-
-    def launch_graph(self, executable: ctypes.c_void_p, stream: ctypes.c_void_p) -> int:
-        if self.lost:
-            return 719
-        work = self.graphs[executable.value or 0]
-        self.streams[stream.value or 0].enqueue("graph", lambda: [step() for step in work] and None)
-        return 0
-
-    def cuGraphDestroy(self, graph: ctypes.c_void_p) -> int:
-        return 0
-
-    def cuGraphExecDestroy(self, executable: ctypes.c_void_p) -> int:
-        del self.graphs[executable.value or 0]
-        return 0
-
-    def cuGetErrorString(self, status: int, text: Any) -> int:
-        text._obj.value = f"error {status}".encode()
-        return 0
-
-    def modules(self, trt: types.ModuleType) -> Dict[str, types.ModuleType]:
-        driver = types.ModuleType("pycuda.driver")
-        device = types.SimpleNamespace(
-            name=lambda: "Pretended",
-            compute_capability=lambda: (8, 7),
-            get_attribute=lambda attribute: int(attribute == "integrated" and self.integrated),
-            retain_primary_context=lambda: types.SimpleNamespace(
-                number=self.retained.append(1),
-                push=lambda: self.pushed.append(threading.get_ident()),
-                pop=lambda: self.pushed.remove(threading.get_ident()),
-                detach=lambda: None,
-            ),
-        )
-        driver.__dict__.update(
-            Error=self.Error, MemoryError=self.MemoryError, LogicError=self.LogicError, init=lambda: None,
-            Device=lambda index: device,
-            device_attribute=types.SimpleNamespace(INTEGRATED="integrated"),
-            host_alloc_flags=types.SimpleNamespace(DEVICEMAP=2),
-            Stream=lambda: Stream(self), pagelocked_empty=self.pagelocked_empty, mem_alloc=self.allocate,
-            memcpy_htod_async=self.to_gpu, memcpy_dtoh_async=self.to_host,
-            module_from_buffer=lambda binary: types.SimpleNamespace(get_function=lambda name: Kernel(self, name)),
-        )  # fmt: skip
-        package = types.ModuleType("pycuda")
-        package.__dict__.update(driver=driver)
-        return {trt.__name__: trt, "pycuda": package, "pycuda.driver": driver}
-
-
-Shape = Tuple[int, ...]
-Infer = Callable[[Dict[str, np.ndarray]], Dict[str, np.ndarray]]
-
-
-class FakeContext:
-    def __init__(self, engine: "FakeEngine") -> None:
-        self.engine = engine
-        self.shapes: Dict[str, Shape] = {}
-        self.addresses: Dict[str, int] = {}
-        self.ready: Optional[Dict[str, Shape]] = None  # the shapes of the last run without recording
-
-    def set_input_shape(self, name: str, shape: Shape) -> bool:
-        self.shapes[name] = tuple(shape)
-        return True
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        assert isinstance(address, int)
-        self.addresses[name] = address
-        return True
-
-    def get_tensor_shape(self, name: str) -> Shape:
-        if name in self.shapes:
-            return self.shapes[name]
-        batch = next(iter(self.shapes.values()))[0]
-        return tuple(batch if size == -1 else size for size in self.engine.tensors[name][1])
-
-    def array(self, name: str) -> np.ndarray:
-        shape, dtype = self.get_tensor_shape(name), self.engine.tensors[name][2]
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return np.frombuffer((ctypes.c_uint8 * size).from_address(self.addresses[name]), dtype).reshape(shape)
-
-    def execute_async_v3(self, stream: int) -> bool:
-        target = self.engine.cuda.streams[stream]
-        if not self.engine.runs or (target.recorded is not None and self.ready != self.shapes):
-            self.engine.log.log(LogLevel.ERROR, "[engine.cpp] Error Code 1: Cuda Runtime (operation not permitted)")
-            return False
-        if target.recorded is None:
-            self.ready = dict(self.shapes)
-
-        def work() -> None:
-            names = {name: mode for name, (mode, _, _) in self.engine.tensors.items()}
-            results = self.engine.infer({name: self.array(name).copy() for name in names if names[name] == "in"})
-            for name in names:
-                if names[name] == "out":
-                    self.array(name)[...] = results[name]
-
-        target.enqueue("engine", work)
-        return True
-
-
-class FakeEngine:
-    """An engine; `tensors`: by name "in" or "out", the shape (-1: the batch, at most `max_batch`) and the type."""
-
-    def __init__(
-        self, cuda: FakeCuda, tensors: Dict[str, Tuple[str, Shape, Any]], infer: Infer, max_batch: int = 4
+    def launch(
+        self, name: str, grid: Sequence[int], block: Sequence[int], stream: Stream, values: Sequence[Any], shared: int
     ) -> None:
-        self.cuda, self.tensors, self.infer, self.max_batch = cuda, tensors, infer, max_batch
-        self.num_io_tensors, self.device_memory_size = len(tensors), 5 << 20
-        self.runs, self.contexts_left = True, 8
-        self.log: Any = None
-        self.kind: Dict[Any, str] = {np.uint8: "UINT8", np.float32: "FLOAT", np.int32: "INT32", "fp8": "FP8"}
+        arguments = [AS_C[kind](value) for kind, value in zip(KERNELS[name], values)]
+        if name == "nms":
+            assert shared == 5 * values[5] <= 48 << 10 and block[0] <= 1024
+            arguments.insert(0, ctypes.c_int(grid[0]))
+        else:
+            bytes_in_a_row = 3 * values[{"resize_horizontal": 5, "letterbox": 7}[name]]
+            assert 0 <= grid[0] * block[0] - bytes_in_a_row < block[0] and 1 <= grid[1] <= 65535
+        stream.enqueue(name, lambda: getattr(self.kernels, name)(*arguments))
 
-    def get_tensor_name(self, index: int) -> str:
-        return list(self.tensors)[index]
+    def cuInit(self, flags: int) -> None:
+        assert flags == 0
 
-    def get_tensor_mode(self, name: str) -> str:
-        return self.tensors[name][0]
+    def cuGetErrorString(self, status: int, text: int) -> None:
+        self.text = ctypes.c_char_p(TEXTS.get(status, f"error {status}").encode())
+        write(text, ctypes.c_char_p, self.text.value)
 
-    def get_tensor_shape(self, name: str) -> Shape:
-        return self.tensors[name][1]
+    def cuDeviceGet(self, device: int, number: int) -> None:
+        assert number == 0
+        write(device, ctypes.c_int, 0)
 
-    def get_tensor_dtype(self, name: str) -> Any:
-        return types.SimpleNamespace(name=self.kind[self.tensors[name][2]])
+    def cuDeviceGetName(self, name: int, size: int, device: int) -> None:
+        assert size > 20
+        ctypes.memmove(name, b"Pretended\0", 10)
 
-    def get_tensor_profile_shape(self, name: str, profile: int) -> List[Shape]:
-        rest = self.tensors[name][1][1:]
-        return [(1, *rest), (2, *rest), (self.max_batch, *rest)]
+    def cuDeviceGetAttribute(self, value: int, attribute: int, device: int) -> None:
+        write(value, ctypes.c_int, {18: int(self.integrated), 75: 8, 76: 7}[attribute])  # cuda.h's CUdevice_attribute
 
-    def create_execution_context(self, config: Any = None) -> Optional[FakeContext]:
-        self.config = config
-        self.contexts_left -= 1
-        return FakeContext(self) if self.contexts_left >= 0 else None
+    def cuDeviceTotalMem_v2(self, size: int, device: int) -> None:
+        write(size, ctypes.c_size_t, 7619 << 20)
+
+    def cuDevicePrimaryCtxRetain(self, context: int, device: int) -> None:
+        self.retained.append(device)
+        write(context, ctypes.c_void_p, CONTEXT)
+
+    def cuCtxGetCurrent(self, context: int) -> None:
+        write(context, ctypes.c_void_p, CONTEXT if self.is_current() else None)
+
+    def cuCtxPushCurrent_v2(self, context: int) -> None:
+        assert context == CONTEXT
+        self.pushed.append(threading.get_ident())
+
+    def cuCtxPopCurrent_v2(self, context: int) -> None:
+        self.pushed.remove(threading.get_ident())
+
+    def cuMemAlloc_v2(self, address: int, size: int) -> None:
+        self.reserve(size)
+        allocation = Allocation(size)
+        self.memory[int(allocation)] = allocation
+        write(address, ctypes.c_uint64, int(allocation))
+
+    def cuMemHostAlloc(self, address: int, size: int, flags: int) -> None:
+        assert flags == 0 or (flags == 2 and self.integrated)
+        self.cuMemAlloc_v2(address, size)
+
+    def cuMemHostGetDevicePointer_v2(self, address: int, host: int, flags: int) -> None:
+        assert host in self.memory and flags == 0
+        write(address, ctypes.c_uint64, host)
+
+    def cuMemFree_v2(self, address: int) -> None:
+        assert self.is_current()
+        del self.memory[address]
+        self.destroy("memory")
+
+    cuMemFreeHost = cuMemFree_v2
+
+    def cuMemcpyHtoDAsync_v2(self, target: int, source: int, size: int, stream: int) -> None:
+        self.streams[stream].enqueue("upload", lambda: ctypes.memmove(target, source, size) and None)
+
+    def cuMemcpyDtoHAsync_v2(self, target: int, source: int, size: int, stream: int) -> None:
+        self.streams[stream].enqueue("download", lambda: ctypes.memmove(target, source, size) and None)
+
+    def cuStreamCreate(self, stream: int, flags: int) -> None:
+        assert flags == 0 and self.is_current()
+        write(stream, ctypes.c_void_p, Stream(self).handle)
+
+    def cuStreamSynchronize(self, stream: int) -> None:
+        self.streams[stream].synchronize()
+
+    def cuStreamDestroy_v2(self, stream: int) -> None:
+        assert self.is_current()
+        del self.streams[stream]
+        self.destroy("stream")
+
+    def cuModuleLoadData(self, module: int, image: int) -> None:
+        self.name(module, ctypes.string_at(image).decode())
+
+    def cuModuleGetFunction(self, function: int, module: int, name: int) -> None:
+        assert module in self.named
+        self.name(function, ctypes.string_at(name).decode())
+
+    def cuModuleUnload(self, module: int) -> None:
+        assert self.is_current()
+        del self.named[module]
+        self.destroy("module")
+
+    def name(self, address: int, name: str) -> None:
+        handle = next(self.handles)
+        self.named[handle] = name
+        write(address, ctypes.c_void_p, handle)
+
+    def cuLaunchKernel(self, function: int, *rest: int) -> None:
+        name, (shared, stream, parameters, extra) = self.named[function], rest[6:]
+        assert not extra and rest[2] == 1
+        pointers = (ctypes.c_void_p * len(KERNELS[name])).from_address(parameters)
+        values = [AS_C[kind].from_address(pointer).value for kind, pointer in zip(KERNELS[name], pointers)]
+        self.launch(name, rest[:3], rest[3:6], self.streams[stream], values, shared)
+
+    def cuStreamBeginCapture_v2(self, stream: int, mode: int) -> None:
+        assert mode == 1
+        self.streams[stream].recorded = []
+
+    def cuStreamEndCapture(self, stream: int, graph: int) -> None:
+        recording, handle = self.streams[stream], next(self.handles)
+        assert recording.recorded is not None
+        self.graphs[handle], recording.recorded = recording.recorded, None
+        write(graph, ctypes.c_void_p, handle)
+
+    def cuGraphInstantiateWithFlags(self, executable: int, graph: int, flags: int) -> None:
+        assert flags == 0
+        handle = next(self.handles)
+        self.graphs[handle] = self.graphs[graph]
+        write(executable, ctypes.c_void_p, handle)
+
+    def cuGraphLaunch(self, executable: int, stream: int) -> None:
+        if self.lost:
+            raise Failure(LOST)
+        work = self.graphs[executable]
+        self.streams[stream].enqueue("graph", lambda: [step() for step in work] and None)
+
+    def cuGraphDestroy(self, graph: int) -> None:
+        del self.graphs[graph]
+
+    def cuGraphExecDestroy(self, executable: int) -> None:
+        assert self.is_current()
+        del self.graphs[executable]
+        self.destroy("graph")
 
 
-def fake_tensorrt(engine: Optional[FakeEngine], version: str = "10.3.0", name: str = "tensorrt") -> types.ModuleType:
-    """Returns a stand-in for the module tensorrt; without an engine no plan can be loaded."""
-
-    class Runtime:
-        def __init__(self, log: Any) -> None:
-            self.log = log
-
-        def deserialize_cuda_engine(self, plan: bytes) -> Optional[FakeEngine]:
-            assert isinstance(plan, bytes)
-            if engine is None:
-                self.log.log(LogLevel.ERROR, "[rt.cpp] the plan needs TensorRT 10.7, this is 10.3")
-                return None
-            engine.log = self.log
-            return engine
-
-    trt = types.ModuleType(name)
-    trt.__dict__.update(
-        __version__=version,
-        Runtime=Runtime,
-        ILogger=type("ILogger", (), {level.name: level for level in LogLevel}),
-        IExecutionContext=FakeContext,
-        TensorIOMode=types.SimpleNamespace(INPUT="in", OUTPUT="out"),
-    )
-    return trt
+def write(address: int, kind: Any, value: Any) -> None:
+    """Writes a result where C wants it."""
+    kind.from_address(address).value = value

@@ -1,61 +1,54 @@
-"""Tests the questions to the driver, against a stand-in for libcuda."""
+"""Tests the questions to the driver, against a libcuda for tests."""
 
-import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from effedge.engines import gpu
+from effedge.deploy.runtime.tensorrt import libcuda
+from effedge.engines.device import PROBES
 from effedge.engines.gpu import Gpu, first_gpu
+from tests.deploy.fake_cuda import FakeCuda
 
-# CUdevice_attribute of cuda.h
-ATTRIBUTES = {18: 1, 75: 8, 76: 7}
-
-
-class Driver:
-    """An Orin, unless `count` is 0 or `cuInit` fails."""
-
-    def __init__(self, count=1, status=0):
-        self.count, self.status = count, status
-
-    def cuInit(self, flags):
-        return self.status
-
-    def cuDeviceGetCount(self, count):
-        count._obj.value = self.count
-        return 0
-
-    def cuDeviceGet(self, device, index):
-        assert index == 0
-        device._obj.value = 0
-        return 0
-
-    def cuDeviceGetName(self, name, length, device):
-        name.value = b"Orin"
-        return 0
-
-    def cuDeviceTotalMem_v2(self, size, device):
-        size._obj.value = 7619 << 20
-        return 0
-
-    def cuDeviceGetAttribute(self, value, which, device):
-        value._obj.value = ATTRIBUTES[which]
-        return 0
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_a_board_says_its_name_capability_memory_and_that_it_shares_it(monkeypatch):
-    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: Driver())
-    assert first_gpu() == Gpu("Orin", "8.7", 7619, True)
+@pytest.mark.parametrize("integrated", [False, True])
+def test_a_board_says_its_name_capability_memory_and_whether_it_shares_it(fake_libcuda, integrated):
+    cuda = FakeCuda(integrated=integrated)
+    fake_libcuda(cuda)
+    assert first_gpu() == Gpu("Pretended", "8.7", 7619, integrated)
+    assert cuda.errors == []
 
 
-@pytest.mark.parametrize("driver", [Driver(count=0), Driver(status=100)])
-def test_no_gpu(monkeypatch, driver):
-    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: driver)
+@pytest.mark.parametrize("function", ["cuInit", "cuDeviceGet"])
+def test_no_gpu(fake_libcuda, function):
+    cuda = FakeCuda()
+    cuda.failures[function] = 100
+    fake_libcuda(cuda)
     assert first_gpu() is None
 
 
 def test_no_driver(monkeypatch):
-    def missing(name):
-        raise OSError(name)
-
-    monkeypatch.setattr(ctypes, "CDLL", missing)
+    libcuda.library.cache_clear()
+    monkeypatch.setattr(libcuda, "LIBRARY", "libnowhere.so.1")
     assert first_gpu() is None
+
+
+def probe(folder, **environment):
+    """Probes for TensorRT in a process without pycuda."""
+    (folder / "tensorrt.py").write_text("")
+    (folder / "pycuda.py").write_text("raise ImportError('pycuda was built for another NumPy')")
+    environment = {**os.environ, "PYTHONPATH": str(folder), **environment}
+    command = [sys.executable, "-c", PROBES["tensorrt"]]
+    return subprocess.run(command, cwd=str(ROOT), env=environment, capture_output=True, text=True)
+
+
+def test_a_board_without_pycuda_has_tensorrt_if_cuda_answers(tmp_path, compiled_libcuda):
+    libraries = str(Path(compiled_libcuda).parent)
+    done = probe(tmp_path, LD_LIBRARY_PATH=libraries)
+    assert done.returncode == 0, done.stderr
+    done = probe(tmp_path, LD_LIBRARY_PATH=libraries, FAKE_CUDA_STATUS="100")
+    assert done.returncode == 1 and "Error: cuInit failed" in done.stderr.splitlines()[-1]

@@ -1,7 +1,7 @@
 """Compiles the CUDA kernels (letterbox.cu, nms.cu) by nvcc for the GPU at hand and keeps them in the engine's folder.
 
-nvcc is part of the CUDA toolkit, which JetPack brings and pycuda needs to be installed. It is called once for an
-engine: the next load takes the compiled kernels from the folder.
+nvcc is part of the CUDA toolkit, which JetPack brings. It is called once for an engine: the next load takes the
+compiled kernels from the folder.
 """
 
 import os

@@ -1,5 +1,5 @@
-"""Runs engines for NVIDIA GPUs by TensorRT or TensorRT-RTX (one Python API) through pycuda. No plan has run yet: the
-one GPU that was tried, an H200, is unknown to TensorRT-RTX.
+"""Runs engines for NVIDIA GPUs by TensorRT or TensorRT-RTX (one Python API). No plan has run yet: the one GPU that was
+tried, an H200, is unknown to TensorRT-RTX.
 
 It needs TensorRT 8.5 or later, the first with tensors addressed by name and with uint8 inputs.
 """
@@ -7,6 +7,7 @@ It needs TensorRT 8.5 or later, the first with tensors addressed by name and wit
 import contextlib
 import importlib
 import queue
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional
 
@@ -30,8 +31,11 @@ from effedge.deploy.runtime.tensorrt.api import (
 )
 from effedge.deploy.runtime.tensorrt.detector_steps import DetectorSteps, Selection, load_kernels, supports
 from effedge.deploy.runtime.tensorrt.execution_slot import ExecutionSlot
-from effedge.deploy.runtime.tensorrt.gpu import Gpu
+from effedge.deploy.runtime.tensorrt.gpu import CALLED_BY, Gpu
 from effedge.deploy.runtime.tensorrt.log import tensorrt_logger
+
+CUDA_CALLED_BY = CALLED_BY  # for reports
+LONGEST_RUN = 5.0  # seconds
 
 
 def load(path: Path, manifest: Manifest, throughput: bool = False) -> "TensorRTEngine":
@@ -44,54 +48,96 @@ def load(path: Path, manifest: Manifest, throughput: bool = False) -> "TensorRTE
     return TensorRTEngine(module, Gpu(path), path, manifest, throughput)
 
 
+class LoadedPlan:
+    """Holds what an engine occupies on the GPU, apart from the TensorRTEngine that a program refers to: so it is
+    released in order when that is destroyed, even by the collector of reference cycles, and when the process ends."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self.runtime: Any = None
+        self.slots: List[ExecutionSlot] = []
+        # The slot that was used last is used next: its graph is for the last shape.
+        self.idle: queue.LifoQueue[ExecutionSlot] = queue.LifoQueue()
+        self.steps: List[Dict[ExecutionSlot, DetectorSteps]] = []
+
+    def add(self, slot: ExecutionSlot) -> None:
+        """Adds an idle slot."""
+        self.slots.append(slot)
+        self.idle.put(slot)
+
+    def release(self) -> None:
+        """Destroys the slots, the engine and its runtime, in this order.
+
+        What a daemon thread still uses when the process ends, or what is on a GPU that has failed, is left to that end.
+        """
+        with contextlib.suppress(queue.Empty, UserError), self.gpu.current():
+            while self.slots:
+                slot = self.idle.get(timeout=LONGEST_RUN)
+                slot.release()
+                for steps in self.steps:
+                    steps.pop(slot, None)
+                self.slots.remove(slot)
+            self.runtime = None
+
+
 class TensorRTEngine:
-    """A plan, and one or two execution slots. Any number of threads may call it; a thread waits for an idle slot."""
+    """A plan, and one or two execution slots. Any number of threads may call it; a thread waits for an idle slot.
+
+    It is released when it is destroyed, at the latest when the process ends, while the interpreter is still intact.
+    """
 
     def __init__(self, module: Any, gpu: Gpu, path: Path, manifest: Manifest, throughput: bool) -> None:
         self.gpu, self.path = gpu, path
+        self.loaded = LoadedPlan(gpu)
+        self.finalizer = weakref.finalize(self, self.loaded.release)
         with gpu.current():
             logger = tensorrt_logger(module)
             logger.forget()  # of another engine
-            self.runtime = module.Runtime(logger)
+            runtime = self.loaded.runtime = module.Runtime(logger)
             if manifest["backend"].get("version_compatible"):  # such a plan brings its runtime's code with it
-                self.runtime.engine_host_code_allowed = True
-            self.engine: Optional[trt.ICudaEngine] = self.runtime.deserialize_cuda_engine(path.read_bytes())
-            if self.engine is None:
+                runtime.engine_host_code_allowed = True
+            engine: Optional[trt.ICudaEngine] = runtime.deserialize_cuda_engine(path.read_bytes())
+            if engine is None:
                 built, reason = manifest["backend"].get("version"), logger.reason()
                 raise UserError(
                     f"TensorRT {module.__version__} on {gpu.name} cannot load '{path}', built by {built} ({reason}): "
                     + remedy(reason)
                 )
             cached = cache_path(path, "runtime", {"gpu": gpu.name, "version": module.__version__})
-            cache = RuntimeCache(module, self.engine, read_compiled(cached))
-            names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
-            dynamic = any(-1 in as_shape(self.engine.get_tensor_shape(name)) for name in names)
+            cache = RuntimeCache(module, engine, read_compiled(cached))
+            names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+            dynamic = any(-1 in as_shape(engine.get_tensor_shape(name)) for name in names)
             self.parallel = max_contexts(module, dynamic) if throughput else 1
-            self.slots = []
             for _ in range(self.parallel):
-                context = cache.create_context(self.engine)
+                context = cache.create_context(engine)
                 if context is None:
                     raise UserError(
-                        f"no memory left on {gpu.name} to run '{path}', which takes {memory_mib(self.engine)} MiB "
+                        f"no memory left on {gpu.name} to run '{path}', which takes {memory_mib(engine)} MiB "
                         f"beside its weights ({logger.reason()}): close what else uses the GPU, or build it for a "
                         "smaller batch"
                     )
-                self.slots.append(ExecutionSlot(module, gpu, self.engine, context, logger))
-        # The slot that was used last is used next: its graph is for the last shape.
-        self.idle: queue.LifoQueue[ExecutionSlot] = queue.LifoQueue()
-        for slot in self.slots:
-            slot.after_first_run = lambda: keep_if_changed(cached, cache.changed())
-            self.idle.put(slot)
+                slot = ExecutionSlot(module, gpu, engine, context, logger)
+                slot.after_first_run = lambda: keep_if_changed(cached, cache.changed())
+                self.loaded.add(slot)
+        if "dla" in manifest["backend"]:
+            for slot in self.loaded.slots:
+                slot.can_record = False
+            log.warning(
+                f"note: '{path}' runs without a CUDA graph, somewhat slower: it uses a DLA, with which recording has "
+                "failed (NVIDIA/TensorRT#3524)"
+            )
 
     @contextlib.contextmanager
     def idle_slot(self) -> Iterator[ExecutionSlot]:
         """Yields a slot that no other thread uses within the block, with the GPU's context current."""
-        slot = self.idle.get()
+        if not self.finalizer.alive:
+            raise UserError(f"'{self.path}' has been released, because the program ends: run it earlier")
+        slot = self.loaded.idle.get()
         try:
             with self.gpu.current():
                 yield slot
         finally:
-            self.idle.put(slot)
+            self.loaded.idle.put(slot)
 
     def __call__(self, feeds: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
         """Runs arrays by input name, a batch as built. Returns the outputs by name."""
@@ -104,7 +150,7 @@ class TensorRTEngine:
         Returns None where the kernels do not support the engine, and, after a warning with the reason, where they
         cannot be compiled. Raises UserError if memory is short.
         """
-        if not supports(input_spec, self.slots[0].types):
+        if not supports(input_spec, self.loaded.slots[0].types):
             return None
         try:
             with self.gpu.current():
@@ -113,7 +159,9 @@ class TensorRTEngine:
             log.warning(f"note: letterbox and NMS run on the CPU: {reason}")
             return None
         with self.gpu.current():
-            steps = {slot: DetectorSteps(slot, kernels, input_spec, Selection(**selection)) for slot in self.slots}
+            chosen = Selection(**selection)
+            steps = {slot: DetectorSteps(slot, kernels, input_spec, chosen) for slot in self.loaded.slots}
+        self.loaded.steps.append(steps)
 
         def detect(images: List[np.ndarray]) -> Dict[str, np.ndarray]:
             with self.idle_slot() as slot:

@@ -138,7 +138,7 @@ class ExecutionSlot:
             try:
                 check_capturable(self.context, self.stream.handle)
                 self.graph = Graph(self.stream, enqueue)
-            except (CudaError, UserError) as reason:
+            except (*CudaError, UserError) as reason:
                 self.can_record = False
                 log.warning(f"note: '{self.gpu.path}' runs without a CUDA graph, somewhat slower: {reason}")
         if self.graph is not None:
@@ -150,3 +150,9 @@ class ExecutionSlot:
     def results(self) -> Dict[str, np.ndarray]:
         """Returns copies of the last run's outputs, which the caller may keep."""
         return {name: buffer.view(self.types[name], self.shape(name)).copy() for name, buffer in self.outputs.items()}
+
+    def release(self) -> None:
+        """Destroys the graph, the execution context, the buffers and the stream, in this order, also where a traceback
+        still refers to the slot."""
+        self.graph = None
+        del self.context, self.after_first_run, self.inputs, self.outputs, self.stream, self.engine

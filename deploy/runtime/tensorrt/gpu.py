@@ -1,9 +1,9 @@
-"""Wraps the GPU: all of effedge's calls of CUDA, by pycuda. It has run on an H200 (tests/gpu), on no Jetson yet.
+"""Wraps the GPU: all of effedge's calls of CUDA. They go through pycuda where it can be imported, and else through
+libcuda.py, which has the same interface. With pycuda they have run on an H200 (tests/gpu), on no Jetson yet.
 
-pycuda has no CUDA graphs: the driver's few functions for them are called by ctypes, on pycuda's streams.
+pycuda has no CUDA graphs: the driver's few functions for them are called by libcuda.py in both cases.
 """
 
-import atexit
 import contextlib
 import ctypes
 import os
@@ -12,10 +12,36 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Tuple
 
 import numpy as np
-import pycuda.driver as cuda
 
-from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.cli import UserError, choose
+from effedge.deploy.runtime.tensorrt import libcuda
 
+CHOICE = "EFFEDGE_CUDA"  # the environment variable that chooses one of the two
+PYCUDA, LIBCUDA = "pycuda", "libcuda"
+
+
+def import_cuda() -> Any:
+    """Imports pycuda.driver or libcuda.py. Raises UserError if the one that the user chose is missing."""
+    choice = os.environ.get(CHOICE)
+    if choice:
+        choose(CHOICE, choice, (PYCUDA, LIBCUDA))
+    if choice != LIBCUDA:
+        try:
+            import pycuda.driver
+
+            return pycuda.driver
+        except ImportError as error:
+            if choice == PYCUDA:
+                raise UserError(
+                    f"{CHOICE}=pycuda, but pycuda cannot be imported ({error}): install it, or leave {CHOICE} out"
+                ) from error
+    return libcuda
+
+
+cuda = import_cuda()
+CALLED_BY = LIBCUDA if cuda is libcuda else PYCUDA  # in reports
+CudaError = (cuda.Error, libcuda.Error)
+OutOfMemory = (cuda.MemoryError, libcuda.MemoryError)
 THREADS = 256  # of a block, for kernels whose threads do not wait for each other
 MAX_GRID_ROWS = 65535  # in CUDA
 
@@ -33,7 +59,7 @@ class Gpu:
             cuda.init()
             device = cuda.Device(0)
             self.context = primary_context(0)
-        except cuda.Error as error:
+        except CudaError as error:
             raise UserError(f"'{path}' needs an NVIDIA GPU, and CUDA finds none ({error})") from error
         self.path, self.name = path, device.name()
         self.architecture = "sm_{}{}".format(*device.compute_capability())
@@ -48,12 +74,12 @@ class Gpu:
                 yield
             finally:
                 self.context.pop()
-        except cuda.MemoryError as error:
+        except OutOfMemory as error:
             raise UserError(
                 f"no memory left on {self.name} for '{self.path}' ({error}): close what else uses the GPU, or build "
                 "the engine for a smaller batch or input"
             ) from error
-        except cuda.Error as error:
+        except CudaError as error:
             raise UserError(
                 f"{self.name} failed while it ran '{self.path}' ({error}): start the program again; if that does not "
                 "help, dmesg and nvidia-smi say what ails the GPU"
@@ -82,10 +108,13 @@ class Gpu:
 
 @lru_cache(maxsize=None)
 def primary_context(number: int) -> Any:
-    """Returns a GPU's primary context, which is released explicitly at the process's end: pycuda releases the object by
-    cuCtxDetach, which is not for primary contexts, and warns."""
+    """Returns a GPU's primary context, which only the end of the process releases.
+
+    So it outlives every engine, also one that the interpreter destroys last: TensorRT ends the process if the context
+    of an engine is released before the engine (inducer/pycuda#460, NVIDIA/TensorRT#1632).
+    """
     context = cuda.Device(number).retain_primary_context()
-    atexit.register(context.detach)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(context))  # else the interpreter destroys it, and pycuda releases it
     return context
 
 
@@ -136,47 +165,21 @@ class Graph:
     THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate memory meanwhile
 
     def __init__(self, stream: Any, enqueue: Callable[[], None]) -> None:
-        """Records the work that `enqueue` enqueues. Raises CaptureError if it cannot be recorded, and `enqueue`'s
+        """Records the work that `enqueue` enqueues. Raises CudaError if it cannot be recorded, and `enqueue`'s
         errors."""
-        self.driver, self.handle, graph = libcuda(), ctypes.c_void_p(), ctypes.c_void_p()
-        check(
-            self.driver.cuStreamBeginCapture_v2(ctypes.c_void_p(stream.handle), self.THREAD_LOCAL),
-            "cuStreamBeginCapture",
-        )
+        graph = ctypes.c_void_p()
+        libcuda.call("cuStreamBeginCapture_v2", stream.handle, self.THREAD_LOCAL)
         try:
             enqueue()
         finally:  # also after an error: a stream that records computes nothing
-            end_status = self.driver.cuStreamEndCapture(ctypes.c_void_p(stream.handle), ctypes.byref(graph))
-        check(end_status, "cuStreamEndCapture")
-        status = self.driver.cuGraphInstantiateWithFlags(ctypes.byref(self.handle), graph, ctypes.c_ulonglong(0))
-        self.driver.cuGraphDestroy(graph)
-        check(status, "cuGraphInstantiate")
+            status = libcuda.library().cuStreamEndCapture(stream.handle, ctypes.byref(graph))
+        libcuda.check("cuStreamEndCapture", status)
+        try:
+            handle = libcuda.result_of("cuGraphInstantiateWithFlags", graph, 0)
+        finally:
+            libcuda.call("cuGraphDestroy", graph)
+        self.executable = libcuda.Resource(handle, "cuGraphExecDestroy")
 
     def launch(self, stream: Any) -> None:
         """Enqueues the recorded work on a stream."""
-        check(self.driver.cuGraphLaunch(self.handle, ctypes.c_void_p(stream.handle)), "cuGraphLaunch")
-
-    def __del__(self) -> None:
-        if self.handle:
-            self.driver.cuGraphExecDestroy(self.handle)
-
-
-CudaError = cuda.Error  # any error of CUDA, from pycuda or of a function for graphs
-
-
-class CaptureError(cuda.Error):
-    """A function for CUDA graphs failed."""
-
-
-def check(status: int, function: str) -> None:
-    """Raises CaptureError for a status of the driver that is not 0."""
-    if status:
-        text = ctypes.c_char_p()
-        libcuda().cuGetErrorString(status, ctypes.byref(text))
-        raise CaptureError(f"{function} failed: {(text.value or b'unknown error').decode()}")
-
-
-@lru_cache(maxsize=None)
-def libcuda() -> Any:
-    """Loads the CUDA driver's library, which pycuda has loaded already."""
-    return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        libcuda.call("cuGraphLaunch", self.executable.handle, stream.handle)

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from effedge.deploy.runtime.tensorrt.log import tensorrt_logger
-from tests.deploy.fake_cuda import LogLevel, fake_tensorrt
+from tests.deploy.fake_tensorrt import LogLevel, fake_tensorrt
 
 
 def test_a_module_has_one_logger_in_a_process():
