@@ -6,21 +6,22 @@ import sys
 from typing import List, NamedTuple, Optional, Tuple
 
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.timing.board import l4t
-from effedge.engines import targets
-from effedge.engines.targets import TARGETS, Target
+from effedge.engines.targets import TARGETS, Target, check_machine, find_jetson
+from effedge.engines.targets.packages import how_to_get, installed_version
 
+INITIALIZE_CUDA = "from effedge.deploy.runtime.tensorrt.gpu import cuda; cuda.init()"
 # An import alone does not show that a backend works here: a probe also imports its dependencies and makes a first call.
 PROBES = {
     "openvino": "import openvino as backend; backend.Core()",
     "onnxruntime": "import onnxruntime as backend",
-    "tensorrt": "import pycuda.driver; import tensorrt as backend",
-    "tensorrt_rtx": "import pycuda.driver; import tensorrt_rtx as backend",
+    "tensorrt": f"import tensorrt as backend; {INITIALIZE_CUDA}",
+    "tensorrt_rtx": f"import tensorrt_rtx as backend; {INITIALIZE_CUDA}",
 }
 
 
 class DetectedDevice(NamedTuple):
-    """The target that can be built here, its backend's version, and the Jetson Linux release (None: no Jetson)."""
+    """The target that can be built here, its backend's version, and the Jetson Linux release (None: no Jetson, or not
+    known, as in a container)."""
 
     target: Target
     version: str
@@ -30,48 +31,23 @@ class DetectedDevice(NamedTuple):
 def detect_device(requested: Target) -> DetectedDevice:
     """Returns the device with the requested target, or with the target's stand-in where its backend is missing.
 
-    Raises UserError, with the detected and the expected device, if this is another device than the target's.
+    Raises UserError, with the detected and the expected device and the command that helps, if this is another device
+    than the target's.
     """
-    release = l4t_release()
-    if requested.jetson and release is None:
-        raise UserError(
-            f"this bundle is for {requested.name} ({requested.device}), and this machine is no Jetson "
-            f"({targets.L4T_RELEASE} is missing): make one with the TARGET of this machine"
-        )
-    if requested.l4t and release is not None and not release.startswith(requested.l4t):
-        expected = " or ".join(f"{prefix.rstrip('.')}.x" for prefix in requested.l4t)
-        fitting = [row.name for row in TARGETS.values() if row.l4t and release.startswith(row.l4t)]
-        raise UserError(
-            f"this bundle is for {requested.name} ({requested.device}, Jetson Linux {expected}), and this board has "
-            f"{release}: make one with TARGET={' or '.join(fitting) or 'the target of this board'}"
-        )
+    board = find_jetson()
     missing: List[str] = []
+    how = ""
     for name in (requested.name, requested.stand_in):
         if name is None:
             continue
         row = TARGETS[name]
         version, reason = backend_version(row.backend)
-        if version is None:
-            missing.append(f"{row.backend} ({reason})")
-        elif row.versions and not version.startswith(row.versions):
-            expected = " or ".join(f"{prefix}x" for prefix in row.versions)
-            raise UserError(
-                f"this bundle is for {row.name} ({row.device}) with {row.backend} {expected}, and {version} is here: "
-                "make one with the TARGET of this device"
-            )
-        else:
-            return DetectedDevice(row, version, release)
-    remedy = "JetPack brings TensorRT, pip install pycuda the rest" if requested.jetson else "install one with pip"
-    raise UserError(f"{requested.name} cannot run here without {' or '.join(missing)}: {remedy}")
-
-
-def l4t_release() -> Optional[str]:
-    """Returns the Jetson Linux release, like "36.4.3"; None where this is no Jetson."""
-    try:
-        text = targets.L4T_RELEASE.read_text(errors="replace")
-    except OSError:
-        return None
-    return (l4t(text) or "unknown").lstrip("R")
+        check_machine(row, board, version or installed_version(row), "make bundle")
+        if version is not None:
+            return DetectedDevice(row, version, board.l4t if board else None)
+        missing.append(f"{row.backend} ({reason})")
+        how = how_to_get(row, reason)
+    raise UserError(f"{requested.name} cannot run here without {' or '.join(missing)}: {how}")
 
 
 def backend_version(backend: str) -> Tuple[Optional[str], str]:

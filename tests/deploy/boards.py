@@ -47,6 +47,17 @@ def over_currents(chip, *counts):
     return files
 
 
+def jetson_linux(release):
+    """Returns the file of a release such as "36.4.3"; "" is the empty file of a container."""
+    major, _, rest = release.partition(".")
+    line = f"# R{major} (release), REVISION: {rest}, GCID: 38968081, BOARD: generic, EABI: aarch64\n"
+    return {"etc/nv_tegra_release": line if release else ""}
+
+
+def device_tree(model, soc):
+    return {"proc/device-tree/model": f"{model}\0", "proc/device-tree/compatible": f"nvidia,p0\0nvidia,{soc}\0"}
+
+
 NANO = {  # JetPack 4.6, 10 W mode, with jetson_clocks; PMIC-Die always tells 100 degrees
     "etc/nv_tegra_release": "# R32 (release), REVISION: 7.1, GCID: 29818004, BOARD: t210ref, EABI: aarch64\n",
     "etc/nvpmodel.conf": "# MAXN is the NONE power model to release all constraints\n"

@@ -3,65 +3,57 @@
 import pytest
 
 from effedge.deploy.common.cli import UserError
-from effedge.engines import device, targets
-from effedge.engines.device import DetectedDevice, backend_version, detect_device, l4t_release
+from effedge.engines import device
+from effedge.engines.device import DetectedDevice, backend_version, detect_device
 from effedge.engines.targets import TARGETS
-
-# Of an Orin with JetPack 6.2, as NVIDIA writes it.
-NV_TEGRA_RELEASE = (
-    "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 2025\n"
-    "# KERNEL_VARIANT: oot\nTARGET_USERSPACE_LIB_DIR=nvidia\n"
-)
+from tests.deploy.boards import ORIN, PC, jetson_linux
 
 
 @pytest.fixture
-def pretend(monkeypatch, tmp_path):
-    """Returns a function that pretends a device with this nv_tegra_release and these versions of backends."""
+def pretend(monkeypatch, plant):
+    """Returns a function that pretends a device with these files, GPU and versions of backends."""
 
-    def make(release=None, **backends):
-        path = tmp_path / "nv_tegra_release"
-        if release is not None:
-            path.write_text(release)
-        monkeypatch.setattr(targets, "L4T_RELEASE", path)
+    def make(files=PC, capability=None, **backends):
+        plant(files, capability)
         known = {name: (version, "") for name, version in backends.items()}
         monkeypatch.setattr(
             device, "backend_version", lambda name: known.get(name, (None, f"No module named '{name}'"))
         )
+        monkeypatch.setattr(device, "installed_version", lambda row: None)
 
     return make
 
 
-def jetson_linux(release):
-    major, _, rest = release.partition(".")
-    return f"# R{major} (release), REVISION: {rest}, GCID: 1, BOARD: generic\n"
-
-
-def test_jetson_linux_is_read_as_nvidia_writes_it(pretend):
-    pretend(NV_TEGRA_RELEASE)
-    assert l4t_release() == "36.4.3"
-
-
 @pytest.mark.parametrize(
-    ("release", "tensorrt", "name"),
-    [  # NVIDIA's JetPack archive: 5.1.2, 6.0, 6.1, 6.2, 7.0
-        ("35.4.1", "8.5.2.2", "jetson-xavier"),
-        ("35.4.1", "8.5.2.2", "jetson-orin-jp5"),
-        ("36.3.0", "8.6.2.3", "jetson-orin-jp6.0"),
-        ("36.4.0", "10.3.0", "jetson-orin"),
-        ("36.4.3", "10.3.0", "jetson-orin"),
-        ("38.2.0", "10.13.3", "jetson-thor"),
+    ("release", "capability", "tensorrt", "name"),
+    [  # NVIDIA's JetPack archive: 5.1.2, 6.0, 6.1, 6.2, 7.0, 7.2
+        ("35.4.1", "7.2", "8.5.2.2", "jetson-xavier"),
+        ("35.4.1", "8.7", "8.5.2.2", "jetson-orin-jp5"),
+        ("36.3.0", "8.7", "8.6.2.3", "jetson-orin-jp6.0"),
+        ("36.4.0", "8.7", "10.3.0", "jetson-orin"),
+        ("36.4.3", "8.7", "10.7.0", "jetson-orin"),
+        ("38.2.0", "11.0", "10.13.3", "jetson-thor"),
+        ("39.2.0", "11.0", "10.16.1.11", "jetson-thor"),
+        ("39.2.0", "8.7", "10.16.1.11", "jetson-orin-jp7"),
     ],
 )
-def test_each_jetpack_is_its_targets(pretend, release, tensorrt, name):
-    pretend(jetson_linux(release), tensorrt=tensorrt)
+def test_each_board_is_its_targets(pretend, release, capability, tensorrt, name):
+    pretend(jetson_linux(release), capability, tensorrt=tensorrt)
     assert detect_device(TARGETS[name]) == DetectedDevice(TARGETS[name], tensorrt, release)
+    for other in TARGETS.values():
+        if other.jetson and other.name != name:
+            with pytest.raises(UserError, match=f"{other.name} .*: make bundle TARGET={name}$"):
+                detect_device(other)
 
 
-def test_another_jetpack_names_the_target_that_it_is(pretend):
-    pretend(jetson_linux("36.3.0"), tensorrt="8.6.2")
-    expected = (
-        r"jetson-orin .*Jetson Linux 36\.4\.x or 36\.5\.x\), and this board has 36\.3\.0: .*TARGET=jetson-orin-jp6\.0"
-    )
+def test_a_container_is_its_boards_target(pretend):
+    pretend(jetson_linux(""), "8.7", tensorrt="10.3.0")
+    assert detect_device(TARGETS["jetson-orin"]) == DetectedDevice(TARGETS["jetson-orin"], "10.3.0", None)
+
+
+def test_another_jetpack_names_the_target_that_it_is_even_without_its_tensorrt(pretend):
+    pretend(jetson_linux("36.3.0"), "8.7")
+    expected = r"Jetson Linux 36\.4\.x or 36\.5\.x, and this board is an Orin .*36\.3\.0.*: .*TARGET=jetson-orin-jp6\.0"
     with pytest.raises(UserError, match=expected):
         detect_device(TARGETS["jetson-orin"])
 
@@ -72,9 +64,23 @@ def test_a_jetson_bundle_on_another_machine_is_refused(pretend):
         detect_device(TARGETS["jetson-orin"])
 
 
-def test_another_tensorrt_is_refused(pretend):
-    pretend(jetson_linux("36.4.3"), tensorrt="8.6.2")
-    with pytest.raises(UserError, match=r"jetson-orin .*with tensorrt 10\.3\.x, and 8\.6\.2 is here"):
+def test_a_board_without_tensorrt_or_pycuda_is_told_how_to_get_it(pretend, monkeypatch):
+    pretend(ORIN, "8.7")
+    with pytest.raises(
+        UserError, match=r"jetson-orin cannot run here without tensorrt .*: sudo apt install python3-lib"
+    ):
+        detect_device(TARGETS["jetson-orin"])
+    reason = "ModuleNotFoundError: No module named 'pycuda'"
+    monkeypatch.setattr(device, "backend_version", lambda name: (None, reason))
+    with pytest.raises(UserError, match=rf"tensorrt \({reason}\): .*pip install pycuda"):
+        detect_device(TARGETS["jetson-orin"])
+
+
+def test_a_tensorrt_that_does_not_start_is_still_known_by_its_version(pretend, monkeypatch):
+    """A driver that does not answer hides nothing of what is installed."""
+    pretend(jetson_linux("36.4.3"))
+    monkeypatch.setattr(device, "installed_version", lambda row: "8.6.2.3")
+    with pytest.raises(UserError, match=r"TensorRT 8\.6\.2\.3: make bundle TARGET=jetson-orin-jp6\.0$"):
         detect_device(TARGETS["jetson-orin"])
 
 
@@ -87,7 +93,8 @@ def test_onnx_runtime_stands_in_for_openvino(pretend):
 
 def test_without_any_backend_each_is_named_with_its_reason(pretend):
     pretend()
-    expected = r"openvino \(No module named 'openvino'\) or onnxruntime \(No module named 'onnxruntime'\): install one"
+    reasons = r"openvino \(No module named 'openvino'\) or onnxruntime \(No module named 'onnxruntime'\)"
+    expected = f"{reasons}: .*pip install onnxruntime$"
     with pytest.raises(UserError, match=expected):
         detect_device(TARGETS["cpu"])
 
