@@ -1,11 +1,16 @@
-"""Writes the INT8 thresholds as a calibration cache of TensorRT 7 to 10, for a toolchain that quantizes by itself.
+"""Writes the INT8 thresholds as a calibration cache of TensorRT 7 to 10, for a DLA or a toolchain that quantizes by
+itself.
 
-    effedge tensorrt-cache INT8.onnx --out int8.cache --onnx-out float.onnx [--tensorrt 8.6.1]
+    effedge tensorrt-cache INT8.onnx --out int8.cache --onnx-out float.onnx [--tensorrt 8.6.1] [--calibration DATA]
+    effedge build float.onnx --precision int8 --target jetson-orin --dla fallback --ranges int8.cache --out ENGINE
     trtexec --onnx=float.onnx --int8 --fp16 --calib=int8.cache
 
 The cache goes with the ONNX written beside it (float_twin.py), and with no other: the ranges belong to the weights of
-that ONNX. A tensor without a line stays out of INT8. From TensorRT 8 on, which reads Q/DQ, the INT8 ONNX itself is the
-better way, and the one that effedge builds by: there TensorRT neither chooses the layers nor rounds the weights anew.
+that ONNX, which says in its metadata which layers stay out of INT8. A tensor without a line stays out of INT8, and with
+it each layer that reads or writes it. The INT8 ONNX has ranges of what its layers read; `--calibration` measures those
+of the other tensors, such as a convolution's output before its swish, without which a DLA has few INT8 layers. On a GPU
+with TensorRT 8 or later, which reads Q/DQ, the INT8 ONNX itself is the better way, and the one that effedge builds by:
+there TensorRT neither chooses the layers nor rounds the weights anew.
 
 Format: a line `TRT-<version>-EntropyCalibration2`, then `<tensor>: <hex>` for each tensor, where the hex digits are the
 float32 scale, threshold / 127, big-endian. As NVIDIA reads and writes it: nvdla/sw,
@@ -19,11 +24,18 @@ import re
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from effedge.calibration.ranges.samples import Samples
+from effedge.calibration.ranges.source import DEFAULT_IMAGES, find_data, load_samples
 from effedge.calibration.ranges.thresholds import INT8_MAX
-from effedge.calibration.report import read_report
+from effedge.calibration.report import attach_report, read_report
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.files import atomic_file
+from effedge.deploy.common.messages import log
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 HEADER = "TRT-{}-EntropyCalibration2"
 
@@ -69,12 +81,31 @@ def trtexec_command(onnx: Path, cache: Path, float_layers: Iterable[str]) -> str
     return f"trtexec --onnx={onnx} --int8 --fp16 --calib={cache}{constraints}"
 
 
+def add_ranges(thresholds: Mapping[str, float], twin: ir.Model, samples: Samples) -> dict[str, float]:
+    """Returns the thresholds, and for the other tensors of the network's 16-bit part their largest magnitude over the
+    samples. What is behind the last layers stays without (fp16/node_selection.py).
+
+    Args:
+        twin: the float twin, as onnx_file.prepare leaves it.
+    """
+    from effedge.calibration.fp16.half_precision_pass import is_float32
+    from effedge.calibration.fp16.node_selection import select_nodes
+    from effedge.calibration.ranges.collect import collect_amax
+
+    values = [value for node in select_nodes(twin.graph) for value in node.outputs if is_float32(value)]
+    names = [value.name or "" for value in values if value.name not in thresholds]
+    return {**thresholds, **collect_amax(twin, samples, names)}
+
+
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("model", type=Path, metavar="INT8.onnx", help="such as build/d0-digits/int8.onnx")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the cache")
     parser.add_argument("--onnx-out", type=Path, metavar="FILE.onnx", help="the float ONNX (default: OUT.onnx)")
     parser.add_argument("--tensorrt", default="8.6.1", metavar="VERSION", help="that will read it (%(default)s)")
+    parser.add_argument("--calibration", type=Path, metavar="DATA", help=".npz, .npy, folder or COCO json")
+    parser.add_argument("--images-dir", type=Path, metavar="DIR", help="where the images of a COCO json lie")
+    parser.add_argument("--images", type=int, default=DEFAULT_IMAGES, metavar="N", help="how many (%(default)s)")
     arguments = parser.parse_args()
     int8, cache = arguments.model, arguments.out
     version = version_number(arguments.tensorrt)
@@ -91,9 +122,21 @@ def main() -> None:
         raise UserError(
             f"'{int8}' has zero points, which TensorRT does not take: calibrate it for a GPU (TARGET=rtx or trt)"
         )
-    twin = float_twin(model)
+    twin = onnx_file.prepare(float_twin(model))
+    attach_report(twin, {"method": "ranges", "float_layers": report["float_layers"]})
+    ranges = report["thresholds"]
+    if arguments.calibration is not None:
+        data = find_data(arguments.calibration, arguments.images_dir, arguments.images)
+        samples = load_samples(twin, arguments.calibration, data.images, arguments.images)
+        ranges = add_ranges(ranges, twin, samples)
     with atomic_file(onnx) as temporary:
         onnx_file.save(twin, temporary)
     with atomic_file(cache) as temporary:
-        temporary.write_text(cache_text(report["thresholds"], version))
+        temporary.write_text(cache_text(ranges, version))
     print(trtexec_command(onnx, cache, report["float_layers"]))
+    log.info(f"tensorrt-cache: for a DLA: effedge build {onnx} --precision int8 --dla fallback --ranges {cache}")
+    if arguments.calibration is None:
+        log.info(
+            f"tensorrt-cache: {len(ranges)} tensors have ranges, those that INT8 layers read; on a DLA a layer is INT8 "
+            "if what it writes has one too: --calibration DATA adds them"
+        )

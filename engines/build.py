@@ -11,21 +11,23 @@ import importlib
 import importlib.metadata
 import os
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Dict, Iterator, List
+from typing import Dict, Iterator, List, Optional
 
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.contracts import CpuBlocksEntry, SwishEntry
 from effedge.deploy.common.messages import log
 from effedge.engines.build_options import DEFAULT, POLYNOMIAL, BuildOptions, add_build_options, read_build_options
 from effedge.engines.build_request import BuildRequest
+from effedge.engines.fallback import build_or_fall_back, make_plan_b
 from effedge.engines.manifest import CPU_BLOCKS, UNKNOWN, BuiltEngine, write_manifest
 from effedge.engines.onnx_header import onnx_files, read_header
+from effedge.engines.prepared import check_prepared
 from effedge.engines.stage import run_stage
 from effedge.engines.targets import (
     PRECISIONS,
     TARGETS,
-    TYPED,
     Target,
     check_buildable_here,
     check_precision,
@@ -53,8 +55,12 @@ def make_engine(
     precision: str,
     target: Target,
     build_options: BuildOptions = DEFAULT,
+    fallback: Optional[Path] = None,
+    ranges: Optional[Path] = None,
 ) -> bool:
     """Builds `out` from `onnx` as a stage, unless that is done already. Returns True if the stage ran.
+
+    Args: see the command's --help, which has the same names.
 
     Imports no backend where there is nothing to do. Raises UserError as `build_engine` does.
     """
@@ -65,14 +71,24 @@ def make_engine(
 
     def make(folder: Path) -> None:
         with keep_log_of_failure(folder, out):
-            build_engine(onnx, folder, precision=precision, target=target, build_options=build_options)
+            build_engine(
+                onnx, folder, precision=precision, target=target, build_options=build_options, fallback=fallback,
+                ranges=ranges,
+            )  # fmt: skip
 
     if not onnx.is_file():
         raise UserError(f"no ONNX model at '{onnx}': give the path of one (effedge export writes it)")
+    inputs = onnx_files(onnx)
+    if fallback is not None:
+        inputs.update({f"fallback {role}": path for role, path in onnx_files(fallback).items()})
+    if ranges is not None:
+        inputs["ranges"] = ranges
+        if not ranges.is_file():
+            raise UserError(f"no calibration cache at '{ranges}': effedge tensorrt-cache writes one")
     return run_stage(
         "engine",
         out,
-        inputs=onnx_files(onnx),
+        inputs=inputs,
         options={
             "precision": precision,
             "target": target.name,
@@ -108,6 +124,8 @@ def build_engine(
     precision: str,
     target: Target,
     build_options: BuildOptions = DEFAULT,
+    fallback: Optional[Path] = None,
+    ranges: Optional[Path] = None,
 ) -> None:
     """Writes the engine and its manifest.json into `folder`, which exists and is empty.
 
@@ -117,11 +135,12 @@ def build_engine(
     built another precision; KeyboardInterrupt if cancelled.
     """
     build_options.check(target, precision)
-    request = BuildRequest(onnx, read_header(onnx), precision, target, build_options)
+    request = BuildRequest(onnx, read_header(onnx), precision, target, build_options, ranges)
     check_prepared(request)
+    plan_b = None if fallback is None else make_plan_b(request, fallback)
     backend = import_backend(target)
     builder = importlib.import_module(BUILDERS[target.backend])
-    built: BuiltEngine = builder.build(backend, request, folder)
+    request, built = build_or_fall_back(partial(builder.build, backend, folder=folder), request, plan_b, folder)
     not_built = check_built(request, built)
     write_manifest(folder, built, request, not_built=not_built, versions=tool_versions(target, built))
     log.info(f"engine: {summary(built)}")
@@ -133,34 +152,6 @@ def build_engine(
         log.info(f"engine: {built.warnings[-1]}")
     if not_built:
         log.info(f"engine: not in {precision} though asked for: {', '.join(not_built)}")
-
-
-def check_prepared(request: BuildRequest) -> None:
-    """Raises UserError unless the file has the pairs or types that the precision needs on the target, and no others."""
-    header, onnx, precision, target = request.header, request.onnx, request.precision, request.target
-    quantized, fp16 = header.quantized_layers, header.fp16_layers
-    quantize = "effedge quantize writes such a file"
-    check_precision(precision, target)
-    if precision == "int8" and not quantized:
-        has_pairs = any(node.op == "QuantizeLinear" for node in header.nodes)
-        content = "Q/DQ pairs, but none at both inputs of a layer" if has_pairs else "no QuantizeLinear"
-        raise UserError(f"int8 was asked for, but '{onnx}' has {content}: calibrate it first ({quantize})")
-    if precision == "int8" and target.precision_by == TYPED and not header.has_fp16_scales:
-        log.warning(
-            f"note: '{onnx}' has float32 around its INT8, and {target.name} runs it so: effedge fp16 makes it 16 bit"
-        )
-    if precision != "int8" and quantized:
-        raise UserError(
-            f"{precision} was asked for, but '{onnx}' is quantized to INT8 ({len(quantized)} layers): "
-            "give the ONNX from before calibration"
-        )
-    if precision == "fp16" and target.precision_by == TYPED and not fp16:
-        raise UserError(
-            f"fp16 was asked for, but '{onnx}' has no FP16 weights, and {target.name} takes the ONNX's own types: "
-            "convert it first (the calibration stage for fp16 writes such a file)"
-        )
-    if fp16 and (precision == "fp32" or target.precision_by != TYPED and precision == "int8"):
-        raise UserError(f"{precision} was asked for, but '{onnx}' has {len(fp16)} FP16 layers: give the FP32 one")
 
 
 def check_built(request: BuildRequest, built: BuiltEngine) -> List[str]:
@@ -178,6 +169,8 @@ def check_built(request: BuildRequest, built: BuiltEngine) -> List[str]:
     candidates = header.fp16_convolutions or header.convolutions
     if precision == "int8":
         candidates = header.quantized_convolutions
+    if request.ranges is not None:
+        candidates = [node for node in header.convolutions if node.name not in header.float_layers]
     requested = [node for node in candidates if node.name not in in_blocks]
     actual = {
         layer.name: layer.precision for layer in built.layers if layer.is_convolution and layer.name not in in_blocks
@@ -187,6 +180,8 @@ def check_built(request: BuildRequest, built: BuiltEngine) -> List[str]:
         failed = any(layer.precision in LOWER_THAN_FP32 for layer in built.layers)
     elif precision == "int8" and not requested and built.source == "executed":  # matrix products only
         failed = all(layer.precision != "int8" for layer in built.layers)
+    elif request.ranges is not None:  # the inspector shows a part that runs on a DLA as one layer
+        failed = False
     else:
         failed = bool(requested and built.convolutions) and not set(actual.values()).intersection(accepted)
     if failed:
@@ -241,6 +236,14 @@ def main() -> None:
     parser.add_argument("--target", default="auto", metavar="T", help=f"auto, or one of\n{rows}")
     parser.add_argument("--out", type=Path, required=True, help="the engine's folder")
     add_build_options(parser)
+    parser.add_argument(
+        "--fallback", type=Path, metavar="PLANB.onnx",
+        help="the same INT8 model with fewer INT8 layers, built where the backend has no INT8 kernel for one of them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ranges", type=Path, metavar="FILE",
+        help="a calibration cache (effedge tensorrt-cache): INT8 on a DLA is by ranges, not by Q/DQ pairs",
+    )  # fmt: skip
     parser.add_quiet()
     arguments = parser.parse_args()
     make_engine(
@@ -249,5 +252,7 @@ def main() -> None:
         precision=arguments.precision,
         target=resolve_target(choose("target", arguments.target, ["auto", *TARGETS])),
         build_options=read_build_options(arguments),
+        fallback=arguments.fallback,
+        ranges=arguments.ranges,
     )
     print(arguments.out)

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
+from effedge.deploy.common.cli import UserError
 from effedge.engines.build_options import DEFAULT, BuildOptions
 from effedge.engines.onnx_header import Header
 from effedge.engines.targets import Target
@@ -10,10 +12,20 @@ from effedge.engines.targets import Target
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """An engine to be built; `header` is that of the file `onnx`."""
+    """An engine to be built.
+
+    Attributes:
+        header: of the file `onnx`.
+        ranges: a calibration cache with the INT8 ranges of the tensors of `onnx`, in place of Q/DQ pairs.
+    """
 
     onnx: Path
     header: Header
     precision: str
     target: Target
     build_options: BuildOptions = DEFAULT
+    ranges: Optional[Path] = None
+
+
+class NoImplementationError(UserError):
+    """The backend has no kernel for a layer in the precision that the ONNX asks for."""

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
-from effedge.deploy.common.contracts import BackendDescription, Manifest, SwishEntry, TensorDescription
+from effedge.deploy.common.contracts import BackendDescription, FallbackEntry, Manifest, SwishEntry, TensorDescription
 from effedge.deploy.common.files import sha256
 from effedge.engines.build_request import BuildRequest
 from effedge.engines.onnx_header import DTYPES, Dims
@@ -51,6 +51,7 @@ class BuiltEngine:
             from the typed network), "network" (the typed network only), "unknown" (TensorRT 8 without a GPU).
         warnings: the backend's own.
         swish: its form; None where there was no choice.
+        fallback: the reason why another ONNX was built than the one that was asked for; None where it was not.
     """
 
     engine: str
@@ -59,6 +60,7 @@ class BuiltEngine:
     source: str
     warnings: List[str] = field(default_factory=list)
     swish: Optional[SwishEntry] = None
+    fallback: Optional[FallbackEntry] = None
 
     @property
     def convolutions(self) -> Dict[str, int]:
@@ -111,6 +113,8 @@ def write_manifest(
         manifest["traffic"] = counted
     if built.swish is not None:
         manifest["swish"] = built.swish
+    if built.fallback is not None:
+        manifest["fallback"] = built.fallback
     (folder / NAME).write_text(json.dumps(manifest, indent=1) + "\n")
 
 

@@ -7,6 +7,7 @@ skipped, not read: the file is mapped into memory, so a model of hundreds of MB 
 
 import json
 import mmap
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple, Union
@@ -17,7 +18,8 @@ from effedge.deploy.common.contracts import BATCH_KEY, CALIBRATION_KEY, SPEC_KEY
 PAIRS = ("QuantizeLinear", "DequantizeLinear")
 LAYER_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # input 0 is data, input 1 a weight
 # TensorProto.DataType
-UINT8, INT32, FLOAT16 = 2, 6, 10
+FLOAT32, UINT8, INT32, FLOAT16 = 1, 2, 6, 10
+SMALL = 1024  # values
 DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string", 9: "bool",
     10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16",
@@ -34,7 +36,7 @@ class Node:
     name: str
     inputs: Tuple[str, ...]
     outputs: Tuple[str, ...]
-    attributes: Mapping[str, Union[int, str]] = field(default_factory=dict)
+    attributes: Mapping[str, Union[int, str]] = field(default_factory=dict, compare=False)  # else it has no hash
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Header:
         shifted: the QuantizeLinear and DequantizeLinear whose zero point is not 0.
         float_layers: layer -> the calibration's reason for a higher precision than INT8 or FP16.
         tensors: name -> (element type, dims) of every tensor whose type the file states, initializers too.
+        float32_nodes: node -> the calibration's reason for FP32.
+        constants: name -> values of each small float32 initializer that is no layer's weight or bias.
     """
 
     opset: int
@@ -64,6 +68,8 @@ class Header:
     shifted: Tuple[str, ...] = ()
     float_layers: Mapping[str, str] = field(default_factory=dict)
     tensors: Mapping[str, Tuple[int, Dims]] = field(default_factory=dict)
+    float32_nodes: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, Tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def convolutions(self) -> List[Node]:
@@ -99,15 +105,6 @@ class Header:
             node
             for node in self.nodes
             if node.op in LAYER_OPERATORS and self.initializers.get(node.inputs[1]) == FLOAT16
-        ]
-
-    @property
-    def int32_dequantized(self) -> List[Node]:
-        """DequantizeLinear of INT32, which ONNX Runtime's quantizer puts in front of biases."""
-        return [
-            node
-            for node in self.nodes
-            if node.op == "DequantizeLinear" and self.initializers.get(node.inputs[0]) == INT32
         ]
 
 
@@ -233,9 +230,22 @@ def _read_model(data: mmap.mmap) -> Header:
         and node.inputs[2] in spans
         and _has_nonzero(data, spans[node.inputs[2]])
     )
-    kept = json.loads(metadata.get(CALIBRATION_KEY, "{}")).get("float_layers", {})
+    report = json.loads(metadata.get(CALIBRATION_KEY, "{}"))
+    kept, float32_nodes = report.get("float_layers", {}), report.get("float32_nodes", {})
+    weights = {name for node in nodes if node.op in LAYER_OPERATORS for name in node.inputs}
+    small = [name for name, span in spans.items() if name not in weights and span[1] - span[0] < 4 * SMALL]
+    constants = {name: _floats(data, spans[name]) for name in small if initializers[name] == FLOAT32}
     files = tuple(sorted(external))
-    return Header(opset, spec, limits, nodes, inputs, outputs, initializers, files, shifted, kept, tensors)
+    return Header(
+        opset, spec, limits, nodes, inputs, outputs, initializers, files, shifted, kept, tensors, float32_nodes,
+        constants,
+    )  # fmt: skip
+
+
+def _floats(data: mmap.mmap, tensor: Span) -> Tuple[float, ...]:
+    """Reads the values of a float32 TensorProto: 4 float_data, 9 raw_data; none where they are in another file."""
+    spans = [value for number, value in _fields(data, tensor) if number in (4, 9) and isinstance(value, tuple)]
+    return tuple(value for start, end in spans for (value,) in struct.iter_unpack("<f", data[start:end]))
 
 
 def _read_integers(data: mmap.mmap, values: List[Union[int, Span]]) -> Tuple[int, ...]:

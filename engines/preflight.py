@@ -13,11 +13,11 @@ Layers and Restrictions"; trials with TensorRT-RTX 1.7.
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, List, Tuple
+from typing import Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.engines.build_options import DLA_MODES
-from effedge.engines.onnx_header import PAIRS, UINT8, Header, read_header
+from effedge.engines.onnx_header import INT32, PAIRS, UINT8, Header, Node, read_header
 from effedge.engines.targets import TARGETS, TYPED, Target
 from effedge.engines.traffic import describe_traffic, traffic
 
@@ -45,6 +45,8 @@ ON_DLA = (
     "Max", "MaxPool", "Min", "Mul", "PRelu", "Pow", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Resize", "Sigmoid",
     "Slice", "Softmax", "Split", "Squeeze", "Sub", "Sum", "Tanh", "Transpose", "Unsqueeze",
 )  # fmt: skip
+GATES = ("Sigmoid", "HardSigmoid", "Add", "Clip", "Tanh", "Softplus")  # a swish is x times one or two of these on x
+TYPED_DLA = (11, 0)  # the first TensorRT that builds typed networks alone, for a DLA too
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def preflight(header: Header, target: Target, dla: str = "") -> List[Finding]:
     """
     rules: List[Callable[[Header, Target], Iterator[Finding]]] = [check_opset]
     if not target.on_cpu:
-        rules += [check_uint8_inputs, check_operators, check_pairs, check_suppression]
+        rules += [check_uint8_inputs, check_operators, check_pairs, check_suppression, check_depthwise]
     findings = [finding for rule in rules for finding in rule(header, target)]
     if dla:
         choose("DLA mode", dla, DLA_MODES)
@@ -122,7 +124,9 @@ def first_version(target: Target) -> Tuple[int, int]:
 
 def check_pairs(header: Header, target: Target) -> Iterator[Finding]:
     """Finds forms of Q/DQ that other quantizers write and TensorRT's parser refuses."""
-    for node in header.int32_dequantized:
+    for node in header.nodes:
+        if node.op != "DequantizeLinear" or header.initializers.get(node.inputs[0]) != INT32:
+            continue  # ONNX Runtime's quantizer puts one in front of biases
         reason = "DequantizeLinear of INT32, as of a bias, which TensorRT refuses: quantize it anew with float biases"
         yield Finding(node.name, f"{reason} (effedge quantize)")
     if header.shifted:
@@ -145,8 +149,63 @@ def check_suppression(header: Header, target: Target) -> Iterator[Finding]:
             yield Finding(node.name, f"{reason}: export without NMS, deploy/ does it")
 
 
+def check_depthwise(header: Header, target: Target) -> Iterator[Finding]:
+    """Finds INT8 layers that the target's TensorRT may not build."""
+    layers = risky_layers(header, target)
+    if layers:
+        reason = (
+            f"an INT8 depthwise convolution before a swish ({len(layers)} from here on), which may have no kernel on"
+        )
+        remedy = "effedge build --fallback takes an ONNX with them in 16 bit for that case, and a bundle brings one"
+        yield Finding(layers[0], f"{reason} {target.name} (NVIDIA/TensorRT#3385): {remedy}", fatal=False)
+
+
+def risky_layers(header: Header, target: Target) -> List[str]:
+    """Lists the INT8 depthwise convolutions with a swish behind them, of which TensorRT 8.5 and 8.6 have no
+    implementation on some GPUs (NVIDIA/TensorRT#3385, #4060); empty for other targets."""
+    if target.backend != "tensorrt" or not (8, 5) <= first_version(target) < (10, 0):
+        return []
+    readers: Dict[str, List[Node]] = {}
+    for node in header.nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    return [
+        node.name
+        for node in header.quantized_convolutions
+        if is_depthwise(node, header) and feeds_swish(node.outputs[0], readers)
+    ]
+
+
+def is_depthwise(node: Node, header: Header) -> bool:
+    """Tells if a convolution has groups of one channel each."""
+    writer = next((other for other in header.nodes if node.inputs[1] in other.outputs), None)  # DequantizeLinear
+    weight = node.inputs[1] if writer is None else writer.inputs[0]
+    _, dims = header.tensors.get(weight, (0, None))
+    return node.attributes.get("group", 1) not in (0, 1) and (dims is None or dims[1] == 1)
+
+
+def feeds_swish(name: str, readers: Mapping[str, Sequence[Node]]) -> bool:
+    """Tells if a tensor x, perhaps behind a BatchNormalization or a bias, is read by x * sigmoid(x), or by a product
+    with another function of x (HardSwish and its kind)."""
+    behind = readers.get(name, [])
+    if any(node.op in ("HardSwish", "Mish", "Swish") for node in behind):
+        return True
+    products = [node for node in behind if node.op == "Mul"]
+    gates = [node.outputs[0] for node in behind if node.op in GATES]
+    # x * clip(x + 3) / 6 has an operator more on the way.
+    gates += [node.outputs[0] for gate in gates for node in readers.get(gate, []) if node.op in GATES]
+    if any(gate in product.inputs for product in products for gate in gates):
+        return True
+    onward = [node.outputs[0] for node in behind if node.op in ("BatchNormalization", "Add") and len(behind) == 1]
+    return any(feeds_swish(output, readers) for output in onward)
+
+
 def check_dla(header: Header, target: Target, dla: str) -> Iterator[Finding]:
-    """Finds what a DLA cannot take: Q/DQ, dynamic sizes, and most layers."""
+    """Finds what a DLA cannot take: dynamic sizes, most layers, and Q/DQ.
+
+    Up to TensorRT 10.7 INT8 on a DLA is by ranges on a network without Q/DQ (NVIDIA/TensorRT#2222). From 11.4.1 on all
+    networks are typed, so it can only be by Q/DQ, at every tensor of the DLA's part (NVIDIA/Model-Optimizer#1661).
+    """
     if not target.dla:
         having = ", ".join(row.name for row in TARGETS.values() if row.dla)
         yield Finding("", f"{target.name} ({target.device}) has no DLA that TensorRT builds for: choose {having}")
@@ -155,10 +214,15 @@ def check_dla(header: Header, target: Target, dla: str) -> Iterator[Finding]:
         yield Finding(
             "", f"a dynamic batch {list(header.batch)}, but a DLA needs fixed sizes: export it with one batch"
         )
+    if target.dla_note:
+        yield Finding("", target.dla_note, fatal=False)
     pairs = [node for node in header.nodes if node.op in PAIRS]
-    if pairs:
+    if pairs and first_version(target) < TYPED_DLA:
         reason = f"Q/DQ ({len(pairs)} nodes from here on), but a DLA takes INT8 by ranges alone"
         yield Finding(pairs[0].name, f"{reason}: effedge tensorrt-cache writes them, and the float ONNX")
+    elif pairs:
+        reason = f"Q/DQ ({len(pairs)} nodes from here on): layers without them on every input and output leave INT8"
+        yield Finding(pairs[0].name, f"{reason}, or the DLA", fatal=False)
     for node in header.nodes:
         if node.op not in ON_DLA and node.op not in PAIRS:
             reason = f"{node.op}, which a DLA has no layer for" if dla == "only" else f"{node.op} falls back to the GPU"

@@ -1,4 +1,5 @@
-"""Selects the nodes that compute in float16, and finds those among them that float16 cannot serve (convert.py)."""
+"""Selects the nodes that compute in float16, by the rule of engines/tensorrt/float32_nodes.py, and finds those among
+them that float16 cannot serve (convert.py)."""
 
 from __future__ import annotations
 
@@ -8,18 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 from effedge.calibration.graph.onnx_file import constant
-from effedge.calibration.placement.sharing import passes_values_on
 from effedge.deploy.common.cli import UserError
-from effedge.engines.onnx_header import LAYER_OPERATORS
+from effedge.engines.onnx_header import LAYER_OPERATORS, Node
+from effedge.engines.tensorrt.float32_nodes import KEPT_BITS, LARGEST, SUM, SUMS, half_nodes
 
-LARGEST = 65504.0  # of float16
 HEADROOM = 2.0  # other images than those of the calibration may go further
 TOO_SMALL = "is too small for it"
-KEPT_BITS = 10  # float16 has 11 significant bits; a constant that loses more than one of them is kept in float32
-SUMS = ("GlobalAveragePool", "ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
-# Operators that select values, besides those that move them. They are exact in float16, and the casts behind them are
-# smaller: the best score of an anchor instead of all of its classes.
-SELECTS = ("ReduceMax", "ReduceMin", "Gather", "GatherElements", "GatherND")
 
 
 def select_nodes(graph: ir.Graph) -> list[ir.Node]:
@@ -32,25 +27,21 @@ def select_nodes(graph: ir.Graph) -> list[ir.Node]:
     for node in graph:
         if any(attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in _attributes(node)):
             raise UserError(f"node '{node.name}' ({node.op_type}) has a subgraph, which FP16 conversion cannot follow")
-    inside: set[ir.Node] = set()
-    for node in reversed(graph):
-        if node.op_type in LAYER_OPERATORS or any(
-            consumer in inside for output in node.outputs for consumer in output.consumers()
-        ):
-            inside.add(node)
-    for node in graph:
-        if (passes_values_on(node) or node.op_type in SELECTS) and node.inputs[0] is not None:
-            if node.op_type == "Concat":
-                sources = [value.producer() for value in node.inputs if value is not None]
-            else:
-                sources = [node.inputs[0].producer()]
-            if all(producer in inside for producer in sources if producer is not None) and any(sources):
-                inside.add(node)
-    selected = [node for node in graph if node in inside]
+    nodes = list(graph)
+    half = half_nodes([_as_header_node(node) for node in nodes])
+    selected = [node for at, node in enumerate(nodes) if at in half]
     for value in (value for node in selected for value in node.outputs):
         if value.dtype is None:
             raise UserError(f"the type of tensor '{value.name}' is unknown (an operator that ONNX does not define?)")
     return selected
+
+
+def _as_header_node(node: ir.Node) -> Node:
+    """Returns a node as engines/onnx_header.py reads it from a file."""
+    inputs = tuple("" if value is None else value.name or "" for value in node.inputs)
+    mode = node.attributes.get("mode") if node.op_type == "Resize" else None
+    attributes = {} if mode is None else {"mode": mode.as_string()}
+    return Node(node.op_type, node.name or "", inputs, tuple(value.name or "" for value in node.outputs), attributes)
 
 
 def _attributes(node: ir.Node) -> list[ir.Attr]:
@@ -69,7 +60,7 @@ def find_unfit_nodes(nodes: Sequence[ir.Node], amax: Mapping[str, float]) -> dic
 
 def _reason(node: ir.Node, amax: Mapping[str, float]) -> str | None:
     if node.op_type in SUMS:
-        return "it sums over a map"
+        return SUM
     for index, value in enumerate((*node.inputs, *node.outputs)):
         if value is None:
             continue

@@ -45,7 +45,7 @@ def make_plan(model: ir.Model, unusable: Mapping[str, str] | None = None, float_
 
     Args:
         unusable: the reason for each tensor that must not be INT8, by its name, such as one that is always 0.
-        float_kinds: the kinds of convolutions (CONVOLUTION_KINDS of engines/targets.py) that stay in float.
+        float_kinds: the kinds of convolutions (CONVOLUTION_KINDS of engines/targets/table.py) that stay in float.
     """
     unusable = unusable or {}
     in_squeeze_excite = squeeze_excite_layers(model.graph)

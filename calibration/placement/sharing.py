@@ -11,20 +11,8 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-MOVES = (
-    "Concat",
-    "DepthToSpace",
-    "Flatten",
-    "Identity",
-    "MaxPool",
-    "Reshape",
-    "Slice",
-    "SpaceToDepth",
-    "Split",
-    "Squeeze",
-    "Transpose",
-    "Unsqueeze",
-)
+from effedge.engines.tensorrt.float32_nodes import MOVES
+
 DATA_ONLY = ("Concat",)  # every input is data; elsewhere input 0 is, and the rest are shapes and indices
 
 

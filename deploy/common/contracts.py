@@ -184,6 +184,13 @@ class DlaEntry(TypedDict):
     on_gpu: List[Dict[str, str]]
 
 
+class FallbackEntry(TypedDict):
+    """The reason why plan B was built: another ONNX than the one that was asked for, with `layers` in 16 bit."""
+
+    reason: str
+    layers: List[str]
+
+
 class BackendDescription(TypedDict, total=False):
     """The runtime of an engine: its name and version, and what it needs to load the engine."""
 
@@ -198,6 +205,7 @@ class BackendDescription(TypedDict, total=False):
     version_compatible: bool
     hardware_compatible: bool
     dla: DlaEntry
+    float32_layers: int  # that are constrained to FP32, on targets whose precision is by flags
 
 
 class PrecisionReport(TypedDict):
@@ -230,3 +238,4 @@ class Manifest(TypedDict, total=False):
     warnings: List[str]
     traffic: TrafficEntry  # of a GPU's engine, where the ONNX states the shapes
     swish: SwishEntry
+    fallback: FallbackEntry

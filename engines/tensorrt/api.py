@@ -4,7 +4,8 @@
 |---|---|---|---|---|---|---|
 | NetworkDefinitionCreationFlag.EXPLICIT_BATCH | needed | needed | needed | ignored | gone | gone |
 | NetworkDefinitionCreationFlag.STRONGLY_TYPED | - | - | - | yes | always | yes |
-| BuilderFlag.FP16, INT8 | yes | yes | yes | yes | gone | gone |
+| BuilderFlag.FP16, INT8, OBEY_PRECISION_CONSTRAINTS | yes | yes | yes | yes | gone | gone |
+| ILayer.precision, set_output_type; ITensor.dynamic_range | yes | yes | yes | yes | gone | gone |
 | max_workspace_size | yes | yes | yes | gone | gone | gone |
 | set_memory_pool_limit | - | yes | yes | yes | yes | yes |
 | builder_optimization_level | - | - | yes | yes | yes | no effect |
@@ -23,9 +24,16 @@ from typing import TYPE_CHECKING, Any, List, Optional, Sequence
 from effedge.deploy.common.cli import UserError
 from effedge.engines.build_options import CURRENT_GPU
 from effedge.engines.gpu import first_gpu
+from effedge.engines.targets import TYPED, Target
 
 if TYPE_CHECKING:
     from tensorrt import Builder, IBuilderConfig, INetworkDefinition
+
+
+def is_typed(trt: Any, target: Target, dla: str) -> bool:
+    """Tells if the network is strongly typed: on typed targets, but not for the DLA of a TensorRT that has precision
+    flags (10.x), which takes no strongly typed network and no Q/DQ pairs (NVIDIA's "Working with DLA")."""
+    return target.precision_by == TYPED and not (dla and hasattr(trt.BuilderFlag, "FP16"))
 
 
 def network_flags(trt: Any, typed: bool) -> int:
@@ -45,6 +53,34 @@ def set_precision(trt: Any, config: "IBuilderConfig", precision: str, typed: boo
         config.set_flag(trt.BuilderFlag.FP16)
         if precision == "int8":
             config.set_flag(trt.BuilderFlag.INT8)
+
+
+def obey_constraints(trt: Any, config: "IBuilderConfig") -> None:
+    """Makes the precisions of layers binding: a build that cannot keep them fails."""
+    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+
+
+def set_layer_precision(layer: Any, kind: Any) -> None:
+    """Sets the type that a layer computes in."""
+    layer.precision = kind
+
+
+def set_output_type(layer: Any, index: int, kind: Any) -> None:
+    """Sets the type of an output of a layer."""
+    layer.set_output_type(index, kind)
+
+
+def check_ranges(trt: Any) -> None:
+    """Raises UserError where INT8 is by Q/DQ pairs alone: in TensorRT 11 and later."""
+    if not hasattr(trt.BuilderFlag, "INT8"):
+        raise UserError(
+            f"--ranges: TensorRT {trt.__version__} takes INT8 by Q/DQ pairs alone; build the INT8 ONNX without --ranges"
+        )
+
+
+def set_range(tensor: Any, largest: float) -> None:
+    """Sets the INT8 range of a tensor, in a network whose INT8 is not by Q/DQ pairs."""
+    tensor.dynamic_range = (-largest, largest)
 
 
 def limit_workspace(trt: Any, config: "IBuilderConfig", mib: int) -> None:
@@ -117,10 +153,14 @@ def use_dla(trt: Any, builder: "Builder", config: "IBuilderConfig", mode: str) -
         config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
 
 
-def off_dla(config: "IBuilderConfig", network: "INetworkDefinition") -> List[Any]:
-    """Lists the layers that the DLA cannot take."""
-    layers = [network.get_layer(index) for index in range(network.num_layers)]
-    return [layer for layer in layers if not config.can_run_on_DLA(layer)]
+def put_on_gpu(trt: Any, config: "IBuilderConfig", layer: Any) -> None:
+    """Keeps a layer off the DLA."""
+    config.set_device_type(layer, trt.DeviceType.GPU)
+
+
+def off_dla(config: "IBuilderConfig", network: "INetworkDefinition") -> List[int]:
+    """Lists the positions of the layers that the DLA cannot take."""
+    return [index for index in range(network.num_layers) if not config.can_run_on_DLA(network.get_layer(index))]
 
 
 def describe_layers(trt: Any, config: "IBuilderConfig") -> None:

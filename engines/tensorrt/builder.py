@@ -1,31 +1,35 @@
 """Builds an engine by TensorRT or TensorRT-RTX, whose Python API is the same: ONNX -> engine.plan.
 
 Typed targets (TensorRT 10 and 11, TensorRT-RTX) build a strongly typed network: the ONNX's own tensor types and Q/DQ
-pairs are the precision. TensorRT 8 gets the precision by builder flags. TensorRT-RTX builds without a GPU, for a list
+pairs are the precision. TensorRT 8, and the DLA of TensorRT 10, get the precision by builder flags, and layers that are
+not to be in FP16 a constraint (layer_precision.py). TensorRT-RTX builds without a GPU, for a list
 of compute capabilities; its own choice (8.0, 8.6, 8.9, 12.0 and later) is portable among them.
 """
 
 import contextlib
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterator, Sequence, Set
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import BackendDescription
 from effedge.deploy.common.messages import log
 from effedge.deploy.runtime.tensorrt.log import TensorRTLogger
 from effedge.engines.build_options import BuildOptions, default_workspace_mib
-from effedge.engines.build_request import BuildRequest
+from effedge.engines.build_request import BuildRequest, NoImplementationError
 from effedge.engines.gpu import first_gpu
 from effedge.engines.manifest import BuiltEngine
 from effedge.engines.onnx_header import Header
 from effedge.engines.preflight import refuse
-from effedge.engines.targets import TYPED, Target
+from effedge.engines.targets import Target
 from effedge.engines.tensorrt import api, timing_cache
 from effedge.engines.tensorrt.build_thread import build_plan
 from effedge.engines.tensorrt.built_layers import NOT_COUNTED, built_layers
+from effedge.engines.tensorrt.layer_precision import describe, keep_float32, keep_half
 from effedge.engines.tensorrt.log import explain, logger_to_file
+from effedge.engines.tensorrt.ranges import read_ranges, set_ranges
 
 ENGINE = "engine.plan"
+NO_IMPLEMENTATION = "could not find any implementation for node"  # in TensorRT's log
 
 
 def build(trt: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
@@ -46,27 +50,31 @@ def build_with_logger(trt: Any, logger: TensorRTLogger, request: BuildRequest, f
     """Does the work of `build`, with the messages going to `logger`."""
     header, target = request.header, request.target
     builder = trt.Builder(logger)
-    network = read_network(trt, logger, builder, request)
+    typed = api.is_typed(trt, target, request.build_options.dla)
+    network = read_network(trt, logger, builder, request, typed)
     config = builder.create_builder_config()
     backend: BackendDescription = {"name": target.backend, "version": trt.__version__}
-    backend.update(configure_precision(trt, config, request))
-    backend.update(configure_options(trt, builder, config, network, request.build_options))
+    backend.update(configure_precision(trt, config, request, typed))
+    backend.update(configure_options(trt, config, request.build_options))
+    backend.update(configure_layers(trt, builder, config, network, request, typed))
     if any(isinstance(size, str) for _, dims in header.inputs.values() for size in dims or ["of any rank"]):
         config.add_optimization_profile(batch_profile(builder, header, request.onnx))
     with use_timing_cache(trt, config, target, logger):
         plan = build_plan(trt, builder, network, config, target)
     if plan is None:
         reason = explain(logger.errors, header, network)
-        raise UserError(f"{target.backend} cannot build '{request.onnx}' for {target.name}: {reason}")
+        missing = any(NO_IMPLEMENTATION in error.lower() for error in logger.errors)
+        kind = NoImplementationError if missing else UserError
+        raise kind(f"{target.backend} cannot build '{request.onnx}' for {target.name}: {reason}")
     with open(folder / ENGINE, "wb") as file:
         file.write(plan)
     layers, source = built_layers(trt, logger, network, folder / ENGINE, request)
     return BuiltEngine(ENGINE, backend, layers, source, list(logger.warnings))
 
 
-def read_network(trt: Any, logger: TensorRTLogger, builder: Any, request: BuildRequest) -> Any:
+def read_network(trt: Any, logger: TensorRTLogger, builder: Any, request: BuildRequest, typed: bool) -> Any:
     """Parses the ONNX into a network. Raises UserError with the parser's errors."""
-    network = builder.create_network(api.network_flags(trt, request.target.precision_by == TYPED))
+    network = builder.create_network(api.network_flags(trt, typed))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(request.onnx)):
         errors = [api.parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
@@ -74,9 +82,9 @@ def read_network(trt: Any, logger: TensorRTLogger, builder: Any, request: BuildR
     return network
 
 
-def configure_precision(trt: Any, config: Any, request: BuildRequest) -> BackendDescription:
+def configure_precision(trt: Any, config: Any, request: BuildRequest, typed: bool) -> BackendDescription:
     """Applies the precision, and for TensorRT-RTX the GPUs. Returns the manifest's entries of the GPUs."""
-    api.set_precision(trt, config, request.precision, request.target.precision_by == TYPED)
+    api.set_precision(trt, config, request.precision, typed)
     if request.target.backend != "tensorrt_rtx":
         return {}
     api.make_recordable(trt, config)
@@ -86,8 +94,9 @@ def configure_precision(trt: Any, config: Any, request: BuildRequest) -> Backend
     return {"compute_capabilities": options.numbered_capabilities() or ["portable"]}
 
 
-def configure_options(trt: Any, builder: Any, config: Any, network: Any, options: BuildOptions) -> BackendDescription:
-    """Applies the build options. Returns the manifest's entries: only options that were chosen, or set by default."""
+def configure_options(trt: Any, config: Any, options: BuildOptions) -> BackendDescription:
+    """Applies the build options but the DLA. Returns the manifest's entries: options that were chosen, or set by
+    default."""
     entries: BackendDescription = {}
     workspace = options.workspace_mib or default_workspace_mib(first_gpu())
     if workspace is not None:
@@ -101,13 +110,47 @@ def configure_options(trt: Any, builder: Any, config: Any, network: Any, options
         entries["version_compatible"] = True
     if options.hardware_compatible:
         entries["hardware_compatible"] = True
-    if options.dla:
-        api.use_dla(trt, builder, config, options.dla)
-        on_gpu = [layer for layer in api.off_dla(config, network) if layer.type.name not in NOT_COUNTED]
-        names = [{"name": layer.name, "type": layer.type.name.lower()} for layer in on_gpu]
-        entries["dla"] = {"core": 0, "mode": options.dla, "on_gpu": names}
-        log.info(f"engine: of {network.num_layers} layers {len(names)} are not for the DLA")
     api.describe_layers(trt, config)
+    return entries
+
+
+def configure_layers(
+    trt: Any, builder: Any, config: Any, network: Any, request: BuildRequest, typed: bool
+) -> BackendDescription:
+    """Puts layers on the DLA, gives tensors their INT8 ranges, and layers their precision where the network is not
+    typed. Returns the manifest's entries."""
+    entries: BackendDescription = {}
+    dla = request.build_options.dla
+    if request.ranges is not None:
+        api.check_ranges(trt)
+        count = set_ranges(network, read_ranges(request.ranges), request.ranges)
+        kept = keep_half(trt, network, request.header)
+        api.obey_constraints(trt, config)
+        log.info(f"engine: {count} tensors have INT8 ranges, {kept} layers are kept out of INT8")
+    on_gpu: Set[int] = set()
+    if dla:
+        api.use_dla(trt, builder, config, dla)
+        on_gpu.update(api.off_dla(config, network))
+    if not typed and request.precision != "fp32":
+        on_dla = set(range(network.num_layers)) - on_gpu if dla else set()
+        constrained = {} if dla == "only" else keep_float32(trt, network, request.header, on_dla)
+        entries["float32_layers"] = len(constrained)
+        if constrained:
+            api.obey_constraints(trt, config)
+            log.info(f"engine: {len(constrained)} layers are in FP32: {describe(constrained)}")
+        if dla:
+            for index in constrained:  # a DLA has no FP32
+                api.put_on_gpu(trt, config, network.get_layer(index))
+            on_gpu.update(constrained)
+    if dla:
+        layers = [network.get_layer(index) for index in sorted(on_gpu)]
+        names = [
+            {"name": layer.name, "type": layer.type.name.lower()}
+            for layer in layers
+            if layer.type.name not in NOT_COUNTED
+        ]
+        entries["dla"] = {"core": 0, "mode": dla, "on_gpu": names}
+        log.info(f"engine: of {network.num_layers} layers {len(names)} are not for the DLA")
     return entries
 
 

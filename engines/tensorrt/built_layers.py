@@ -13,7 +13,6 @@ from effedge.deploy.runtime.tensorrt.log import TensorRTLogger
 from effedge.engines.build_request import BuildRequest
 from effedge.engines.gpu import first_gpu
 from effedge.engines.manifest import UNKNOWN, Layer
-from effedge.engines.targets import TYPED
 from effedge.engines.tensorrt import api
 from effedge.engines.tensorrt.inspector import inspected_layers
 from effedge.engines.tensorrt.plan_text import convolution_precisions
@@ -34,7 +33,7 @@ def built_layers(
             if layer.is_convolution and layer.name in executed:
                 layers[index] = replace(layer, precision="+".join(sorted(executed[layer.name])))
         return layers, "plan" if executed else "network"
-    typed = typed_layers(network) if target.precision_by == TYPED else []
+    typed = typed_layers(network) if api.is_typed(trt, target, request.build_options.dla) else []
     information = api.inspect(trt, logger, plan.read_bytes()) if first_gpu() else None
     inspected = inspected_layers(information, header) if information else []
     if not inspected:

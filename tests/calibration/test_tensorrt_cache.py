@@ -17,6 +17,7 @@ from effedge.calibration.settings import Settings
 from effedge.calibration.tensorrt_cache import cache_text, main, version_number
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import CALIBRATION_KEY
+from effedge.engines.onnx_header import read_header
 from tests.calibration import networks
 
 
@@ -82,10 +83,32 @@ def test_the_command_writes_a_cache_that_reads_back_and_names_tensors_of_the_flo
     model = ir.load(twin)
     values = {value.name for node in model.graph for value in node.outputs} | {v.name for v in model.graph.inputs}
     assert set(scales) <= values
-    assert CALIBRATION_KEY not in model.metadata_props
     assert printed.startswith(f"trtexec --onnx={twin} --int8 --fp16 --calib={cache}")
     kept = json.loads(int8.metadata_props[CALIBRATION_KEY])["float_layers"]
+    assert json.loads(model.metadata_props[CALIBRATION_KEY]) == {"method": "ranges", "float_layers": kept}
+    assert kept and read_header(twin).float_layers == kept, "the builder keeps these layers out of INT8"
+    assert f"effedge build {twin} --precision int8 --dla fallback --ranges {cache}" in printed
+    assert "--calibration DATA adds them" in printed
     assert set(re.findall(r"(\w+):fp16", printed)) == set(kept)
+
+
+def test_with_calibration_data_what_the_layers_write_has_ranges_too(call, saved, int8, run_ort, tmp_path):
+    cache, data = tmp_path / "int8.cache", tmp_path / "data.npz"
+    images = np.concatenate([next(iter(feed.values())) for feed in networks.feeds(3, seed=9)])
+    np.savez(data, **{next(iter(networks.feeds(1)[0])): images})
+    status, printed, error = call(saved, "--out", cache, "--calibration", data)
+    assert status == 0 and "--calibration" not in printed, error
+    scales = read_cache(cache.read_text())
+    read = json.loads(int8.metadata_props[CALIBRATION_KEY])["thresholds"]
+    assert {name: scales[name] * 127 for name in read} == pytest.approx(read, rel=1e-6), "calibrated ranges stay"
+    written = {node.outputs[0].name for node in float_twin(int8).graph if node.op_type == "Conv"}
+    layers = {node.name: node.outputs[0].name for node in float_twin(int8).graph}
+    assert written <= set(scales) and not {layers["logits"]} - set(scales)
+    twin = onnx_file.load(f"{cache}.onnx")
+    name = layers["block1_expand"]
+    twin.graph.outputs[:] = [value for node in twin.graph for value in node.outputs if value.name == name]
+    largest = max(np.abs(run_ort(twin, feed)[0]).max() for feed in networks.feeds(3, seed=9))
+    assert scales[name] * 127 == pytest.approx(largest, rel=1e-5)
 
 
 def test_the_twin_stands_beside_the_cache_by_default(call, saved, tmp_path):

@@ -149,6 +149,80 @@ PARSER_ERROR = both(
     },
 )
 
+LAYER = both(
+    "get_input get_output get_output_type name num_inputs num_outputs set_input type ",
+    {
+        version: ("" if version in ("8.2", "8.5") else "metadata ")
+        + (
+            ""
+            if version == "11.1"
+            else "output_type_is_set precision precision_is_set reset_output_type reset_precision set_output_type "
+        )
+        for version in VERSIONS
+    },
+)
+
+TENSOR = both(
+    "allowed_formats dtype is_execution_tensor is_network_input is_network_output is_shape_tensor location name shape ",
+    {
+        version: "" if version == "11.1" else "dynamic_range reset_dynamic_range set_dynamic_range "
+        for version in VERSIONS
+    },
+)
+
+
+class Member:
+    """An object of TensorRT's network: only the version's members can be read or set."""
+
+    def __init__(self, members: FrozenSet[str], **values: Any) -> None:
+        object.__setattr__(self, "members", members)
+        object.__setattr__(self, "set", {})
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{name} is not given, or not among {sorted(self.members)}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self.members:
+            raise AttributeError(name)
+        self.set[name] = value
+
+
+def network_of(version: str, parsed: Any, trt: Any) -> Any:
+    """Makes the stand-in of a network of `version` with the layers and tensors of a network that TensorRT-RTX parsed.
+    The types that are set go to each layer's `set`: "precision", and "outputs" by index."""
+
+    def tensor(real: Any) -> Any:
+        if real is None:
+            return None
+        if real.name not in tensors:
+            kind = "INT32" if real.dtype.name == "INT64" else real.dtype.name  # TensorRT 8 has no INT64
+            tensors[real.name] = Member(
+                TENSOR[version], name=real.name, dtype=trt.DataType[kind], is_shape_tensor=real.is_shape_tensor
+            )
+        return tensors[real.name]
+
+    def layer(real: Any) -> Any:
+        outputs: Dict[int, Any] = {}
+        inputs = [tensor(real.get_input(index)) for index in range(real.num_inputs)]
+        results = [tensor(real.get_output(index)) for index in range(real.num_outputs)]
+        known = {"get_input": inputs.__getitem__, "get_output": results.__getitem__, "name": real.name}
+        known.update(type=real.type, num_inputs=real.num_inputs, num_outputs=real.num_outputs)
+        if "set_output_type" in LAYER[version]:
+            known["set_output_type"] = outputs.__setitem__
+        made = Member(LAYER[version], **known)
+        made.set["outputs"] = outputs
+        return made
+
+    tensors: Dict[str, Any] = {}
+    layers = [layer(parsed.get_layer(index)) for index in range(parsed.num_layers)]
+    inputs = [tensor(parsed.get_input(index)) for index in range(parsed.num_inputs)]
+    return SimpleNamespace(
+        num_layers=len(layers), get_layer=layers.__getitem__, num_inputs=len(inputs), get_input=inputs.__getitem__,
+        num_outputs=parsed.num_outputs, get_output=lambda index: tensor(parsed.get_output(index)), tensors=tensors,
+    )  # fmt: skip
+
 
 class Config:
     """An IBuilderConfig: only the version's members can be read or set; calls are recorded."""
@@ -189,6 +263,7 @@ def tensorrt(version: str) -> Any:
     for name, members in kinds:
         if members[version]:
             setattr(module, name, enumeration(name, members[version]))
+    module.DataType = enumeration("DataType", frozenset({"BOOL", "FLOAT", "HALF", "INT32", "INT8", "UINT8"}))
     module.DeviceType = enumeration("DeviceType", frozenset({"GPU", "DLA"}))
     module.ProfilingVerbosity = enumeration("ProfilingVerbosity", frozenset({"LAYER_NAMES_ONLY", "DETAILED", "NONE"}))
     return module

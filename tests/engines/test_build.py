@@ -1,6 +1,7 @@
 """Tests the build: the requested precision against the file's and the engine's, the manifest, and the stage."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -8,12 +9,13 @@ from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.files import sha256
 from effedge.deploy.runtime.manifest import read_manifest
 from effedge.engines import build
-from effedge.engines.build import check_built, check_prepared, make_engine
+from effedge.engines.build import check_built, make_engine
 from effedge.engines.build_options import BuildOptions
 from effedge.engines.build_request import BuildRequest
 from effedge.engines.manifest import BuiltEngine, Layer, write_manifest
 from effedge.engines.onnx_header import read_header
 from effedge.engines.openvino.builder import precision_hint
+from effedge.engines.prepared import check_prepared
 from effedge.engines.targets import TARGETS
 from tests.engines import graphs
 
@@ -41,6 +43,50 @@ def test_a_file_that_does_not_hold_the_precision_is_refused(prepared, name, prec
 
 def request(onnx, precision, target=CPU):
     return BuildRequest(onnx, read_header(onnx), precision, target)
+
+
+CACHE = Path("calibration.cache")
+DLA = BuildOptions(dla="fallback")
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "options", "ranges", "message"),
+    [
+        (
+            "f32",
+            "jetson-xavier",
+            DLA,
+            None,
+            "by ranges, not by Q/DQ pairs: effedge tensorrt-cache INT8.onnx --out cali",
+        ),
+        (
+            "int8",
+            "jetson-orin",
+            DLA,
+            None,
+            "then effedge build float.onnx --precision int8 --dla fallback --ranges cali",
+        ),
+        ("int8", "jetson-orin-jp6.0", DLA, CACHE, "not by Q/DQ pairs, which '.*int8.onnx' has: effedge tensorrt-cache"),
+        ("f16", "jetson-orin", DLA, CACHE, "has 4 FP16 layers: give the FP32 one"),
+        ("f32", "jetson-xavier", BuildOptions(), CACHE, "--ranges is for --precision int8 --dla on jetson-xavier, "),
+        ("int8", "rtx", BuildOptions(), CACHE, "elsewhere INT8 is by Q/DQ pairs: leave it out"),
+        ("int8", "jetson-orin-trt11", DLA, CACHE, "elsewhere INT8 is by Q/DQ pairs: leave it out"),
+        ("f32", "jetson-orin-trt11", DLA, None, "no QuantizeLinear: calibrate it first"),
+    ],
+)
+def test_int8_on_a_dla_is_by_ranges_and_the_error_leads_there(prepared, name, target, options, ranges, message):
+    asked = replace(request(prepared(name), "int8", TARGETS[target]), build_options=options, ranges=ranges)
+    with pytest.raises(UserError, match=message) as error:
+        check_prepared(asked)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("target", ["jetson-xavier", "jetson-orin-jp6.0", "jetson-orin"])
+def test_int8_on_a_dla_takes_the_float_onnx_with_ranges(prepared, target):
+    asked = replace(request(prepared("f32"), "int8", TARGETS[target]), build_options=DLA, ranges=CACHE)
+    check_prepared(asked)
+    mixed = replace(built_as("f16", "f16", "int8", "unknown"), source="inspector")
+    assert check_built(asked, mixed) == ["conv0", "conv1"], "no error: a DLA's part is one layer to the inspector"
 
 
 def built_as(*precisions):

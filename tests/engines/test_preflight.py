@@ -6,7 +6,7 @@ import pytest
 
 from effedge.deploy.common.cli import UserError
 from effedge.engines.onnx_header import INT32, Header, Node, read_header
-from effedge.engines.preflight import NEVER, ON_DLA, SINCE, main, preflight, refuse
+from effedge.engines.preflight import NEVER, ON_DLA, SINCE, main, preflight, refuse, risky_layers
 from effedge.engines.targets import TARGETS
 
 PLAIN = Header(13, {}, (1, 1, 1), [], {"x": (1, (1, 3, 8, 8))}, {"y": (1, None)}, {}, ())
@@ -92,6 +92,61 @@ def test_a_dla_takes_neither_pairs_nor_a_dynamic_batch(prepared):
     assert "dynamic batch" in str(preflight(header("Conv", batch=(1, 2, 4)), TARGETS["jetson-orin"], "only")[0])
     with pytest.raises(UserError, match="unknown DLA mode 'onyl'"):
         preflight(PLAIN, TARGETS["jetson-orin"], "onyl")
+
+
+def test_a_dla_of_typed_networks_alone_takes_pairs_and_says_what_only_the_board_can_check(prepared):
+    """TensorRT 11.4.1 on AGX Orin; 10.16 on the same board has none."""
+    model = read_header(prepared("int8"))
+    found = preflight(model, TARGETS["jetson-orin-trt11"], "fallback")
+    assert not fatal(found)
+    assert "AGX Orin" in found[0].reason and any(finding.reason.startswith("Q/DQ") for finding in found)
+    [finding] = preflight(model, TARGETS["jetson-orin-jp7"], "fallback")
+    assert finding.fatal and finding.reason.endswith("jetson-orin, jetson-orin-trt11")
+
+
+def convolution(kind, activation, group=8, channels=1, quantized=True):
+    """DequantizeLinear of data and weights, a convolution, and behind it an `activation` of its output."""
+    behind = {
+        "swish": [("Sigmoid", ("c",), "s"), ("Mul", ("c", "s"), "out")],
+        "swish behind BatchNormalization": [
+            ("BatchNormalization", ("c",), "b"), ("Sigmoid", ("b",), "s"), ("Mul", ("s", "b"), "out"),
+        ],
+        "HardSwish": [("HardSwish", ("c",), "out")],
+        "HardSwish in parts": [("Add", ("c", "3"), "a"), ("Clip", ("a",), "s"), ("Mul", ("c", "s"), "out")],
+        "ReLU": [("Relu", ("c",), "out")],
+        "gate": [("GlobalAveragePool", ("c",), "p"), ("Sigmoid", ("p",), "s"), ("Mul", ("c", "s"), "out")],
+        "residual add": [("Add", ("c", "other"), "a"), ("Relu", ("a",), "out")],
+    }[activation]  # fmt: skip
+    weight = Node("DequantizeLinear", "w_dq", ("w", "s"), ("wd",))
+    nodes = [Node("DequantizeLinear", "x_dq", ("xq", "s"), ("xd",)), *([weight] if quantized else [])]
+    nodes.append(Node(kind, "conv", ("xd", "wd" if quantized else "w"), ("c",), {"group": group}))
+    nodes += [Node(operator, operator.lower(), inputs, (output,)) for operator, inputs, output in behind]
+    return dataclasses.replace(PLAIN, nodes=nodes, tensors={"w": (3, (8, channels, 3, 3))})
+
+
+@pytest.mark.parametrize(
+    ("model", "risky"),
+    [
+        (convolution("Conv", "swish"), True),
+        (convolution("Conv", "swish behind BatchNormalization"), True),  # as in NVIDIA/TensorRT#3385
+        (convolution("Conv", "HardSwish"), True),
+        (convolution("Conv", "HardSwish in parts"), True),
+        (convolution("Conv", "ReLU"), False),  # "DQ > DwConv > BN > Relu > Q: OK", #3385
+        (convolution("Conv", "gate"), False),
+        (convolution("Conv", "residual add"), False),
+        (convolution("Conv", "swish", group=1, channels=8), False),  # "DQ > Conv > BN > Swish > Q: OK", #3385
+        (convolution("Conv", "swish", group=2, channels=4), False),
+        (convolution("Conv", "swish", quantized=False), False),
+    ],
+)
+def test_int8_depthwise_convolutions_before_a_swish_are_a_note_on_tensorrt_8(model, risky):
+    for target in ("jetson-xavier", "jetson-orin-jp5", "jetson-orin-jp6.0", "trt8"):
+        assert risky_layers(model, TARGETS[target]) == (["conv"] if risky else [])
+        notes = [finding for finding in preflight(model, TARGETS[target]) if "#3385" in finding.reason]
+        assert [(note.node, note.fatal) for note in notes] == ([("conv", False)] if risky else [])
+        assert all("--fallback" in note.reason and "(1 from here on)" in note.reason for note in notes)
+    for target in ("jetson-nano", "jetson-orin", "rtx", "trt", "cpu"):
+        assert risky_layers(model, TARGETS[target]) == []
 
 
 def test_the_tables_do_not_contradict_each_other():

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from effedge.deploy.common.cli import UserError
-from effedge.engines.targets import FLAGS, ROWS, TYPED
+from effedge.engines.targets import FLAGS, ROWS, TARGETS, TYPED
 from effedge.engines.tensorrt import api
 from tests.engines import tensorrt_versions as versions
 from tests.engines.tensorrt_versions import CONFIG, VERSIONS, Config, tensorrt
@@ -29,6 +29,13 @@ def test_the_networks_flag_is_what_the_version_has(version):
 
 def test_a_version_that_is_always_explicit_is_given_no_flag():
     assert api.network_flags(tensorrt("11.1"), typed=False) == 0
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_dla_of_tensorrt_10_takes_no_typed_network_and_that_of_11_nothing_else(version):
+    orin, xavier = TARGETS["jetson-orin"], TARGETS["jetson-xavier"]
+    assert api.is_typed(tensorrt(version), orin, dla="") and not api.is_typed(tensorrt(version), xavier, dla="")
+    assert api.is_typed(tensorrt(version), orin, dla="fallback") == (version == "11.1")
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -41,6 +41,14 @@ CLASS_OF = {
     "self.context": "IExecutionContext", "runtime": "Runtime", "self.runtime": "Runtime",
     "profile": "IOptimizationProfile", "engine.create_engine_inspector()": "EngineInspector",
 }  # fmt: skip
+# Of the network's objects, in the modules that use no Layer of ours under that name.
+NETWORK_CLASS_OF = {
+    "layer": "ILayer",
+    "tensor": "ITensor",
+    "inputs[0]": "ITensor",
+    "layer.get_output(index)": "ITensor",
+}
+NETWORK_MODULES = ("api.py", "layer_precision.py", "ranges.py")
 # Of TensorRT-RTX alone; that it has them, tests/deploy/runtime/tensorrt/test_api.py checks.
 RTX_ONLY = {
     ("", "ComputeCapability"), ("ComputeCapability", "CURRENT"), ("BuilderFlag", "REQUIRE_USER_ALLOCATION"),
@@ -61,12 +69,13 @@ def used_members(path: Path) -> set[tuple[str, str]]:
     """The (class, member) pairs that a source uses; those of `trt.BuilderFlag.FP16` are ("", "BuilderFlag") and
     ("BuilderFlag", "FP16")."""
     used = set()
+    class_of = {**CLASS_OF, **(NETWORK_CLASS_OF if path.name in NETWORK_MODULES else {})}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Attribute) or node.attr in PYTHONS_OWN:
             continue
         owner = ast.unparse(node.value)
-        if owner in CLASS_OF:
-            used.add((CLASS_OF[owner], node.attr))
+        if owner in class_of:
+            used.add((class_of[owner], node.attr))
         elif owner.startswith(("trt.", "module.")) and owner.count(".") == 1 and not owner.endswith("__"):
             used.add((owner.split(".")[1], node.attr))
     return used

@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.runtime.tensorrt.log import tensorrt_logger
 from effedge.engines.build import build_engine, make_engine
 from effedge.engines.build_options import DEFAULT, BuildOptions, default_workspace_mib
-from effedge.engines.build_request import BuildRequest
+from effedge.engines.build_request import BuildRequest, NoImplementationError
 from effedge.engines.gpu import Gpu
 from effedge.engines.onnx_header import read_header
 from effedge.engines.targets import FLAGS, TARGETS, TYPED
@@ -246,15 +247,41 @@ def test_what_a_cancelled_build_measured_is_kept(on_a_board, monkeypatch):
 def test_a_plan_that_cannot_be_loaded_says_what_the_network_says(
     on_a_board, prepared, tmp_path, monkeypatch, how, source, convolutions
 ):
-    monkeypatch.setattr(api, "set_precision", lambda *arguments: None)  # TensorRT-RTX has no flags
+    for name in ("set_precision", "obey_constraints", "set_layer_precision", "set_output_type"):
+        monkeypatch.setattr(api, name, lambda *arguments: None)  # TensorRT-RTX has no flags
     built = build_on(replace(on_a_board[0], precision_by=how), prepared("int8"), tmp_path / "engine")
     assert (built.source, built.convolutions) == (source, convolutions)
 
 
 @pytest.mark.filterwarnings("ignore:Use Deprecated")
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        # As TensorRT 8.5.2 writes it in NVIDIA/TensorRT#3385.
+        (
+            "[optimizer.cpp::computeCosts::3728] Error Code 10: Internal Error (Could not find any implementation for "
+            "node w1 + conv1 + PWN(sigmoid1, silu1).)",
+            NoImplementationError,
+        ),
+        ("[defaultAllocator.cpp::allocate::20] Error Code 1: Cuda Runtime (out of memory)", UserError),
+    ],
+)
+def test_a_missing_kernel_is_told_from_other_failures(on_a_board, prepared, tmp_path, monkeypatch, line, kind):
+    def fail(*arguments):
+        tensorrt_logger(trt).errors.append(line)
+
+    monkeypatch.setattr(builder, "build_plan", fail)
+    with pytest.raises(UserError, match="tensorrt cannot build .*int8.onnx' for jetson-orin: ") as error:
+        build_on(on_a_board[0], prepared("int8"), tmp_path / "engine")
+    assert type(error.value) is kind and "\n" not in str(error.value)
+    if kind is NoImplementationError:
+        assert "Conv 'conv1' to Mul 'silu1': Internal Error (Could not find" in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:Use Deprecated")
 def test_what_falls_back_from_the_dla_is_in_the_manifest(on_a_board, prepared, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(api, "use_dla", lambda *arguments: None)  # there is none here
-    monkeypatch.setattr(api, "off_dla", lambda config, network: [network.get_layer(index) for index in (0, 1)])
+    monkeypatch.setattr(api, "off_dla", lambda config, network: [0, 1])
     built = build_on(on_a_board[0], prepared("f16"), tmp_path / "engine", BuildOptions(dla="fallback"), "fp16")
     fallen = [{"name": "cast", "type": "cast"}, {"name": "transpose", "type": "shuffle"}]
     assert built.backend["dla"] == {"core": 0, "mode": "fallback", "on_gpu": fallen}

@@ -7,7 +7,7 @@ import pytest
 from effedge.deploy.runtime.tensorrt.log import tensorrt_logger
 from effedge.engines.onnx_header import Header, Node
 from effedge.engines.tensorrt.log import explain, logger_to_file
-from tests.deploy.fake_cuda import LogLevel, fake_tensorrt
+from tests.deploy.fake_tensorrt import LogLevel, fake_tensorrt
 
 
 def header(*named):
