@@ -1,5 +1,8 @@
 """Tests the wire-format reader against the onnx package."""
 
+import json
+
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -27,10 +30,34 @@ def test_it_reads_what_onnx_reads(prepared, name):
 def test_it_finds_the_convolutions_of_each_kind(prepared):
     assert [node.name for node in read_header(prepared("int8")).quantized_convolutions] == ["conv1", "conv2", "conv3"]
     assert len(read_header(prepared("f16")).fp16_convolutions) == 4
-    assert len(read_header(prepared("int32-bias")).int32_dequantized) == 3
     plain = read_header(prepared("f32"))
-    assert (plain.quantized_convolutions, plain.fp16_convolutions, plain.int32_dequantized) == ([], [], [])
+    assert (plain.quantized_convolutions, plain.fp16_convolutions) == ([], [])
     assert plain.spec == spec()
+
+
+def test_small_constants_are_read_and_weights_are_not(tmp_path):
+    constants = [
+        helper.make_tensor("floats", TensorProto.FLOAT, [2], [1.5, -2.0]),  # as float_data
+        helper.make_tensor("raw", TensorProto.FLOAT, [], np.float32(1e-8).tobytes(), raw=True),
+        helper.make_tensor("integers", TensorProto.INT64, [1], [7]),
+        helper.make_tensor("large", TensorProto.FLOAT, [4096], np.zeros(4096, np.float32).tobytes(), raw=True),
+        helper.make_tensor("weight", TensorProto.FLOAT, [1, 1, 1, 1], [3.0]),
+    ]
+    nodes = [helper.make_node("Conv", ["x", "weight"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, [1, 1, 2, 2])], [], constants)
+    model = helper.make_model(graph)
+    report = {"float_layers": {"a": "why"}, "float32_nodes": {"b": "it overflows"}}
+    helper.set_model_props(model, {"effedge_calibration": json.dumps(report)})
+    onnx.save(model, tmp_path / "m.onnx")
+    header = read_header(tmp_path / "m.onnx")
+    assert header.constants == {"floats": (1.5, -2.0), "raw": (np.float32(1e-8),)}
+    assert (header.float_layers, header.float32_nodes) == ({"a": "why"}, {"b": "it overflows"})
+
+
+def test_nodes_can_be_kept_in_sets(prepared):
+    """As engines/tensorrt/log.py keeps those that an error names."""
+    nodes = read_header(prepared("int8")).nodes
+    assert len(set(nodes)) == len(nodes) and any(node.attributes for node in nodes)
 
 
 def test_a_file_cut_short_anywhere_is_refused(prepared, tmp_path):
