@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +17,8 @@ from effedge.calibration.graph.onnx_file import constant
 from effedge.calibration.post_training import quantize
 from effedge.calibration.settings import Settings
 from effedge.deploy.common.cli import UserError
+from effedge.engines.onnx_header import read_header
+from effedge.engines.traffic import traffic
 from tests.calibration import networks
 from tests.calibration.networks import Network
 
@@ -53,6 +56,18 @@ def test_whatever_is_not_int8_is_float16_but_for_means_and_the_tail(int8: ir.Mod
     # Of the detector's tail, Sigmoid and the Mul and Add of decoding are float32.
     assert types[HALF] > 10 * types[FLOAT] or not types[FLOAT]
     assert len(pooled) == len(report["float32_nodes"])
+
+
+def test_it_moves_fewer_bytes_than_fp16_and_hardly_any_float32(int8: ir.Model, tmp_path: Path) -> None:
+    ratios = []
+    for name, model in (("half", to_fp16(int8)[0]), ("float", int8)):
+        onnx_file.save(model, tmp_path / f"{name}.onnx")
+        entry = traffic(read_header(tmp_path / f"{name}.onnx"), typed=True)
+        assert entry is not None
+        ratios.append(entry["ratio"])
+        if name == "half":
+            assert entry["by_type"].get("float32", 0) <= 0.03 * entry["mib"]
+    assert ratios[0] < 0.85 and ratios[1] > 1
 
 
 def test_the_report_is_the_calibrations_with_two_things_added(int8: ir.Model) -> None:
