@@ -62,9 +62,9 @@ def default_font(size: int) -> Any:
 
 def text_box(canvas: ImageDraw.ImageDraw, text: str, font: Any) -> Tuple[float, float, float, float]:
     """Returns the box (left, top, right, bottom) that `text` fills, relative to the point that it is written at."""
-    if hasattr(canvas, "textbbox"):
+    if hasattr(font, "getbbox"):
         return canvas.textbbox((0, 0), text, font=font)
-    return (0.0, 0.0, *font.getsize(text))  # Pillow before 8
+    return (0.0, 0.0, *font.getsize(text))  # a bitmap font of Pillow before 9.2
 
 
 def plate_corner(
