@@ -110,6 +110,11 @@ def pycuda_modules(cuda: FakeCuda) -> Dict[str, types.ModuleType]:
         if "cuInit" in cuda.failures:
             raise LogicError(f"cuInit failed: {TEXTS[cuda.failures['cuInit']]}")
 
+    def module_from_buffer(binary: bytes) -> Any:
+        if "cuModuleLoadData" in cuda.failures:
+            raise LogicError(f"cuModuleLoadData failed: {TEXTS[cuda.failures['cuModuleLoadData']]}")
+        return types.SimpleNamespace(get_function=lambda name: PyKernel(cuda, name))
+
     def pagelocked_empty(size: int, dtype: Any, mem_flags: int = 0) -> np.ndarray:
         assert dtype is np.uint8 and mem_flags == (2 if cuda.integrated and mem_flags else 0)
         return np.asarray(PyAllocation(cuda, size))
@@ -133,7 +138,7 @@ def pycuda_modules(cuda: FakeCuda) -> Dict[str, types.ModuleType]:
         host_alloc_flags=types.SimpleNamespace(DEVICEMAP=2),
         Stream=lambda: PyStream(cuda), pagelocked_empty=pagelocked_empty,
         mem_alloc=lambda size: PyAllocation(cuda, size), memcpy_htod_async=upload, memcpy_dtoh_async=download,
-        module_from_buffer=lambda binary: types.SimpleNamespace(get_function=lambda name: PyKernel(cuda, name)),
+        module_from_buffer=module_from_buffer,
     )  # fmt: skip
     package = types.ModuleType("pycuda")
     package.__dict__.update(driver=driver)

@@ -102,8 +102,18 @@ class Gpu:
         return cuda.Stream()
 
     def kernel(self, binary: bytes, name: str, types: str) -> Any:
-        """Loads a kernel of a compiled module; `types`: its parameters' types as in struct (P a pointer, i, I, f)."""
-        return cuda.module_from_buffer(binary).get_function(name).prepare(types)
+        """Loads a kernel of a compiled module; `types`: its parameters' types as in struct (P a pointer, i, I, f).
+
+        Raises UserError if the driver refuses the module, as a driver that is older than the compiler may.
+        """
+        try:
+            return cuda.module_from_buffer(binary).get_function(name).prepare(types)
+        except OutOfMemory:
+            raise
+        except CudaError as error:
+            raise UserError(
+                f"the driver of {self.name} does not load the compiled kernel '{name}' ({error})"
+            ) from error
 
 
 @lru_cache(maxsize=None)

@@ -7,7 +7,7 @@ import pytest
 
 from effedge import Detector
 from effedge.deploy.common.cli import UserError
-from tests.deploy.fake_cuda import FakeCuda
+from tests.deploy.fake_cuda import LOST, FakeCuda
 from tests.deploy.runtime.tensorrt.engines import (
     CANDIDATES,
     SIZE,
@@ -79,6 +79,19 @@ def test_without_nvcc_the_steps_run_on_the_cpu_and_a_line_says_so(pretend, tmp_p
     detections = list(Detector(tmp_path)(images))
     assert capsys.readouterr().err == "note: letterbox and NMS run on the CPU: nvcc is nowhere\n"
     assert "nms" not in cuda.events and "engine" in cuda.events
+    assert_same(detections, on_the_cpu(tmp_path, images))
+
+
+def test_where_the_driver_refuses_the_kernels_the_steps_run_on_the_cpu(pretend, kernels, tmp_path, capsys):
+    cuda = FakeCuda()
+    cuda.failures["cuModuleLoadData"] = LOST
+    pretend(cuda, finder(cuda))
+    write_detector(tmp_path)
+    images = random_images(5, 9)
+    detections = list(Detector(tmp_path)(images))
+    line = capsys.readouterr().err
+    assert line.startswith("note: letterbox and NMS run on the CPU: the driver of Pretended does not load the compiled")
+    assert line.count("\n") == 1 and "start the program again" not in line
     assert_same(detections, on_the_cpu(tmp_path, images))
 
 
