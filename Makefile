@@ -18,11 +18,11 @@ PROCESSES := 1
 # Empty means: the model's own, or the data that the weights bring, or not at all.
 OPTIONAL := SIZE CLASSES LABELS CALIBRATION MAX_DROP FINETUNE VALIDATION LIMIT BY_LATENCY CAPABILITY DLA BUILD_OPTIONS \
   SELFTEST_IMAGE HOST SSH_OPTIONS DEVICE_PYTHON ENGINE SOURCE DATA IMAGES VAL VAL_IMAGES EPOCHS STEPS RECIPE PATIENCE ARGS \
-  BASELINE RECORD NO_ENGINE TOLERANCE JSON PLOT LATENCY TASK FIGURES PEERS BCCD PIP_FLAGS
+  BASELINE RECORD NO_ENGINE TOLERANCE JSON PLOT LATENCY TASK FIGURES PEERS BCCD PIP_FLAGS MODELS SOAK
 $(foreach name,$(OPTIONAL),$(eval $(name) :=))
 export SSH_OPTIONS
 
-VARIABLES := MODEL ONNX PRECISION TARGET WEIGHTS BATCH OUT PYTHON VENV PROCESSES EFFEDGE_DATA $(OPTIONAL)
+VARIABLES := MODEL ONNX PRECISION TARGET WEIGHTS BATCH OUT PYTHON VENV PROCESSES EFFEDGE_DATA EFFEDGE_BOARDS $(OPTIONAL)
 TYPED := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
 UNKNOWN := $(firstword $(filter-out $(VARIABLES) BIN INSTALLED -*-%,$(TYPED)))
 NEAREST = import difflib, sys; print(difflib.get_close_matches(sys.argv[1], sys.argv[2:], 1, 0)[0])
@@ -85,6 +85,13 @@ deploy: $(INSTALLED) ## copy the bundle to HOST (user@board) over ssh, install i
 	$(BUNDLE)
 	$(EFFEDGE) deploy "$$($(BUNDLE) | tail -n 1)" '$(HOST)' --ssh-options="$$SSH_OPTIONS" \
 	  $(if $(DEVICE_PYTHON),--device-python '$(DEVICE_PYTHON)')
+
+# Each model at every precision, whatever PRECISION says; TARGET=auto asks the board.
+.PHONY: prove
+prove: $(INSTALLED) ## install MODELS at every precision on HOST; compare, race and soak (SOAK seconds) them there, in one report
+	$(EFFEDGE) prove '$(HOST)' $(if $(MODELS),--models $(MODELS)) $(if $(SOAK),--soak '$(SOAK)') --target '$(TARGET)' \
+	  $(if $(SIZE),--size '$(SIZE)') $(if $(CALIBRATION),--calibration '$(CALIBRATION)') $(BUILD_OPTIONS) --out '$(OUT)' \
+	  --ssh-options="$$SSH_OPTIONS" $(if $(DEVICE_PYTHON),--device-python '$(DEVICE_PYTHON)')
 
 .PHONY: export simplify calibrate
 export: $(INSTALLED) ## export MODEL from PyTorch to ONNX
@@ -167,11 +174,13 @@ choose: $(INSTALLED) $(VENV)/.installed-plot ## name the most accurate model wit
 	  --target '$(TARGET)' --out '$(OUT)' --json '$(OUT)/choose.json' --plot '$(OUT)/choose.png'
 
 TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0 plot video train docs)
-.PHONY: test test-slow lint
+.PHONY: test test-slow test-boards lint
 test: $(TEST_EXTRAS) ## run the tests, ten minutes on two cores
 	$(BIN)/python -m pytest -q -m 'not slow' tests
 test-slow: $(TEST_EXTRAS) ## run the long tests too: every model, training, all documented commands
 	$(BIN)/python -m pytest -q tests
+test-boards: $(TEST_EXTRAS) ## install bundles on simulated boards of JetPack 5.1, 6.2 and 7.2, as root; EFFEDGE_BOARDS keeps their files
+	$(BIN)/python -m pytest -q -rs tests/simulated_board
 # TensorRT's types, for mypy alone: beside the packages, a `tensorrt` without a library would look like one. As published
 # they are no Python in five places: a parameter `in`, and one without a default behind others with.
 STUBS := $(VENV)/stubs/tensorrt_bindings/tensorrt.pyi

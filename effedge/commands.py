@@ -42,6 +42,9 @@ GROUPS: Dict[str, Dict[str, Command]] = {
             "effedge.pipeline.chain", "one archive that a device builds its engine from", ("--until", "bundle")
         ),
         "deploy": Command("effedge.pipeline.shipping.push", "a bundle to a board over ssh, installed and timed there"),
+        "prove": Command(
+            "effedge.pipeline.shipping.prove", "models at every precision on a board over ssh, with a report"
+        ),
     },
     "With an engine": {
         "predict": Command("effedge.deploy.predict", "what an engine detects in images, video or a camera"),

@@ -3,9 +3,12 @@
     sh install.sh [--iterations N]
 
 All files are made in the bundle's own folder: engine/, which can be copied from there, found.json, latency.json, and
-installed.json with the figures. The command may be run again: a finished step is skipped unless the device changed.
+installed.json with the figures. They are made in candidate/ first and move up once the engine has passed its self-test
+and was timed, so that an engine of an earlier installation serves until then, and stays if anything fails. The command
+may be run again: a finished step is skipped unless the device changed.
 """
 
+import contextlib
 import os
 import platform
 import re
@@ -13,9 +16,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Iterator, Optional
 
 from effedge.deploy.common.cli import EXIT_USER_ERROR, Parser, UserError, run
+from effedge.deploy.common.contracts import Manifest
 from effedge.deploy.common.files import explain_os_error, read_json, write_json
 from effedge.deploy.common.messages import LINES, log
 from effedge.deploy.runtime.backends import BACKENDS
@@ -25,10 +29,16 @@ from effedge.engines.targets import TARGETS
 
 BUNDLE, DEVICE, INSTALLED = Path("bundle.json"), Path("device.json"), Path("installed.json")
 MODEL, IMAGE, EXPECTED = Path("model/model.onnx"), Path("selftest/image.png"), Path("selftest/expected.json")
+FALLBACK = Path("model/fallback.onnx")  # plan B, where the builder may have no INT8 implementation of some layers
 ENGINE, PREDICTION, LATENCY = Path("engine"), Path("found.json"), Path("latency.json")
-MADE_HERE = (ENGINE, PREDICTION, LATENCY)
+# In the order in which they move up: wherever a kill interrupts that, the next run finds each record with its file.
+MADE_HERE = (
+    DEVICE, PREDICTION, record_path(PREDICTION), LATENCY, record_path(LATENCY), ENGINE, record_path(ENGINE), INSTALLED,
+)  # fmt: skip
+CANDIDATE, EARLIER = Path("candidate"), Path("earlier-engine")
 LEAST_PILLOW = (7, 0)
 REMEDY = "unpack the bundle again"
+ERROR = "error: "  # the beginning of the line that effedge.deploy.common.cli.run prints
 
 
 def main() -> None:
@@ -40,19 +50,35 @@ def main() -> None:
     if arguments.iterations is not None and arguments.iterations < 1:
         parser.error(f"--iterations {arguments.iterations}: expected 1 or more")
     check_packages()
-    bundle = read_json(BUNDLE, REMEDY)
-    device = detect_device(TARGETS[bundle["target"]])
-    target = device.target
-    stand_in = f" in place of {bundle['target']}" if target.name != bundle["target"] else ""
-    jetson = f", Jetson Linux {device.l4t}" if device.l4t else ""
-    log.info(f"install: {bundle['name']} on {target.backend} {device.version} ({target.name}{stand_in}){jetson}")
-    with explain_os_error(Path.cwd()):
-        forget_another_device(device)
+    with keep_earlier_engine(), explain_os_error(Path.cwd()):
+        bundle = read_json(BUNDLE, REMEDY)
+        device = detect_device(TARGETS[bundle["target"]])
+        target = device.target
+        stand_in = f" in place of {bundle['target']}" if target.name != bundle["target"] else ""
+        jetson = f", Jetson Linux {device.l4t}" if device.l4t else ""
+        log.info(f"install: {bundle['name']} on {target.backend} {device.version} ({target.name}{stand_in}){jetson}")
+        begin_candidate(device)
         build(bundle, device)
         backend, _ = BACKENDS[target.backend]
         outcome = self_test(bundle, backend)
         figures = measure(arguments.iterations, backend)
         report(bundle, device, outcome, figures)
+        move_up()
+    print(Path.cwd() / ENGINE)
+
+
+@contextlib.contextmanager
+def keep_earlier_engine() -> Iterator[None]:
+    """Adds to a UserError within the block that the engine of an earlier installation is still there, if there is
+    one."""
+    try:
+        if not ENGINE.exists() and EARLIER.exists():  # a kill came between the two renames of `move_up`
+            os.replace(str(EARLIER), str(ENGINE))
+        yield
+    except UserError as error:
+        if not ENGINE.exists():
+            raise
+        raise UserError(f"{error}; the earlier engine stays") from error
 
 
 def check_packages() -> None:
@@ -66,28 +92,74 @@ def check_packages() -> None:
         raise UserError(f"Pillow {PIL.__version__} is here, expected 7.0 or later: pip install --upgrade pillow")
 
 
-def forget_another_device(device: DetectedDevice) -> None:
-    """Removes files that were made with another backend or on another device: a plan runs only where it was built."""
+def begin_candidate(device: DetectedDevice) -> None:
+    """Prepares candidate/ for the steps, with what an unfinished run has left there.
+
+    Files of a finished installation are linked into it, so that a step is skipped if it is up to date; but none that
+    were made with another backend or on another device, as a plan runs only where it was built.
+    """
     current = {
         "machine": [platform.node(), platform.machine()],
         "target": device.target.name,
         "version": device.version,
         "l4t": device.l4t,
     }
-    if DEVICE.exists() and read_json(DEVICE, "remove it") != current:
+    begun = CANDIDATE / DEVICE
+    if begun.exists() and read_json(begun, f"remove {CANDIDATE}/") != current:
+        shutil.rmtree(str(CANDIDATE))
+    write_json(begun, current)
+    if not DEVICE.exists():
+        return
+    if read_json(DEVICE, "remove it") != current:
         log.info("install: this device or its backend has changed, so everything is made anew")
-        for path in MADE_HERE:
-            record_path(path).unlink(missing_ok=True)
-            if path.is_dir():
-                shutil.rmtree(str(path))
-            else:
-                path.unlink(missing_ok=True)
-    write_json(DEVICE, current)
+        return
+    for path in MADE_HERE:
+        if path.exists() and not (CANDIDATE / path).exists():
+            link(path, CANDIDATE / path)
+
+
+def link(source: Path, target: Path) -> None:
+    """Makes hard links of a file, or of a folder's files; copies where the file system has no links. Nothing writes
+    into a file that exists (effedge.deploy.common.files), so a link is as good as a copy."""
+
+    def link_file(old: str, new: str) -> None:
+        try:
+            os.link(old, new)
+        except OSError:
+            shutil.copy2(old, new)
+
+    if source.is_dir():
+        shutil.copytree(str(source), str(target), copy_function=link_file)
+    else:
+        link_file(str(source), str(target))
+
+
+def move_up() -> None:
+    """Moves the files of candidate/, whose engine has passed, to their places, the engine with two renames."""
+    is_new = not same_file(CANDIDATE / record_path(ENGINE), record_path(ENGINE))
+    for path in MADE_HERE:
+        if path != ENGINE:
+            os.replace(str(CANDIDATE / path), str(path))
+        elif is_new or not ENGINE.exists():
+            if EARLIER.exists():
+                shutil.rmtree(str(EARLIER))
+            if ENGINE.exists():
+                os.replace(str(ENGINE), str(EARLIER))
+            os.replace(str(CANDIDATE / ENGINE), str(ENGINE))
+    for folder in (CANDIDATE, EARLIER):
+        shutil.rmtree(str(folder), ignore_errors=True)
+
+
+def same_file(first: Path, second: Path) -> bool:
+    """Tells if both exist with the same content."""
+    return second.exists() and first.read_bytes() == second.read_bytes()
 
 
 def build(bundle: Dict[str, Any], device: DetectedDevice) -> None:
     """Builds the engine, unless that is done."""
-    options = ["--precision", bundle["precision"], "--target", device.target.name, "--out", str(ENGINE)]
+    options = ["--precision", bundle["precision"], "--target", device.target.name, "--out", str(CANDIDATE / ENGINE)]
+    if FALLBACK.exists():
+        options += ["--fallback", str(FALLBACK)]
     call("build", str(MODEL), *options, *bundle["build_options"])
 
 
@@ -101,14 +173,16 @@ def self_test(bundle: Dict[str, Any], backend: str) -> Dict[str, Any]:
     threshold = [] if bundle["threshold"] is None else ["--threshold", str(bundle["threshold"])]
     run_stage(
         "self-test",
-        PREDICTION,
-        inputs={"manifest": ENGINE / "manifest.json", "image": IMAGE, "expected": EXPECTED},
+        CANDIDATE / PREDICTION,
+        inputs={"manifest": CANDIDATE / ENGINE / "manifest.json", "image": IMAGE, "expected": EXPECTED},
         options={"threshold": bundle["threshold"]},
         tools=[],
         code=["effedge.deploy.predict", backend],
-        make=lambda path: call("predict", str(ENGINE), str(IMAGE), "--json", str(path), *threshold),
+        make=lambda path: call("predict", str(CANDIDATE / ENGINE), str(IMAGE), "--json", str(path), *threshold),
     )
-    outcome = compare(read_json(EXPECTED, REMEDY), read_json(PREDICTION, "remove it")[0], bundle["precision"])
+    outcome = compare(
+        read_json(EXPECTED, REMEDY), read_json(CANDIDATE / PREDICTION, "remove it")[0], bundle["precision"]
+    )
     least_iou, max_difference = TOLERANCES[bundle["precision"]]
     if outcome.problems:
         more = f" (and {len(outcome.problems) - 1} more)" if len(outcome.problems) > 1 else ""
@@ -129,51 +203,72 @@ def self_test(bundle: Dict[str, Any], backend: str) -> Dict[str, Any]:
 def measure(iterations: Optional[int], backend: str) -> Dict[str, Any]:
     """Times the engine, unless that is done; returns the report of `effedge latency --json`."""
     count = [] if iterations is None else ["--iterations", str(iterations), "--no-throughput"]
+
+    def time_engine(path: Path) -> None:
+        call("latency", str(CANDIDATE / ENGINE), str(IMAGE), "--json", str(path), *count)
+        figures = read_json(path, "remove it")
+        figures["engine"]["folder"] = str(ENGINE)  # where it will be
+        write_json(path, figures)
+
     run_stage(
         "latency",
-        LATENCY,
-        inputs={"manifest": ENGINE / "manifest.json", "image": IMAGE},
+        CANDIDATE / LATENCY,
+        inputs={"manifest": CANDIDATE / ENGINE / "manifest.json", "image": IMAGE},
         options={"iterations": iterations},
         tools=[],
         code=["effedge.deploy.latency", backend],
-        make=lambda path: call("latency", str(ENGINE), str(IMAGE), "--json", str(path), *count),
+        make=time_engine,
     )
-    return read_json(LATENCY, "remove it")
+    return read_json(CANDIDATE / LATENCY, "remove it")
 
 
 def report(bundle: Dict[str, Any], device: DetectedDevice, outcome: Dict[str, Any], figures: Dict[str, Any]) -> None:
-    """Writes installed.json, and prints the figures and the engine's folder."""
-    manifest = read_json(ENGINE / "manifest.json", "remove it")
+    """Writes installed.json, and says the figures."""
+    manifest: Manifest = read_json(CANDIDATE / ENGINE / "manifest.json", "remove it")
     steps = {name: {key: row[key] for key in ("p50", "p90", "p99")} for name, row in figures["steps"].items()}
     installed = {
         **{key: bundle[key] for key in ("name", "model", "precision", "target")},
         "built_for": device.target.name,
         "backend": manifest["backend"],
         "convolutions": manifest["precision"]["convolutions"],
+        "fallback": manifest.get("fallback"),
         "l4t": device.l4t,
         "machine": figures["machine"],
         "self_test": outcome,
         "latency_ms": steps,
     }
-    write_json(INSTALLED, installed)
+    write_json(CANDIDATE / INSTALLED, installed)
     end_to_end = steps.get("end to end", steps["engine"])
+    plan_b = ""
+    if "fallback" in manifest:
+        layers, reason = manifest["fallback"]["layers"], manifest["fallback"]["reason"]
+        plan_b = f"; it is plan B, with {len(layers)} more layers in 16 bit, because {reason}"
     log.info(
         f"install: {bundle['name']} runs here: engine p50 {steps['engine']['p50']:.2f} ms, p99 "
-        f"{steps['engine']['p99']:.2f} ms; end to end p50 {end_to_end['p50']:.2f} ms"
+        f"{steps['engine']['p99']:.2f} ms; end to end p50 {end_to_end['p50']:.2f} ms{plan_b}"
     )
-    print(Path.cwd() / ENGINE)
 
 
 def call(command: str, *words: str) -> None:
-    """Runs a command of effedge with this Python. If it ends with a user error, which it has printed itself, exits with
-    the same status."""
+    """Runs a command of effedge with this Python. Raises UserError, where it ends with one with the same words."""
     environment = dict(os.environ)
     if not sys.stderr.isatty():
         environment[LINES] = "lines"
     sys.stdout.flush()
-    status = subprocess.run([sys.executable, "-m", "effedge", command, *words], env=environment, check=False).returncode
-    if status == EXIT_USER_ERROR:
-        sys.exit(EXIT_USER_ERROR)
+    error = ""
+    with subprocess.Popen(
+        [sys.executable, "-m", "effedge", command, *words], env=environment, stderr=subprocess.PIPE, errors="replace"
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith(ERROR):
+                error = line[len(ERROR) :].strip()
+            else:
+                sys.stderr.write(line)
+                sys.stderr.flush()
+    status = process.returncode
+    if status == EXIT_USER_ERROR and error:
+        raise UserError(error)
     if status != 0:
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         raise UserError(f"effedge {command} {' '.join(words)} ended with {how}: what it printed above says why")

@@ -3,6 +3,9 @@
 It holds the prepared ONNX, deploy/ and engines/ (which need Python 3.8, NumPy, Pillow and the backend, neither torch
 nor onnx), an image, the ONNX's detections or classes for it on ONNX Runtime, and install.sh. SHA256SUMS lists every
 file. The same inputs make the same archive, to the last byte.
+
+Where the target's builder may have no INT8 kernel for some layers (`risky_layers`), plan B comes too: the ONNX with
+these layers in 16 bit. For a proof (effedge prove) there are more images, each with its expected result.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ import io
 import json
 import platform
 import tarfile
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +27,9 @@ import onnxruntime
 from PIL import Image
 
 import effedge
-from effedge.calibration.ranges.samples import list_images
+from effedge.calibration.graph import onnx_file
+from effedge.calibration.placement.without_int8 import without_int8
+from effedge.calibration.ranges.samples import list_images, spread
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.code_digest import PACKAGE, ROOT
 from effedge.deploy.common.contracts import Spec
@@ -34,7 +40,9 @@ from effedge.deploy.runtime import onnxruntime_backend
 from effedge.engines import install
 from effedge.engines.build_options import DEFAULT, BuildOptions
 from effedge.engines.onnx_header import onnx_files, read_header
-from effedge.engines.preflight import refuse
+from effedge.engines.preflight import refuse, risky_layers
+from effedge.engines.proof.prove import EXPECTED as PROOF_EXPECTED
+from effedge.engines.proof.prove import IMAGES as PROOF_IMAGES
 from effedge.engines.selftest import SURE, TOLERANCES
 from effedge.engines.stage import run_stage
 from effedge.engines.targets import Target
@@ -45,7 +53,8 @@ ROOMS = ("deploy", "engines")
 INSTALL = ROOT / "engines" / "install.sh"
 SUMS = "SHA256SUMS"
 DIGITS_INDEX, DIGITS_SHAPE = 1, (480, 640)  # of the validation split: the network has not seen it
-PHOTOGRAPH = "chelsea.png"  # a cat, of scikit-image's photographs
+PHOTOGRAPHS = ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg", "motorcycle_left.png")  # of scikit-image
+LARGEST_PROOF = 1024  # pixels of the longer side: a proof's images are not to be the larger part of a bundle
 FORMAT = 1
 
 
@@ -57,6 +66,7 @@ def bundle_stage(
     build_options: BuildOptions = DEFAULT,
     image: Path | None = None,
     calibration: Path | None = None,
+    proof_images: int = 0,
 ) -> Path:
     """Packs the prepared `onnx` into an archive beside it, unless that is done; returns the archive's path.
 
@@ -64,6 +74,7 @@ def bundle_stage(
         build_options: for the build on the device.
         image: for the self-test; by default a drawn image for digits and random weights, the first of `calibration` if
             that is a folder of images, or a photograph of a cat.
+        proof_images: the number of images for a proof, of the same kinds.
 
     Raises:
         UserError: a file that the target cannot take, that does not describe its input, or that is no image.
@@ -76,19 +87,24 @@ def bundle_stage(
             f"'{onnx}' does not say how it wants images or what its outputs mean, so a bundle could not test itself: "
             "copy it to the device and run effedge build there"
         )
-    name = f"{onnx.parent.name}-{precision}-{target.name}"
+    name = "-".join([onnx.parent.name, precision, target.name, *(["dla"] if build_options.dla else [])])
     archive = onnx.with_name(f"{name}.tar.gz")
-    source = image or choose_image(header.spec, calibration)
+    sources = images_of(header.spec, calibration)
+    source = image or (sources[0] if sources else None)
+    proof = [None] * proof_images if sources is None else spread(sources, proof_images)
     build_arguments = build_options.as_arguments()
+    risky = risky_layers(header, target) if precision == "int8" else []
     run_stage(
         "bundle",
         archive,
-        inputs={**onnx_files(onnx), "install": INSTALL, **({} if source is None else {"image": source})},
+        inputs={**onnx_files(onnx), "install": INSTALL, **inputs_of([source, *proof])},
         options={
             "precision": precision,
             "target": target.name,
             "build_options": build_arguments,
             "reference": reference(),
+            "risky_layers": risky,
+            "proof_images": len(proof),
             "device_files": {name: sha256(path) for path, name in device_files().items()},
         },
         tools=["numpy", "onnxruntime", "pillow"],
@@ -98,10 +114,16 @@ def bundle_stage(
             onnx=onnx,
             spec=header.spec,
             content=bundle_content(name, header.spec, precision, target, build_arguments),
-            image=source,
+            images=[source, *proof],
+            risky_layers=risky,
         ),
     )
     return archive
+
+
+def inputs_of(images: Sequence[Path | None]) -> dict[str, Path]:
+    """Names the images that are files, as inputs of a stage."""
+    return {f"image {number}": path for number, path in enumerate(images) if path is not None}
 
 
 def device_files() -> dict[Path, str]:
@@ -118,15 +140,16 @@ def device_files() -> dict[Path, str]:
     return files
 
 
-def choose_image(spec: Spec, calibration: Path | None) -> Path | None:
-    """Chooses a test image of the kind that the network was trained on; None for a drawn image."""
+def images_of(spec: Spec, calibration: Path | None) -> list[Path] | None:
+    """Lists images of the kind that the network was trained on; None for drawn images."""
     if spec["weights"] in ("digits", "random"):
         return None
     if calibration is not None and calibration.is_dir():
-        return list_images(calibration)[0]
+        return list_images(calibration)
     import skimage.data
 
-    return Path(skimage.data.__file__).parent / PHOTOGRAPH
+    folder = Path(skimage.data.__file__).parent
+    return [folder / name for name in PHOTOGRAPHS]
 
 
 def reference() -> str:
@@ -150,46 +173,72 @@ def bundle_content(name: str, spec: Spec, precision: str, target: Target, build_
     }
 
 
-def write_bundle(archive: Path, *, onnx: Path, spec: Spec, content: dict[str, Any], image: Path | None) -> None:
+def write_bundle(
+    archive: Path,
+    *,
+    onnx: Path,
+    spec: Spec,
+    content: dict[str, Any],
+    images: Sequence[Path | None],
+    risky_layers: Sequence[str],
+) -> None:
     """Writes the archive; its only folder has the bundle's name.
 
     Args:
         content: of bundle.json.
-        image: for the self-test; None for a drawn image.
+        images: for the self-test, then for a proof; None for drawn ones.
+        risky_layers: that plan B has in 16 bit; without any there is none.
     """
-    pixels = draw_test_image(spec) if image is None else open_image(image)
     files: dict[str, bytes] = {}
     for path, name in device_files().items():
         files[name] = path.read_bytes()
-    for role, path in onnx_files(onnx).items():
-        files[install.MODEL.as_posix() if role == "onnx" else f"{install.MODEL.parent}/{role}"] = path.read_bytes()
+    models = {install.MODEL: onnx}
+    with tempfile.TemporaryDirectory() as scratch:
+        if risky_layers:
+            models[install.FALLBACK] = Path(scratch) / install.FALLBACK.name
+            onnx_file.save(without_int8(onnx_file.load(onnx), risky_layers), models[install.FALLBACK])
+        for place, model in models.items():
+            for role, path in onnx_files(model).items():
+                files[place.as_posix() if role == "onnx" else f"{place.parent}/{role}"] = path.read_bytes()
     files["install.sh"] = INSTALL.read_bytes()
     files[install.BUNDLE.as_posix()] = as_json(content)
-    files[install.IMAGE.as_posix()] = as_png(pixels)
-    files[install.EXPECTED.as_posix()] = as_json(expected_result(onnx, spec, pixels, content["threshold"]))
+    pixels = [draw_test_image(spec, number) if path is None else open_image(path) for number, path in enumerate(images)]
+    small = [pixels[0], *map(scaled_down, pixels[1:])]
+    records = expected_results(onnx, spec, small, content["threshold"])
+    files[install.IMAGE.as_posix()] = as_png(small[0])
+    files[install.EXPECTED.as_posix()] = as_json(records[0])
+    for number, image in enumerate(small[1:]):
+        files[f"{PROOF_IMAGES}/{number:03}.png"] = as_png(image)
+    if len(small) > 1:
+        files[PROOF_EXPECTED.as_posix()] = as_json(records[1:])
     sums = [f"{hashlib.sha256(data).hexdigest()}  {path}\n" for path, data in sorted(files.items())]
     files[SUMS] = "".join(sums).encode()
     archive.write_bytes(pack(content["name"], files))
 
 
-def draw_test_image(spec: Spec) -> np.ndarray:
+def scaled_down(pixels: np.ndarray) -> np.ndarray:
+    """Scales an image down to LARGEST_PROOF, if it is larger."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((LARGEST_PROOF, LARGEST_PROOF))
+    return np.asarray(image)
+
+
+def draw_test_image(spec: Spec, number: int) -> np.ndarray:
     """Draws an image of digits, uint8 [h,w,3]."""
     if spec["task"] == "detection":
-        return digits.draw_image("val", DIGITS_INDEX, *DIGITS_SHAPE).image
-    return digits.draw_crop("val", DIGITS_INDEX, spec["input"]["size"][0])[0]
+        return digits.draw_image("val", DIGITS_INDEX + number, *DIGITS_SHAPE).image
+    return digits.draw_crop("val", DIGITS_INDEX + number, spec["input"]["size"][0])[0]
 
 
-def expected_result(onnx: Path, spec: Spec, pixels: np.ndarray, threshold: float | None) -> Record:
-    """Computes the ONNX's result for an image on ONNX Runtime, with the device's own pre- and post-processing."""
+def expected_results(onnx: Path, spec: Spec, images: Sequence[np.ndarray], threshold: float | None) -> list[Record]:
+    """Computes the ONNX's results for images on ONNX Runtime, with the device's own pre- and post-processing."""
     backend = onnxruntime_backend.load(onnx, {"backend": {}})
     engine = BackendEngine(backend, str(onnx), spec)
     if threshold is None:
-        [classes] = BackendClassifier(engine)([pixels])
-        return as_record(classes)
+        return [as_record(classes) for classes in BackendClassifier(engine)(images)]
     detector = BackendDetector(engine)
     detector.set_selection(threshold)
-    [detections] = detector([pixels])
-    return as_record(detections)
+    return [as_record(detections) for detections in detector(images)]
 
 
 def as_png(pixels: np.ndarray) -> bytes:
@@ -199,7 +248,7 @@ def as_png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def as_json(content: Mapping[str, object]) -> bytes:
+def as_json(content: object) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 

@@ -2,9 +2,12 @@
 
     effedge deploy build/d0-digits/d0-digits-int8-jetson-orin.tar.gz user@board
 
-On the board everything is in ~/effedge/NAME. Every step continues from where an earlier run stopped: a copy that was
-cut is resumed; an installation, which runs on without the connection, is watched again from its first line. The
-results are put beside the archive, into NAME@BOARD/.
+On the board ~/effedge/NAME is a link to the folder in which the bundle was installed, .NAME-HASH. Another bundle of the
+name gets a folder of its own, and the link is turned, in one rename, once its engine has passed its self-test: until
+then, and if anything fails, the earlier engine serves with the code and the model that it came with.
+
+Every step continues from where an earlier run stopped: a copy that was cut is resumed; an installation, which runs on
+without the connection, is watched again from its first line. The results are put beside the archive, into NAME@BOARD/.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from effedge.deploy.common.cli import EXIT_USER_ERROR, Parser, UserError
 from effedge.deploy.common.files import atomic_folder, sha256
 from effedge.deploy.common.messages import log, track
 from effedge.deploy.latency import table
+from effedge.engines.install import MADE_HERE
 from effedge.pipeline.shipping.ssh import Board, ConnectionLost
 
 SUFFIX = ".tar.gz"
@@ -31,60 +36,92 @@ CHUNK_BYTES = 1 << 16
 RESULTS = ("engine/manifest.json", "latency.json", "installed.json", "found.json", "install.log")
 SPACE = 4  # times the archive: the archive itself, its files, the engine, the backend's cache of it
 # Prints the free KiB of the board's disk, then "whole" if the bundle is unpacked there, else the number of its bytes
-# that are there.
+# that are there. {work} is .NAME- and 16 digits of the archive's hash.
 INSPECT = """
 command -v {python} >/dev/null || {{
     echo "no "{python}": install Python 3.8 or later there, or name another" >&2; exit 1; }}
 mkdir -p effedge && cd effedge || exit 1
-for part in .{name}-*.part; do [ "$part" = {part} ] || rm -f "$part"; done
+[ -e {name} ] || [ ! -d .{name}-earlier ] || mv .{name}-earlier {name}
+for other in .{name}-????????????????; do
+    [ "$other" != {work} ] || continue
+    for pid in "$other"/*.pid; do
+        if grep -q install.sh "/proc/$(cat "$pid" 2>/dev/null)/cmdline" 2>/dev/null; then
+            echo "another bundle {name} is being installed there (process $(cat "$pid")): wait for it, or end it" >&2
+            exit 1
+        fi
+    done
+    [ "$(readlink {name})" = "$other" ] || rm -rf "$other"
+done
+for part in .{name}-????????????????.part; do [ "$part" = {work}.part ] || rm -f "$part"; done
 df -Pk . | awk 'NR == 2 {{ print $4 }}'
-if [ "$(cat {name}/.unpacked 2>/dev/null)" = {digest} ]; then echo whole; else wc -c 2>/dev/null < {part} || echo 0; fi
+if [ -d {work} ]; then echo whole; else wc -c 2>/dev/null < {work}.part || echo 0; fi
 """
-COPY = "cd effedge && cat >> {part}"
+COPY = "cd effedge && cat >> {work}.part"
+# What the bundle of the last installation made is linked into the new folder: what is up to date there is not made
+# anew. A folder of the final name is whole, as it is renamed; `sync` is for boards that lose their power.
 UNPACK = """
 cd effedge || exit 1
-[ "$(sha256sum < {part} | cut -d ' ' -f 1)" = {digest} ] || {{
-    rm -f {part}; echo "the copy was damaged on the way and is removed: run the same command again" >&2; exit 1; }}
-mkdir -p {name} && rm -f {name}/.unpacked && tar xzf {part} && echo {digest} > {name}/.unpacked && rm {part}
+[ "$(sha256sum < {work}.part | cut -d ' ' -f 1)" = {digest} ] || {{
+    rm -f {work}.part
+    echo "the copy was damaged on the way and is removed: run the same command again" >&2; exit 1; }}
+rm -rf {work}.new && mkdir {work}.new && tar xzf {work}.part -C {work}.new || {{ rm -rf {work}.new; exit 1; }}
+for made in {made}; do
+    [ -e {name}/$made ] || continue
+    cp -Rl {name}/$made {work}.new/{name} 2>/dev/null && continue
+    rm -rf {work}.new/{name}/$made
+    cp -R {name}/$made {work}.new/{name} || {{ rm -rf {work}.new; exit 1; }}
+done
+sync
+mv {work}.new/{name} {work} && rm -rf {work}.new {work}.part
 """
-# The installation is a process of its own, which runs on without the connection. While it runs, install.pid holds its
-# id; its exit status is written when it has ended. The log is followed by plain sh, as not every `tail` can end with a
-# process.
-INSTALL = """
-cd effedge/{name} || exit 1
-running() {{ kill -0 "$(cat install.pid)" && grep -q install.sh "/proc/$(cat install.pid)/cmdline"; }} 2>/dev/null
-if running; then echo "deploy: the installation is running there already"; else
-    rm -f install.status; : > install.log || exit 1
+# Turns the link ~/effedge/NAME to the folder {work}; `mv -T` does not move into the folder that the link leads to. A
+# folder in the link's place comes from an effedge before the link, or from somebody's own `tar`.
+TURN = """
+sync
+cd .. && rm -rf .{name}-link && ln -s {work} .{name}-link &&
+    {{ [ -L {name} ] || [ ! -e {name} ] || mv {name} .{name}-earlier; }} && mv -fT .{name}-link {name} || exit 1
+for other in .{name}-???????????????? .{name}-earlier; do [ "$other" = {work} ] || rm -rf "$other"; done
+"""
+# A job, such as the installation, is a process of its own, which runs on without the connection. While it runs, JOB.pid
+# holds its id; its exit status is written when it has ended. The log is followed by plain sh, as not every `tail` can
+# end with a process.
+JOB = """
+cd effedge/{work} || exit 1
+running() {{ kill -0 "$(cat {job}.pid)" && grep -q install.sh "/proc/$(cat {job}.pid)/cmdline"; }} 2>/dev/null
+if running; then echo "{job}: it is running there already"; else
+    rm -f {job}.status; : > {job}.log || exit 1
     PYTHON={python}; export PYTHON
-    nohup sh -c 'sh install.sh >> install.log 2>&1; echo $? > install.status' </dev/null >/dev/null 2>&1 &
-    echo $! > install.pid
+    nohup sh -c {script} </dev/null >/dev/null 2>&1 &
+    echo $! > {job}.pid
 fi
 shown=0
 while :; do
     if running; then last=; else last=1; fi
-    size=$(wc -c < install.log)
-    if [ "$size" -gt "$shown" ]; then tail -c +$((shown + 1)) install.log | head -c $((size - shown)); shown=$size; fi
+    size=$(wc -c < {job}.log)
+    if [ "$size" -gt "$shown" ]; then tail -c +$((shown + 1)) {job}.log | head -c $((size - shown)); shown=$size; fi
     [ -z "$last" ] || break
     sleep 0.3
 done
-exit "$(cat install.status 2>/dev/null || echo 1)"
+exit "$(cat {job}.status 2>/dev/null || echo 1)"
 """
-FETCH = "cd effedge/{name} && tar cf - {files}"
+FETCH = "cd effedge/{work} && tar cf - {files}"
 
 
-def deploy(archive: Path, board: Board, python: str = "python3") -> Path:
-    """Runs all steps, on the board with its `python`; returns the folder of the results. Raises UserError, and
-    ConnectionLost without a connection."""
+def deploy(archive: Path, board: Board, python: str = "python3", iterations: int | None = None) -> Path:
+    """Runs all steps; returns the folder of the results.
+
+    Args:
+        python: the board's.
+        iterations: runs of the latency measurement; None: seconds of them.
+
+    Raises UserError, and ConnectionLost without a connection.
+    """
     if not archive.name.endswith(SUFFIX) or not archive.is_file():
         raise UserError(f"no bundle at '{archive}': expected the {SUFFIX} that `make bundle` writes")
-    name, digest = archive.name[: -len(SUFFIX)], sha256(archive)
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise UserError(f"the bundle's name '{name}' has more than letters, digits, '.', '_' and '-': rename it")
-    part = f".{name}-{digest[:16]}.part"
-    names = {"name": name, "digest": digest, "part": part, "python": quoted(python)}
+    names = names_there(archive, python)
     free, state = board.run(INSPECT.format(**names)).decode().split()[-2:]
     if state == "whole":
-        log.info(f"copy: up to date, {board.host}:effedge/{name}")
+        log.info(f"copy: up to date, {board.host}:effedge/{names['name']}")
     else:
         needed = SPACE * archive.stat().st_size - int(state)
         if 1024 * int(free) < needed:
@@ -92,11 +129,21 @@ def deploy(archive: Path, board: Board, python: str = "python3") -> Path:
                 f"{mib(1024 * int(free))} are free on '{board.host}', {mib(needed)} are needed: make room there"
             )
         copy(archive, board, names, int(state))
-        board.run(UNPACK.format(**names))
-    install(board, names)
-    folder = archive.with_name(f"{name}@{re.sub(r'[^A-Za-z0-9.]+', '_', board.host.rpartition('@')[2])}")
-    fetch_results(board, names, folder)
+        board.run(UNPACK.format(made=" ".join(map(str, MADE_HERE)), **names))
+    count = "" if iterations is None else f" --iterations {iterations}"
+    run_job(board, names, "install", f"sh install.sh{count}", TURN.format(**names))
+    folder = archive.with_name(f"{names['name']}@{board.word}")
+    fetch(board, names, RESULTS, folder)
     return folder
+
+
+def names_there(archive: Path, python: str) -> dict[str, str]:
+    """Returns what the scripts for a bundle's board have in common: its name and folder there, its hash, and the
+    Python. Raises UserError for a name that is no word."""
+    name, digest = archive.name[: -len(SUFFIX)], sha256(archive)
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f"the bundle's name '{name}' has more than letters, digits, '.', '_' and '-': rename it")
+    return {"name": name, "work": f".{name}-{digest[:16]}", "digest": digest, "python": quoted(python)}
 
 
 def quoted(path: str) -> str:
@@ -142,10 +189,22 @@ def copy(archive: Path, board: Board, names: dict[str, str], start: int) -> None
         raise ConnectionLost(f"{lost} (about {mib(sent)} of {mib(size)} were sent)") from lost
 
 
-def install(board: Board, names: dict[str, str]) -> None:
-    """Starts the installation, or follows a running one, and prints its lines; UserError with its own last line."""
+def run_job(board: Board, names: dict[str, str], job: str, command: str, afterwards: str = "") -> None:
+    """Starts a job in the bundle's folder on the board, or follows a running one, and prints its lines.
+
+    Args:
+        command: begins with "sh install.sh".
+        afterwards: a script that is run there if the command succeeds, as part of the job.
+
+    Raises UserError with the job's own last line.
+    """
+    script = f"""{command} >> {job}.log 2>&1 && ({afterwards or ":"}) >> {job}.log 2>&1; echo $? > .{job}.status
+mv .{job}.status {job}.status"""
     error = None
-    with board.open(INSTALL.format(**names), stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT) as process:
+    final = f"/effedge/{names['name']}/"
+    with board.open(
+        JOB.format(job=job, script=shlex.quote(script), **names), stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    ) as process:
         assert process.stdout is not None
         lines: list[str] = []
         for raw in process.stdout:
@@ -154,19 +213,19 @@ def install(board: Board, names: dict[str, str]) -> None:
             if line.startswith("error: "):
                 error = line[len("error: ") :]
                 continue
-            log.info(line)
+            log.info(line.replace(f"/effedge/{names['work']}/", final))
         status = process.wait()
     if status == EXIT_USER_ERROR and error:
         raise UserError(f"on '{board.host}': {error}")
     board.check(status, "\n".join(lines[-3:]).encode())
 
 
-def fetch_results(board: Board, names: dict[str, str], folder: Path) -> None:
-    """Writes the installation's results into `folder`."""
-    content = board.run(FETCH.format(files=" ".join(RESULTS), **names))
-    with atomic_folder(folder) as temporary, tarfile.open(fileobj=io.BytesIO(content)) as files:
-        for name in RESULTS:
-            member = files.extractfile(name)
+def fetch(board: Board, names: dict[str, str], files: Sequence[str], folder: Path) -> None:
+    """Writes files of the bundle's folder on the board into `folder`, each under its own name."""
+    content = board.run(FETCH.format(files=" ".join(files), **names))
+    with atomic_folder(folder) as temporary, tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        for name in files:
+            member = archive.extractfile(name)
             assert member is not None
             (temporary / Path(name).name).write_bytes(member.read())
 
@@ -184,7 +243,8 @@ def summary(folder: Path, host: str) -> str:
         table(json.loads((folder / "latency.json").read_text())),
         f"{installed['name']} on {host}: {backend['name']} {backend.get('version', '')} ({installed['built_for']}), "
         f"convolutions: {convolutions or 'unknown'}; self-test: {test['expected']} expected, IoU {test['iou']}, scores "
-        f"within {test['score']}",
+        f"within {test['score']}"
+        + (f"; plan B: {installed['fallback']['reason']}" if installed.get("fallback") else ""),
     ])  # fmt: skip
 
 

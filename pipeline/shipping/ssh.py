@@ -7,6 +7,7 @@ this module: SSH_OPTIONS="-p 2222 -i key", or their ~/.ssh/config.
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -48,15 +49,20 @@ class Board:
         except ValueError as error:
             raise UserError(f"SSH_OPTIONS '{options}' cannot be read: {error}") from error
 
-    def run(self, script: str) -> bytes:
-        """Runs a script in the board's sh; returns its output.
+    @property
+    def word(self) -> str:
+        """The host without its user, as a part of a file's name."""
+        return re.sub(r"[^A-Za-z0-9.]+", "_", self.host.rpartition("@")[2])
+
+    def run(self, script: str, data: bytes = b"") -> bytes:
+        """Runs a script in the board's sh, with `data` on its standard input; returns its output.
 
         Raises:
             ConnectionLost: without a connection.
             UserError: a script that fails, with its last message.
         """
-        with self.open(script, stdin=subprocess.DEVNULL) as process:
-            output, messages = process.communicate()
+        with self.open(script, stdin=subprocess.PIPE) as process:
+            output, messages = process.communicate(data)
         self.check(process.returncode, messages)
         return output
 

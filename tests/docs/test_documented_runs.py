@@ -21,7 +21,7 @@ from tests.docs.documented import ROOT, documented_commands
 
 # What is not run, and why.
 LEFT_OUT = {
-    r"^make (test|test-slow|lint|setup|docs)\b": "these targets run the tests, or what the tests run",
+    r"^make (test|test-slow|test-boards|lint|setup|docs)\b": "these targets run the tests, or what the tests run",
     r"user@board|HOST=": "there is no board",
     r"^pytest --latency-baseline": "it would run these tests; tests/deploy/test_latency_test.py runs it elsewhere",
     r"--target (trt|jetson-orin) --out": "there is no GPU",

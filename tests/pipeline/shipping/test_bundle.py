@@ -19,6 +19,8 @@ from PIL import Image
 
 from effedge.deploy.common.cli import UserError
 from effedge.engines.build_options import BuildOptions
+from effedge.engines.install import MADE_HERE
+from effedge.engines.onnx_header import read_header
 from effedge.engines.targets import TARGETS
 from effedge.pipeline.shipping import bundle
 from effedge.pipeline.shipping.bundle import bundle_stage
@@ -86,6 +88,58 @@ def test_what_was_chosen_of_the_build_is_for_the_device(tmp_path):
     )
     content = json.loads((unpack(made, tmp_path / "board") / "bundle.json").read_text())
     assert content["build_options"] == ["--workspace-mib", "512", "--optimization-level", "1"]
+
+
+def test_where_int8_may_not_build_plan_b_comes_too(tmp_path):
+    """TensorRT 8.5 may have no kernel for the two depthwise convolutions of the network."""
+    root = unpack(make(tmp_path / "net", target=TARGETS["jetson-orin-jp5"]), tmp_path / "board")
+    plan_a, plan_b = read_header(root / "model/model.onnx"), read_header(root / "model/fallback.onnx")
+    left = {node.outputs[0] for node in plan_a.quantized_layers} - {node.outputs[0] for node in plan_b.quantized_layers}
+    assert (len(plan_a.quantized_layers), len(plan_b.quantized_layers)) == (3, 1)
+    assert left == {"conv1_out", "conv3_out"} and plan_b.spec == plan_a.spec
+    sums = (root / "SHA256SUMS").read_text()
+    assert "model/fallback.onnx" in sums and sums.count("\n") == sum(path.is_file() for path in root.rglob("*")) - 1
+
+
+def test_plan_b_comes_for_no_other_precision_or_target(root, tmp_path):
+    assert not (root / "model/fallback.onnx").exists()
+    fp16 = make(tmp_path / "net", precision="fp16", target=TARGETS["jetson-orin-jp5"])
+    assert not (unpack(fp16, tmp_path / "fp16") / "model/fallback.onnx").exists()
+
+
+def test_a_bundle_for_the_dla_has_a_name_of_its_own(tmp_path):
+    target = TARGETS["jetson-orin-jp5"]
+    names = [
+        make(tmp_path / "net", precision="fp16", target=target, build_options=BuildOptions(dla=dla)).name
+        for dla in ("", "fallback")
+    ]
+    assert names == ["net-fp16-jetson-orin-jp5.tar.gz", "net-fp16-jetson-orin-jp5-dla.tar.gz"]
+
+
+def test_a_proof_has_images_with_their_results(tmp_path):
+    root = unpack(make(tmp_path / "net", proof_images=3), tmp_path / "board")
+    names = [path.name for path in sorted((root / "proof/images").iterdir())]
+    assert names == ["000.png", "001.png", "002.png"]
+    records = json.loads((root / "proof/expected.json").read_text())
+    images = [bundle.open_image(root / "proof/images" / name) for name in names]
+    assert bundle.expected_results(root / "model/model.onnx", graphs.spec(), images, None) == records
+    assert len({image.tobytes() for image in [*images, bundle.open_image(root / "selftest/image.png")]}) == 4
+
+
+def test_the_images_of_a_proof_may_be_the_calibrations_and_are_scaled_down(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        Image.fromarray(rng.integers(0, 256, (40, 2048, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    metadata = {"effedge": {**graphs.spec(), "weights": "mine"}}
+    onnx = graphs.network(tmp_path / "mine.onnx", quantized=True, opset=17, metadata=metadata)
+    archive = bundle_stage(onnx, precision="int8", target=ORT, calibration=folder, proof_images=2)
+    root = unpack(archive, tmp_path / "board")
+    images = [bundle.open_image(path) for path in sorted((root / "proof/images").iterdir())]
+    assert [image.shape for image in images] == [(20, 1024, 3)] * 2
+    expected = bundle.scaled_down(bundle.open_image(folder / "2.png"))  # evenly spread: the first and the third
+    np.testing.assert_array_equal(images[1], expected)
 
 
 def test_nothing_on_the_device_needs_the_hosts_packages(root):
@@ -181,7 +235,7 @@ def test_without_the_list_of_hashes_it_is_refused(root):
 
 def test_the_wrong_device_is_refused(tmp_path):
     root = unpack(make(tmp_path / "net", target=TARGETS["jetson-orin"]), tmp_path / "board")
-    refused(install(root), "jetson-orin (Orin, JetPack 6.1 or 6.2), and this machine is no Jetson")
+    refused(install(root), "this machine is no Jetson")
     assert not (root / "engine").exists()
 
 
@@ -215,6 +269,88 @@ def test_an_engine_that_finds_something_else_is_refused(root):
     done = install(root)
     refused(done, "the engine does not find what ONNX Runtime")
     assert not (root / "installed.json").exists()
+
+
+@pytest.fixture
+def changed(installed, tmp_path):
+    """An installed bundle, over which another one of the same name was unpacked: its ONNX has other weights."""
+    before, _ = installed
+    root = shutil.copytree(before, tmp_path / "board" / before.name)
+    graphs.network(root / "model" / "model.onnx", quantized=True, opset=17, seed=1)
+    reseal(root)
+    return root
+
+
+def files_of(root):
+    """The contents of what an installation makes."""
+    made = [*(root / "engine").rglob("*"), *(root / str(name) for name in MADE_HERE)]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in made if path.is_file()}
+
+
+def not_agreeing(root):
+    """The outcome of the first network is expected, and the second is here."""
+    return {}, "the engine does not find what"
+
+
+def not_built(root):
+    (root / "model" / "model.onnx").write_bytes(b"none")
+    reseal(root)
+    return {}, "is no whole ONNX model"
+
+
+def no_space(root):
+    return planted(root, "raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))"), "No space left on device"
+
+
+def killed_build(root):
+    return planted(root, "os.kill(os.getpid(), 9)"), "ended with signal 9"
+
+
+def planted(root, fault):
+    """The environment in which a build ends by `fault` where it writes its manifest."""
+    code = f"""
+import errno, os, pathlib
+write_text = pathlib.Path.write_text
+def write(self, *words, **more):
+    if self.name == "manifest.json":
+        {fault}
+    return write_text(self, *words, **more)
+pathlib.Path.write_text = write
+"""
+    folder = root.parent / "planted"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": str(folder)}
+
+
+@pytest.mark.parametrize("fault", [not_agreeing, not_built, no_space, killed_build])
+def test_what_fails_leaves_the_earlier_engine_and_says_so(changed, fault):
+    before = files_of(changed)
+    environment, message = fault(changed)
+    done = install(changed, **environment)
+    refused(done, message)
+    assert done.stderr.endswith("; the earlier engine stays\n")
+    assert files_of(changed) == before
+
+
+def test_an_engine_that_did_not_agree_is_not_built_again(changed):
+    assert "engine: making candidate/engine" in install(changed).stdout
+    assert "engine: up to date, candidate/engine" in install(changed).stdout
+
+
+def test_an_engine_that_passed_takes_the_place_of_the_earlier_one(changed):
+    before = files_of(changed)
+    model = changed / "model" / "model.onnx"
+    image = bundle.open_image(changed / "selftest" / "image.png")
+    [record] = bundle.expected_results(model, graphs.spec(), [image], None)
+    (changed / "selftest" / "expected.json").write_text(json.dumps(record))
+    reseal(changed)
+    done = install(changed)
+    assert done.returncode == 0, done.stderr
+    after = files_of(changed)
+    assert after.keys() == before.keys() and after["engine/engine.onnx"] != before["engine/engine.onnx"]
+    assert json.loads(after["latency.json"])["engine"]["folder"] == "engine"
+    assert not (changed / "candidate").exists() and not (changed / "earlier-engine").exists()
 
 
 def test_what_a_step_refuses_is_the_one_line(root):

@@ -21,30 +21,6 @@ from effedge.pipeline.shipping import push
 from effedge.pipeline.shipping.push import deploy
 from effedge.pipeline.shipping.ssh import Board
 
-# The last word is the command; all words are in $BOARD/arguments. It breaks in the middle
-# of the copy after $CUT bytes, says $REFUSAL in place of connecting, and ends at the line of the log
-# that is $STOP. With $FULL the board's disk is full.
-SSH = r"""#!/bin/sh
-for command; do :; done
-echo "$*" | head -n 1 >> "$BOARD/arguments"
-if [ -n "$REFUSAL" ]; then echo "$REFUSAL" >&2; exit 255; fi
-cd "$BOARD" || exit 1
-HOME=$BOARD
-export HOME
-case "$command" in
-    *"cat >>"*) if [ -n "$FULL" ]; then exec cat > /dev/full; elif [ -n "$CUT" ]; then
-        head -c "$CUT" | sh -c "$command"
-        echo "client_loop: send disconnect: Broken pipe" >&2; exit 255
-    fi;;
-    *nohup*) if [ -n "$STOP" ]; then
-        sh -c "exec $command" > "$BOARD/seen" & watching=$!
-        until grep -q "$STOP" "$BOARD/seen"; do sleep 0.05; done
-        kill $watching; cat "$BOARD/seen"
-        echo "Connection to board closed by remote host." >&2; exit 255
-    fi;;
-esac
-exec sh -c "$command"
-"""
 INSTALL = r"""
 cd "$(dirname "$0")"; echo begun >> runs
 echo "engine: making engine"
@@ -68,38 +44,35 @@ INSTALLED = {
 }  # fmt: skip
 
 
+NAME = "net-int8-jetson-orin"
+
+
 @pytest.fixture
 def archive(tmp_path):
-    """A bundle of some 300 kB that do not compress."""
+    path = tmp_path / "build" / f"{NAME}.tar.gz"
+    path.parent.mkdir()
+    return pack(path)
+
+
+def pack(path, install=INSTALL):
+    """Writes a bundle of some 300 kB that do not compress, each time others."""
     files = {
-        "install.sh": INSTALL.encode(), "selftest/latency.json": json.dumps(LATENCY).encode(),
+        "install.sh": install.encode(), "selftest/latency.json": json.dumps(LATENCY).encode(),
         "selftest/installed.json": json.dumps(INSTALLED).encode(), "model/model.onnx": os.urandom(300_000),
     }  # fmt: skip
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w") as packed:
         for name, data in files.items():
-            entry = tarfile.TarInfo(f"net-int8-jetson-orin/{name}")
+            entry = tarfile.TarInfo(f"{NAME}/{name}")
             entry.size = len(data)
             packed.addfile(entry, io.BytesIO(data))
-    path = tmp_path / "build" / "net-int8-jetson-orin.tar.gz"
-    path.parent.mkdir()
     path.write_bytes(gzip.compress(plain.getvalue()))
     return path
 
 
-@pytest.fixture
-def board(tmp_path, monkeypatch):
-    """The folder that is the board's home."""
-    home, commands = tmp_path / "home", tmp_path / "bin"
-    home.mkdir()
-    commands.mkdir()
-    (commands / "ssh").write_text(SSH)
-    (commands / "ssh").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
-    monkeypatch.setenv("BOARD", str(home))
-    for name in ("REFUSAL", "CUT", "STOP", "FULL"):
-        monkeypatch.delenv(name, raising=False)
-    return home
+def folder_of(board, archive):
+    """The folder on the board in which this archive is, or was, installed."""
+    return board / "effedge" / f".{NAME}-{sha256(archive)[:16]}"
 
 
 @pytest.fixture
@@ -174,17 +147,16 @@ def test_another_bundle_of_the_name_does_not_go_on_with_the_parts_of_the_first(c
     archive.write_bytes(gzip.compress(content, 1))
     status, out, _ = call()
     assert status == 0 and "going on" not in out and not old.exists()
-    unpacked = (board / "effedge/net-int8-jetson-orin/.unpacked").read_text().strip()
-    assert unpacked == sha256(archive)
+    assert (board / "effedge" / NAME).resolve() == folder_of(board, archive)
 
 
-def test_a_connection_cut_in_the_installation_leaves_it_running_and_the_second_run_watches_it(call, board, monkeypatch):
+def test_a_cut_installation_runs_on_and_the_second_run_watches_it(call, archive, board, monkeypatch):
     (board / "wait").touch()
     monkeypatch.setenv("STOP", "engine: making engine")
     status, out, err = call()
     assert status == 2 and "the connection to 'me@board' broke" in err and "engine: making engine" in out
     monkeypatch.delenv("STOP")
-    pid = int((board / "effedge/net-int8-jetson-orin/install.pid").read_text())
+    pid = int((folder_of(board, archive) / "install.pid").read_text())
     os.kill(pid, 0)
     (board / "wait").unlink()
     status, out, _ = call()
@@ -192,21 +164,140 @@ def test_a_connection_cut_in_the_installation_leaves_it_running_and_the_second_r
     assert runs(board) in (1, 2)  # 2: it had ended before the second run looked
 
 
-def test_the_second_run_watches_an_installation_that_goes_on(call, board, monkeypatch):
+def test_the_second_run_watches_an_installation_that_goes_on(call, archive, board, monkeypatch):
     (board / "wait").touch()
     monkeypatch.setenv("STOP", "engine: making engine")
     call()
-    monkeypatch.setenv("STOP", "deploy: the installation is running there already")
+    monkeypatch.setenv("STOP", "install: it is running there already")
     status, out, _ = call()
-    assert status == 2 and "deploy: the installation is running there already" in out
-    assert runs(board) == 1
+    assert status == 2 and "install: it is running there already" in out
+    assert (folder_of(board, archive) / "runs").read_text() == "begun\n"
     (board / "wait").unlink()
-    status_file = board / "effedge/net-int8-jetson-orin/install.status"
+    status_file = folder_of(board, archive) / "install.status"
     for _ in range(200):
         if status_file.exists():
             break
         time.sleep(0.05)
     assert status_file.read_text() == "0\n"  # without any connection
+    assert (board / "effedge" / NAME / "installed.json").exists()
+
+
+@pytest.fixture
+def earlier(call, archive, board):
+    """A finished installation, beside the archive of another bundle of its name: the files of the first by name."""
+    assert call()[0] == 0
+    pack(archive)
+    folder = board / "effedge" / NAME
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def as_before(board, earlier):
+    folder = board / "effedge" / NAME
+    return earlier == {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_second_bundle_takes_the_place_of_the_first_with_all_its_files(call, archive, board, earlier):
+    model = Path("model/model.onnx")
+    status, out, _ = call()
+    assert status == 0 and "install: it runs here" in out
+    assert (board / "effedge" / NAME / model).read_bytes() != earlier[model]
+    assert [path.name for path in (board / "effedge").iterdir() if path.name != NAME] == [
+        folder_of(board, archive).name
+    ]
+
+
+def test_the_first_serves_until_the_second_is_installed(call, archive, board, earlier, monkeypatch):
+    (board / "wait").touch()
+    monkeypatch.setenv("STOP", "engine: making engine")
+    assert call()[0] == 2
+    assert as_before(board, earlier)
+    monkeypatch.delenv("STOP")
+    (board / "wait").unlink()
+    assert call()[0] == 0
+    assert not as_before(board, earlier)
+
+
+def test_what_the_first_bundle_made_is_there_when_the_second_is_installed(call, archive, board, earlier):
+    pack(archive, INSTALL.replace("mkdir -p engine", "grep -q '{}' engine/manifest.json && mkdir -p engine"))
+    assert call()[0] == 0
+
+
+def refuse(board, archive, monkeypatch):
+    (board / "refuse").touch()
+    return "this bundle is for jetson-orin, and this board is another"
+
+
+def damage(board, archive, monkeypatch):
+    archive.write_bytes(archive.read_bytes()[:-1000])  # a tar that ends early, whose hash is as on the host
+    return "on 'me@board': "
+
+
+def fill_the_disk(board, archive, monkeypatch):
+    fail(board, monkeypatch, "tar", "tar: model.onnx: Cannot write: No space left on device")
+    return "the disk of 'me@board' is full (tar: model.onnx: Cannot write: No space left on device)"
+
+
+def fail_to_turn(board, archive, monkeypatch):
+    fail(board, monkeypatch, "ln", "ln: failed to create symbolic link: No space left on device")
+    return "the disk of 'me@board' is full (ln: "
+
+
+def fail(board, monkeypatch, command, message):
+    """The board's `command` fails with a message."""
+    folder = board.parent / "failing"
+    folder.mkdir()
+    (folder / command).write_text(f'#!/bin/sh\necho "{message}" >&2\nexit 1\n')
+    (folder / command).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize("fault", [refuse, damage, fill_the_disk, fail_to_turn])
+def test_what_fails_is_one_line_and_leaves_the_first(call, archive, board, earlier, monkeypatch, fault):
+    message = fault(board, archive, monkeypatch)
+    status, _, err = call()
+    assert status == 2 and err.count("\n") == 1 and message in err
+    assert as_before(board, earlier)
+    assert not list((board / "effedge").glob("*.new"))
+
+
+def test_after_a_failure_another_bundle_can_be_installed(call, archive, board, earlier):
+    (board / "refuse").touch()
+    call()
+    failed = folder_of(board, archive)
+    assert failed.is_dir()
+    (board / "refuse").unlink()
+    pack(archive)
+    assert call()[0] == 0
+    assert not failed.exists()
+
+
+def test_two_bundles_of_a_name_are_not_installed_at_once(call, archive, board, monkeypatch):
+    (board / "wait").touch()
+    monkeypatch.setenv("STOP", "engine: making engine")
+    call()
+    monkeypatch.delenv("STOP")
+    pid = (folder_of(board, archive) / "install.pid").read_text().strip()
+    pack(archive)
+    status, _, err = call()
+    assert status == 2 and f"another bundle {NAME} is being installed there (process {pid}): wait for it" in err
+    (board / "wait").unlink()
+
+
+def test_a_bundle_whose_name_begins_with_this_one_is_left_alone(call, board):
+    others = [board / "effedge" / f".{NAME}-dla-0123456789abcdef", board / "effedge" / f".{NAME}-dla-0123.part"]
+    for other in others:
+        other.mkdir(parents=True)
+    assert call()[0] == 0
+    assert all(other.exists() for other in others)
+
+
+def test_a_folder_in_the_place_of_the_link_gives_its_files_and_its_place(call, board):
+    old = board / "effedge" / NAME
+    (old / "engine").mkdir(parents=True)
+    (old / "engine" / "kept").touch()
+    assert call()[0] == 0
+    assert old.is_symlink() and (old / "engine" / "kept").exists()
+    assert not (board / "effedge" / f".{NAME}-earlier").exists()
 
 
 def test_what_the_board_refuses_is_the_one_line(call, board):
@@ -256,7 +347,7 @@ def test_a_board_without_python_is_one_line(call, board, tmp_path, monkeypatch):
 def test_the_devices_python_may_be_another(call, board):
     (board / "my env").mkdir()
     (board / "my env" / "python").symlink_to(sys.executable)
-    installer = board / "effedge/net-int8-jetson-orin/install.sh"
+    installer = board / "effedge" / NAME / "install.sh"
     assert call("--device-python", "~/my env/python")[0] == 0
     installer.write_text(installer.read_text() + 'echo "with $PYTHON"\n')
     _, out, _ = call("--device-python", "~/my env/python")

@@ -1,0 +1,151 @@
+"""Tests the steps of an installation that the tests of the bundle, which run install.sh, cannot interrupt."""
+
+import itertools
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from effedge.deploy.common.cli import UserError
+from effedge.engines import install
+from effedge.engines.device import DetectedDevice
+from effedge.engines.install import (
+    CANDIDATE,
+    DEVICE,
+    EARLIER,
+    ENGINE,
+    MADE_HERE,
+    begin_candidate,
+    keep_earlier_engine,
+    move_up,
+)
+from effedge.engines.targets import TARGETS
+
+HERE = DetectedDevice(TARGETS["cpu-ort"], "1.0", None)
+ELSEWHERE = HERE._replace(version="2.0")
+ENGINE_FILE = "engine.onnx"
+
+
+def write(folder, content):
+    """Writes all that an installation makes; each file holds `content`."""
+    for path in MADE_HERE:
+        if path == ENGINE:
+            (folder / path).mkdir()
+            (folder / path / ENGINE_FILE).write_text(content)
+        elif path != DEVICE:
+            (folder / path).write_text(content)
+
+
+def contents(folder):
+    files = [path / ENGINE_FILE if path == ENGINE else path for path in MADE_HERE if path != DEVICE]
+    return {(folder / path).read_text() for path in files}
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A folder with an old installation, and a new one that has passed in candidate/."""
+    monkeypatch.chdir(tmp_path)
+    begin_candidate(HERE)
+    shutil.copy(CANDIDATE / DEVICE, DEVICE)
+    write(Path(), "old")
+    write(CANDIDATE, "new")
+
+
+def test_an_engine_that_passed_moves_up(installed):
+    move_up()
+    assert contents(Path()) == {"new"}
+    assert not CANDIDATE.exists() and not EARLIER.exists()
+
+
+@pytest.mark.parametrize("kill", range(len(MADE_HERE) + 1))
+def test_after_a_kill_there_is_an_engine_and_the_next_run_ends_the_move(installed, monkeypatch, kill):
+    calls = itertools.count()
+
+    def replace(source, target):
+        if next(calls) == kill:
+            raise KeyboardInterrupt
+        os.rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(install.os, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            move_up()
+    with keep_earlier_engine():
+        assert (ENGINE / ENGINE_FILE).read_text() in ("old", "new")
+        begin_candidate(HERE)
+    assert contents(CANDIDATE) == {"new"}
+    move_up()
+    assert contents(Path()) == {"new"}
+    assert not CANDIDATE.exists() and not EARLIER.exists()
+
+
+def test_an_unchanged_engine_is_not_even_renamed(installed, monkeypatch):
+    shutil.rmtree(CANDIDATE)
+    begin_candidate(HERE)
+    assert contents(CANDIDATE) == {"old"}
+    before = ENGINE.stat().st_ino
+    move_up()
+    assert ENGINE.stat().st_ino == before and contents(Path()) == {"old"}
+
+
+def test_links_cost_no_space_and_where_there_are_none_files_are_copied(installed, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("Operation not permitted")  # exFAT's answer
+
+    inodes = []
+    for _ in range(2):
+        shutil.rmtree(CANDIDATE)
+        begin_candidate(HERE)
+        assert contents(CANDIDATE) == {"old"}
+        inodes.append((CANDIDATE / ENGINE / ENGINE_FILE).stat().st_ino)
+        monkeypatch.setattr(os, "link", refuse)
+    assert inodes[0] == (ENGINE / ENGINE_FILE).stat().st_ino != inodes[1]
+
+
+def test_nothing_of_another_device_goes_into_the_candidate(installed):
+    begin_candidate(ELSEWHERE)  # whose unfinished files are another device's too
+    assert [path.name for path in CANDIDATE.iterdir()] == [DEVICE.name]
+    begin_candidate(ELSEWHERE)  # after a build that failed
+    assert [path.name for path in CANDIDATE.iterdir()] == [DEVICE.name]
+    assert contents(Path()) == {"old"}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_error_says_that_the_earlier_engine_stays_where_there_is_one(installed, there):
+    if not there:
+        shutil.rmtree(ENGINE)
+    with pytest.raises(UserError) as caught, keep_earlier_engine():
+        raise UserError("no")
+    assert str(caught.value) == ("no; the earlier engine stays" if there else "no")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_plan_b_is_for_the_builder_where_the_bundle_has_one(installed, monkeypatch, there):
+    commands = []
+    monkeypatch.setattr(install, "call", lambda *words: commands.append(words))
+    if there:
+        install.FALLBACK.parent.mkdir()
+        install.FALLBACK.touch()
+    install.build({"precision": "int8", "build_options": ["--workspace-mib", "9"]}, HERE)
+    [words] = commands
+    more = ("--fallback", "model/fallback.onnx") if there else ()
+    assert words[:2] == ("build", "model/model.onnx") and words[6:] == (
+        "--out", "candidate/engine", *more, "--workspace-mib", "9",
+    )  # fmt: skip
+
+
+def test_the_report_and_the_last_line_say_that_plan_b_was_built_and_why(installed, monkeypatch, caplog):
+    monkeypatch.setattr(install.log, "propagate", True)
+    manifest = {
+        "backend": {"name": "tensorrt", "version": "8.5.2"}, "precision": {"convolutions": {"int8": 1, "f16": 2}},
+        "fallback": {"reason": "there is no kernel for 'conv1'", "layers": ["conv1", "conv3"]},
+    }  # fmt: skip
+    (CANDIDATE / ENGINE / "manifest.json").write_text(json.dumps(manifest))
+    bundle = dict.fromkeys(("name", "model", "precision", "target"), "net")
+    figures = {"steps": {"engine": {"p50": 1.0, "p90": 1.1, "p99": 1.2}}, "machine": {}}
+    install.report(bundle, HERE, {}, figures)
+    assert json.loads((CANDIDATE / install.INSTALLED).read_text())["fallback"] == manifest["fallback"]
+    line = caplog.messages[-1]
+    assert line.endswith("; it is plan B, with 2 more layers in 16 bit, because there is no kernel for 'conv1'")
