@@ -149,3 +149,47 @@ def test_a_misspelt_member_and_one_that_went_are_found(members):
         "engines/tensorrt/builder.py: IBuilderConfig.set_flagg",
         "engines/tensorrt/api.py: ICudaEngine.device_memory",
     ]
+
+
+SIMULATED = ROOT / "tests" / "simulated_board" / "device"
+# Prints the same as LIST_MEMBERS, without names of Python's own and those that begin with an underscore.
+LIST_OFFERED = """
+import json, sys, types
+sys.path.insert(0, sys.argv[1])
+import tensorrt as trt
+
+def members(owner):
+    own = getattr(owner, "__members__", None) or set(dir(owner)) - set(dir(object))
+    return sorted(name for name in own if not name.startswith("_"))
+
+names = [name for name in members(trt) if not isinstance(getattr(trt, name), types.ModuleType) and
+         getattr(getattr(trt, name), "__module__", "") != "typing"]
+classes = {name: members(getattr(trt, name)) for name in names if isinstance(getattr(trt, name), type)}
+classes["IBuilderConfig"] += trt.IBuilderConfig().members
+print(json.dumps({"": names, **classes}))
+"""
+
+
+@pytest.mark.parametrize(("simulated", "real"), [("8.5.2.2", "8.6.1"), ("10.3.0", "10.3.0"), ("10.16.1.11",) * 2])
+def test_the_simulated_boards_tensorrt_offers_nothing_that_nvidias_lacks(simulated, real, members, tmp_path):
+    """8.5's bindings are not on the index by themselves; what is in 8.6 and not in 8.5, tensorrt_versions.py says."""
+    shutil.copytree(SIMULATED / "tensorrt", tmp_path / "tensorrt")
+    module = tmp_path / "tensorrt" / "__init__.py"
+    module.write_text(module.read_text().replace('__version__ = "10.3.0"', f'__version__ = "{simulated}"'))
+    shutil.copy(ROOT / "tests/engines/tensorrt_versions.py", tmp_path)
+    offered = offered_by(tmp_path)
+    assert {"Builder", "OnnxParser", "Runtime", "BuilderFlag", "IExecutionContext"} <= set(offered[""])
+    assert "set_flag" in offered["IBuilderConfig"] and "execute_async_v3" in offered["IExecutionContext"]
+    lacking = {
+        f"{owner}.{name}"
+        for owner, names in offered.items()
+        for name in names
+        if name not in members[real].get(owner, [])
+    }
+    assert lacking == set()
+
+
+def offered_by(folder: Path) -> dict[str, list[str]]:
+    """Class -> its public members, in the module tensorrt in a folder."""
+    command = [sys.executable, "-c", LIST_OFFERED, str(folder)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
