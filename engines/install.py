@@ -26,6 +26,7 @@ from effedge.deploy.runtime.backends import BACKENDS
 from effedge.engines.device import DetectedDevice, detect_device
 from effedge.engines.stage import record_path, run_stage
 from effedge.engines.targets import TARGETS
+from effedge.engines.targets.packages import how_to_pip_install
 
 BUNDLE, DEVICE, INSTALLED = Path("bundle.json"), Path("device.json"), Path("installed.json")
 MODEL, IMAGE, EXPECTED = Path("model/model.onnx"), Path("selftest/image.png"), Path("selftest/expected.json")
@@ -87,9 +88,12 @@ def check_packages() -> None:
         import numpy  # noqa: F401
         import PIL
     except ImportError as error:
-        raise UserError(f"{error} in {sys.executable}: install python3-numpy and python3-pil, or with pip") from error
+        with_pip = how_to_pip_install("numpy pillow")
+        raise UserError(f"{error} in {sys.executable}: install python3-numpy and python3-pil, or {with_pip}") from error
     if tuple(int(part) for part in re.findall(r"\d+", PIL.__version__)[:2]) < LEAST_PILLOW:
-        raise UserError(f"Pillow {PIL.__version__} is here, expected 7.0 or later: pip install --upgrade pillow")
+        raise UserError(
+            f"Pillow {PIL.__version__} is here, expected 7.0 or later: {how_to_pip_install('--upgrade pillow')}"
+        )
 
 
 def begin_candidate(device: DetectedDevice) -> None:

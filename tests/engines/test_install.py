@@ -149,3 +149,18 @@ def test_the_report_and_the_last_line_say_that_plan_b_was_built_and_why(installe
     assert json.loads((CANDIDATE / install.INSTALLED).read_text())["fallback"] == manifest["fallback"]
     line = caplog.messages[-1]
     assert line.endswith("; it is plan B, with 2 more layers in 16 bit, because there is no kernel for 'conv1'")
+
+
+@pytest.mark.parametrize(("version", "accepted"), [("6.2.1", False), ("7.0.0", True), ("10.2.0", True)])
+def test_an_old_pillow_is_refused_with_the_command_that_works_for_this_python(monkeypatch, version, accepted):
+    import PIL
+
+    monkeypatch.setattr(PIL, "__version__", version)
+    monkeypatch.setattr(install, "how_to_pip_install", lambda package: f"the command for {package}")
+    if accepted:
+        install.check_packages()
+        return
+    with pytest.raises(
+        UserError, match="Pillow 6.2.1 is here, expected 7.0 or later: the command for --upgrade pillow"
+    ):
+        install.check_packages()
