@@ -161,6 +161,6 @@ def test_an_old_pillow_is_refused_with_the_command_that_works_for_this_python(mo
         install.check_packages()
         return
     with pytest.raises(
-        UserError, match="Pillow 6.2.1 is here, expected 7.0 or later: the command for --upgrade pillow"
+        UserError, match="Pillow 6.2.1 is here, .* the command for --upgrade pillow"
     ):
         install.check_packages()
