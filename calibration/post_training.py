@@ -2,13 +2,15 @@
 
 1. Channel equalization, where it changes nothing that the float model computes (weights/equalize.py).
 2. Ranges: one streaming pass over all samples, a histogram per tensor (ranges/collect.py).
-3. Threshold search by the output error (search/threshold_search.py, switched_session.py, output_error.py).
+3. Threshold search by the output error (search/threshold_search.py, switched_session.py, output_error/).
 4. Precision choice: the scale groups that stay in 16 bit, by output error for arithmetic (search/precision_choice.py).
 5. Q/DQ by the placement rules (placement/), and the correction of weights and biases (weights/correct.py).
+6. The output error on samples that no trial has seen (search/last_word.py).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NoReturn, TypeVar
 
@@ -23,6 +25,7 @@ from effedge.calibration.ranges.histogram import Histogram
 from effedge.calibration.ranges.samples import Samples
 from effedge.calibration.ranges.thresholds import AUTO, threshold
 from effedge.calibration.report import attach_report
+from effedge.calibration.search.last_word import HeldOut, hold_out, on_others, say_last_word
 from effedge.calibration.search.precision_choice import choose_float_groups
 from effedge.calibration.search.sqnr import last_layers, sqnr
 from effedge.calibration.search.switched_session import SwitchedTrials
@@ -57,7 +60,7 @@ def quantize(model: ir.Model, samples: Samples, settings: Settings = DEFAULT) ->
         UserError: no layer that can be quantized, NaN or infinity in an activation.
     """
     quantizer = PostTrainingQuantizer(model, samples, settings)
-    return quantizer.build(quantizer.choose_float_groups())
+    return say_last_word(quantizer, *quantizer.build(quantizer.choose_float_groups()))
 
 
 class PostTrainingQuantizer:
@@ -88,7 +91,7 @@ class PostTrainingQuantizer:
         groups = merge_histograms(self.plan.groups, histograms)
         self.lows = [histogram.low if settings.zero_points else None for histogram in groups]
         trial_samples, trials = trial_budget(sum(self.macs.values()))
-        self.trials = Trials(model, samples.spread(trial_samples))
+        self.trials = Trials(model, samples.spread(trial_samples), dict(settings.output_kinds))
         switched = SwitchedTrials(self.equalized, self.plan, self.trials, self.lows)
         fixed = None if settings.method == AUTO else [threshold(group, settings.method) for group in groups]
         self.thresholds, self.output_error, self.gains = search_thresholds(switched, groups, fixed, trials=trials)
@@ -135,6 +138,7 @@ class PostTrainingQuantizer:
             "int8_layers": len(plan.layers),
             "float_layers": plan.float_layers,
             "output_error": round(output_error, 6),
+            "judged_as": self.trials.choice.texts,
             "sqnr_db": {layers[tensor]: ratio for tensor, ratio in ratios.items()},
             "thresholds": {name: thresholds[name] for name in plan.tensors},
             "sensitivity": self.sensitivity(),
@@ -153,15 +157,31 @@ class PostTrainingQuantizer:
         if not self.settings.correction:
             return best, best_error, best_correction
         layers = [layer for layer in self.plan.layers if layer.name not in plan.float_layers]
-        # The trials' samples judge the correction, so it is fitted to others: with few or odd samples it may do harm.
-        unseen = self.samples.beside(len(self.trials.feeds)).spread(sample_budget(sum(self.macs.values())))
         for correction in (REFITTED, ROUNDED):
             candidate = nearest.clone()
-            correct(self.equalized, candidate, layers, unseen, refitted=correction == REFITTED)
+            correct(self.equalized, candidate, layers, self.fitted_samples, refitted=correction == REFITTED)
             error = self.trials.output_error(candidate)
             if error <= best_error * (1 - LEAST_GAIN):
                 best, best_error, best_correction = candidate, error, correction
         return best, best_error, best_correction
+
+    @property
+    def fitted_samples(self) -> Samples:
+        """The samples that the correction is fitted to. Those of the trials judge it: with few or odd samples it may do
+        harm."""
+        return self.samples.beside(len(self.trials.feeds)).spread(sample_budget(sum(self.macs.values())))
+
+    @functools.cached_property
+    def held_out(self) -> HeldOut | None:
+        """Trials on samples that choose nothing; None if there are too few samples."""
+        fitted = self.fitted_samples.names if self.settings.correction else ()
+        return hold_out(self.model, self.samples, self.trials, fitted)
+
+    def limited_error(self, model: ir.Model) -> float:
+        """Returns the output error that a limit is for: the larger of that on the trials' samples and on others."""
+        held_out = self.held_out
+        error = self.trials.output_error(model)
+        return error if held_out is None else max(error, held_out.trials.output_error(model))
 
     def _by_tensor(self, values: Sequence[Item]) -> dict[str, Item]:
         """Returns the value of each group for each of its tensors."""
@@ -208,6 +228,6 @@ def describe(report: CalibrationReport) -> str:
     return (
         f"calibrate: {report['method']} on {report['images']} runs{few}; {report['int8_layers']} layers in INT8, "
         f"{len(report['float_layers'])} in float; {100 * report['int8_macs']:.1f}% of multiply-accumulates in INT8; "
-        f"output error {report['output_error']:.2g}; "
+        f"output error {report['output_error']:.2g}{on_others(report)}; "
         f"SQNR {sum(ratios.values()) / len(ratios):.1f} dB on average, lowest {ratios[worst]:.1f} dB at '{worst}'"
     )

@@ -9,9 +9,12 @@ The INT8 ONNX keeps the float model's inputs, outputs and metadata; metadata_pro
 was made: method, images, the share of multiply-accumulates in INT8, the layers left in float with the reason for each,
 the output error, each group's sensitivity, and the SQNR in dB at the last layers.
 
---max-output-error X leaves as many layers in 16 bit as it takes to keep the output error at X or below: 0 is the float
-model, 1 as bad as no detections (calibration/search/output_error.py). `make engine MAX_DROP=...` does the same with
-accuracy on labelled data.
+The output error (calibration/output_error/) is the distance of the INT8 model's outputs from the float model's: 0 is
+the float model, 1 as bad as no detections. A line says how each output is judged; --output-kind corrects a wrong guess.
+Of the samples that choose nothing, some judge the result.
+
+--max-output-error X leaves as many layers in 16 bit as it takes to keep the output error at X or below, on these
+samples too, and fails if that is not enough. `make engine MAX_DROP=...` does the same with accuracy on labelled data.
 """
 
 from __future__ import annotations
@@ -59,16 +62,26 @@ def calibrate(
         from effedge.calibration.graph import onnx_file
         from effedge.calibration.post_training import PostTrainingQuantizer, describe
         from effedge.calibration.search.accuracy_budget import meet_budget
+        from effedge.calibration.search.last_word import say_last_word, worst_layers
 
         loaded = onnx_file.load(model)
         onnx_file.check_float(loaded, model)
         samples = load_samples(loaded, data, calibration_data.images, images)
         quantizer = PostTrainingQuantizer(loaded, samples, settings)
+        for line in quantizer.trials.choice.lines():
+            log.info(f"calibrate: output {line}")
         if budget is None:
             changed, report = quantizer.build(quantizer.choose_float_groups())
         else:
-            accuracy = budget.accuracy or (lambda model: -quantizer.trials.output_error(model))
-            changed, report = meet_budget(quantizer, accuracy, budget.max_drop, budget.unit)
+            accuracy = budget.accuracy or (lambda model: -quantizer.limited_error(model))
+            try:
+                changed, report = meet_budget(quantizer, accuracy, budget.max_drop, budget.unit)
+            except UserError as error:
+                if budget.accuracy is None:
+                    layers = worst_layers(quantizer, *quantizer.build([]))
+                    raise UserError(f"{error} (most by themselves lose {layers})") from error
+                raise
+        say_last_word(quantizer, changed, report)
         onnx_file.save(changed, temporary)
         log.info(describe(report))
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 FLOAT_SHARE = 0.048
+# The meaning of an output, by the user's word (output_error/kinds.py).
+BOXES, SCORES, LOGITS, DETECTIONS, LABELS, VALUES = "boxes", "scores", "logits", "detections", "labels", "values"
+OUTPUT_KINDS = (BOXES, SCORES, LOGITS, DETECTIONS, LABELS, VALUES)
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Settings:
     zero_points: of activations that reach far to one side only; TensorRT takes none.
     float_kinds: the kinds of convolutions with groups that stay in 16 bit for the sake of latency. None: those of the
         target, or where there is no target, none.
+    output_kinds: of outputs (name, one of OUTPUT_KINDS) whose meaning is not to be guessed.
     """
 
     method: str = AUTO
@@ -34,12 +38,15 @@ class Settings:
     float_share: float = FLOAT_SHARE
     zero_points: bool = False
     float_kinds: tuple[str, ...] | None = None
+    output_kinds: tuple[tuple[str, str], ...] = ()
 
     def check(self) -> None:
-        """Raises UserError for an unknown method or kind of convolution, or a share outside 0 to 1."""
+        """Raises UserError for an unknown method or kind of convolution or output, or a share outside 0 to 1."""
         choose("method", self.method, METHODS)
         for kind in self.float_kinds or ():
             choose("kind of convolution", kind, CONVOLUTION_KINDS)
+        for _, kind in self.output_kinds:
+            choose("kind of output", kind, OUTPUT_KINDS)
         if not 0 <= self.float_share <= 1:
             raise UserError(f"--float-share {self.float_share}: expected 0 (all in INT8) to 1")
 
@@ -52,7 +59,7 @@ class Budget:
     """The accuracy that INT8 may lose against the float model (search/accuracy_budget.py).
 
     max_drop: in the unit of `accuracy`.
-    accuracy: of a model, more is better; by default minus the output error (search/output_error.py), which needs no
+    accuracy: of a model, more is better; by default minus the output error (output_error/measure.py), which needs no
         labels.
     unit: of both, in words.
     record: further values that the outcome depends on, for the stage's record: JSON values.
@@ -79,11 +86,24 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     kinds = f"kinds of convolutions that stay in 16 bit: {', '.join(CONVOLUTION_KINDS)}, or no word for all in INT8 "
     default = "(default: what the target is not faster with in INT8)"
     parser.add_argument("--float-kinds", nargs="*", metavar="KIND", help=kinds + default)
+    outputs = f"the meaning of an output, where its line says another: {', '.join(OUTPUT_KINDS)}; may be repeated"
+    parser.add_argument("--output-kind", action="append", default=[], metavar="NAME=KIND", help=outputs)
 
 
 def read_settings(arguments: argparse.Namespace) -> Settings:
     """Returns the settings that the options of `add_settings` ask for; UserError as `Settings.check`."""
     kinds = None if arguments.float_kinds is None else tuple(arguments.float_kinds)
-    settings = Settings(arguments.method, arguments.correction, arguments.float_share, float_kinds=kinds)
+    outputs = tuple(read_output_kind(text) for text in arguments.output_kind)
+    settings = Settings(
+        arguments.method, arguments.correction, arguments.float_share, float_kinds=kinds, output_kinds=outputs
+    )
     settings.check()
     return settings
+
+
+def read_output_kind(text: str) -> tuple[str, str]:
+    """Returns the name and the kind of NAME=KIND; a name may have an equals sign."""
+    name, equals, kind = text.rpartition("=")
+    if not name or not equals:
+        raise UserError(f"--output-kind {text}: expected NAME=KIND, with KIND one of {', '.join(OUTPUT_KINDS)}")
+    return name, kind

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from effedge.calibration.graph.onnx_file import session
+from effedge.calibration.output_error.kinds import Choice, choose_judges
+from effedge.calibration.output_error.measure import OutputError
 from effedge.calibration.ranges.samples import Samples
-from effedge.calibration.search.output_error import output_error_of
 from effedge.calibration.weights.layered_run import Arrays
+
+IMAGE_CHANNELS = (1, 3)
 
 
 class Trials:
     """The float model's outputs on some samples, to compare candidates with.
 
     The model's inputs and outputs of every sample are kept, so `samples` should be few.
+
+    Args:
+        kinds: the meaning of outputs by their names, where it is not to be guessed.
+        choice: how to judge the outputs, as other trials of the same model chose.
     """
 
-    def __init__(self, reference: ir.Model, samples: Samples) -> None:
-        self.measure = output_error_of(reference)
+    def __init__(
+        self,
+        reference: ir.Model,
+        samples: Samples,
+        kinds: Mapping[str, str] | None = None,
+        choice: Choice | None = None,
+    ) -> None:
         running = session(reference)
         self.feeds = [feeds for _, feeds in samples]
-        self.expected = [running.run(None, feeds) for feeds in self.feeds]
+        expected = [running.run(None, feeds) for feeds in self.feeds]
+        self.choice = choice or choose_judges(reference, expected, image_size(self.feeds[0]), kinds)
+        self.measure = OutputError(self.choice.judges, expected)
 
     def output_error(self, candidate: ir.Model) -> float:
         """Returns the mean output error of the candidate over the samples."""
@@ -32,5 +46,23 @@ class Trials:
 
     def output_errors(self, run: Callable[[Arrays], list[np.ndarray]], feeds: Sequence[Arrays]) -> list[float]:
         """Returns the output error of each sample; `run` computes the outputs from the sample's item of `feeds`."""
-        pairs = zip(feeds, self.expected, strict=True)
-        return [self.measure(expected, run(sample)) for sample, expected in pairs]
+        if len(feeds) != len(self.feeds):
+            raise ValueError(f"{len(feeds)} runs for {len(self.feeds)} samples")
+        return [self.measure.of(index, run(sample)) for index, sample in enumerate(feeds)]
+
+    def block_errors(self, candidate: ir.Model) -> dict[str, float]:
+        """Returns the candidate's error of each block of the outputs, by name; their mean is its output error."""
+        running = session(candidate)
+        runs = [self.measure.of_blocks(index, running.run(None, feeds)) for index, feeds in enumerate(self.feeds)]
+        return dict(zip(self.measure.blocks, np.mean(runs, axis=0).tolist(), strict=True))
+
+
+def image_size(feeds: Arrays) -> tuple[int, int] | None:
+    """Returns the height and width of the image among a model's inputs; None if there is not one."""
+    sizes = []
+    for array in feeds.values():
+        if array.ndim == 4 and array.shape[1] in IMAGE_CHANNELS:
+            sizes.append(array.shape[2:])
+        elif array.ndim == 4 and array.shape[3] in IMAGE_CHANNELS:
+            sizes.append(array.shape[1:3])
+    return (int(sizes[0][0]), int(sizes[0][1])) if len(sizes) == 1 else None

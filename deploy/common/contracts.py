@@ -112,6 +112,16 @@ class FinetuneReport(TypedDict):
     before: float
 
 
+class HeldOutReport(TypedDict):
+    """The output error of an INT8 model on other samples than those that chose it, and that of each block of its
+    outputs; `fitted` says that its weights were fitted to these samples, as there are no others."""
+
+    samples: int
+    fitted: bool
+    output_error: float
+    blocks: Dict[str, float]
+
+
 class CalibrationReport(TypedDict, total=False):
     """The report of an INT8 calibration, of what followed it, or of the FP16 conversion."""
 
@@ -126,6 +136,8 @@ class CalibrationReport(TypedDict, total=False):
     int8_macs: float  # the share of multiply-accumulates in INT8
     int8_layers: int
     output_error: float
+    judged_as: Dict[str, str]  # how the output error takes each output
+    held_out: Optional[HeldOutReport]  # None: too few samples
     sqnr_db: Dict[str, float]  # at the last layers' outputs
     thresholds: Dict[str, float]  # magnitudes
     sensitivity: List[SensitivityRow]  # largest gain first

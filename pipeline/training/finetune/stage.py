@@ -69,6 +69,8 @@ def fine_tune(
         result = tuned if kept else calibrated
         report["finetuned"] = {"steps": tuning.steps if kept else 0, "before": round(before, 6)}
         report["output_error"] = round(min(before, after), 6)
+        if kept:
+            report.pop("held_out", None)  # of the model before
         result.metadata_props[CALIBRATION_KEY] = json.dumps(report)
         onnx_file.save(result, temporary)
 

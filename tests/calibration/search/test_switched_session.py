@@ -40,12 +40,14 @@ CASES: dict[str, tuple[Callable[[], Network], Samples]] = {
 
 
 def error(reference: ir.Model, changed: ir.Model, samples: Samples, run: Run) -> float:
-    """Squared error over variance at the one output, the mean over the samples."""
-    ratios = []
-    for _, feeds in samples:
-        wanted, got = (run(model, feeds, optimized=False)[0].astype(np.float64) for model in (reference, changed))
-        ratios.append(np.square(wanted - got).sum() / np.square(wanted - wanted.mean()).sum())
-    return float(np.mean(ratios))
+    """Squared error over variance at the one output, of all samples together: about the mean of vectors, or that of
+    each channel of a map."""
+    wanted, got = (
+        np.stack([run(model, feeds, optimized=False)[0].astype(np.float64) for _, feeds in samples])
+        for model in (reference, changed)
+    )
+    mean = wanted.mean() if wanted.ndim == 3 else wanted.mean(axis=(0, 1, 3, 4), keepdims=True)
+    return float(np.square(wanted - got).sum() / np.square(wanted - mean).sum())
 
 
 def inserted(model: ir.Model, thresholds: dict[int, float], lows: Sequence[float | None] = ()) -> ir.Model:

@@ -1,4 +1,4 @@
-"""The output error: against plain loops, SciPy's Kullback-Leibler divergence, and cases by hand."""
+"""The judges of outputs: against plain loops, SciPy's Kullback-Leibler divergence, and cases by hand."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import onnx_ir as ir
 import pytest
 from scipy.special import rel_entr, softmax
 
-from effedge.calibration.search.output_error import (
+from effedge.calibration.output_error.kinds import choose_judges
+from effedge.calibration.output_error.measure import (
+    OutputError,
     classification_error,
     detection_error,
     error_over_variance,
-    output_error_of,
+    label_error,
 )
 from tests.calibration import networks
 
@@ -127,23 +129,33 @@ def test_of_logits_it_is_scipys_divergence_over_that_of_a_guess() -> None:
     got = (expected + random.normal(0, 0.5, (4, 10))).astype(np.float32)
     p, q = softmax(expected.astype(np.float64), axis=1), softmax(got.astype(np.float64), axis=1)
     wanted = rel_entr(p, q).sum() / rel_entr(p, np.full_like(p, 0.1)).sum()
-    assert classification_error([expected], [got]) == pytest.approx(wanted, rel=1e-9)
-    assert classification_error([expected], [expected + 7]) == pytest.approx(0, abs=1e-6)  # softmax is the same
-    assert classification_error([expected], [np.zeros_like(expected)]) == pytest.approx(1)
-    assert np.isfinite(classification_error([np.float32([[900, -900, 0]])], [np.float32([[-900, 900, 0]])]))
-    assert np.isfinite(classification_error([np.zeros((1, 3), np.float32)], [np.float32([[1, 2, 3]])]))
+    assert classification_error(expected, got) == pytest.approx(wanted, rel=1e-9)
+    assert classification_error(expected, expected + 7) == pytest.approx(0, abs=1e-6)  # softmax is the same
+    assert classification_error(expected, np.zeros_like(expected)) == pytest.approx(1)
+    assert np.isfinite(classification_error(np.float32([[900, -900, 0]]), np.float32([[-900, 900, 0]])))
+    assert np.isfinite(classification_error(np.zeros((1, 3), np.float32), np.float32([[1, 2, 3]])))
 
 
-def test_of_other_outputs_it_is_the_squared_error_over_the_variance_and_their_mean() -> None:
-    one, other = np.float32([[1, 3]]), np.float32([[0, 0, 4, 4]])
-    assert error_over_variance([one, other], [one, other]) == 0
-    assert error_over_variance([one], [np.float32([[2, 2]])]) == pytest.approx(1)  # as bad as its mean
-    assert error_over_variance([one], [np.float32([[1, 2]])]) == pytest.approx(0.5)
-    assert error_over_variance([one, other], [np.float32([[1, 2]]), other]) == pytest.approx(0.25)
+def test_of_a_tensor_by_itself_it_is_the_squared_error_over_the_variance() -> None:
+    one = np.float32([[1, 3]])
+    assert error_over_variance(one, one) == 0
+    assert error_over_variance(one, np.float32([[2, 2]])) == pytest.approx(1)  # as bad as its mean
+    assert error_over_variance(one, np.float32([[1, 2]])) == pytest.approx(0.5)
     constant = np.full(4, 5, np.float32)  # no variance: over the power
-    assert error_over_variance([constant], [constant * 0]) == pytest.approx(1)
-    assert error_over_variance([np.int64([1, 2, 3])], [np.int64([1, 2, 3])]) == 0
-    assert error_over_variance([np.int64([1, 3])], [np.int64([3, 1])]) == pytest.approx(4)
+    assert error_over_variance(constant, constant * 0) == pytest.approx(1)
+    infinite = np.float32([1, 3, np.inf])  # the float model's own infinity says nothing
+    assert error_over_variance(infinite, np.float32([1, 2, np.inf])) == pytest.approx(0.5)
+    assert error_over_variance(np.zeros((0, 4)), np.zeros((0, 4))) == 0
+
+
+def test_of_labels_it_is_the_share_that_differs_over_that_of_the_rarer_labels() -> None:
+    """A segmentation's labels: one of four pixels is no road."""
+    labels = np.int64([[7, 7, 7, 2]])
+    assert label_error(labels, labels) == 0
+    assert label_error(labels, np.int64([[7, 7, 7, 7]])) == 1, "as bad as the most common label everywhere"
+    assert label_error(labels, np.int64([[7, 3, 3, 3]])) == 3, "how far labels are from each other means nothing"
+    assert label_error(np.int64([4]), np.int64([5])) == 1
+    assert label_error(np.array([True, False]), np.array([True, False, False])) == 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -151,14 +163,14 @@ def test_outputs_that_are_no_numbers_are_as_bad_as_nothing(value: float) -> None
     logits = np.random.default_rng(0).normal(size=(2, 5)).astype(np.float32)
     broken = logits.copy()
     broken[0, 3] = value
-    assert classification_error([logits], [broken]) == 1
-    assert error_over_variance([logits], [broken]) == 1
+    assert classification_error(logits, broken) == 1
+    assert error_over_variance(logits, broken) == 1
 
 
 @pytest.mark.parametrize("count", [0, 3, 5])
 def test_outputs_whose_shape_the_data_decides_are_as_bad_as_nothing_where_it_differs(count: int) -> None:
     """As of NonZero or NonMaxSuppression in the graph: the INT8 model may find one more."""
-    assert error_over_variance([np.zeros((4, 2), np.int64)], [np.zeros((count, 2), np.int64)]) == 1
+    assert error_over_variance(np.zeros((4, 2), np.int64), np.zeros((count, 2), np.int64)) == 1
 
 
 def identities(shapes: dict[str, list[int | str]]) -> networks.Network:
@@ -168,25 +180,31 @@ def identities(shapes: dict[str, list[int | str]]) -> networks.Network:
     return net
 
 
+def measured(model: ir.Model, expected: list[np.ndarray], got: list[np.ndarray]) -> float:
+    return OutputError(choose_judges(model, [expected]).judges, [expected]).of(0, got)
+
+
 def test_the_measure_is_that_of_the_models_outputs_in_their_order(load: Load) -> None:
     expected, got = random_candidates(1), random_candidates(2)
     shapes: dict[str, list[int | str]] = {
         "classes": [2, 12], "anything": [1], "scores": [2, 12], "boxes": [2, 12, 4]
     }  # fmt: skip
-    measure = output_error_of(load(identities(shapes)))
     ordered = [[each[2], np.zeros(1), each[1], each[0]] for each in (expected, got)]
-    assert measure(*ordered) == detection_error(expected, got)
+    assert measured(load(identities(shapes)), *ordered) == detection_error(expected, got)
 
     spec, logits = networks.SPEC, [np.float32([[1, 2, 4]]), np.float32([[2, 2, 3]])]
     one = ir.from_proto(identities({"logits": [1, 3]}).proto(spec=spec))
-    assert output_error_of(one)([logits[0]], [logits[1]]) == classification_error([logits[0]], [logits[1]])
+    assert measured(one, [logits[0]], [logits[1]]) == classification_error(*logits)
     bare = load(identities({"logits": [1, 3]}))
-    assert output_error_of(bare)([logits[0]], [logits[1]]) == error_over_variance([logits[0]], [logits[1]])
+    assert measured(bare, [logits[0]], [logits[1]]) == pytest.approx(error_over_variance(*logits))
 
 
-def test_outputs_named_as_candidates_but_shaped_otherwise_are_measured_as_any_others(load: Load) -> None:
-    """Somebody else's detector, without a batch axis."""
-    measure = output_error_of(load(identities({"boxes": [7, 4], "scores": [7], "classes": [7]})))
-    arrays = [np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in ((7, 4), (7,), (7,))]
-    assert measure(arrays, arrays) == 0
-    assert measure(arrays, [array * 0 + array.mean() for array in arrays]) == pytest.approx(1)
+def test_of_a_run_without_detections_own_detectors_are_judged_by_that_run_and_others_by_all(load: Load) -> None:
+    """A run with nothing to find would decide over all others, where a foreign model finds a thing of 0.02."""
+    from effedge.calibration.output_error.measure import Candidates, DetectionJudge
+
+    runs = [candidates([BOX], [0.8], [0]), candidates([BOX], [0.0], [0])]
+    got = candidates([BOX], [0.02], [0])
+    for each_run, error in ((True, 1.0), (False, 0.02**2 / (0.8**2 / 2))):
+        judge = DetectionJudge("d", lambda outputs: map(Candidates, *outputs), each_run)
+        assert OutputError([judge], runs).of(1, got) == pytest.approx(error)
