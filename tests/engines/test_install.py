@@ -160,7 +160,5 @@ def test_an_old_pillow_is_refused_with_the_command_that_works_for_this_python(mo
     if accepted:
         install.check_packages()
         return
-    with pytest.raises(
-        UserError, match="Pillow 6.2.1 is here, .* the command for --upgrade pillow"
-    ):
+    with pytest.raises(UserError, match="Pillow 6.2.1 is here, .* the command for --upgrade pillow"):
         install.check_packages()
