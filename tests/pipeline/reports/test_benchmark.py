@@ -22,6 +22,7 @@ def test_the_ratio_is_the_median_of_the_rounds_ratios():
     assert lines[2] == "| slow | 30.0 | 30.0 | 3.00 |" and lines[3] == "| fast | 10.0 | 10.0 | 1.00 |"
 
 
+@pytest.mark.slow
 def test_the_plain_export_says_what_the_module_says(tmp_path):
     """The rivals must run the same model as the engines, not a broken one."""
     import onnxruntime as ort

@@ -49,7 +49,13 @@ def stop_in_step(monkeypatch, step, how):
 
 
 @pytest.mark.parametrize(
-    ("options", "how"), [(B0, signal.SIGINT), (B0, signal.SIGTERM), (B0, Killed), (D0, signal.SIGINT)]
+    ("options", "how"),
+    [
+        (B0, signal.SIGINT),
+        pytest.param(B0, signal.SIGTERM, marks=pytest.mark.slow),
+        (B0, Killed),
+        pytest.param(D0, signal.SIGINT, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_was_stopped_ends_with_the_very_weights_of_one_that_was_not(
     monkeypatch, tmp_path, folders, options, how
@@ -79,6 +85,7 @@ def entries_of(out):
             for entry in read_journal(out.with_suffix(".log.jsonl"))]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_again_and_again_writes_what_one_that_was_not_writes(monkeypatch, tmp_path, folders):
     """kill -9 in the middle of random steps; in parts of a batch, with validations, the best weights and a journal."""
     options = dataclasses.replace(B0, steps=8, batch=4, accumulate=2)
@@ -133,7 +140,7 @@ def test_an_interrupt_outside_of_a_block_is_at_once_and_inside_at_its_end():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_stopping_the_whole_process_group_is_one_line_and_the_same_command_goes_on(tmp_path, folders, how):
     """A terminal's Ctrl-C reaches the worker too, and so does a service manager's SIGTERM."""
     command = [sys.executable, "-m", "effedge", "train", "b0", "--data", folders, "--size", "32", "--batch", "2",

@@ -111,7 +111,9 @@ def in_double():
 DET = dataclasses.replace(D0, model="det-lite0", steps=2, batch=4)
 
 
-@pytest.mark.parametrize("options", [dataclasses.replace(B0, size=64, steps=3, batch=4), DET])
+@pytest.mark.parametrize(
+    "options", [dataclasses.replace(B0, size=64, steps=3, batch=4), pytest.param(DET, marks=pytest.mark.slow)]
+)
 def test_two_processes_come_to_the_losses_and_weights_of_one(tmp_path, folders, options, in_double):
     """With dropout and stochastic depth on."""
     path = folders if options.model == "b0" else write_coco(tmp_path, 5)
@@ -155,6 +157,7 @@ def test_two_processes_validate_as_one(tmp_path):
     assert side_by_side(figures, tmp_path / "run") == [figures(SINGLE_PROCESS)] * 2
 
 
+@pytest.mark.slow
 def test_an_interrupt_of_one_process_stops_both_after_the_same_step_and_both_go_on(tmp_path, folders, monkeypatch):
     options = dataclasses.replace(B0, steps=4, batch=4)
     data, out = data_of(options, folders), tmp_path / "b0.safetensors"
