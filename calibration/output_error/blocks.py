@@ -71,10 +71,11 @@ class BlockJudge:
             for values, scores in block.parts:
                 arrays = [values.read(outputs) for outputs in expected]
                 weights = [None if scores is None else row_weights(scores.activity(outputs)) for outputs in expected]
-                column_variance = np.square(statistics(arrays, 0).spread).sum()
-                if column_variance == 0:
-                    column_variance = np.mean([np.square(array, dtype=np.float64).sum() for array in arrays])
-                    column_variance /= max(1, arrays[0][0].size)
+                known = [array for array in arrays if array.size and np.isfinite(array).all()]
+                column_variance = np.square(statistics(known, 0).spread).sum() if known else 0.0
+                if known and column_variance == 0:
+                    column_variance = np.mean([np.square(array, dtype=np.float64).sum() for array in known])
+                    column_variance /= max(1, known[0][0].size)
                 pairs = zip(arrays, weights, strict=True)
                 sizes = [array[0].size if weight is None else weight.sum() for array, weight in pairs]
                 scale += float(column_variance * np.mean(sizes))

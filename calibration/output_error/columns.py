@@ -73,6 +73,8 @@ def column_axis(array: np.ndarray, others: Sequence[Shape]) -> int:
         return 1
     candidates = [1, array.ndim - 1] if array.ndim < 5 else [array.ndim - 1, 1]
     one_map = array.ndim > 3 and shape[2] > 1  # not [N,R,1,4]
+    if (array.ndim == 4 and one_map and shape[1] == shape[2] != shape[3]) or (array.ndim == 5 and shape[4] == shape[3]):
+        candidates.reverse()  # a square map [N,H,W,C]; a volume [N,C,D,H,W]
     usual = candidates[0] if one_map else min(candidates, key=lambda axis: shape[axis])
     [unusual] = [axis for axis in candidates if axis != usual]
 

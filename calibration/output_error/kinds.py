@@ -175,8 +175,10 @@ class JudgeChooser:
         free = [index for index in self.left if kinds[index] in (None, BOXES, SCORES, LABELS, DETECTIONS)]
         found = finished_detections(self.expected, free)
         if found is not None:
-            numbers = [index for index in free if all(is_number(array) for array in self._arrays(index))]
-            self._judge_detections([found.boxes, found.scores, found.classes, *numbers], found.read)
+            members = [found.boxes, found.scores, found.classes]
+            rest = [index for index in free if index not in members]  # of one detection the class is a number too
+            numbers = [index for index in rest if all(is_number(array) for array in self._arrays(index))]
+            self._judge_detections([*members, *numbers], found.read)
 
     def _judge_tables(self) -> None:
         """Judges the outputs with columns and rows: detector heads as detections, all else in blocks."""
@@ -210,7 +212,8 @@ class JudgeChooser:
         self.left.remove(index)
         arrays = self._arrays(index)
         vectors = arrays[0].ndim == 2 and arrays[0].dtype.kind == "f" and len(arrays) * len(arrays[0]) >= LEAST_VECTORS
-        groups = alike(statistics(arrays, 1).spread) if unlike and vectors else []
+        shares = all(array.min() >= 0 and array.max() <= 1 for array in arrays)  # as of a softmax
+        groups = alike(statistics(arrays, 1).spread) if unlike and vectors and not shares else []
         if len(groups) < 2:
             self.findings.tell(index, "values")
             self.findings.add_block(index, Part(Whole(index)))

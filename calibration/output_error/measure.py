@@ -200,9 +200,10 @@ def error_over_variance(expected: np.ndarray, got: np.ndarray) -> float:
 
 def label_error(expected: np.ndarray, got: np.ndarray) -> float:
     """Returns the share of labels that differ, over the share that differs from the most common label of the float
-    model (or 1, if it has but one label)."""
+    model, a twentieth at least (or 1, if it has but one label)."""
     if expected.shape != got.shape:
         return USELESS
     _, counts = np.unique(expected, return_counts=True)
     others = expected.size - int(counts.max(initial=0))
-    return float((expected != got).sum()) / (others or max(1, expected.size))
+    scale = max(others, expected.size / 20) if others else max(1, expected.size)
+    return float((expected != got).sum()) / scale

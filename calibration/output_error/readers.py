@@ -165,8 +165,9 @@ class FinishedDetections:
 
     def read(self, outputs: Outputs) -> Iterator[Candidates]:
         boxes = outputs[self.boxes]
-        flat = (outputs[index].reshape(-1, boxes.shape[-2]) for index in (self.scores, self.classes))
-        return map(Candidates, boxes.reshape(-1, *boxes.shape[-2:]), *flat)
+        images = boxes.shape[0] if boxes.ndim == 3 else 1
+        flat = (outputs[index].reshape(images, boxes.shape[-2]) for index in (self.scores, self.classes))
+        return map(Candidates, boxes.reshape(images, *boxes.shape[-2:]), *flat)
 
 
 @dataclass(frozen=True)
@@ -182,5 +183,5 @@ class DetectionRows:
     def read(self, outputs: Outputs) -> Iterator[Candidates]:
         rows = outputs[self.output]
         box, score, label = self.order
-        for image in rows.reshape(-1, *rows.shape[-2:]):
+        for image in rows if rows.ndim == 3 else rows[None]:
             yield Candidates(image[:, box : box + 4], image[:, score], image[:, label])

@@ -156,7 +156,8 @@ def find_scores(group: Sequence[Table], kinds: Mapping[int, str | None]) -> list
             table.take([*scores.columns.indices, *(scores.gate.indices if scores.gate else ())])
     if len(found) == 2:  # an objectness in an output of its own
         for (gate_table, gate), (table, scores) in (found, found[::-1]):
-            if gate_table.size == 1 and scores.gate is None and scores.activation == gate.activation:
+            boxes = any(other.size == 4 for other in group)
+            if boxes and gate_table.size == 1 and scores.gate is None and scores.activation == gate.activation:
                 joined = ScoreColumns(scores.columns, scores.activation, gate.columns, scores.foreground)
                 if is_gate(joined, gate_table, table):
                     return [joined]
@@ -180,15 +181,21 @@ def probabilities(table: Table, others: Sequence[Table], forced: bool) -> ScoreC
         return None
     parts = parts if forced else sparse or parts  # not the places of boxes within their cells
     columns = [column for part in parts for column in part]
-    return gated(table, parts) or ScoreColumns(table.columns(columns), foreground=foreground(table, columns))
+    return gated(table, others, parts) or ScoreColumns(table.columns(columns), foreground=foreground(table, columns))
 
 
-def gated(table: Table, parts: Sequence[list[int]], activation: str = "") -> ScoreColumns | None:
-    """Finds an objectness in front of class scores, within one table; `parts` are the runs of its scores."""
+def gated(
+    table: Table, others: Sequence[Table], parts: Sequence[list[int]], activation: str = ""
+) -> ScoreColumns | None:
+    """Finds an objectness in front of class scores, within one table; `parts` are the runs of its scores.
+
+    It has boxes in front of it, behind it, or in a table beside it: the first of some maps of keypoints is none.
+    """
     if len(parts) > 2 or (len(parts) == 2 and len(parts[0]) > 1):
         return None
     first, *rest = [column for part in parts for column in part]
-    if not rest:
+    boxes_beside = first >= 4 or (rest and rest[0] - first > 4) or any(other.size == 4 for other in others)
+    if not rest or not boxes_beside:
         return None
     scores = ScoreColumns(table.columns(rest), activation, table.columns([first]), foreground(table, rest))
     return scores if is_gate(scores, table, table) else None
@@ -230,7 +237,7 @@ def logits(table: Table, others: Sequence[Table], forced: bool) -> ScoreColumns 
     if SIGMOID in table.read_by or (parts and len(parts) <= 3 and high[rare].max() > LOGIT_HIGH):
         columns = table.left if SIGMOID in table.read_by else rare
         everything = ScoreColumns(table.columns(columns), SIGMOID, foreground=list(range(len(columns))))
-        return gated(table, runs(columns, table.parts), SIGMOID) or everything
+        return gated(table, others, runs(columns, table.parts), SIGMOID) or everything
     boxes = table.size != 4 and any(other.size == 4 for other in others)
     columns = table.left
     best = np.concatenate([table.columns().of(array).argmax(axis=0).ravel() for array in table.arrays])

@@ -116,4 +116,4 @@ def on_others(report: CalibrationReport) -> str:
     worst = max(held_out["blocks"], key=held_out["blocks"].__getitem__)
     block = f", worst '{worst}' {held_out['blocks'][worst]:.2g}" if len(held_out["blocks"]) > 1 else ""
     fitted = " (to which its weights were fitted)" if held_out["fitted"] else ""
-    return f", {held_out['output_error']:.2g}{block} on {held_out['samples']} samples that chose nothing{fitted}"
+    return f", {held_out['output_error']:.2g}{block} on {held_out['samples']} samples that no trial has seen{fitted}"

@@ -339,3 +339,41 @@ def test_a_kind_that_an_output_cannot_be_is_one_line(kinds: dict[str, str], mess
     runs = in_runs(np.random.default_rng(0).normal(size=(SAMPLES, 3, 64)).astype(np.float32))
     with pytest.raises(UserError, match=message):
         choose(runs, kinds=kinds)
+
+
+@pytest.mark.parametrize("detections", [3, 1])
+def test_the_integer_classes_of_finished_detections_are_no_number_of_them(detections: int) -> None:
+    random = np.random.default_rng(0)
+    corners = random.uniform(0, 50, (detections, 2))
+    boxes = np.concatenate([corners, corners + 10], axis=1).astype(np.float32)
+    scores = np.linspace(0.9, 0.5, detections).astype(np.float32)
+    run = [boxes, np.arange(1, detections + 1), scores]
+    chosen = choose([run, run])
+    assert len([text for text in chosen.texts.values() if "detections" in text]) == 3
+
+
+def test_the_first_map_of_keypoints_is_no_objectness() -> None:
+    random = np.random.default_rng(0)
+    runs = []
+    for _ in range(4):
+        maps = np.zeros((1, 17, 16, 12), np.float32)
+        for image_map in maps[0]:
+            image_map[random.integers(6, 8), random.integers(5, 7)] = 0.9
+        runs.append([maps])
+    assert "objectness" not in choose(runs).texts["out0"]
+
+
+def test_an_image_without_detections_counts_as_such() -> None:
+    row = np.array([[10, 10, 30, 30, 0.9, 1]], np.float32)
+    full, empty = [np.concatenate([row, row + [[0, 20, 0, 20, -0.1, 0]]]).astype(np.float32)], [row[:0]]
+    assert error([full, full], [full, empty]) == pytest.approx(0.5)
+    assert error([full, empty], [full, empty]) == 0
+
+
+def test_a_sample_that_is_not_finite_leaves_the_others_their_error() -> None:
+    random = np.random.default_rng(0)
+    runs = [[random.normal(size=(2, 8)).astype(np.float32)] for _ in range(3)]
+    broken = [[runs[0][0].copy()], *runs[1:]]
+    broken[0][0][0, 0] = -np.inf
+    measured = error([*broken], [broken[0], [runs[1][0] + 1], runs[2]], kinds={"out0": "values"})
+    assert np.isfinite(measured) and measured > 0

@@ -1,4 +1,4 @@
-"""The output error on samples that chose nothing, and the warning where INT8 is worth nothing."""
+"""The output error on samples that no trial has seen, and the warning where INT8 is worth nothing."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_last_word_is_the_error_on_samples_that_chose_and_fitted_nothing(loa
     assert found["output_error"] == pytest.approx(wanted, rel=0.01, abs=1e-6)
     assert found["blocks"] == {"odd": found["output_error"]}
     assert json.loads(changed.metadata_props[CALIBRATION_KEY]) == report
-    assert f"{found['output_error']:.2g} on 16 samples that chose nothing;" in describe(report)
+    assert f"{found['output_error']:.2g} on 16 samples that no trial has seen;" in describe(report)
 
 
 @pytest.mark.usefixtures("few_trials")
