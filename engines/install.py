@@ -254,22 +254,28 @@ def report(bundle: Dict[str, Any], device: DetectedDevice, outcome: Dict[str, An
 
 
 def call(command: str, *words: str) -> None:
-    """Runs a command of effedge with this Python. Raises UserError, where it ends with one with the same words."""
-    environment = dict(os.environ)
-    if not sys.stderr.isatty():
-        environment[LINES] = "lines"
+    """Runs a command of effedge with this Python. Raises UserError, where it ends with one with the same words.
+
+    The command is killed if this process is interrupted: not every builder can be cancelled, and a second one beside
+    it may not fit into the board's memory.
+    """
+    environment = {**os.environ, LINES: "lines"}  # its messages go through a pipe, where a bar would not be shown
     sys.stdout.flush()
     error = ""
     with subprocess.Popen(
         [sys.executable, "-m", "effedge", command, *words], env=environment, stderr=subprocess.PIPE, errors="replace"
     ) as process:
         assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith(ERROR):
-                error = line[len(ERROR) :].strip()
-            else:
-                sys.stderr.write(line)
-                sys.stderr.flush()
+        try:
+            for line in process.stderr:
+                if line.startswith(ERROR):
+                    error = line[len(ERROR) :].strip()
+                else:
+                    sys.stderr.write(line)
+                    sys.stderr.flush()
+        except BaseException:
+            process.kill()
+            raise
     status = process.returncode
     if status == EXIT_USER_ERROR and error:
         raise UserError(error)

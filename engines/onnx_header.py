@@ -130,7 +130,7 @@ def read_header(path: Path) -> Header:
             return _read_model(data)
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror or error}; give the path of an ONNX model") from error
-    except (ValueError, IndexError) as error:  # an empty file, or one that ends within a field
+    except (ValueError, IndexError, struct.error) as error:  # an empty file, or one that ends within a field
         raise UserError(f"'{path}' is no whole ONNX model ({error}); export it again") from error
 
 

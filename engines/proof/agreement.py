@@ -136,8 +136,8 @@ def disagreement(figures: Dict[str, float], precision: str) -> str:
     share, what = (figures["top1"], "best classes") if "top1" in figures else (figures["found"], "detections")
     if share < LEAST_SHARE:
         return f"{100 * share:.0f}% of the {what} are the CPU's, expected {100 * LEAST_SHARE:.0f}%"
-    if figures.get("iou", 1.0) < least_iou:
+    if not figures.get("iou", 1.0) >= least_iou:  # NaN is no agreement
         return f"the boxes' mean IoU with the CPU's is {figures['iou']:.3f}, expected {least_iou}"
-    if figures["score"] > most:
+    if not figures["score"] <= most:
         return f"the scores differ by {figures['score']:.3f} from the CPU's in the mean, expected {most} at most"
     return ""

@@ -165,7 +165,8 @@ def table(rows: Sequence[Row]) -> str:
 
 def readme_row(report: Report) -> str:
     """Formats the row for the README's table of targets: target, device, precisions that ran, and what was run."""
-    ran = {name: [row for row in report["rows"] if row["precision"] == name and row["proof"]] for name in PRECISIONS}
+    proved = [row for row in report["rows"] if row["proof"] and not row["reason"] and not row["dla"]]
+    ran = {name: [row for row in proved if row["precision"] == name] for name in PRECISIONS}
     yes = ", ".join("yes" if ran[name] else "–" for name in PRECISIONS)
     machine, board = report["machine"] or {}, report["board"]
     where = [str(machine.get("name") or report["host"])]

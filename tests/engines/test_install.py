@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,28 @@ def test_an_old_pillow_is_refused_with_the_command_that_works_for_this_python(mo
         return
     with pytest.raises(UserError, match="Pillow 6.2.1 is here, .* the command for --upgrade pillow"):
         install.check_packages()
+
+
+def test_an_interrupt_ends_the_command_too(monkeypatch, tmp_path):
+    """A process that would outlive it writes a file."""
+    late = tmp_path / "late"
+    code = f"import sys, time; print('up', file=sys.stderr, flush=True); time.sleep(1); open({str(late)!r}, 'w')"
+    started = install.subprocess.Popen
+    monkeypatch.setattr(
+        install.subprocess, "Popen", lambda words, **rest: started([words[0], "-c", code], **rest)
+    )  # fmt: skip
+    monkeypatch.setattr(install.sys, "stderr", Interrupting())
+    with pytest.raises(KeyboardInterrupt):
+        install.call("build")
+    time.sleep(1.5)
+    assert not late.exists()
+
+
+class Interrupting:
+    """A stream at whose first line Ctrl-C comes."""
+
+    def write(self, text):
+        raise KeyboardInterrupt
+
+    def flush(self):
+        pass
