@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from effedge.calibration.ranges.source import DEFAULT_IMAGES, find_data, load_samples
+from effedge.calibration.ranges.source import DEFAULT_IMAGES, add_data, find_data, load_samples
 from effedge.calibration.settings import DEFAULT, Budget, Settings, add_settings, read_settings
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.messages import log
@@ -103,9 +103,7 @@ def calibrate(
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="float32 ONNX, opset 13 or later")
-    parser.add_argument("--calibration", type=Path, required=True, metavar="DATA", help=".npz, .npy, folder, COCO json")
-    parser.add_argument("--images-dir", type=Path, metavar="DIR", help="where the images of a COCO json lie")
-    parser.add_argument("--images", type=int, default=DEFAULT_IMAGES, metavar="N", help="how many (%(default)s)")
+    add_data(parser, required=True)
     add_settings(parser)
     zero = "zero points where they make the steps finer: for CPUs, as TensorRT takes none"
     parser.add_argument("--zero-points", action="store_true", help=zero)

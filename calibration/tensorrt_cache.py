@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effedge.calibration.ranges.samples import Samples
-from effedge.calibration.ranges.source import DEFAULT_IMAGES, find_data, load_samples
+from effedge.calibration.ranges.source import add_data, find_data, load_samples
 from effedge.calibration.ranges.thresholds import INT8_MAX
 from effedge.calibration.report import attach_report, read_report
 from effedge.deploy.common.cli import Parser, UserError
@@ -103,9 +103,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the cache")
     parser.add_argument("--onnx-out", type=Path, metavar="FILE.onnx", help="the float ONNX (default: OUT.onnx)")
     parser.add_argument("--tensorrt", default="8.6.1", metavar="VERSION", help="that will read it (%(default)s)")
-    parser.add_argument("--calibration", type=Path, metavar="DATA", help=".npz, .npy, folder or COCO json")
-    parser.add_argument("--images-dir", type=Path, metavar="DIR", help="where the images of a COCO json lie")
-    parser.add_argument("--images", type=int, default=DEFAULT_IMAGES, metavar="N", help="how many (%(default)s)")
+    add_data(parser)
     arguments = parser.parse_args()
     int8, cache = arguments.model, arguments.out
     version = version_number(arguments.tensorrt)

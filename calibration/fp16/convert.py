@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effedge.calibration.ranges.samples import Samples
-from effedge.calibration.ranges.source import DEFAULT_IMAGES, CalibrationData, find_data, load_samples
+from effedge.calibration.ranges.source import DEFAULT_IMAGES, CalibrationData, add_data, find_data, load_samples
 from effedge.calibration.report import attach_report
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.contracts import CALIBRATION_KEY, CalibrationReport
@@ -143,9 +143,7 @@ def convert(
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a float32 or INT8 ONNX")
-    parser.add_argument("--calibration", type=Path, metavar="DATA", help=".npz, .npy, folder or COCO json")
-    parser.add_argument("--images-dir", type=Path, metavar="DIR", help="where the images of a COCO json lie")
-    parser.add_argument("--images", type=int, default=DEFAULT_IMAGES, metavar="N", help="how many (%(default)s)")
+    add_data(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.onnx")
     parser.add_quiet()
     arguments = parser.parse_args()

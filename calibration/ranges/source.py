@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -34,6 +35,14 @@ class CalibrationData(NamedTuple):
     images: list[Path] | None
     stage_inputs: dict[str, Path]
     stage_options: dict[str, object]
+
+
+def add_data(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """Adds the options of a command that reads calibration data: --calibration, --images-dir and --images."""
+    data = ".npz, .npy, folder or COCO json"
+    parser.add_argument("--calibration", type=Path, required=required, metavar="DATA", help=data)
+    parser.add_argument("--images-dir", type=Path, metavar="DIR", help="where the images of a COCO json lie")
+    parser.add_argument("--images", type=int, default=DEFAULT_IMAGES, metavar="N", help="how many (%(default)s)")
 
 
 def find_data(data: Path, images_dir: Path | None, count: int | None) -> CalibrationData:
