@@ -23,8 +23,9 @@ from effedge.deploy.common.contracts import Manifest
 from effedge.deploy.common.files import explain_os_error, read_json, write_json
 from effedge.deploy.common.messages import LINES, log
 from effedge.deploy.runtime.backends import BACKENDS
+from effedge.deploy.runtime.manifest import NAME as MANIFEST
 from effedge.engines.device import DetectedDevice, detect_device
-from effedge.engines.stage import record_path, run_stage
+from effedge.engines.stage import json_stage, record_path
 from effedge.engines.targets import TARGETS
 from effedge.engines.targets.packages import how_to_pip_install
 
@@ -175,18 +176,15 @@ def self_test(bundle: Dict[str, Any], backend: str) -> Dict[str, Any]:
     from effedge.engines.selftest import TOLERANCES, compare  # needs NumPy, which check_packages has looked for
 
     threshold = [] if bundle["threshold"] is None else ["--threshold", str(bundle["threshold"])]
-    run_stage(
+    [predicted] = json_stage(
         "self-test",
         CANDIDATE / PREDICTION,
-        inputs={"manifest": CANDIDATE / ENGINE / "manifest.json", "image": IMAGE, "expected": EXPECTED},
+        inputs={"manifest": CANDIDATE / ENGINE / MANIFEST, "image": IMAGE, "expected": EXPECTED},
         options={"threshold": bundle["threshold"]},
-        tools=[],
         code=["effedge.deploy.predict", backend],
         make=lambda path: call("predict", str(CANDIDATE / ENGINE), str(IMAGE), "--json", str(path), *threshold),
     )
-    outcome = compare(
-        read_json(EXPECTED, REMEDY), read_json(CANDIDATE / PREDICTION, "remove it")[0], bundle["precision"]
-    )
+    outcome = compare(read_json(EXPECTED, REMEDY), predicted, bundle["precision"])
     least_iou, max_difference = TOLERANCES[bundle["precision"]]
     if outcome.problems:
         more = f" (and {len(outcome.problems) - 1} more)" if len(outcome.problems) > 1 else ""
@@ -214,21 +212,20 @@ def measure(iterations: Optional[int], backend: str) -> Dict[str, Any]:
         figures["engine"]["folder"] = str(ENGINE)  # where it will be
         write_json(path, figures)
 
-    run_stage(
+    figures: Dict[str, Any] = json_stage(
         "latency",
         CANDIDATE / LATENCY,
-        inputs={"manifest": CANDIDATE / ENGINE / "manifest.json", "image": IMAGE},
+        inputs={"manifest": CANDIDATE / ENGINE / MANIFEST, "image": IMAGE},
         options={"iterations": iterations},
-        tools=[],
         code=["effedge.deploy.latency", backend],
         make=time_engine,
     )
-    return read_json(CANDIDATE / LATENCY, "remove it")
+    return figures
 
 
 def report(bundle: Dict[str, Any], device: DetectedDevice, outcome: Dict[str, Any], figures: Dict[str, Any]) -> None:
     """Writes installed.json, and says the figures."""
-    manifest: Manifest = read_json(CANDIDATE / ENGINE / "manifest.json", "remove it")
+    manifest: Manifest = read_json(CANDIDATE / ENGINE / MANIFEST, "remove it")
     steps = {name: {key: row[key] for key in ("p50", "p90", "p99")} for name, row in figures["steps"].items()}
     installed = {
         **{key: bundle[key] for key in ("name", "model", "precision", "target")},

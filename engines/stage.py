@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, Mapping, Sequence
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.code_digest import code_digest
-from effedge.deploy.common.files import atomic_file, atomic_folder, sha256, sha256_of_path, write_json
+from effedge.deploy.common.files import atomic_file, atomic_folder, read_json, sha256, sha256_of_path, write_json
 from effedge.deploy.common.messages import log
 
 
@@ -104,3 +104,20 @@ def run_stage(
     write_json(record_path(artefact), record)
     log.info(f"{name}: done in {seconds:.1f} s, peak memory {mib} MiB")
     return True
+
+
+def json_stage(
+    name: str,
+    artefact: Path,
+    *,
+    inputs: Mapping[str, Path],
+    options: Mapping[str, Any],
+    code: Sequence[str],
+    make: Callable[[Path], None],
+) -> Any:
+    """Runs a stage that makes a JSON file without tools, unless it is up to date; returns the file's content.
+
+    Args: as of `run_stage`.
+    """
+    run_stage(name, artefact, inputs=inputs, options=options, tools=[], code=code, make=make)
+    return read_json(artefact, "remove it")

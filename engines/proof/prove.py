@@ -21,7 +21,7 @@ from effedge.deploy.runtime.backends import BACKENDS
 from effedge.deploy.runtime.manifest import NAME as MANIFEST
 from effedge.deploy.runtime.manifest import parse_manifest
 from effedge.engines.install import BUNDLE, ENGINE, REMEDY, call, check_packages
-from effedge.engines.stage import run_stage
+from effedge.engines.stage import json_stage
 
 IMAGES, EXPECTED, PROOF = Path("proof/images"), Path("proof/expected.json"), Path("proof.json")
 FOUND, RACE, SOAK = Path("proof-found.json"), Path("race.json"), Path("soak.json")
@@ -82,16 +82,15 @@ def agree(bundle: Dict[str, Any], backend: str) -> Dict[str, Any]:
         raise UserError(f"{EXPECTED} is missing, as in a bundle that was not packed for a proof: use effedge prove")
     threshold = [] if bundle["threshold"] is None else ["--threshold", str(bundle["threshold"])]
     images = {path.name: path for path in sorted(IMAGES.iterdir())}
-    run_stage(
+    predicted = json_stage(
         "agreement",
         FOUND,
         inputs={"manifest": ENGINE / MANIFEST, "expected": EXPECTED, **images},
         options={"threshold": bundle["threshold"]},
-        tools=[],
         code=["effedge.deploy.predict", backend],
         make=lambda path: call("predict", str(ENGINE), str(IMAGES), "--quiet", "--json", str(path), *threshold),
     )
-    figures: Dict[str, Any] = dict(agreement(read_json(EXPECTED, REMEDY), read_json(FOUND, "remove it")))
+    figures: Dict[str, Any] = dict(agreement(read_json(EXPECTED, REMEDY), predicted))
     figures["disagreement"] = "" if bundle["weights"] == "random" else disagreement(figures, bundle["precision"])
     log.info(f"prove: agreement with {bundle['reference']}: {figures}")
     return figures
@@ -106,16 +105,14 @@ def race(beside: Path, backend: str) -> Dict[str, Any]:
         write_json(path, compare_engines(ENGINE, beside)._asdict())
 
     parse_manifest(beside)
-    run_stage(
+    figures: Dict[str, Any] = json_stage(
         "race",
         RACE,
         inputs={"manifest": ENGINE / MANIFEST, "beside": beside / MANIFEST},
         options={},
-        tools=[],
         code=["effedge.deploy.timing.interleaved", backend],
         make=measure,
     )
-    figures: Dict[str, Any] = read_json(RACE, "remove it")
     log.info(f"prove: {figures['ratio']:.3f} times the latency of {beside} ({figures['low']:.3f} to "
              f"{figures['high']:.3f} with 95% confidence)")  # fmt: skip
     return figures
@@ -130,16 +127,14 @@ def run_soak(seconds: float, backend: str) -> Dict[str, Any]:
 
         write_json(path, soak(str(ENGINE), find_images(str(IMAGES)), seconds))
 
-    run_stage(
+    report: Dict[str, Any] = json_stage(
         "soak",
         SOAK,
         inputs={"manifest": ENGINE / MANIFEST},
         options={"seconds": seconds},
-        tools=[],
         code=["effedge.deploy.timing.soak", backend],
         make=measure,
     )
-    report: Dict[str, Any] = read_json(SOAK, "remove it")
     log.info(f"prove: soak of {report['seconds']:.0f} s: p50 {report['p50']:.2f} ms, p99 {report['p99']:.2f} ms, "
              f"at its end {report['drift']:.3f} times as long as at its start")  # fmt: skip
     return report
