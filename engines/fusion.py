@@ -15,7 +15,8 @@ moves or selects values runs on INT8 if all readers of its result do. A reshape 
 from dataclasses import dataclass
 from typing import Container, Dict, Iterator, List, Mapping, Sequence, Set, Tuple
 
-from effedge.engines.onnx_header import DTYPES, FLOAT16, LAYER_OPERATORS, Dims, Header, Node
+from effedge.engines.onnx_header import DTYPES, FLOAT16, FLOAT32, LAYER_OPERATORS, Dims, Header, Node
+from effedge.engines.tensorrt.float32_nodes import moves_values
 
 ACTIVATIONS = ("Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Relu", "Sigmoid", "Tanh")
 ELEMENTWISE = (
@@ -23,12 +24,11 @@ ELEMENTWISE = (
     "Mish", "Mul", "Neg", "Pow", "QuantizeLinear", "Reciprocal", "Softplus", "Sqrt", "Sub", "Sum", "Where",
 )  # fmt: skip
 VIEWS = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
-MOVES = ("Concat", "DepthToSpace", "MaxPool", "Slice", "SpaceToDepth", "Split", "Transpose")
 KINDS = {
     "Concat": "copies", "Slice": "copies", "Split": "copies", "Transpose": "copies", "MaxPool": "pooling",
     "AveragePool": "pooling", "GlobalAveragePool": "means", "ReduceMean": "means", "Resize": "resizes",
 }  # fmt: skip
-FLOAT32, INT8 = 1, 3  # TensorProto.DataType
+INT8 = 3  # TensorProto.DataType
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int32": 4, "int64": 8, "float64": 8, "int16": 2, "uint16": 2}
 
 
@@ -53,12 +53,6 @@ class Operation:
     inputs: List[str]
     weights: Tuple[str, ...]
     outputs: List[str]
-
-    @property
-    def moves_values(self) -> bool:
-        """True if it moves or selects values, whatever their type, into one tensor."""
-        nearest = self.node.op == "Resize" and self.node.attributes.get("mode", "nearest") == "nearest"
-        return (self.node.op in MOVES or nearest) and len(self.outputs) == 1
 
 
 class Graph:
@@ -92,7 +86,7 @@ class Graph:
                 self.readers.setdefault(name, []).append(operation)
         self.unknown_shapes = [name for name in [*self.readers, *self.results] if self.tensor(name)[1] is None]
         for operation in reversed(list(self.operations)):
-            if operation.moves_values:
+            if moves_values(operation.node) and len(operation.outputs) == 1:
                 self.quantize_before(operation)
         self.writer = {name: operation for operation in self.operations for name in operation.outputs}
 
@@ -270,13 +264,17 @@ class Graph:
         """Names the kind of a kernel by its first operation."""
         node = first.node
         if node.op == "Conv":
-            groups = node.attributes.get("group", 1)
-            return "depthwise convolutions" if groups != 1 and groups == self.channels(first) else "convolutions"
+            return "depthwise convolutions" if is_depthwise(node, self.header) else "convolutions"
         if node.op in LAYER_OPERATORS:
             return "matrix products" if node.op in ("Gemm", "MatMul") else "transposed convolutions"
         return KINDS.get(node.op, "element-wise" if node.op in ELEMENTWISE else "others")
 
-    def channels(self, convolution: Operation) -> int:
-        """Returns the number of channels of a convolution's input; 0 if the file does not state it."""
-        shape = self.shape(convolution.inputs[0])
-        return shape[1] if len(shape) > 1 else 0
+
+def is_depthwise(node: Node, header: Header) -> bool:
+    """Tells if a convolution has groups of one channel each."""
+    if node.attributes.get("group", 1) in (0, 1):
+        return False
+    writer = next((other for other in header.nodes if node.inputs[1] in other.outputs), None)  # DequantizeLinear
+    weight = node.inputs[1] if writer is None else writer.inputs[0]
+    _, dims = header.tensors.get(weight, (0, None))
+    return dims is None or dims[1] == 1

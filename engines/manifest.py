@@ -14,8 +14,7 @@ from effedge.deploy.common.contracts import BackendDescription, FallbackEntry, M
 from effedge.deploy.common.files import sha256
 from effedge.engines.build_request import BuildRequest
 from effedge.engines.onnx_header import DTYPES, Dims
-from effedge.engines.targets import TYPED
-from effedge.engines.traffic import traffic
+from effedge.engines.traffic import traffic_on
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -108,7 +107,7 @@ def write_manifest(
         "sources": {"onnx": sha256(request.onnx)},
         "warnings": built.warnings,
     }
-    counted = None if request.target.on_cpu else traffic(header, typed=request.target.precision_by == TYPED)
+    counted = traffic_on(request.target, header)
     if counted is not None:
         manifest["traffic"] = counted
     if built.swish is not None:

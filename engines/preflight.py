@@ -17,9 +17,10 @@ from typing import Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.engines.build_options import DLA_MODES
+from effedge.engines.fusion import is_depthwise
 from effedge.engines.onnx_header import INT32, PAIRS, UINT8, Header, Node, read_header
-from effedge.engines.targets import TARGETS, TYPED, Target
-from effedge.engines.traffic import describe_traffic, traffic
+from effedge.engines.targets import TARGETS, Target
+from effedge.engines.traffic import describe_traffic, traffic_on
 
 # ONNX operators that TensorRT reads only from this version on ...
 SINCE = {
@@ -176,14 +177,6 @@ def risky_layers(header: Header, target: Target) -> List[str]:
     ]
 
 
-def is_depthwise(node: Node, header: Header) -> bool:
-    """Tells if a convolution has groups of one channel each."""
-    writer = next((other for other in header.nodes if node.inputs[1] in other.outputs), None)  # DequantizeLinear
-    weight = node.inputs[1] if writer is None else writer.inputs[0]
-    _, dims = header.tensors.get(weight, (0, None))
-    return node.attributes.get("group", 1) not in (0, 1) and (dims is None or dims[1] == 1)
-
-
 def feeds_swish(name: str, readers: Mapping[str, Sequence[Node]]) -> bool:
     """Tells if a tensor x, perhaps behind a BatchNormalization or a bias, is read by x * sigmoid(x), or by a product
     with another function of x (HardSwish and its kind)."""
@@ -248,7 +241,7 @@ def main() -> None:
     findings = preflight(header, target, arguments.dla)
     for finding in findings:
         print(f"{'fails' if finding.fatal else 'note'}: {finding}")
-    entry = None if target.on_cpu else traffic(header, typed=target.precision_by == TYPED)
+    entry = traffic_on(target, header)
     if entry is not None:
         print("\n".join(describe_traffic(entry)))
     fatal = sum(finding.fatal for finding in findings)

@@ -12,6 +12,12 @@ from typing import Dict, List, Optional, Tuple
 from effedge.deploy.common.contracts import TrafficEntry
 from effedge.engines.fusion import Graph
 from effedge.engines.onnx_header import Header
+from effedge.engines.targets import TYPED, Target
+
+
+def traffic_on(target: Target, header: Header) -> Optional[TrafficEntry]:
+    """Returns the traffic on a target's GPU; None for a CPU, and as `traffic`."""
+    return None if target.on_cpu else traffic(header, typed=target.precision_by == TYPED)
 
 
 def traffic(header: Header, typed: bool) -> Optional[TrafficEntry]:

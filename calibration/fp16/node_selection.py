@@ -11,10 +11,9 @@ import onnx_ir as ir
 from effedge.calibration.graph.onnx_file import constant
 from effedge.deploy.common.cli import UserError
 from effedge.engines.onnx_header import LAYER_OPERATORS, Node
-from effedge.engines.tensorrt.float32_nodes import KEPT_BITS, LARGEST, SUM, SUMS, half_nodes
+from effedge.engines.tensorrt.float32_nodes import LARGEST, SUM, SUMS, TOO_SMALL, constant_problem, half_nodes
 
 HEADROOM = 2.0  # other images than those of the calibration may go further
-TOO_SMALL = "is too small for it"
 
 
 def select_nodes(graph: ir.Graph) -> list[ir.Node]:
@@ -76,16 +75,3 @@ def _reason(node: ir.Node, amax: Mapping[str, float]) -> str | None:
         if problem is not None:
             return f"its constant '{value.name}' {problem}"
     return None
-
-
-def constant_problem(array: np.ndarray) -> str | None:
-    """Returns the reason why float16 cannot hold the float32 array, or None.
-
-    Values far below the largest may lose bits, as they matter little beside it; the largest may not.
-    """
-    amax = float(np.abs(array).max(initial=0.0))
-    if not amax <= LARGEST:
-        return "goes beyond 65504"
-    with np.errstate(over="ignore"):
-        error = float(np.abs(array - array.astype(np.float16).astype(np.float32)).max(initial=0.0))
-    return TOO_SMALL if error > amax * 2.0**-KEPT_BITS else None

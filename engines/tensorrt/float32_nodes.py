@@ -14,8 +14,9 @@ values. In FP32 are
 3. nodes with a constant that FP16 cannot hold, and nodes that the calibration found to go beyond its range.
 """
 
-import struct
-from typing import Dict, Sequence, Set
+from typing import Dict, Optional, Sequence, Set
+
+import numpy as np
 
 from effedge.engines.onnx_header import LAYER_OPERATORS, PAIRS, Header, Node
 
@@ -32,6 +33,7 @@ MOVES = (
 SELECTS = ("ReduceMax", "ReduceMin", "Gather", "GatherElements", "GatherND")
 SUM = "it sums over a map"
 BEHIND = "it is behind the last layer"
+TOO_SMALL = "is too small for it"  # a constant, for FP16
 
 
 def half_nodes(nodes: Sequence[Node]) -> Set[int]:
@@ -49,13 +51,18 @@ def half_nodes(nodes: Sequence[Node]) -> Set[int]:
         if at in inside:
             inside.update(writers[name] for name in nodes[at].inputs if name in writers)
     for at, node in enumerate(nodes):
-        nearest = node.op == "Resize" and node.attributes.get("mode", "nearest") == "nearest"
-        if node.op in MOVES or node.op in SELECTS or nearest:
+        if moves_values(node) or node.op in SELECTS:
             data = node.inputs if node.op == "Concat" else node.inputs[:1]
             sources = [writers[name] for name in data if name in writers]
             if sources and inside.issuperset(sources):
                 inside.add(at)
     return inside
+
+
+def moves_values(node: Node) -> bool:
+    """Tells if every output value of a node is one of its input's values, whatever their type."""
+    nearest = node.op == "Resize" and node.attributes.get("mode", "nearest") == "nearest"
+    return node.op in MOVES or nearest
 
 
 def float32_nodes(header: Header) -> Dict[str, str]:
@@ -82,12 +89,19 @@ def float32_nodes(header: Header) -> Dict[str, str]:
 
 
 def fits_half(values: Sequence[float]) -> bool:
-    """Tells if FP16 holds float32 values: none beyond 65504, and 10 bits of the largest.
+    """Tells if FP16 holds float32 values."""
+    return constant_problem(np.asarray(values, np.float32)) is None
 
-    Values far below the largest may lose bits, as they matter little beside it.
+
+def constant_problem(array: np.ndarray) -> Optional[str]:
+    """Returns the reason why FP16 cannot hold the float32 array, or None.
+
+    None may be beyond 65504, and the largest keeps 10 bits. Values far below it may lose bits, as they matter little
+    beside it.
     """
-    if not all(abs(value) <= LARGEST for value in values):
-        return False
-    halves = struct.unpack(f"<{len(values)}e", struct.pack(f"<{len(values)}e", *values))
-    error = max((abs(value - half) for value, half in zip(values, halves)), default=0.0)
-    return error <= max(map(abs, values), default=0.0) * 2.0**-KEPT_BITS
+    amax = float(np.abs(array).max(initial=0.0))
+    if not amax <= LARGEST:
+        return "goes beyond 65504"
+    with np.errstate(over="ignore"):
+        error = float(np.abs(array - array.astype(np.float16).astype(np.float32)).max(initial=0.0))
+    return TOO_SMALL if error > amax * 2.0**-KEPT_BITS else None

@@ -8,9 +8,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from effedge.calibration.fp16.convert import describe, to_fp16
-from effedge.calibration.fp16.node_selection import constant_problem
 from effedge.calibration.ranges.samples import Samples
 from effedge.deploy.common.cli import UserError
+from effedge.engines.tensorrt.float32_nodes import constant_problem
 from tests.calibration import networks
 from tests.calibration.networks import Network
 
