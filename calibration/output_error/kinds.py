@@ -38,7 +38,14 @@ from effedge.calibration.output_error.measure import (
     error_over_variance,
     label_error,
 )
-from effedge.calibration.output_error.readers import Columns, DenseHead, ScoreColumns, Whole, read_dense
+from effedge.calibration.output_error.readers import (
+    Columns,
+    DenseHead,
+    FinishedDetections,
+    ScoreColumns,
+    Whole,
+    read_dense,
+)
 from effedge.calibration.output_error.tables import RARE, Table, make_tables
 from effedge.calibration.settings import BOXES, DETECTIONS, LABELS, LOGITS, SCORES, VALUES
 from effedge.deploy.common.cli import choose
@@ -95,8 +102,8 @@ def own_choice(model: ir.Model, names: Sequence[str]) -> Choice | None:
     spec = json.loads(model.metadata_props.get(SPEC_KEY, "{}"))
     ranks = {value.name: None if value.shape is None else len(value.shape) for value in model.graph.outputs}
     if [ranks.get(name) for name in OWN_DETECTIONS] == [3, 2, 2]:
-        order = [names.index(name) for name in OWN_DETECTIONS]
-        judge = DetectionJudge("detections", lambda run: map(Candidates, *(run[i] for i in order)), each_run=True)
+        detections = FinishedDetections(*(names.index(name) for name in OWN_DETECTIONS))
+        judge = DetectionJudge("detections", detections.read, each_run=True)
         return Choice([judge], dict.fromkeys(OWN_DETECTIONS, "judged as detections after NMS"), guessed=False)
     if spec.get("task") == "classification" and len(names) == 1:
         return Choice(

@@ -55,7 +55,7 @@ class OutputError:
     """Measures the output error on samples, of which it keeps the float model's outputs.
 
     Args:
-        judges: of output_kinds.choose_judges.
+        judges: of kinds.choose_judges.
         expected: the float model's outputs on each sample.
     """
 

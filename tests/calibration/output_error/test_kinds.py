@@ -1,4 +1,4 @@
-"""What is found out about the outputs of a model that says nothing of them: on outputs made by hand, like those of the
+"""Tests the recognition of the outputs of a model that says nothing of them: on outputs made by hand, like those of the
 detectors that their names say."""
 
 from __future__ import annotations

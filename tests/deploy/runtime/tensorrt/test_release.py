@@ -1,4 +1,4 @@
-"""What an engine occupies on the GPU is released in order, and before CUDA's context, however the engine ends."""
+"""Tests that an engine releases its part of the GPU in order, and before CUDA's context, however the engine ends."""
 
 import gc
 import os
