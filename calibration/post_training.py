@@ -32,7 +32,7 @@ from effedge.calibration.search.switched_session import SwitchedTrials
 from effedge.calibration.search.threshold_search import search_thresholds, trial_budget
 from effedge.calibration.search.trials import Trials
 from effedge.calibration.settings import DEFAULT, Settings
-from effedge.calibration.weights.correct import correct, sample_budget
+from effedge.calibration.weights.correct import Candidate, correct, sample_budget
 from effedge.calibration.weights.equalize import equalize
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import CalibrationReport, SensitivityRow
@@ -90,11 +90,11 @@ class PostTrainingQuantizer:
         self.zero_tensors = {name: ALL_ZERO for name, histogram in histograms.items() if histogram.amax == 0}
         groups = merge_histograms(self.plan.groups, histograms)
         self.lows = [histogram.low if settings.zero_points else None for histogram in groups]
-        trial_samples, trials = trial_budget(sum(self.macs.values()))
+        trial_samples, runs = trial_budget(sum(self.macs.values()))
         self.trials = Trials(model, samples.spread(trial_samples), dict(settings.output_kinds))
         switched = SwitchedTrials(self.equalized, self.plan, self.trials, self.lows)
         fixed = None if settings.method == AUTO else [threshold(group, settings.method) for group in groups]
-        self.thresholds, self.output_error, self.gains = search_thresholds(switched, groups, fixed, trials=trials)
+        self.thresholds, self.output_error, self.gains = search_thresholds(switched, groups, fixed, runs=runs)
 
     @property
     def costs(self) -> list[float]:
@@ -157,12 +157,12 @@ class PostTrainingQuantizer:
         if not self.settings.correction:
             return best, best_error, best_correction
         layers = [layer for layer in self.plan.layers if layer.name not in plan.float_layers]
-        for correction in (REFITTED, ROUNDED):
-            candidate = nearest.clone()
-            correct(self.equalized, candidate, layers, self.fitted_samples, refitted=correction == REFITTED)
-            error = self.trials.output_error(candidate)
+        candidates = {name: Candidate(nearest.clone(), name == REFITTED) for name in (REFITTED, ROUNDED)}
+        correct(self.equalized, list(candidates.values()), layers, self.fitted_samples)
+        for correction, candidate in candidates.items():
+            error = self.trials.output_error(candidate.model)
             if error <= best_error * (1 - LEAST_GAIN):
-                best, best_error, best_correction = candidate, error, correction
+                best, best_error, best_correction = candidate.model, error, correction
         return best, best_error, best_correction
 
     @property

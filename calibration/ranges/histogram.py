@@ -1,18 +1,22 @@
 """Counts magnitudes in a histogram that takes any number of values in fixed memory and never rounds them twice.
 
+Of a large array every k-th value is counted, as k values; its smallest and its largest value are exact. A percentile of
+99.999 over a hundred samples then rests on dozens of values, at a tenth of the time.
+
 The range is a power of two and doubles when a larger value comes: then neighbouring bins are added in pairs. The bin
 edges of a range are edges of every smaller power-of-two range as well. So the counts are at all times exactly those
-of one pass over all values with the final range, in whatever order and portions the values came.
+of one pass over all counted values with the final range, in whatever order and portions the values came.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
 
 BINS = 4096
-CHUNK = 1 << 18  # values binned at a time: the temporary arrays stay in the cache
+COUNTED = 1 << 16  # values of an array, about, at most
 LOWEST_EXPONENT = -100  # a range below 2**-100 is as good as zero, and its bin width would leave float32
 
 
@@ -27,6 +31,7 @@ class Histogram:
     exponent: int = LOWEST_EXPONENT
     low: float = 0.0
     high: float = 0.0
+    arrays: int = 0  # that were added
 
     @property
     def amax(self) -> float:
@@ -35,7 +40,7 @@ class Histogram:
 
     @property
     def total(self) -> int:
-        """The number of values."""
+        """The number of values; of large arrays, rounded up to the distance of those that are counted."""
         return int(self.counts.sum())
 
     @property
@@ -58,9 +63,10 @@ class Histogram:
         self.low, self.high = min(self.low, low), max(self.high, high)
         scale = np.float32(1.0 / self.bin_width)  # a power of two: the product is exact
         flat = values.reshape(-1)
-        for start in range(0, flat.size, CHUNK):
-            bins = (np.abs(flat[start : start + CHUNK]) * scale).astype(np.intp)
-            self.counts += np.bincount(bins, minlength=BINS)
+        distance = max(1, flat.size // COUNTED) | 1  # odd: rows of pixels have even lengths, so all columns are met
+        bins = (np.abs(flat[self.arrays % min(distance, flat.size) :: distance]) * scale).astype(np.intp)
+        self.counts += distance * np.bincount(bins, minlength=BINS)
+        self.arrays += 1
 
     def merge(self, other: Histogram) -> None:
         """Adds the counts of another histogram, as if its values had come to this one."""
@@ -69,13 +75,15 @@ class Histogram:
         self.counts += _halve(other.counts, self.exponent - other.exponent)
 
     def copy(self) -> Histogram:
-        return Histogram(self.counts.copy(), self.exponent, self.low, self.high)
+        return dataclasses.replace(self, counts=self.counts.copy())
 
     def percentile(self, percent: float) -> float:
         """Returns the magnitude that `percent` of all values do not exceed; too large by at most one bin, never too
         small."""
         if self.total == 0:
             return 0.0
+        if percent >= 100:  # the largest may not have been counted
+            return self.amax
         rank = max(1, int(np.ceil(self.total * (percent / 100.0))))
         bin_index = int(np.searchsorted(np.cumsum(self.counts), rank))
         return min((bin_index + 1) * self.bin_width, self.amax)

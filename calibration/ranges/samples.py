@@ -53,11 +53,15 @@ class Samples:
         """Returns at most `count` of the samples, evenly spread."""
         return self._select(spread(range(len(self)), count))
 
+    def without(self, count: int) -> Samples:
+        """Returns the samples that `spread(count)` leaves out."""
+        taken = set(spread(range(len(self)), count))
+        return self._select([index for index in range(len(self)) if index not in taken])
+
     def beside(self, count: int) -> Samples:
         """Returns the samples that `spread(count)` leaves out; all samples, where it leaves less than half."""
-        taken = set(spread(range(len(self)), count))
-        rest = [index for index in range(len(self)) if index not in taken]
-        return self if 2 * len(rest) < len(self) else self._select(rest)
+        rest = self.without(count)
+        return self if 2 * len(rest) < len(self) else rest
 
     def _select(self, indices: Sequence[int]) -> Samples:
         return Samples([self.names[index] for index in indices], lambda index: self.load(indices[index]))

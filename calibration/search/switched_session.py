@@ -13,7 +13,7 @@ that first reads a tensor of the part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -44,20 +44,40 @@ class SwitchedTrials:
         self.full = SwitchedSession(model, plan, range(len(plan.groups)))
         self.parts: dict[int, tuple[SwitchedSession, list[Arrays]]] = {}  # by group, made when it is first tried
 
+    @property
+    def samples(self) -> int:
+        """The number of samples of a trial."""
+        return len(self.trials.feeds)
+
     def output_error(self, thresholds: Mapping[int, float]) -> float:
-        """Returns the mean output error with the groups of `thresholds` (by index) in INT8 and all others in float."""
-        return self._mean(self.full, self.trials.feeds, thresholds)
+        """Returns the mean of `errors`."""
+        return float(np.mean(list(self.errors(thresholds))))
 
     def isolated_error(self, group: int, threshold: float) -> float:
-        """Returns the mean output error with one group in INT8 and all others in float."""
+        """Returns the mean of `isolated_errors`."""
+        return float(np.mean(list(self.isolated_errors(group, threshold))))
+
+    def errors(self, thresholds: Mapping[int, float]) -> Iterator[float]:
+        """Computes the output error of each sample with the groups of `thresholds` (by index) in INT8 and all others in
+        float."""
+        return self._errors(self.full, self.trials.feeds, thresholds)
+
+    def isolated_errors(self, group: int, threshold: float, samples: Sequence[int] | None = None) -> Iterator[float]:
+        """Computes the output error of each sample, or of some, with one group in INT8 and all others in float."""
         if group not in self.parts:
             members, start = next(part for part in parts_of(self.model, self.plan) if group in part[0])
             start, feeds = feeds_at(self.model, start, self.trials.feeds, PART_BYTES)
             part = SwitchedSession(self.model, self.plan, members, start)
             self.parts.update((member, (part, feeds)) for member in members)
-        return self._mean(*self.parts[group], {group: threshold})
+        return self._errors(*self.parts[group], {group: threshold}, samples)
 
-    def _mean(self, switched: SwitchedSession, feeds: Sequence[Arrays], thresholds: Mapping[int, float]) -> float:
+    def _errors(
+        self,
+        switched: SwitchedSession,
+        feeds: Sequence[Arrays],
+        thresholds: Mapping[int, float],
+        samples: Sequence[int] | None = None,
+    ) -> Iterator[float]:
         parameters = {
             index: quantization_parameters(thresholds.get(index, INT8_MAX), self.lows[index])
             for index in switched.groups
@@ -71,8 +91,9 @@ class SwitchedTrials:
                 ("zero_point", np.array(zero_point, np.int8)),
             )
         }
-        errors = self.trials.output_errors(lambda sample: switched.session.run(None, {**sample, **switches}), feeds)
-        return float(np.mean(errors))
+        return self.trials.output_errors(
+            lambda sample: switched.session.run(None, {**sample, **switches}), feeds, samples
+        )
 
 
 class SwitchedSession:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -42,13 +42,21 @@ class Trials:
     def output_error(self, candidate: ir.Model) -> float:
         """Returns the mean output error of the candidate over the samples."""
         running = session(candidate)
-        return float(np.mean(self.output_errors(lambda feeds: running.run(None, feeds), self.feeds)))
+        return float(np.mean(list(self.output_errors(lambda feeds: running.run(None, feeds), self.feeds))))
 
-    def output_errors(self, run: Callable[[Arrays], list[np.ndarray]], feeds: Sequence[Arrays]) -> list[float]:
-        """Returns the output error of each sample; `run` computes the outputs from the sample's item of `feeds`."""
+    def output_errors(
+        self, run: Callable[[Arrays], list[np.ndarray]], feeds: Sequence[Arrays], samples: Sequence[int] | None = None
+    ) -> Iterator[float]:
+        """Computes the output error of each sample, or of some, as they are asked for.
+
+        Args:
+            run: computes the outputs from the sample's item of `feeds`.
+        """
         if len(feeds) != len(self.feeds):
             raise ValueError(f"{len(feeds)} runs for {len(self.feeds)} samples")
-        return [self.measure.of(index, run(sample)) for index, sample in enumerate(feeds)]
+        return (
+            self.measure.of(index, run(feeds[index])) for index in (range(len(feeds)) if samples is None else samples)
+        )
 
     def block_errors(self, candidate: ir.Model) -> dict[str, float]:
         """Returns the candidate's error of each block of the outputs, by name; their mean is its output error."""

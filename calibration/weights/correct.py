@@ -10,14 +10,18 @@ hundred times the usual magnitude are objects, which are detected with any weigh
 the fit would serve only them.
 
 The layers are taken by levels, from the image to the outputs, as a layer must make up for the errors that the layers
-before it make after their own correction. Both models run once, from level to level (layered_run.py).
+before it make after their own correction. All models run once, from level to level (layered_run.py). The tensors
+between two levels are held in memory; where they are large, at the image's end, few samples give enough positions of
+them, and the other samples come in further on.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -31,56 +35,77 @@ from effedge.calibration.weights.patches import Patches, from_matrix, kernel_mat
 from effedge.calibration.weights.rounding import compensated, refit, regularized, search_scales
 from effedge.deploy.common.messages import track
 
-POSITIONS = 512  # of one tensor and run
+POSITIONS = (2048, 16384)  # of all samples together, at least and at most
+POSITIONS_PER_INPUT = 8  # K, of a row of weights
 SAMPLES = (16, 128)  # at least and at most
-TOTAL_MACS = 1.6e11  # multiply-accumulates of the float model's runs: what lies around them takes far longer
-HELD_BYTES = 3 << 29  # 1.5 GiB
+TOTAL_MACS = 6e10  # multiply-accumulates of the float model's runs: what lies around them takes far longer
+HELD_BYTES = 1 << 29  # of all models between two levels
 FEWEST_SAMPLES = 4
 LARGEST_KERNEL = 8192  # rows of weights beyond it are left as they are: their H would take gigabytes
+PORTION_BYTES = 1 << 24  # of patches that are multiplied at once
+
+
+class Candidate(NamedTuple):
+    """An INT8 model to correct, with its weights refitted or just rounded.
+
+    model: made of the float model: the same nodes by name, with Q/DQ. It is changed in place.
+    refitted: weights make up for the errors of earlier layers; False: they are the float weights, rounded by
+        `compensated`.
+    """
+
+    model: ir.Model
+    refitted: bool = True
 
 
 @dataclass
 class Moments:
-    """Weighted sums over rows x' [G, P, K] of the INT8 model and x [G, P, K] of the float model."""
+    """Weighted sums over patches x' [G, K, P] of the INT8 model and x [G, K, P] of the float model."""
 
     own: np.ndarray  # x' x'^T, [G, K, K]
-    cross: np.ndarray  # x x'^T
+    cross: np.ndarray | None  # x x'^T, where the weights are refitted
     mean: np.ndarray  # x', [G, K]
     float_mean: np.ndarray  # x
     weight: float = 0.0
-    rows: int = 0
-    offset: np.ndarray | None = None  # of x', [G, 1, K]: the sums are about it, as float32 does not centre afterwards
+    positions: int = 0
+    offset: np.ndarray | None = None  # of x', [G, K, 1]: the sums are about it, as float32 does not centre afterwards
     float_offset: np.ndarray | None = None
 
     @classmethod
-    def empty(cls, groups: int, size: int) -> Moments:
+    def empty(cls, groups: int, size: int, cross: bool = True) -> Moments:
         square, line = (groups, size, size), (groups, size)
-        return cls(np.zeros(square), np.zeros(square), np.zeros(line), np.zeros(line))
+        return cls(np.zeros(square), np.zeros(square) if cross else None, np.zeros(line), np.zeros(line))
 
-    def add(self, quantized: np.ndarray, float_: np.ndarray) -> None:
-        """Adds the rows x' and x of a sample."""
-        power = np.square(float_, dtype=np.float64).mean(axis=(0, 2))
-        weights = power.mean() / (power + power.mean()) if power.any() else np.ones_like(power)
+    def add(self, quantized: np.ndarray, float_: np.ndarray, weights: np.ndarray) -> None:
+        """Adds the patches x' and x of some samples, and the weights [P] of their positions."""
         if self.offset is None or self.float_offset is None:
             self.offset, self.float_offset = (
-                rows.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32) for rows in (quantized, float_)
+                patches.mean(axis=2, keepdims=True, dtype=np.float64).astype(np.float32)
+                for patches in (quantized, float_)
             )
-        quantized, float_ = quantized - self.offset, float_ - self.float_offset
-        weighted = quantized * weights[:, None].astype(np.float32)
-        self.own += weighted.transpose(0, 2, 1) @ quantized
-        self.cross += float_.transpose(0, 2, 1) @ weighted
-        self.mean += weighted.sum(axis=1)
-        self.float_mean += (float_ * weights[:, None]).sum(axis=1)
-        self.weight += float(weights.sum())
-        self.rows += len(weights)
+        root = np.sqrt(weights, dtype=np.float64).astype(np.float32)
+        own = (quantized - self.offset) * root
+        float_ = (float_ - self.float_offset) * root
+        self.own += own @ own.swapaxes(1, 2)
+        if self.cross is not None:
+            self.cross += float_ @ own.swapaxes(1, 2)
+        self.mean += own @ root
+        self.float_mean += float_ @ root
+        self.weight += float(weights.sum(dtype=np.float64))
+        self.positions += len(weights)
 
-    def centred(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def centred(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]:
         """Returns (own, cross) about the means, and the means of x' and x."""
         mean, float_mean = self.mean / self.weight, self.float_mean / self.weight
         own = self.own / self.weight - mean[:, :, None] * mean[:, None, :]
-        cross = self.cross / self.weight - float_mean[:, :, None] * mean[:, None, :]
+        cross = None if self.cross is None else self.cross / self.weight - float_mean[:, :, None] * mean[:, None, :]
         assert self.offset is not None and self.float_offset is not None
-        return own, cross, mean + self.offset[:, 0], float_mean + self.float_offset[:, 0]
+        return own, cross, mean + self.offset[..., 0], float_mean + self.float_offset[..., 0]
+
+
+def position_weights(patches: np.ndarray) -> np.ndarray:
+    """Returns the weights of a sample's positions, [P]: half, where the patch [G, K, P] has the mean power."""
+    power = np.einsum("gkp,gkp->p", patches, patches, dtype=np.float64)
+    return power.mean() / (power + power.mean()) if power.any() else np.ones_like(power)
 
 
 def sample_budget(macs: int) -> int:
@@ -88,37 +113,54 @@ def sample_budget(macs: int) -> int:
     return int(np.clip(TOTAL_MACS / max(1, macs), *SAMPLES))
 
 
-def correct(
-    reference: ir.Model,
-    quantized: ir.Model,
-    layers: Sequence[Layer],
-    samples: Samples,
-    *,
-    refitted: bool = True,
-) -> None:
-    """Corrects `quantized` in place.
+def correct(reference: ir.Model, candidates: Sequence[Candidate], layers: Sequence[Layer], samples: Samples) -> None:
+    """Corrects each candidate in place.
 
     Args:
-        reference: the float model that `quantized` was made of: the same nodes by name, without Q/DQ.
-        layers: of `reference`, those that are INT8 in `quantized`, in the graph's order.
-        samples: the tensors between two levels are held in memory for all samples, or for as many as HELD_BYTES take.
-        refitted: weights make up for the errors of earlier layers; False: they are the float weights, rounded by
-            `compensated`.
+        reference: the float model that the candidates were made of.
+        layers: of `reference`, those that are INT8 in the candidates, in the graph's order.
     """
     layers = [layer for layer in layers if kernel_matrix(layer).shape[-1] <= LARGEST_KERNEL]
     names = [layer.name for layer in layers]
     layers_of_level = levels(reference.graph, layers)
-    depth = layer_depths(reference.graph, names)
-    largest = max((bytes_between(depth, level) for level in layers_of_level), default=0)
-    samples = samples.spread(max(FEWEST_SAMPLES, min(len(samples), HELD_BYTES // max(1, 2 * largest))))
-    nodes = {node.name: node for node in quantized.graph}
-    float_run, int8_run = (LayeredRun(model, names, samples) for model in (reference, quantized))
+    models = [reference, *(candidate.model for candidate in candidates)]
+    nodes = [{node.name: node for node in candidate.model.graph} for candidate in candidates]
+    joins = [
+        (first_level, [LayeredRun(model, names, portion) for model in models])
+        for first_level, portion in portions_of(reference.graph, layers_of_level, samples, len(models))
+    ]
     for level, portion in track(layers_of_level.items(), desc="correction", unit="level"):
-        float_run.advance(level)
-        int8_run.advance(level)
+        joined = [runs for first_level, runs in joins if first_level <= level]
+        for run in itertools.chain(*joined):
+            run.advance(level)
         for layer in portion:
-            node = nodes[layer.node.name]
-            correct_layer(quantized, node, layer, moments_of(layer, node, float_run, int8_run), refitted)
+            counterparts = [by_name[layer.node.name] for by_name in nodes]
+            moments = moments_of(layer, counterparts, candidates, joined)
+            for candidate, node, of_candidate in zip(candidates, counterparts, moments, strict=True):
+                correct_layer(candidate.model, node, layer, of_candidate)
+
+
+def portions_of(
+    graph: ir.Graph, layers_of_level: Mapping[int, Sequence[Layer]], samples: Samples, models: int
+) -> list[tuple[int, Samples]]:
+    """Divides the samples into those that run from the first level on, and those that come in later.
+
+    Returns:
+        Of each portion, the first level at which it is there. From that level on, all the samples that are there
+        fit into HELD_BYTES for all `models` (but for FEWEST_SAMPLES, which are there in any case).
+    """
+    depth = layer_depths(graph, [layer.name for portion in layers_of_level.values() for layer in portion])
+    held = {level: models * bytes_between(depth, level) for level in layers_of_level}
+    counts = {
+        level: max(min(len(samples), FEWEST_SAMPLES), min(len(samples), HELD_BYTES // max(1, size)))
+        for level, size in held.items()
+    }
+    first = min(counts.values(), default=0)
+    late = next((level for level in counts if min(counts[other] for other in counts if other >= level) > first), None)
+    if late is None:
+        return [(0, samples.spread(first))]
+    both = samples.spread(min(counts[level] for level in counts if level >= late))
+    return [(0, both.spread(first)), (late, both.without(first))]
 
 
 def levels(graph: ir.Graph, layers: Sequence[Layer]) -> dict[int, list[Layer]]:
@@ -141,29 +183,55 @@ def bytes_between(depth: Mapping[ir.Node, int], level: int) -> int:
     return total
 
 
-def moments_of(layer: Layer, node: ir.Node, float_run: LayeredRun, int8_run: LayeredRun) -> Moments:
-    """Computes the moments of a layer's input over all samples: of `layer` in the float model and of `node`, its
-    counterpart in the INT8 model."""
+def moments_of(
+    layer: Layer, nodes: Sequence[ir.Node], candidates: Sequence[Candidate], joined: Sequence[Sequence[LayeredRun]]
+) -> list[Moments]:
+    """Computes the moments of a layer's input for each candidate.
+
+    Args:
+        nodes: the layer's counterpart in each candidate.
+        joined: of each portion of the samples, the runs of the float model and of each candidate.
+    """
     groups, _, size = kernel_matrix(layer).shape
-    moments = Moments.empty(groups, size)
-    patches = Patches(layer, POSITIONS)
-    name = node.inputs[0].name or ""  # type: ignore[union-attr]
-    for seed, (float_held, held) in enumerate(zip(float_run.held, int8_run.held, strict=True)):
-        moments.add(patches(held[name], seed), patches(float_held[layer.data.name or ""], seed))
+    moments = [Moments.empty(groups, size, candidate.refitted) for candidate in candidates]
+    runs = [
+        held
+        for float_run, *others in joined
+        for held in zip(float_run.held, *(run.held for run in others), strict=True)
+    ]
+    positions = np.clip(POSITIONS_PER_INPUT * size, *POSITIONS)
+    patches = Patches(layer, math.ceil(positions / len(runs)))
+    names = [layer.data.name or "", *(node.inputs[0].name or "" for node in nodes)]  # type: ignore[union-attr]
+    waiting: list[list[np.ndarray]] = []  # of each sample: weights, x, and x' of each candidate
+
+    def add() -> None:
+        weights, float_, *quantized = (np.concatenate(arrays, axis=-1) for arrays in zip(*waiting, strict=True))
+        for of_candidate, own in zip(moments, quantized, strict=True):
+            of_candidate.add(own, float_, weights)
+        waiting.clear()
+
+    for seed, held in enumerate(runs):
+        float_, *quantized = (patches(tensors[name], seed) for name, tensors in zip(names, held, strict=True))
+        waiting.append([position_weights(float_), float_, *quantized])
+        if float_.nbytes * len(waiting) > PORTION_BYTES:
+            add()
+    if waiting:
+        add()
     return moments
 
 
-def correct_layer(model: ir.Model, node: ir.Node, layer: Layer, moments: Moments, refitted: bool = True) -> None:
-    """Gives the INT8 node weights, scales and a bias by the moments of its inputs; `refitted` as of `correct`."""
+def correct_layer(model: ir.Model, node: ir.Node, layer: Layer, moments: Moments) -> None:
+    """Gives the INT8 node weights, scales and a bias by the moments of its inputs."""
     if moments.weight == 0:
         return
     own, cross, mean, float_mean = moments.centred()
     weights = kernel_matrix(layer).astype(np.float64)
     has_bias = can_add_to_bias(node)
     if not has_bias:  # no bias to take up the mean: the weights are fitted to the mean too
-        own, cross = own + mean[:, :, None] * mean[:, None, :], cross + float_mean[:, :, None] * mean[:, None, :]
-    fitted = refit(weights, own, cross, moments.rows) if refitted else weights
-    invertible = regularized(own, moments.rows)
+        own = own + mean[:, :, None] * mean[:, None, :]
+        cross = None if cross is None else cross + float_mean[:, :, None] * mean[:, None, :]
+    fitted = weights if cross is None else refit(weights, own, cross, moments.positions)
+    invertible = regularized(own, moments.positions)
     scales = search_scales(fitted, np.einsum("gkk->gk", invertible)).astype(np.float32)
     rounded = compensated(fitted, scales.astype(np.float64), invertible)
     dequantize = node.inputs[1].producer()  # type: ignore[union-attr]

@@ -1,7 +1,8 @@
 """Takes patches of a layer's input: its rows as a matrix product sees them, at some positions of the layer's output.
 
-A convolution is a product of its weights [groups, channels out / groups, K] with patches [groups, K], where K is the
-input channels of the group times the kernel's area. A Gemm or MatMul is such a product with a kernel of area 1.
+A convolution is a product of its weights [groups, channels out / groups, K] with patches [groups, K, positions], where
+K is the input channels of the group times the kernel's area. A Gemm or MatMul is such a product with a kernel of
+area 1.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Patches:
         most: positions to take of one tensor.
 
     >>> Patches(layer, most=512)(x, seed=3).shape  # doctest: +SKIP
-    (groups, 512, K)
+    (groups, K, 512)
     """
 
     def __init__(self, layer: Layer, most: int) -> None:
@@ -57,25 +58,35 @@ class Patches:
             self.auto_pad = "NOTSET" if auto is None else auto.as_string()
 
     def __call__(self, x: np.ndarray, seed: int) -> np.ndarray:
-        """Returns [groups, positions, K] of a tensor: [N, C, *spatial] for a convolution, [*, K] for a product."""
+        """Returns [groups, K, positions] of a tensor: [N, C, *spatial] for a convolution, [*, K] for a product."""
         random = np.random.default_rng(seed)
         if self.layer.node.op_type != "Conv":
             rows = x.reshape(-1, x.shape[-1])
-            return rows[_positions(random, len(rows), self.most)][None]
-        before, after = self._padding(x.shape[2:])
-        x = np.pad(x, [(0, 0), (0, 0), *zip(before, after, strict=True)])
-        reach = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
-        outputs = [(size - r) // s + 1 for size, r, s in zip(x.shape[2:], reach, self.strides, strict=True)]
+            return rows[_positions(random, len(rows), self.most)].T[None]
+        spatial = x.shape[2:]
+        before, after = self._padding(spatial)
+        outputs = [
+            (size + sum(pads) - (k - 1) * d - 1) // s + 1
+            for size, *pads, k, d, s in zip(
+                spatial, before, after, self.kernel, self.dilations, self.strides, strict=True
+            )
+        ]
         flat = _positions(random, x.shape[0] * math.prod(outputs), self.most)
         sample, *at = np.unravel_index(flat, (x.shape[0], *outputs))
         taps = np.unravel_index(np.arange(math.prod(self.kernel)), self.kernel)
-        index = [
-            position[:, None] * stride + tap * dilation
-            for position, stride, tap, dilation in zip(at, self.strides, taps, self.dilations, strict=True)
-        ]
-        patches = x.transpose(0, *range(2, x.ndim), 1)[(sample[:, None], *index)]  # [P, taps, C]
-        grouped = patches.reshape(len(flat), len(taps[0]) if self.kernel else 1, self.groups, -1)
-        return grouped.transpose(2, 0, 3, 1).reshape(self.groups, len(flat), -1)
+        # The place of each tap [taps, positions] within its channel, all images one after the other. The padding is not
+        # made: a tap on it takes any place, and is set to 0.
+        place, padded = sample[None].astype(np.intp), np.zeros((1, 1), bool)
+        for position, stride, tap, dilation, pad, size in zip(
+            at, self.strides, taps, self.dilations, before, spatial, strict=True
+        ):
+            index = position * stride + tap[:, None] * dilation - pad
+            padded = padded | (index < 0) | (index >= size)
+            place = place * size + index.clip(0, size - 1)
+        patches = np.take(x.swapaxes(0, 1).reshape(x.shape[1], -1), place, axis=1)  # [C, taps, positions]
+        if padded.any():
+            patches[:, np.broadcast_to(padded, place.shape)] = 0
+        return patches.reshape(self.groups, -1, len(flat))
 
     def _padding(self, spatial: tuple[int, ...]) -> tuple[list[int], list[int]]:
         """Returns the padding before and after each spatial dimension."""

@@ -90,3 +90,23 @@ def test_powers_of_two_and_extremes_fall_inside_the_range(value: float) -> None:
     histogram.add(np.float32([value, -value]))
     assert histogram.total == 2
     assert histogram.percentile(100.0) == np.float32(value)
+
+
+@pytest.mark.parametrize("shape", [(1, 24, 256, 256), (1, 64, 129, 127), (1, 7, 385, 641)])
+def test_of_large_arrays_a_part_is_counted_and_the_extremes_are_exact(shape: tuple[int, ...]) -> None:
+    """A gradient over rows, columns and channels: counting some of them only would show in the percentiles."""
+    random = np.random.default_rng(3)
+    gradient = np.add.outer(np.add.outer(np.arange(shape[1]), np.arange(shape[2])), np.arange(shape[3])) / 100
+    histogram, magnitudes = Histogram(), []
+    for _ in range(4):
+        values = (gradient + random.normal(0, 1, shape)).astype(np.float32)
+        values[0, 3, 4, 5] = 77.5
+        histogram.add(values)
+        magnitudes.append(np.abs(values).ravel())
+    everything = np.concatenate(magnitudes)
+    assert everything.size <= histogram.total < 1.001 * everything.size
+    assert histogram.counts[histogram.counts > 0].min() > 1, "some values stand for others"
+    assert histogram.high == histogram.percentile(100) == 77.5
+    for percent in (1, 10, 50, 90, 99, 99.9):
+        exact = np.percentile(everything, percent)
+        assert histogram.percentile(percent) == pytest.approx(exact, rel=0.02, abs=2 * histogram.bin_width)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from effedge.calibration.ranges.histogram import Histogram
+from effedge.calibration.ranges.histogram import COUNTED, Histogram
 from effedge.calibration.ranges.thresholds import ENTROPY_CANDIDATES, at_percentile, threshold
 from effedge.calibration.settings import Settings
 from effedge.deploy.common.cli import UserError
@@ -11,7 +11,8 @@ from effedge.deploy.common.cli import UserError
 
 def histogram_of(values: np.ndarray) -> Histogram:
     histogram = Histogram()
-    histogram.add(values.astype(np.float32))
+    for start in range(0, len(values), COUNTED):  # of a larger array a part would be counted
+        histogram.add(values[start : start + COUNTED].astype(np.float32))
     return histogram
 
 

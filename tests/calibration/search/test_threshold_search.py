@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -17,8 +17,10 @@ from effedge.calibration.search.switched_session import SwitchedTrials
 from effedge.calibration.search.threshold_search import (
     ACCEPTABLE_ERROR,
     LADDER,
+    better,
     climb,
     descend,
+    race,
     search_thresholds,
     trial_budget,
 )
@@ -30,19 +32,22 @@ Load = Callable[[networks.Network], ir.Model]
 
 
 class Counted:
-    """A loss that counts how often it was asked."""
+    """A loss that counts how often it was asked, and may be asked `limit` times."""
 
-    def __init__(self, loss: Callable[[Sequence[int]], float]) -> None:
-        self.loss, self.calls = loss, 0
+    def __init__(self, loss: Callable[[Sequence[int]], float], limit: int = 10_000) -> None:
+        self.loss, self.limit, self.calls = loss, limit, 0
 
-    def __call__(self, rungs: Sequence[int]) -> float:
+    def __call__(self, rungs: Sequence[int]) -> list[float]:
         self.calls += 1
-        return self.loss(rungs)
+        return [self.loss(rungs)]
+
+    def more(self) -> bool:
+        return self.calls < self.limit
 
 
-def bowl(target: Sequence[int]) -> Counted:
+def bowl(target: Sequence[int], limit: int = 10_000) -> Counted:
     """Separable: the squared distance of each group to its own best rung."""
-    return Counted(lambda rungs: 1e-3 + sum((a - b) ** 2 for a, b in zip(rungs, target, strict=True)))
+    return Counted(lambda rungs: 1e-3 + sum((a - b) ** 2 for a, b in zip(rungs, target, strict=True)), limit)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 4, 6, 8, 13, 16])
@@ -52,40 +57,71 @@ def test_the_descent_finds_the_best_rung_of_every_group_of_a_separable_loss(
 ) -> None:
     monkeypatch.setattr(threshold_search, "MOST_PARTS", 16)  # it goes to single groups
     target = [int(rung) for rung in np.random.default_rng(seed).integers(0, 7, groups)]
-    assert descend(bowl(target), groups, 7, 10_000) == target
+    loss = bowl(target)
+    assert descend(loss, groups, 7, loss.more) == (target, [1e-3])
 
 
 @pytest.mark.parametrize("trials", [7, 8, 20, 50])
 def test_the_descent_keeps_to_its_trials_and_never_returns_worse_than_one_rung_for_all(trials: int) -> None:
-    loss = bowl([0, 6] * 8)
-    found = descend(loss, 16, 7, trials)
+    loss = bowl([0, 6] * 8, trials)
+    found, errors = descend(loss, 16, 7, loss.more)
     assert loss.calls <= trials
-    assert loss(found) <= min(loss([rung] * 16) for rung in range(7))
+    assert loss(found) == errors
+    assert errors[0] <= min(loss([rung] * 16)[0] for rung in range(7))
 
 
-def test_with_fewer_trials_than_rungs_it_takes_the_best_single_rung() -> None:
-    loss = bowl([2, 2, 3, 2])
-    assert descend(loss, 4, 7, 3) == [2, 2, 2, 2]
-    assert loss.calls == 7
+def test_without_trials_it_takes_the_best_single_rung() -> None:
+    loss = bowl([2, 2, 3, 2], 0)
+    assert descend(loss, 4, 9, loss.more)[0] == [2, 2, 2, 2]
+    assert loss.calls == 9
 
 
 def test_a_move_that_gains_next_to_nothing_is_not_made() -> None:
-    assert descend(lambda rungs: 1 - 1e-6 * sum(rungs[:2]), 4, 5, 1000) == [4, 4, 4, 4]  # the best for all
-    assert descend(lambda rungs: 1 + abs(sum(rungs) - 8) - 1e-6 * rungs[0], 4, 5, 1000) == [2, 2, 2, 2]
+    loss = Counted(lambda rungs: 1 - 1e-6 * sum(rungs[:2]))
+    assert descend(loss, 4, 5, loss.more)[0] == [4, 4, 4, 4]  # the best for all
+    loss = Counted(lambda rungs: 1 + abs(sum(rungs) - 8) - 1e-6 * rungs[0])
+    assert descend(loss, 4, 5, loss.more)[0] == [2, 2, 2, 2]
+
+
+def test_a_race_ends_when_the_trial_is_behind_by_more_than_chance() -> None:
+    def run(errors: Sequence[float]) -> tuple[list[float] | None, int]:
+        waiting = iter(errors)
+        return race(waiting, best), len(list(waiting))
+
+    best = [1.0, 2.0, 1.0, 2.0, 1.0, 2.0]
+    assert run([2.0, 3.1, 2.0, 3.0, 0.0, 0.0]) == (None, 3), "each sample is worse by the same"
+    luck = [5.0, 0.0, 1.0, 2.0, 1.0, 2.5]
+    assert run(luck) == (luck, 0), "one sample alone decides nothing"
+    assert run([0.5] * 6) == ([0.5] * 6, 0)
+
+
+def test_what_is_better_on_a_sample_or_two_only_is_not_better() -> None:
+    best = [1.0] * 8
+    assert better([0.9, 0.8] * 4, best, 0.05)
+    assert not better([0.9, 0.8] * 4, best, 0.2), "a gain of 0.15"
+    assert not better([0.0, *[1.02] * 7], best, 0.05), "the mean is smaller by one sample"
+    assert not better(None, best, 0.0)
 
 
 class Landscape:
-    """Switched trials whose output error is a price for each group that is on."""
+    """Switched trials whose output error is a price for each group that is on, twice on every second sample."""
+
+    samples = 8
 
     def __init__(self, prices: Sequence[float]) -> None:
-        self.prices, self.seen = prices, list[dict[int, float]]()
+        self.prices, self.seen, self.runs = prices, list[dict[int, float]](), 0
 
-    def output_error(self, thresholds: Mapping[int, float]) -> float:
-        self.seen.append(dict(thresholds))
+    def price(self, thresholds: Mapping[int, float]) -> float:
         return sum(self.prices[index] for index in thresholds)
 
-    def isolated_error(self, group: int, threshold: float) -> float:
-        return self.output_error({group: threshold})
+    def errors(self, thresholds: Mapping[int, float], samples: Sequence[int] | None = None) -> Iterator[float]:
+        self.seen.append(dict(thresholds))
+        for index in range(self.samples) if samples is None else samples:
+            self.runs += 1
+            yield self.price(thresholds) * (2 if index % 2 else 1) / 1.5
+
+    def isolated_errors(self, group: int, threshold: float, samples: Sequence[int] | None = None) -> Iterator[float]:
+        return self.errors({group: threshold}, samples)
 
 
 def histogram_of(values: np.ndarray) -> Histogram:
@@ -105,36 +141,46 @@ def test_a_gain_is_the_groups_share_of_the_output_error_by_the_square_of_its_iso
     fixed = [1.0, 2.0, 3.0, 4.0]
     thresholds, error, gains = search_thresholds(switched, draws(4), fixed)  # type: ignore[arg-type]
     assert thresholds == fixed and switched.seen[0] == dict(enumerate(fixed))
-    assert switched.seen[1:] == [{index: value} for index, value in enumerate(fixed)], "each was tried by itself"
+    alone = [{index: value} for index, value in enumerate(fixed)]
+    assert switched.seen[1:5] == alone and sorted(map(str, switched.seen[5:])) == sorted(map(str, alone))
+    assert switched.runs == 8 + 4 * 2 + 4 * 8, "a quarter of the samples for each, and all for the largest"
     assert error == pytest.approx(0.7) and gains == pytest.approx([0.7 * square / 21 for square in (1, 16, 0, 4)])
+
+
+def test_the_groups_with_the_largest_errors_are_tried_on_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threshold_search, "FINALISTS", 3)
+    switched = Landscape([0.1, 0.4, 0.3, 0.01, 0.2, 0.05])
+    _, _, gains = search_thresholds(switched, draws(6), [1.0] * 6)  # type: ignore[arg-type]
+    assert switched.seen[7:] == [{1: 1.0}, {2: 1.0}, {4: 1.0}]
+    assert np.argsort(gains).tolist() == [3, 5, 0, 4, 2, 1]
 
 
 def test_a_group_climbs_as_far_as_its_isolated_error_falls() -> None:
     best, calls = [3, 0, 5, 2], list[tuple[int, int]]()
 
-    def isolated_error(group: int, rung: int) -> float:
+    def isolated_errors(group: int, rung: int) -> list[float]:
         calls.append((group, rung))
-        return 1.0 + group + 0.5 * abs(rung - best[group])
+        return [1.0 + group + 0.5 * abs(rung - best[group])]
 
     start = [0, 0, 7, 2]
-    errors = [isolated_error(group, rung) for group, rung in enumerate(start)]
+    errors = [(group, isolated_errors(group, start[group])) for group in (3, 2, 0, 1)]
     calls.clear()
-    rungs, lower = climb(isolated_error, start, errors, 8, 100)
-    assert rungs == best and lower == [1, 2, 3, 4] and start == [0, 0, 7, 2]
-    assert calls[0][0] == int(np.argmax(errors)), "the group with the largest error moves first"
+    rungs, lower = climb(isolated_errors, start, errors, 8, lambda: True)
+    assert rungs == best and lower == {0: [1], 2: [3]} and start == [0, 0, 7, 2]
+    assert calls[0][0] == 3, "in the order that was given"
     calls.clear()
-    assert climb(isolated_error, start, errors, 8, 1)[0] != best and len(calls) == 1, "no more trials than there are"
+    assert climb(isolated_errors, start, errors, 8, lambda: not calls)[0] != best
+    assert len(calls) == 1, "no more trials than there may be"
 
 
 def test_an_improvement_of_a_group_that_may_be_luck_moves_nothing() -> None:
-    assert climb(lambda group, rung: 1 - 0.05 * rung, [0], [1.0], 8, 100) == ([0], [1.0])
+    assert climb(lambda group, rung: [1 - 0.05 * rung], [0], [(0, [1.0])], 8, lambda: True) == ([0], {})
 
 
 class Together(Landscape):
     """By itself a group is best at its largest threshold; together they are best at the smallest."""
 
-    def output_error(self, thresholds: Mapping[int, float]) -> float:
-        self.seen.append(dict(thresholds))
+    def price(self, thresholds: Mapping[int, float]) -> float:
         total = sum(thresholds.values())
         return 1 / total if len(thresholds) == 1 else total
 
@@ -161,33 +207,32 @@ def test_of_an_acceptable_output_error_no_gain_is_measured() -> None:
     assert len(switched.seen) == 1
 
 
-def test_without_trials_left_the_gains_are_shares_by_the_noise(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(threshold_search, "USEFUL_TRIALS", 0)
+def test_without_runs_left_the_gains_are_shares_by_the_noise() -> None:
     switched, histograms = Landscape([0.1] * 4), draws(4)
     fixed = [histogram.amax for histogram in histograms]
-    _, error, gains = search_thresholds(switched, histograms, fixed, trials=2)  # type: ignore[arg-type]
+    _, error, gains = search_thresholds(switched, histograms, fixed, runs=10)  # type: ignore[arg-type]
     assert len(switched.seen) == 1 and error == pytest.approx(0.4)
     assert sorted(gains) == gains and min(gains) > 0 and sum(gains) <= error * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("trials", [12, 30, 60, 10_000])
-def test_whether_there_is_a_progress_bar_changes_nothing(trials: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("runs", [100, 400, 800, 10_000])
+def test_the_runs_are_kept_to_and_a_progress_bar_changes_nothing(runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for disabled in (True, False):
         monkeypatch.setattr(messages, "progress_hidden", lambda off=disabled: off)
         switched = Landscape([0.1 * index for index in range(60)])
-        result = search_thresholds(switched, draws(60), trials=trials)  # type: ignore[arg-type]
-        found.append((result, len(switched.seen)))
+        result = search_thresholds(switched, draws(60), runs=runs)  # type: ignore[arg-type]
+        found.append((result, switched.runs))
     assert found[0] == found[1]
+    least = 8 * len(LADDER) + (8 * 24 + 2 * 60) // 2  # one rung for all, and each group by itself
+    assert found[0][1] <= 2 * max(runs, least)  # a run of one group by itself counts half
 
 
 def test_a_large_model_has_fewer_samples_a_trial_and_all_have_some() -> None:
     sizes = [0, 10**6, 10**9, 10**10, 10**11, 10**13]
-    samples, trials = zip(*(trial_budget(macs) for macs in sizes), strict=True)
-    assert list(samples) == sorted(samples, reverse=True) and min(samples) >= 1
-    assert list(trials) == sorted(trials, reverse=True) and min(trials) >= 1
+    samples, runs = zip(*(trial_budget(macs) for macs in sizes), strict=True)
+    assert list(samples) == sorted(samples, reverse=True) and min(samples) >= 8
+    assert list(runs) == sorted(runs, reverse=True) and min(runs) >= 256
 
 
 OUTLIER = 200.0

@@ -14,7 +14,16 @@ from effedge.calibration.placement.insert import InsertQDQPass
 from effedge.calibration.placement.layers import Layer, find_layers
 from effedge.calibration.ranges.collect import collect
 from effedge.calibration.ranges.samples import Samples
-from effedge.calibration.weights.correct import Moments, correct, levels
+from effedge.calibration.weights.correct import (
+    Candidate,
+    Moments,
+    bytes_between,
+    correct,
+    levels,
+    portions_of,
+    position_weights,
+)
+from effedge.calibration.weights.layered_run import layer_depths
 from effedge.calibration.weights.rounding import compensated, refit, regularized, search_scales
 from tests.calibration import networks
 from tests.calibration.networks import Network
@@ -34,7 +43,7 @@ def quantized(model: ir.Model, samples: Samples) -> ir.Model:
 
 def corrected(model: ir.Model, samples: Samples) -> ir.Model:
     changed = quantized(model, samples)
-    correct(model, changed, make_plan(model).layers, samples)
+    correct(model, [Candidate(changed)], make_plan(model).layers, samples)
     return changed
 
 
@@ -171,7 +180,7 @@ def test_only_weights_scales_and_biases_of_the_layers_given_change(load: Load, s
     changed, before = quantized(model, skewed), quantized(model, skewed)
     reference = ir.to_proto(model).SerializeToString()
     layers = [layer for layer in make_plan(model).layers if layer.name != "deep"]
-    correct(model, changed, layers, skewed)
+    correct(model, [Candidate(changed)], layers, skewed)
     assert ir.to_proto(model).SerializeToString() == reference
     assert [node.name for node in changed.graph] == [node.name for node in before.graph]
     np.testing.assert_array_equal(weights_of(changed, "deep"), weights_of(before, "deep"))
@@ -283,11 +292,12 @@ def test_moments_are_numpys_weighted_means_and_covariances() -> None:
     moments = Moments.empty(2, 3)
     weights = []
     for quantized_rows, float_rows in zip(sent, runs, strict=True):
-        moments.add(quantized_rows, float_rows)
+        patches = float_rows.swapaxes(1, 2)
+        moments.add(quantized_rows.swapaxes(1, 2), patches, position_weights(patches))
         power = np.square(float_rows.astype(np.float64)).mean(axis=(0, 2))
         weights.append(power.mean() / (power + power.mean()))
     own, cross, mean, float_mean = moments.centred()
-    assert moments.rows == 120
+    assert moments.positions == 120
     for group in range(2):
         rows, floats = (np.concatenate([run[group] for run in each]).astype(np.float64) for each in (sent, runs))
         both = np.cov(np.hstack([floats, rows]).T, aweights=np.concatenate(weights), ddof=0)
@@ -298,16 +308,16 @@ def test_moments_are_numpys_weighted_means_and_covariances() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 1e-20, 0.37, -3, 1234.5, 1e8])
-@pytest.mark.parametrize("rows", [1, 64])
-def test_inputs_that_never_change_leave_the_weights_as_they_are(value: float, rows: int) -> None:
+@pytest.mark.parametrize("positions", [1, 64])
+def test_inputs_that_never_change_leave_the_weights_as_they_are(value: float, positions: int) -> None:
     """The sums are float32 and centred afterwards: what is left is rounding error, of either sign."""
     moments = Moments.empty(1, 16)
-    x = np.full((1, rows, 16), value, np.float32) * np.linspace(0.1, 1, 16, dtype=np.float32)
+    x = np.full((1, 16, positions), value, np.float32) * np.linspace(0.1, 1, 16, dtype=np.float32)[:, None]
     for _ in range(4):
-        moments.add(x * np.float32(1.003), x)
+        moments.add(x * np.float32(1.003), x, position_weights(x))
     own, cross, _, _ = moments.centred()
     weights = np.random.default_rng(0).normal(size=(1, 3, 16))
-    fitted, certain = refit(weights, own, cross, moments.rows), regularized(own, moments.rows)
+    fitted, certain = refit(weights, own, cross, moments.positions), regularized(own, moments.positions)
     scales = search_scales(fitted, np.einsum("gkk->gk", certain))
     whole = compensated(fitted, scales, certain)
     np.testing.assert_allclose(fitted, weights, atol=0.05)
@@ -341,5 +351,43 @@ def test_a_layer_list_of_none_is_fine(load: Load, skewed: Samples) -> None:
     changed = quantized(model, skewed)
     before = ir.to_proto(changed).SerializeToString()
     nothing: list[Layer] = []
-    correct(model, changed, nothing, skewed)
+    correct(model, [Candidate(changed)], nothing, skewed)
     assert ir.to_proto(changed).SerializeToString() == before
+
+
+def test_where_tensors_are_large_few_samples_run_from_the_image_on_and_the_others_come_in_later(
+    load: Load, samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(networks.classifier())
+    layers_of_level = levels(model.graph, make_plan(model).layers)
+    depth = layer_depths(model.graph, [layer.name for portion in layers_of_level.values() for layer in portion])
+    held = {level: 2 * bytes_between(depth, level) for level in layers_of_level}
+    monkeypatch.setattr("effedge.calibration.weights.correct.FEWEST_SAMPLES", 2)
+    monkeypatch.setattr("effedge.calibration.weights.correct.HELD_BYTES", 3 * max(held.values()))
+    (start, few), (late, others) = portions_of(model.graph, layers_of_level, samples, 2)
+    assert start == 0 and len(few) == 3 and late > 1
+    assert not set(few.names) & set(others.names)
+    fitting = [3 * max(held.values()) // max(held[level] for level in held if level >= late)]
+    assert len(few) + len(others) == min(len(samples), *fitting)
+    before, changed = quantized(model, samples), quantized(model, samples)
+    correct(model, [Candidate(changed)], make_plan(model).layers, samples)
+    unseen = networks.as_samples(networks.feeds(12, seed=5))
+    assert decibels(model, changed, unseen) > decibels(model, before, unseen)
+    monkeypatch.setattr("effedge.calibration.weights.correct.HELD_BYTES", 1 << 30)
+    assert [(level, len(portion)) for level, portion in portions_of(model.graph, layers_of_level, samples, 2)] == [
+        (0, len(samples))
+    ]
+
+
+def test_candidates_corrected_together_are_those_corrected_by_themselves(load: Load, skewed: Samples) -> None:
+    model = load(chain())
+    layers = make_plan(model).layers
+    together = [Candidate(quantized(model, skewed), refitted) for refitted in (True, False)]
+    correct(model, together, layers, skewed)
+    for candidate in together:
+        alone = Candidate(quantized(model, skewed), candidate.refitted)
+        correct(model, [alone], layers, skewed)
+        for layer in layers:
+            np.testing.assert_array_equal(weights_of(candidate.model, layer.name), weights_of(alone.model, layer.name))
+    first, second = (weights_of(candidate.model, "last") for candidate in together)
+    assert (first != second).any()

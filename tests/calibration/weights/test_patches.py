@@ -70,8 +70,8 @@ def data(case: Case, seed: int = 0) -> np.ndarray:
 
 
 def products(layer: Layer, rows: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """Rows [G, P, K] times the weights, in the layout of the layer's output."""
-    result = np.einsum("gpk,grk->pgr", rows.astype(np.float64), kernel_matrix(layer))
+    """Patches [G, K, P] times the weights, in the layout of the layer's output."""
+    result = np.einsum("gkp,grk->pgr", rows.astype(np.float64), kernel_matrix(layer))
     if layer.node.op_type != "Conv":
         return result.reshape(like.shape)
     batch, channels, *spatial = like.shape
@@ -84,7 +84,7 @@ def test_rows_times_weights_are_the_layers_output_at_all_positions(case: Case, l
     [layer] = find_layers(model.graph)
     [expected] = run_ort(model, {"x": x})
     rows = Patches(layer, ALL)(x, seed=0)
-    assert rows.shape[2] == kernel_matrix(layer).shape[2]
+    assert rows.shape[1] == kernel_matrix(layer).shape[2]
     np.testing.assert_allclose(products(layer, rows, expected), expected, atol=1e-5)
 
 
@@ -94,15 +94,15 @@ def test_the_same_seed_takes_the_same_positions_of_every_tensor(case: Case, load
     x, most = data(case), 3
     everything, take = Patches(layer, ALL)(x, seed=0), Patches(layer, most)
     rows = take(x, seed=5)
-    count = min(most, everything.shape[1])
-    assert rows.shape == (everything.shape[0], count, everything.shape[2])
+    count = min(most, everything.shape[2])
+    assert rows.shape == (*everything.shape[:2], count)
     np.testing.assert_array_equal(take(2 * x, seed=5), 2 * rows)
     np.testing.assert_array_equal(Patches(layer, most)(x, seed=5), rows)
     # They are rows of the whole, each position once.
-    at = [np.flatnonzero((everything == row[:, None]).all(axis=(0, 2))) for row in np.moveaxis(rows, 1, 0)]
+    at = [np.flatnonzero((everything == row[..., None]).all(axis=(0, 1))) for row in np.moveaxis(rows, 2, 0)]
     assert all(len(found) for found in at)
     assert len({int(found[0]) for found in at if len(found) == 1}) == sum(len(found) == 1 for found in at)
-    if everything.shape[1] > 20:
+    if everything.shape[2] > 20:
         assert any((take(x, seed=seed) != rows).any() for seed in range(6, 9))
 
 
