@@ -141,9 +141,9 @@ check-data: $(INSTALLED) ## check DATA: classes and mistakes; with MODEL also th
 	  $(if $(IMAGES),--images '$(IMAGES)') $(if $(SIZE),--size '$(SIZE)')
 
 .PHONY: accuracy
-accuracy: $(INSTALLED) $(if $(EFFEDGE_DATA),$(VENV)/.installed-lite0) ## compare FP32, FP16 and INT8 in one table; PEERS (a Python), BCCD (weights), EFFEDGE_DATA
+accuracy: $(INSTALLED) $(if $(EFFEDGE_DATA),$(VENV)/.installed-lite0) ## compare FP32, FP16 and INT8 in one table; PEERS (Pythons), BCCD (weights), EFFEDGE_DATA
 	$(EFFEDGE) accuracy --out '$(OUT)' --json '$(OUT)/accuracy.json' \
-	  $(if $(PEERS),--peers '$(PEERS)') $(if $(BCCD),--bccd-weights '$(BCCD)')
+	  $(foreach python,$(PEERS),--peers '$(python)') $(if $(BCCD),--bccd-weights '$(BCCD)')
 
 .PHONY: builds
 builds: $(INSTALLED) $(VENV)/.installed-rtx $(VENV)/.installed-lite0 ## build the models with TensorRT-RTX, on any machine: time, plan size, precision

@@ -1,4 +1,4 @@
-"""Measures the accuracy of FP32, FP16 and INT8, beside NNCF's and ONNX Runtime's INT8 of the same float ONNX.
+"""Measures the accuracy of FP32, FP16 and INT8, beside other quantizers' INT8 of the same float ONNX.
 
     effedge accuracy --peers PEERS/bin/python --bccd-weights FILE --json accuracy.json
 
@@ -7,8 +7,8 @@ same images, through the device's own pre- and post-processing. A Markdown table
 Rows whose images or weights are missing are left out with a note. Their images are in the folder that the environment
 variable EFFEDGE_DATA names (imagenet500/ with labels.tsv; bccd/ with train.json, val.json and test.json).
 
-The peers are optional and have a Python environment of their own (nncf, openvino, onnxruntime, onnx, numpy); their
-settings are in pipeline/reports/accuracy/peers.py.
+The other quantizers (NNCF, ONNX Runtime, ModelOpt) are optional and have Python environments of their own; --peers
+gives an environment's Python, and may be repeated. Their settings are in pipeline/reports/accuracy/peers.py.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.files import write_json
 from effedge.deploy.common.messages import log, messages_to_stderr
 from effedge.pipeline.reports.accuracy.cases import CASES, LocatedCase, locate
-from effedge.pipeline.reports.accuracy.measure import measure
+from effedge.pipeline.reports.accuracy.measure import find_peers, measure
 from effedge.pipeline.reports.accuracy.table import Row, markdown
 
 
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="ROW", help=f"{', '.join(CASES)} (default: all)")
-    parser.add_argument("--peers", type=Path, metavar="PYTHON", help="the Python of the peers' environment")
+    peers_help = "a Python with nncf, onnxruntime or nvidia-modelopt; may be repeated"
+    parser.add_argument("--peers", type=Path, action="append", default=[], metavar="PYTHON", help=peers_help)
     parser.add_argument("--bccd-weights", type=Path, metavar="FILE", help="a det-lite0 trained on bccd/train.json")
     parser.add_argument("--out", type=Path, default=Path("build"), help="folder of all artefacts (%(default)s)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures to this file")
@@ -42,11 +43,12 @@ def main() -> None:
     cases = locate_all(names, Path(data) if data else None, arguments.bccd_weights, arguments.out / "lists")
     if not cases:
         raise UserError("no row has its images and weights: the notes above say what is missing")
+    peers = find_peers(arguments.peers)
     rows: list[Row] = []
     for name, located in cases.items():
         # The builders' lines go to stderr with the rest of the progress.
         with messages_to_stderr():
-            rows += measure(CASES[name], located, out=arguments.out, peers=arguments.peers, limit=arguments.limit)
+            rows += measure(CASES[name], located, out=arguments.out, peers=peers, limit=arguments.limit)
         if arguments.json is not None:  # after every case, as the next takes minutes
             write_json(arguments.json, rows)
     print(markdown(rows))

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from effedge.calibration.ranges.samples import list_images
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import CALIBRATION_KEY, Spec
 from effedge.deploy.common.files import sha256_of_files
+from effedge.deploy.common.messages import log
 from effedge.deploy.image.files import open_image
 from effedge.deploy.image.preprocess import preparation
 from effedge.deploy.runtime.manifest import parse_manifest
@@ -27,7 +29,8 @@ from effedge.pipeline.reports.accuracy.other_runtimes import evaluate_file
 from effedge.pipeline.reports.accuracy.own_process import in_own_process
 from effedge.pipeline.request import Checkpoint, Request
 
-PEERS = {"nncf": "model.xml", "onnxruntime": "model.onnx"}  # peer -> the file that it writes
+# peer -> the file that it writes
+PEERS = {"nncf": "model.xml", "onnxruntime": "model.onnx", "modelopt": "model.onnx", "modelopt_max": "model.onnx"}
 SCRIPT = Path(__file__).with_name("peers.py")
 SYMMETRIC = "int8_symmetric"
 CALIBRATED = {"int8": "int8-zero-points", SYMMETRIC: "int8"}
@@ -36,13 +39,13 @@ FIGURE = {"detection": "AP", "classification": "top-1"}
 
 
 def measure(
-    case: Case, located: LocatedCase, *, out: Path, peers: Path | None, limit: int | None
+    case: Case, located: LocatedCase, *, out: Path, peers: Mapping[str, Path], limit: int | None
 ) -> list[dict[str, Any]]:
     """Builds all engines of a case, where that is not done already, and evaluates them.
 
     Args:
         out: the folder of all artefacts.
-        peers: the Python of the peers' environment; None leaves them out.
+        peers: of each peer, the Python that has it (`find_peers`).
         limit: number of images to evaluate on; None takes all.
 
     Returns:
@@ -62,13 +65,13 @@ def measure(
     manifest = parse_manifest(engines["int8"])
     files = {f"{variant}_onnxruntime": folder / f"{name}.onnx" for variant, name in CALIBRATED.items()}
     reports = {}
-    if peers is not None:
+    if peers:
         data = located.calibration or calibration_images(checkpoint, needed=True)
         assert data is not None
         images = list_images(data, count=CALIBRATION_IMAGES)
         inputs = in_own_process(calibration_inputs, images, manifest["spec"], folder)
-        for peer, name in PEERS.items():
-            files[peer] = make_peer(peer, peers, folder / "simplified.onnx", inputs) / name
+        for peer, python in peers.items():
+            files[peer] = make_peer(peer, python, folder / "simplified.onnx", inputs) / PEERS[peer]
             reports[peer] = peer_report(files[peer].parent)
 
     calibrations = {
@@ -121,6 +124,29 @@ def calibration_inputs(images: list[Path], spec: Spec, folder: Path) -> Path:
         "peers' inputs", inputs, inputs={}, options=options, tools=["numpy", "pillow"], code=[__name__], make=make
     )
     return inputs
+
+
+def find_peers(pythons: Sequence[Path]) -> dict[str, Path]:
+    """Finds the Python that has each peer's packages, the first of several; notes the peers that none has.
+
+    Raises:
+        UserError: no such Python, or one that has no peer.
+    """
+    found: dict[str, Path] = {}
+    for python in pythons:
+        failures: list[UserError] = []
+        for peer in PEERS:
+            try:
+                run_peer(python, [peer, "-", "-", "-", "--versions"])
+                found.setdefault(peer, python)
+            except UserError as failure:
+                failures.append(failure)
+        if len(failures) == len(PEERS):
+            raise failures[0]
+    missing = [peer for peer in PEERS if peer not in found]
+    if pythons and missing:
+        log.warning(f"note: {', '.join(missing)} left out: none of --peers has them")
+    return found
 
 
 def make_peer(peer: str, python: Path, onnx: Path, inputs: Path) -> Path:

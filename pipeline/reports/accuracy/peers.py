@@ -1,4 +1,4 @@
-"""Quantizes a float ONNX with NNCF or ONNX Runtime, in a Python environment that has them, for `make accuracy`.
+"""Quantizes a float ONNX with NNCF, ONNX Runtime or ModelOpt, for `make accuracy`, in a Python that has the package.
 
     PEERS_PYTHON pipeline/reports/accuracy/peers.py nncf SIMPLIFIED.onnx INPUTS.npy OUT
 
@@ -11,15 +11,19 @@ The peers are used as their documentation advises a careful user:
 - nncf: `nncf.quantize` with its default preset on OpenVINO's reading of the ONNX, on every calibration image.
 - onnxruntime: `quant_pre_process`, then `quantize_static`: Q/DQ, symmetric INT8 activations and weights, a scale per
   output channel, ranges by min-max.
+- modelopt: NVIDIA's `modelopt.onnx.quantization.quantize`, INT8 on the CPU with its default ranges, by entropy;
+  modelopt_max: the same with ranges by min-max, which is quicker.
 
-Both leave in float the nodes after the last convolutions or matrix products (a detector's concatenation, TopK and
-decoding of boxes): pixel coordinates and class numbers do not fit into 8 bits, and a careful user excludes them. The
-nodes before the first, the uint8 image's cast and normalization, they leave in float by themselves.
+NNCF and ONNX Runtime leave in float the nodes after the last convolutions or matrix products (a detector's
+concatenation, TopK and decoding of boxes): pixel coordinates and class numbers do not fit into 8 bits, and a careful
+user excludes them. The nodes before the first, the uint8 image's cast and normalization, they leave in float by
+themselves. ModelOpt chooses all its nodes by itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import resource
@@ -30,7 +34,13 @@ from pathlib import Path
 
 import numpy as np
 
-PACKAGES = {"nncf": ("nncf", "openvino"), "onnxruntime": ("onnxruntime", "onnx")}
+MODELOPT = ("nvidia-modelopt", "onnxruntime", "onnx")
+PACKAGES = {
+    "nncf": ("nncf", "openvino"),
+    "onnxruntime": ("onnxruntime", "onnx"),
+    "modelopt": MODELOPT,
+    "modelopt_max": MODELOPT,
+}
 WEIGHTED = ("Conv", "Gemm", "MatMul", "Convolution", "GroupConvolution")  # ONNX's names and OpenVINO's
 
 
@@ -120,6 +130,23 @@ def make_onnxruntime(onnx: Path, inputs: np.ndarray, out: Path) -> None:
         )
 
 
+def make_modelopt(onnx: Path, inputs: np.ndarray, out: Path, method: str = "entropy") -> None:
+    """Quantizes with ModelOpt; writes out/model.onnx."""
+    import onnx as onnx_package
+    from modelopt.onnx.quantization import quantize
+
+    name = onnx_package.load(onnx, load_external_data=False).graph.input[0].name
+    quantize(
+        str(onnx),
+        quantize_mode="int8",
+        calibration_data={name: np.ascontiguousarray(inputs)},
+        calibration_method=method,
+        calibration_eps=["cpu"],
+        high_precision_dtype="fp32",
+        output_path=str(out / "model.onnx"),
+    )
+
+
 def onnx_nodes(nodes: Iterable) -> list[tuple[str, str, set[str]]]:
     """Lists the nodes of an onnx.GraphProto, in its order, as `after_last_layers` takes them."""
     nodes = list(nodes)
@@ -140,7 +167,12 @@ def after_last_layers(nodes: list[tuple[str, str, set[str]]]) -> list[str]:
     return [name for name, _, _ in nodes if name not in leading]
 
 
-MAKERS: dict[str, Callable[[Path, np.ndarray, Path], None]] = {"nncf": make_nncf, "onnxruntime": make_onnxruntime}
+MAKERS: dict[str, Callable[[Path, np.ndarray, Path], None]] = {
+    "nncf": make_nncf,
+    "onnxruntime": make_onnxruntime,
+    "modelopt": make_modelopt,
+    "modelopt_max": functools.partial(make_modelopt, method="max"),
+}
 
 if __name__ == "__main__":
     main()

@@ -26,6 +26,11 @@ def number(figure: float | None) -> str:
     return "–" if figure is None else f"{round(figure, 1) + 0.0:.1f}"
 
 
+def cost(calibration: dict[str, Any]) -> str:
+    """Formats the seconds and the peak memory of a calibration."""
+    return f"{calibration['seconds']:.0f} s, {calibration['peak_mib']} MiB"
+
+
 COLUMNS: dict[str, Callable[[Row], str]] = {
     "model, data": lambda row: f"{row['model']}, {row['data']}, {row['images']} images",
     "figure": lambda row: FIGURES[row["figure"]],
@@ -36,10 +41,12 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "multiply-adds in INT8": lambda row: f"{100 * row['calibration']['int8_macs']:.0f}%",
     "NNCF INT8": lambda row: number(value(row, "nncf")),
     "ONNX Runtime INT8": lambda row: number(value(row, "onnxruntime")),
+    "ModelOpt INT8, entropy / max": lambda row: " / ".join(number(value(row, p)) for p in ("modelopt", "modelopt_max")),
     "effedge's INT8 on ONNX Runtime": lambda row: number(value(row, "int8_onnxruntime")),
     "without zero points": lambda row: number(value(row, "int8_symmetric")),
     "the same on ONNX Runtime": lambda row: number(value(row, "int8_symmetric_onnxruntime")),
-    "calibration": lambda row: f"{row['calibration']['seconds']:.0f} s, {row['calibration']['peak_mib']} MiB",
+    "calibration": lambda row: cost(row["calibration"]),
+    "the others' calibration": lambda row: "; ".join(f"{name} {cost(peer)}" for name, peer in row["peers"].items()),
 }
 
 

@@ -20,7 +20,7 @@ from effedge.deploy.common.messages import log
 from effedge.pipeline.datasets.read import read_data
 from effedge.pipeline.reports.accuracy import command as command
 from effedge.pipeline.reports.accuracy.cases import CASES, locate, split_table
-from effedge.pipeline.reports.accuracy.measure import run_peer
+from effedge.pipeline.reports.accuracy.measure import find_peers, run_peer
 from effedge.pipeline.reports.accuracy.other_runtimes import evaluate_file
 from effedge.pipeline.reports.accuracy.own_process import in_own_process
 from effedge.pipeline.reports.accuracy.peers import after_last_layers, onnx_nodes
@@ -69,9 +69,10 @@ def test_a_row_whose_data_or_weights_are_missing_is_left_out_with_a_note(data, t
 def made_up_row(figure, **figures):
     results = {what: {"figures": {figure: value}} for what, value in figures.items()}
     calibration = {"int8_macs": 0.806, "seconds": 12.4, "peak_mib": 980}
+    peers = {"nncf": {"seconds": 31.2, "peak_mib": 700}, "modelopt": {"seconds": 8.7, "peak_mib": 600}}
     return {
         "case": "c", "model": "d0", "weights": "digits", "data": "digits", "figure": figure, "images": 500,
-        "calibration": calibration, "peers": {}, "results": results,
+        "calibration": calibration, "peers": peers, "results": results,
     }  # fmt: skip
 
 
@@ -85,6 +86,8 @@ def test_the_table_gives_points_and_percent_and_a_dash_for_what_was_not_measured
             int8_onnxruntime=0.5293,
             nncf=0.5,
             onnxruntime=0.0,
+            modelopt=0.02,
+            modelopt_max=0.01,
             int8_symmetric=0.5287,
         ),
         made_up_row("top-1", fp32=0.97, fp16=0.97, int8=0.9704, int8_onnxruntime=0.97),
@@ -103,10 +106,12 @@ def test_the_table_gives_points_and_percent_and_a_dash_for_what_was_not_measured
         "multiply-adds in INT8": "81%",
         "NNCF INT8": "50.0",
         "ONNX Runtime INT8": "0.0",
+        "ModelOpt INT8, entropy / max": "2.0 / 1.0",
         "effedge's INT8 on ONNX Runtime": "52.9",
         "without zero points": "52.9",
         "the same on ONNX Runtime": "–",
         "calibration": "12 s, 980 MiB",
+        "the others' calibration": "nncf 31 s, 700 MiB; modelopt 9 s, 600 MiB",
     }
     second = dict(zip(cells[0], cells[2], strict=True))
     assert second["drop"] == "0.0", "not -0.0"
@@ -132,6 +137,22 @@ def test_a_peers_python_that_does_not_work_is_one_line(tmp_path):
         run_peer(tmp_path / "nowhere", ["nncf"])
     with pytest.raises(UserError, match="failed in"):
         run_peer(sys.executable, ["nncf", "--no-such-option"])
+
+
+def test_each_peer_runs_in_the_first_python_that_has_it_and_the_others_are_noted(tmp_path, caplog):
+    def python(name, *peers):
+        script = tmp_path / name
+        script.write_text(f"#!/bin/sh\ncase ' {' '.join(peers)} ' in *\" $2 \"*) ;; *) echo no $2 >&2; exit 1;; esac\n")
+        script.chmod(0o755)
+        return script
+
+    one, two = python("one", "nncf"), python("two", "nncf", "onnxruntime", "modelopt")
+    with caplog.at_level("WARNING", "effedge"):
+        assert find_peers([one, two]) == {"nncf": one, "onnxruntime": two, "modelopt": two}
+    assert "modelopt_max left out" in caplog.text
+    assert find_peers([]) == {}
+    with pytest.raises(UserError, match="nncf failed in"):
+        find_peers([python("none")])
 
 
 def test_an_onnx_file_is_evaluated_on_onnx_runtime_as_an_engine_is(tmp_path):
