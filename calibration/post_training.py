@@ -139,6 +139,7 @@ class PostTrainingQuantizer:
             "float_layers": plan.float_layers,
             "output_error": round(output_error, 6),
             "judged_as": self.trials.choice.texts,
+            "output_kinds": dict(self.settings.output_kinds),
             "sqnr_db": {layers[tensor]: ratio for tensor, ratio in ratios.items()},
             "thresholds": {name: thresholds[name] for name in plan.tensors},
             "sensitivity": self.sensitivity(),

@@ -137,6 +137,7 @@ class CalibrationReport(TypedDict, total=False):
     int8_layers: int
     output_error: float
     judged_as: Dict[str, str]  # how the output error takes each output
+    output_kinds: Dict[str, str]  # of outputs whose meaning the user gave
     held_out: Optional[HeldOutReport]  # None: too few samples
     sqnr_db: Dict[str, float]  # at the last layers' outputs
     thresholds: Dict[str, float]  # magnitudes

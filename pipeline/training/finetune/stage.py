@@ -60,7 +60,7 @@ def fine_tune(
             raise UserError(
                 f"'{data}' holds {len(samples)} sample: expected two or more, to learn from and to judge by"
             )
-        trials = Trials(teacher, samples.spread(held_out))
+        trials = Trials(teacher, samples.spread(held_out), report.get("output_kinds"))
         tuned = calibrated.clone()
         tune(teacher, tuned, samples.beside(held_out), tuning)
         before, after = trials.output_error(calibrated), trials.output_error(tuned)

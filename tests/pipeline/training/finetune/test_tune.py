@@ -126,6 +126,18 @@ def test_the_command_says_what_was_gained_and_is_not_run_twice(call, files):
     assert "up to date" in call(*words(files, "--steps", 60, "--batch", 2))[1]
 
 
+def test_the_outputs_are_judged_by_the_kinds_that_the_calibration_was_given(call, files, teacher, coarse):
+    report = json.loads(coarse.metadata_props[CALIBRATION_KEY])
+    kinds = {"logits": "values"}
+    coarse.metadata_props[CALIBRATION_KEY] = json.dumps({**report, "output_kinds": kinds})
+    onnx_file.save(coarse, files / "int8.onnx")
+    assert call(*words(files))[0] == 0
+    report = json.loads(onnx_file.read(files / "tuned.onnx").metadata_props[CALIBRATION_KEY])
+    held_out = networks.as_samples(networks.feeds(30)).spread(6)
+    wanted, guessed = (Trials(teacher, held_out, each).output_error(coarse) for each in (kinds, None))
+    assert report["finetuned"]["before"] == pytest.approx(wanted, rel=1e-3) != pytest.approx(guessed, rel=1e-2)
+
+
 def test_what_does_harm_is_not_kept(call, files, monkeypatch):
     def harm(teacher, student, *arguments, **options):
         student.graph.initializers["fc.bias"].const_value = onnx_file.ir.tensor(
