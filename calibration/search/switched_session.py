@@ -71,6 +71,10 @@ class SwitchedTrials:
             self.parts.update((member, (part, feeds)) for member in members)
         return self._errors(*self.parts[group], {group: threshold}, samples)
 
+    def forget_parts(self) -> None:
+        """Frees the sessions for groups by themselves and the tensors that they begin with."""
+        self.parts.clear()
+
     def _errors(
         self,
         switched: SwitchedSession,

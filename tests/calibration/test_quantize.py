@@ -1,7 +1,7 @@
 """The whole of quantization on small networks: what runs where, how near it is, what is reported."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from effedge.calibration.ranges.samples import Samples
 from effedge.calibration.search.sqnr import last_layers, sqnr
 from effedge.calibration.search.trials import Trials
 from effedge.calibration.settings import Settings
-from effedge.calibration.weights.correct import correct
+from effedge.calibration.weights.correct import Candidate, correct
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import CALIBRATION_KEY
 from tests.calibration import networks
@@ -234,14 +234,14 @@ def test_a_correction_that_does_harm_is_not_taken(
     _, report = quantize(model, samples, Settings("minmax"))
     assert report["correction"] == "refitted" and report["output_error"] < Trials(model, samples).output_error(rounded)
 
-    def harm(reference: ir.Model, changed: ir.Model, *arguments: object, **options: object) -> None:
-        name = "logits_weight_dq"
-        next(node for node in changed.graph if node.name == name).replace_input_with(
-            1, ir.tape.Tape(changed.graph).initializer(ir.tensor(np.ones(networks.CLASSES, np.float32), name="harm"))
-        )
+    def harm(reference: ir.Model, candidates: Sequence[Candidate], *_: object) -> None:
+        for graph in (candidate.model.graph for candidate in candidates):
+            ones = ir.tape.Tape(graph).initializer(ir.tensor(np.ones(networks.CLASSES, np.float32), name="harm"))
+            next(node for node in graph if node.name == "logits_weight_dq").replace_input_with(1, ones)
 
-    def harm_by_refit(*arguments: Any, refitted: bool, **options: Any) -> None:
-        (harm if refitted else correct)(*arguments, refitted=refitted, **options)
+    def harm_by_refit(reference: ir.Model, candidates: Sequence[Candidate], *others: Any) -> None:
+        harm(reference, [candidate for candidate in candidates if candidate.refitted])
+        correct(reference, [candidate for candidate in candidates if not candidate.refitted], *others)
 
     monkeypatch.setattr("effedge.calibration.post_training.correct", harm_by_refit)
     _, report = quantize(model, samples, Settings("minmax"))
@@ -257,3 +257,17 @@ def test_a_correction_that_does_harm_is_not_taken(
 def test_a_symbolic_batch_stays_symbolic(load: Load, samples: Samples, run_ort: Run) -> None:
     changed, _ = quantize(load(networks.classifier(batch="N")), samples)
     assert run_ort(changed, networks.feeds(1, batch=3)[0])[0].shape == (3, networks.CLASSES)
+
+
+def test_what_one_groups_error_hides_is_measured_without_it(load: Load, samples: Samples) -> None:
+    """The first group makes all of the output error; without it the others make half as much."""
+    quantizer = PostTrainingQuantizer(load(networks.classifier()), samples, Settings("minmax", float_share=1.0))
+    count = len(quantizer.gains)
+    quantizer.output_error, quantizer.gains = 1.0, [1.0, 2e-3, *[1e-6] * (count - 2)]
+
+    class Hidden:
+        def output_error(self, thresholds: Mapping[int, float]) -> float:
+            return 1.0 if 0 in thresholds else 0.5 if 1 in thresholds else 1e-4
+
+    quantizer.switched = Hidden()  # type: ignore[assignment]
+    assert quantizer.choose_float_groups() == [0, 1]
