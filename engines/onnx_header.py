@@ -25,7 +25,7 @@ DTYPES = {
     10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16",
 }  # fmt: skip
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
-Dims = Optional[Tuple[Union[int, str], ...]]  # a dynamic dimension is its name; None: of any rank
+Dims = Optional[Tuple[Union[int, str], ...]]  # a dynamic dimension is its name, "" without one; None: of any rank
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,8 @@ def _varint(data: mmap.mmap, at: int) -> Tuple[int, int]:
 
 
 def _fields(data: mmap.mmap, span: Span) -> Iterator[Tuple[int, Any]]:
-    """Yields (field number, value) of a message: an int, or the Span of a string, bytes or nested message."""
+    """Yields (field number, value) of a message: an int, or the Span of a number with a fixed size, a string, bytes or a
+    nested message."""
     at, end = span
     while at < end:
         tag, at = _varint(data, at)
@@ -167,7 +168,9 @@ def _fields(data: mmap.mmap, span: Span) -> Iterator[Tuple[int, Any]]:
             yield number, (at, at + length)
             at += length
         elif wire in (FIXED64, FIXED32):
-            at += 8 if wire == FIXED64 else 4
+            size = 8 if wire == FIXED64 else 4
+            yield number, (at, at + size)
+            at += size
         else:
             raise ValueError(f"wire type {wire} at byte {at}")
 
@@ -243,8 +246,9 @@ def _read_model(data: mmap.mmap) -> Header:
 
 
 def _floats(data: mmap.mmap, tensor: Span) -> Tuple[float, ...]:
-    """Reads the values of a float32 TensorProto: 4 float_data, 9 raw_data; none where they are in another file."""
-    spans = [value for number, value in _fields(data, tensor) if number in (4, 9) and isinstance(value, tuple)]
+    """Reads the values of a float32 TensorProto: 4 float_data, packed or one by one, 9 raw_data; none where they are in
+    another file."""
+    spans = [value for number, value in _fields(data, tensor) if number in (4, 9)]
     return tuple(value for start, end in spans for (value,) in struct.iter_unpack("<f", data[start:end]))
 
 
@@ -265,9 +269,10 @@ def _read_integers(data: mmap.mmap, values: List[Union[int, Span]]) -> Tuple[int
 def _has_nonzero(data: mmap.mmap, tensor: Span) -> bool:
     """Tells if an integer tensor has a value other than 0, that is, a byte other than 0.
 
-    TensorProto: 5 int32_data (packed), 9 raw_data.
+    TensorProto: 5 int32_data, packed or one by one, 9 raw_data.
     """
-    return any(any(data[slice(*span)]) for number, span in _fields(data, tensor) if number in (5, 9))
+    values = [value for number, value in _fields(data, tensor) if number in (5, 9)]
+    return any(value if isinstance(value, int) else any(data[slice(*value)]) for value in values)
 
 
 def _read_node(data: mmap.mmap, span: Span) -> Node:
@@ -297,5 +302,7 @@ def _read_value_info(data: mmap.mmap, span: Span) -> Tuple[str, int, Dims]:
     dims: List[Union[int, str]] = []
     for _, dim in _fields(data, tensor[2]):
         entry = dict(_fields(data, dim))
-        dims.append(entry[1] if 1 in entry else _text(data, entry.get(2, (0, 0))))
+        size = entry.get(1, 0)
+        # Some exporters write a dynamic dimension as 0 or -1, which the wire format holds as 2^64 - 1.
+        dims.append(size if 0 < size < 1 << 63 else _text(data, entry.get(2, (0, 0))))
     return _text(data, info[1]), tensor.get(1, 0), tuple(dims)

@@ -53,7 +53,7 @@ def to_fp16(model: ir.Model, samples: Samples | None = None) -> tuple[ir.Model, 
     from onnx_ir.passes import common
 
     from effedge.calibration.fp16.half_precision_pass import HalfPrecisionPass, is_float32
-    from effedge.calibration.fp16.node_selection import find_unfit_nodes, select_nodes
+    from effedge.calibration.fp16.node_selection import find_unfit_nodes, holds_infinity, select_nodes
     from effedge.calibration.fp16.quantized import is_quantized, with_fp16_scales
     from effedge.calibration.ranges.collect import collect_amax
 
@@ -66,7 +66,9 @@ def to_fp16(model: ir.Model, samples: Samples | None = None) -> tuple[ir.Model, 
         raise UserError("the model has no convolution and no matrix product, so nothing to convert: build it as fp32")
     amax: dict[str, float] = {}
     if samples is not None:
-        names = [value.name or "" for node in selected for value in node.outputs if is_float32(value)]
+        infinite = holds_infinity(changed.graph)
+        written = [value for node in selected for value in node.outputs if value not in infinite]
+        names = [value.name or "" for value in written if is_float32(value)]
         amax = collect_amax(model, samples, names)
     unfit = find_unfit_nodes(selected, amax)
     half_nodes = {node for node in selected if node not in unfit}

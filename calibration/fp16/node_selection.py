@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from effedge.calibration.graph.onnx_file import constant
+from effedge.calibration.placement.sharing import data_inputs, passes_values_on
 from effedge.deploy.common.cli import UserError
 from effedge.engines.onnx_header import LAYER_OPERATORS, Node
 from effedge.engines.tensorrt.float32_nodes import LARGEST, SUM, SUMS, TOO_SMALL, constant_problem, half_nodes
@@ -45,6 +46,19 @@ def _as_header_node(node: ir.Node) -> Node:
 
 def _attributes(node: ir.Node) -> list[ir.Attr]:
     return [attribute for attribute in node.attributes.values() if isinstance(attribute, ir.Attr)]
+
+
+def holds_infinity(graph: ir.Graph) -> set[ir.Value]:
+    """Returns the tensors that are infinite by design: a Pad's by infinity, as in front of a MaxPool, and those that
+    its values are passed on to. float16 has an infinity, so their range says nothing."""
+    infinite: set[ir.Value] = set()
+    for node in graph:
+        fill = constant(node.inputs[2]) if node.op_type == "Pad" and len(node.inputs) > 2 else None
+        if (fill is not None and np.isinf(fill).any()) or (
+            passes_values_on(node) and not infinite.isdisjoint(data_inputs(node))
+        ):
+            infinite.update(node.outputs)
+    return infinite
 
 
 def find_unfit_nodes(nodes: Sequence[ir.Node], amax: Mapping[str, float]) -> dict[ir.Node, str]:

@@ -18,8 +18,12 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx_ir.passes import common
 
 from effedge.calibration.graph.raise_opset import raise_opset
+from effedge.calibration.graph.training_mode import check_inference
+from effedge.calibration.graph.unknown_sizes import name_unknown_sizes
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.runtime.onnxruntime_backend import WRONG_OPTIMIZERS
 
+INITIALIZERS_APART = 4  # the first IR version in which an initializer need not be an input too
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 QUANTIZATION_OPERATORS = (
     *PAIR,
@@ -43,10 +47,19 @@ def load(path: str | Path) -> ir.Model:
 
 
 def read(path: str | Path) -> ir.Model:
-    """Reads an ONNX file as it is, with its weights in memory, at opset 13 or later.
+    """Reads an ONNX file, with its weights in memory, at opset 13 or later.
 
     Raises:
-        UserError: the file is missing, cut short, empty, older than opset 11, or lacks its external weights.
+        UserError: as `read_own_opset`; a file older than opset 11, whose conversion has to be verified.
+    """
+    return raise_opset(read_own_opset(path), path)
+
+
+def read_own_opset(path: str | Path) -> ir.Model:
+    """Reads an ONNX file at the opset that it has, with its weights in memory; its dynamic dimensions are symbols.
+
+    Raises:
+        UserError: the file is missing, cut short, empty, in training mode, or lacks its external weights.
     """
     path = Path(path)
     if not path.is_file():
@@ -60,7 +73,12 @@ def read(path: str | Path) -> ir.Model:
     if len(model.graph) == 0:
         raise UserError(f"'{path}' holds no nodes, so it is no whole ONNX file: export it again")
     _check_external_data(model, path)
-    return raise_opset(ir.external_data.load_to_model(model), path)
+    check_inference(model, path)
+    name_unknown_sizes(model)
+    common.TopologicalSortPass()(model)  # ONNX Runtime takes nodes in any order, onnx-simplifier does not
+    common.RemoveInitializersFromInputsPass()(model)
+    model.ir_version = max(model.ir_version, INITIALIZERS_APART)
+    return ir.external_data.load_to_model(model)
 
 
 def prepare(model: ir.Model) -> ir.Model:
@@ -108,7 +126,8 @@ def check_flat(model: ir.Model, path: str | Path) -> None:
         ):
             raise UserError(
                 f"'{path}' has a graph within a graph ({node.op_type} '{node.name or node.outputs[0].name}'), which "
-                "cannot be calibrated: export the model without control flow that its input decides"
+                "can be neither calibrated nor converted to FP16: build it as fp32, or export the model without "
+                "control flow that its input decides"
             )
 
 
@@ -154,7 +173,9 @@ def session_of(data: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.use_env_allocators", "1")
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        data, options, providers=["CPUExecutionProvider"], disabled_optimizers=WRONG_OPTIMIZERS
+    )
 
 
 @functools.cache

@@ -69,10 +69,12 @@ def not_a_constant_weight(layer: Layer) -> str | None:
     """Keeps a layer in float whose weights are no constant: they are rounded to INT8 here, once. A product of two
     activations has no weights at all."""
     weight = layer.weight_array
+    if weight is None and constant(layer.data) is not None and layer.node.op_type in MATRIX_PRODUCTS:
+        return "its weights are on the left of the product, where backends have no INT8 kernel"
     if weight is None:
         return "its weights are computed in the graph"
     if layer.node.op_type in MATRIX_PRODUCTS and weight.ndim != 2:
-        return "its weights are no matrix"
+        return "its weights are no single matrix"
     return None
 
 

@@ -9,6 +9,7 @@ found out in no time.
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.image.files import is_hidden, is_image, open_image
 from effedge.deploy.image.files import list_images as list_folder
-from effedge.deploy.image.files import open_image
 from effedge.deploy.image.preprocess import preparation
 
 ARRAY_SUFFIXES = (".npz", ".npy")
@@ -92,8 +93,8 @@ def list_images(data: Path, images_dir: Path | None = None, count: int | None = 
         raise UserError(f"--images {count}: expected 1 or more")
     if data.is_dir():
         # Classification data comes as a folder per class.
-        folders = [folder for folder in sorted(data.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
-        per_class = folders and not any(path.is_file() for path in data.iterdir())
+        folders = [path for path in sorted(data.iterdir()) if path.is_dir() and not is_hidden(Path(path.name))]
+        per_class = folders and not any(is_image(path) for path in data.iterdir())
         paths = [path for folder in folders for path in list_folder(folder)] if per_class else list_folder(data)
     elif data.suffix.lower() == ".json" and data.is_file():
         beside = data.parent / "images"
@@ -105,7 +106,7 @@ def list_images(data: Path, images_dir: Path | None = None, count: int | None = 
 
 def _coco_images(data: Path, images_dir: Path) -> list[Path]:
     try:
-        paths = [images_dir / image["file_name"] for image in json.loads(data.read_text())["images"]]
+        paths = [images_dir / image["file_name"] for image in json.loads(data.read_bytes())["images"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"'{data}' is no COCO json (no images with file_name): give one, or a folder") from error
     if not paths:
@@ -141,31 +142,40 @@ def image_samples(paths: Sequence[Path], spec: dict[str, Any], model_input: Inpu
 def array_samples(path: Path, inputs: Sequence[Input], count: int | None = None) -> Samples:
     """Returns the arrays of an .npz (one per input, by name) or an .npy (one input), in runs of the model's batch.
 
+    The first axis of an array is the samples, and takes the place of the input's batch; for an input without a batch (a
+    state, a scalar) it is in front of the input's own axes: [samples, 2, 1, 8] for [2, 1, 8], [samples] for a scalar.
+
     Raises:
         UserError: a missing input, a wrong dtype or shape, different lengths, no samples, not finite, unreadable.
     """
     if count is not None and count < 1:
         raise UserError(f"--images {count}: expected 1 or more")
     arrays = _read_arrays(path, inputs)
-    for model_input in inputs:
-        _check_array(path, model_input, arrays[model_input.name])
+    batched = [each for each in inputs if not _is_per_run(path, each, arrays[each.name])]
+    batch = next((each.shape[0] for each in batched if each.shape[0]), None) or 1
+    rows = {each.name: each.shape[0] or batch for each in batched}  # of a run; an input without a batch has one
     lengths = {name: len(array) for name, array in arrays.items()}
-    if len(set(lengths.values())) > 1:
-        raise UserError(f"the arrays of '{path}' differ in length ({lengths}): expected as many samples for each input")
-    batch = next((each.shape[0] for each in inputs if each.shape and each.shape[0]), None) or 1
-    starts = spread(range(0, next(iter(lengths.values())), batch), (count or 10**9 + batch) // batch or 1)
+    runs = {length / rows.get(name, 1) for name, length in lengths.items()}
+    if len(runs) > 1:
+        taken = {name: rows.get(name, 1) for name in lengths}
+        per_run = f", of which a run takes {taken}" if set(taken.values()) != {1} else ""
+        raise UserError(
+            f"the arrays of '{path}' differ in length ({lengths}{per_run}): expected as many samples for each input"
+        )
+    selected = spread(range(math.ceil(runs.pop())), (count or 10**9 + batch) // batch or 1)
 
     def load(index: int) -> dict[str, np.ndarray]:
-        feeds = {}
+        feeds, run = {}, selected[index]
         for name, array in arrays.items():
-            part = array[starts[index] : starts[index] + batch]
-            full = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
+            size = rows.get(name, 1)
+            part = array[run * size : (run + 1) * size]
+            full = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
             if full.dtype.kind == "f" and not np.isfinite(full).all():
-                raise UserError(f"input '{name}' is NaN or infinite in sample {starts[index]} of '{path}': remove it")
-            feeds[name] = np.ascontiguousarray(full)
+                raise UserError(f"input '{name}' is NaN or infinite in sample {run * size} of '{path}': remove it")
+            feeds[name] = np.asarray(np.ascontiguousarray(full) if name in rows else full[0])
         return feeds
 
-    return Samples([f"sample {start} of {path}" for start in starts], load)
+    return Samples([f"sample {run * batch} of {path}" for run in selected], load)
 
 
 def _read_arrays(path: Path, inputs: Sequence[Input]) -> dict[str, np.ndarray]:
@@ -186,15 +196,25 @@ def _read_arrays(path: Path, inputs: Sequence[Input]) -> dict[str, np.ndarray]:
         raise UserError(f"'{path}' is no whole .npz or .npy file of plain arrays ({error}): make it again") from error
 
 
-def _check_array(path: Path, expected: Input, array: np.ndarray) -> None:
+def _is_per_run(path: Path, expected: Input, array: np.ndarray) -> bool:
+    """Checks the array of an input; returns True if a sample is the input itself, False if it is a row of its batch."""
     where = f"array '{expected.name}' of '{path}'"
     if array.dtype != expected.dtype:
         raise UserError(f"{where} is {array.dtype}, the model takes {expected.dtype}: convert it")
-    fits = array.ndim == len(expected.shape) and all(
-        size is None or size == got for size, got in zip(expected.shape[1:], array.shape[1:], strict=True)
-    )
-    if not fits:
-        shape = ", ".join(["samples", *("any" if size is None else str(size) for size in expected.shape[1:])])
-        raise UserError(f"{where} has shape {list(array.shape)}, the model takes [{shape}]: convert it")
+    per_run = _fits(array.shape[1:], expected.shape) and array.ndim > 0
+    if not per_run and not (expected.shape and _fits(array.shape[1:], expected.shape[1:])):
+        taken = [_text(expected.shape[1:])] if expected.shape else []
+        if None not in expected.shape[:1]:
+            taken.append(_text(expected.shape) + (" if it has no batch axis" if taken else ""))
+        raise UserError(f"{where} has shape {list(array.shape)}, the model takes {', or '.join(taken)}: convert it")
     if len(array) == 0:
         raise UserError(f"{where} is empty: expected at least one sample")
+    return per_run
+
+
+def _fits(shape: Sequence[int], expected: Sequence[int | None]) -> bool:
+    return len(shape) == len(expected) and all(size in (None, got) for size, got in zip(expected, shape, strict=True))
+
+
+def _text(sample: Sequence[int | None]) -> str:
+    return f"[{', '.join(['samples', *('any' if size is None else str(size) for size in sample)])}]"

@@ -10,10 +10,11 @@ can be rescaled for free (Nagel et al. 2019, section 4.1, cross-layer equalizati
 2. Where x is a product with a gate [N,C,1,1] (squeeze-and-excite), the gate is divided: one product on C numbers.
 3. Every convolution that reads x multiplies its input channels by s, a depthwise convolution its filters.
 4. Add, max-pool, nearest resize and multiplication by a positive number pass a positive scale on, so the tensors on
-   both of their sides form one group with one s: a residual chain is scaled as a whole.
+   both of their sides form one group with one s: a residual chain is scaled as a whole. All have the same channels: an
+   Add that broadcasts over channels passes no scale per channel on.
 
-A group with any other producer or reader (an activation function, a pooled mean, an output) is left as it is. The float
-model computes the same as before, up to rounding.
+A group with any other producer or reader (an activation function, a pooled mean, a grouped convolution, an output) is
+left as it is. The float model computes the same as before, up to rounding.
 
 The factors stay in the model's metadata, and so in the INT8 model that is made of it: with them `equalize_as` gives the
 float model the channels of the INT8 model, without the samples.
@@ -112,7 +113,7 @@ def group_of(start: ir.Value) -> Group | None:
     while pending:
         value = pending.pop()
         producer = value.producer()
-        if producer is None or value.is_graph_output() or value.shape is None or len(value.shape) != 4:
+        if producer is None or value.is_graph_output() or channels(value) is None or channels(value) != channels(start):
             return None
         group.tensors.append(value)
         if has_constant_weights(producer) or gate_index(producer) is not None:
@@ -132,6 +133,12 @@ def group_of(start: ir.Value) -> Group | None:
     return group
 
 
+def channels(value: ir.Value) -> int | None:
+    """Returns C of a tensor [N,C,H,W]; None for another rank, and where C is not known."""
+    size = value.shape[1] if value.shape is not None and len(value.shape) == 4 else None
+    return size if isinstance(size, int) else None
+
+
 def has_constant_weights(node: ir.Node) -> bool:
     """Returns True for a convolution whose kernel and bias are constants."""
     return node.op_type == "Conv" and all(v is not None and v.const_value is not None for v in node.inputs[1:])
@@ -144,8 +151,9 @@ def is_dense(conv: ir.Node) -> bool:
 
 def is_depthwise(conv: ir.Node) -> bool:
     """Returns True for a convolution with one filter for each channel, and as many channels out as in."""
-    kernel = conv.inputs[1]
-    return kernel is not None and kernel.shape is not None and conv.attributes.get_int("group", 1) == kernel.shape[0]
+    kernel = conv.inputs[1]  # [O, channels of each group, H, W]
+    shape = None if kernel is None else kernel.shape
+    return shape is not None and shape[1] == 1 and conv.attributes.get_int("group", 1) == shape[0]
 
 
 def activations(node: ir.Node) -> list[ir.Value]:
@@ -249,6 +257,7 @@ def divide_gate(model: ir.Model, product: ir.Node, index: int, scale: np.ndarray
     factor = Tape(model.graph).initializer(ir.tensor(inverse, name=f"{product.outputs[0].name}.gate_scale"))
     divided = ir.node("Mul", [gate, factor])
     divided.outputs[0].name = f"{product.outputs[0].name}.gate"
-    divided.outputs[0].type, divided.outputs[0].shape = gate.type, gate.shape
+    divided.outputs[0].type = gate.type
+    divided.outputs[0].shape = None if gate.shape is None else ir.Shape([gate.shape[0], len(scale), 1, 1])
     model.graph.insert_before(product, divided)
     product.replace_input_with(index, divided.outputs[0])

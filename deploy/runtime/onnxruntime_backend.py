@@ -13,6 +13,8 @@ from effedge.deploy.runtime.backends import Backend
 from effedge.deploy.timing.machine import cores
 
 LOG_ERRORS = 3  # the log's level: warnings are about ONNX Runtime's own passes, and no user could act on them
+# It moves a Pad by zeros into a MaxPool, which pads by minus infinity, and a Pad into a pool that may not have so much.
+WRONG_OPTIMIZERS = ["Pad_Fusion"]
 
 
 def load(path: Path, manifest: Manifest, throughput: bool = False) -> Backend:
@@ -26,7 +28,9 @@ def load(path: Path, manifest: Manifest, throughput: bool = False) -> Backend:
     options.log_severity_level = LOG_ERRORS
     options.intra_op_num_threads = 1 if throughput else cores()
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=WRONG_OPTIMIZERS
+        )
     except Exception as error:  # ONNX Runtime's errors have no common class but Exception
         built = manifest["backend"].get("version")
         reason = str(error).strip().splitlines()[-1]

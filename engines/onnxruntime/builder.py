@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, List
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.runtime.onnxruntime_backend import WRONG_OPTIMIZERS
 from effedge.engines.build_request import BuildRequest
 from effedge.engines.manifest import BuiltEngine, Layer
 from effedge.engines.onnx_header import Header, onnx_files, read_header
@@ -38,7 +39,12 @@ def build(onnxruntime: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
         executed = Path(scratch) / ENGINE
         options.optimized_model_filepath = str(executed)
         try:
-            onnxruntime.InferenceSession(str(folder / ENGINE), options, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(
+                str(folder / ENGINE),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=WRONG_OPTIMIZERS,
+            )
         except Exception as error:  # its errors have no common class but Exception
             raise UserError(f"ONNX Runtime cannot build '{request.onnx}': {' '.join(str(error).split())}") from error
         layers = executed_layers(read_header(executed))

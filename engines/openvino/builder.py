@@ -132,8 +132,12 @@ def layers_of_blocks(blocks: Optional[ChosenBlocks], header: Header) -> List[Lay
 
 
 def nodes_by_alias(header: Header) -> Dict[str, str]:
-    """Maps each name that OpenVINO may give to a convolution to the name of its ONNX node."""
-    return {alias: node.name for node in header.convolutions for alias in (node.name, *node.outputs)}
+    """Maps each name that OpenVINO may give to a convolution to the name of its ONNX node: its own, its output's, or
+    that of a Cast behind it, which becomes a part of it."""
+    aliases = {alias: node.name for node in header.convolutions for alias in (node.name, *node.outputs)}
+    casts = {node.outputs[0]: aliases[node.inputs[0]] for node in header.nodes
+             if node.op == "Cast" and node.inputs[0] in aliases}  # fmt: skip
+    return {**casts, **aliases}
 
 
 def executed_layers(compiled: Any, header: Header) -> List[Layer]:

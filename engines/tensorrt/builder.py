@@ -57,7 +57,8 @@ def build_with_logger(trt: Any, logger: TensorRTLogger, request: BuildRequest, f
     backend.update(configure_precision(trt, config, request, typed))
     backend.update(configure_options(trt, config, request.build_options))
     backend.update(configure_layers(trt, builder, config, network, request, typed))
-    if any(isinstance(size, str) for _, dims in header.inputs.values() for size in dims or ["of any rank"]):
+    shapes = [["of any rank"] if dims is None else dims for _, dims in header.inputs.values()]
+    if any(isinstance(size, str) for dims in shapes for size in dims):
         config.add_optimization_profile(batch_profile(builder, header, request.onnx))
     with use_timing_cache(trt, config, target, logger):
         plan = build_plan(trt, builder, network, config, target)

@@ -55,7 +55,10 @@ def typed_layers(network: Any) -> List[Layer]:
     depart.
     """
     all_layers = [network.get_layer(index) for index in range(network.num_layers)]
-    producer = {layer.get_output(k).name: layer.type.name for layer in all_layers for k in range(layer.num_outputs)}
+    # The borders of a loop or a condition have no output, or one that is not there.
+    all_layers = [layer for layer in all_layers if layer.num_outputs and layer.get_output(0) is not None]
+    outputs = [(layer, layer.get_output(index)) for layer in all_layers for index in range(layer.num_outputs)]
+    producer = {output.name: layer.type.name for layer, output in outputs if output is not None}
     layers = []
     for layer in all_layers:
         if layer.type.name in NOT_COUNTED:

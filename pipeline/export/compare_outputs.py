@@ -28,6 +28,9 @@ CANDIDATES = ("boxes", "scores", "classes")
 def run_outputs(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], source: Path) -> dict[str, np.ndarray]:
     """Runs a graph as it is written, without ONNX Runtime's own optimizations; returns the outputs by name.
 
+    Args:
+        feeds: the inputs by name; those that the graph does not have are left out.
+
     Raises:
         UserError: ONNX Runtime cannot run the model, which came from `source`.
     """
@@ -35,13 +38,14 @@ def run_outputs(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], source:
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # an error is raised, and need not be printed too
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+        needed = {model_input.name: feeds[model_input.name] for model_input in session.get_inputs()}
+        return dict(zip(names, session.run(names, needed), strict=True))
     except Exception as error:  # ONNX Runtime's have no base of their own
-        raise UserError(f"ONNX Runtime cannot run '{source}': {error}") from error
+        raise UserError(f"ONNX Runtime cannot run '{source}': {' '.join(str(error).split())}") from error
 
 
 def with_raw_heads(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -14,15 +14,19 @@ import numpy as np
 
 from effedge.calibration.ranges.samples import Input, array_samples
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.messages import log
 from effedge.engines.onnx_header import DTYPES, Header, onnx_files
 from effedge.engines.stage import run_stage
 from effedge.pipeline.export.compare_outputs import TOLERANCE, difference_by_magnitude
 from effedge.pipeline.export.simplify import OPSET, TOOLS, Trial, simplify_verified
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from effedge.pipeline.export.torch_to_onnx import Batch
 
 SEED = 0
+FLOAT16_TOLERANCE = 0.05  # what a deep network's rounding to float16 comes to
 
 
 def check_inputs(header: Header, path: Path, batch: Batch | None) -> None:
@@ -43,11 +47,13 @@ def check_inputs(header: Header, path: Path, batch: Batch | None) -> None:
                 f"input '{name}' of '{path}' has shape {shape}, of which only the first may be dynamic: export it with "
                 "fixed sizes (or: python -m onnxruntime.tools.make_dynamic_shape_fixed)"
             )
-        if batch and dims and not isinstance(dims[0], str) and batch != (dims[0],) * 3:
-            raise UserError(
-                f"input '{name}' of '{path}' has a fixed batch of {dims[0]}: leave BATCH (--batch) out, or export the "
-                "model with a dynamic one"
-            )
+    first = {dims[0]: name for name, (_, dims) in header.inputs.items() if dims}
+    if batch and not any(isinstance(size, str) for size in first) and any(batch != (size,) * 3 for size in first):
+        size, name = next(iter(first.items()))
+        raise UserError(
+            f"input '{name}' of '{path}' has a fixed batch of {size}: leave BATCH (--batch) out, or export the model "
+            "with a dynamic one"
+        )
 
 
 def random_feeds(inputs: list[Input], batch: int) -> dict[str, np.ndarray]:
@@ -74,24 +80,58 @@ def simplify_foreign_file(source: Path, out: Path, batch: Batch, data: Path | No
         data: calibration arrays for the verification; None: random numbers.
 
     Raises:
-        UserError: `source` is no float ONNX file, or as `simplify_verified`.
+        UserError: `source` is no float ONNX file, or as `modernize` and `simplify_verified`.
     """
     from onnx_ir.passes import common
 
     from effedge.calibration.graph import onnx_file
     from effedge.calibration.ranges.source import model_inputs
+    from effedge.pipeline.export.passes.graph_ends import remove_repeated_outputs
     from effedge.pipeline.export.passes.set_batch import resolve_symbolic_batch
 
-    model = onnx_file.read(source)
+    model = onnx_file.read_own_opset(source)
     if model.functions:
         model = common.InlinePass()(model).model
-    common.RemoveInitializersFromInputsPass()(model)
     onnx_file.check_float(model, source)
+    remove_repeated_outputs(model.graph)
     resolve_symbolic_batch(model, batch)
     inputs = model_inputs(model)
-    feeds = array_samples(data, inputs, 1).load(0) if data is not None else random_feeds(inputs, batch[1])
-    feeds_name = "random numbers" if data is None else f"'{data}'"
-    simplify_verified(model, source, out, Trial(feeds, difference_by_magnitude, data=feeds_name))
+    feeds = random_feeds(inputs, batch[1])
+    if data is not None:
+        read = {value.name for value in model.graph.inputs if value.uses() or value.is_graph_output()}
+        feeds.update(array_samples(data, [each for each in inputs if each.name in read], 1).load(0))
+    trial = Trial(feeds, difference_by_magnitude, data="random numbers" if data is None else f"'{data}'")
+    simplify_verified(modernize(model, source, trial), source, out, trial)
+
+
+def modernize(model: ir.Model, source: Path, trial: Trial) -> ir.Model:
+    """Brings a model to an opset and a type that the later stages read, and verifies that by a trial.
+
+    Raises:
+        UserError: the opset cannot be converted, ONNX Runtime cannot run the model, or its outputs changed.
+    """
+    import onnx_ir as ir
+
+    from effedge.calibration.graph.raise_opset import raise_opset
+    from effedge.pipeline.export.passes.float16_to_float32 import float16_to_float32
+
+    reference = trial.run(ir.to_proto(model), source)
+    before, model = model.opset_imports.get(""), raise_opset(model, source, verified=True)
+    after = model.opset_imports.get("")
+    halves = float16_to_float32(model)
+    changes = [f"opset {before} -> {after}"] if before != after else []
+    changes += ["float16 -> float32 inside"] if halves else []
+    if not changes:
+        return model
+    apart = trial.difference(reference, trial.run(ir.to_proto(model), source))
+    tolerance = FLOAT16_TOLERANCE if halves else TOLERANCE
+    if not apart <= tolerance:
+        raise UserError(
+            f"bringing '{source}' up to date ({', '.join(changes)}) changed its outputs by {apart:.1e} of their range "
+            f"(at most {tolerance:.0e} is rounding): export it again, in float32 and at opset {OPSET} or later"
+        )
+    log.info(f"simplify: {', '.join(changes)}, outputs within {apart:.1e} of their range")
+    return model
 
 
 def simplify_foreign_stage(source: Path, artefact: Path, *, batch: Batch, data: Path | None) -> bool:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 # TensorRT 8.2 of JetPack 4.6 reads opset 13, and every later reader does.
 OPSET = 13
 IR_VERSION = 8
+WRONG_OPTIMIZERS = ["fuse_pad_into_pool"]  # pads a pool by its kernel and more; passes/fuse_pad.py does it in its place
 TOOLS = ("onnx", "onnxsim", "onnx-ir", "onnxruntime")
 
 
@@ -61,6 +62,8 @@ class Trial:
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     """Simplifies a graph; it keeps its metadata, and is at OPSET unless an operator does not exist there.
 
+    Outputs stay as they are; inputs that no node reads are removed.
+
     Raises:
         UserError: onnx-simplifier's own check failed.
     """
@@ -72,34 +75,32 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     from effedge.pipeline.export.passes.fold_batch_norm import fold_batch_norm
     from effedge.pipeline.export.passes.fold_scale import fold_scale
     from effedge.pipeline.export.passes.fuse_pad import fuse_pad
+    from effedge.pipeline.export.passes.graph_ends import eliminate_identity, remove_unread_inputs
     from effedge.pipeline.export.passes.lower_opset import lower_opset, obstacle
+    from effedge.pipeline.export.passes.squeeze_weight import squeeze_weight
 
-    simplified, checked = onnxsim.simplify(model)
+    try:
+        simplified, checked = onnxsim.simplify(model, skipped_optimizers=WRONG_OPTIMIZERS)
+    except (RuntimeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        log.info(f"simplify: onnx-simplifier folds constants only ({' '.join(str(error).split())})")
+        simplified, checked = onnxsim.simplify(model, perform_optimization=False)
     if not checked:
         raise UserError("onnx-simplifier's own check failed; this graph cannot be simplified")
     graph = ir.from_proto(simplified)
     fuse_pad(graph)
     fold_batch_norm(graph)
     fold_scale(graph)
+    squeeze_weight(graph)
     if obstacle(graph, OPSET) is None:
         lower_opset(graph, OPSET)
         graph.ir_version = IR_VERSION
-    common.IdentityEliminationPass()(graph)
+    eliminate_identity(graph.graph)
     common.RemoveUnusedNodesPass()(graph)
+    remove_unread_inputs(graph.graph)
     common.RemoveUnusedOpsetsPass()(graph)
     graph.metadata_props.clear()
     graph.metadata_props.update({entry.key: entry.value for entry in model.metadata_props})
     return onnx.shape_inference.infer_shapes(ir.to_proto(graph))
-
-
-def name_missing_shapes(model: onnx.ModelProto, outputs: Outputs) -> None:
-    """Gives an output without a shape, which onnx-simplifier refuses, unknown dimensions, as many as a run's have."""
-    for value in model.graph.output:
-        tensor = value.type.tensor_type
-        if not tensor.HasField("shape"):
-            tensor.shape.SetInParent()
-            for index in range(np.ndim(outputs[value.name])):
-                tensor.shape.dim.add().dim_param = f"{value.name}_{index}"
 
 
 def simplify_verified(model: ir.Model, source: Path, out: Path, trial: Trial) -> None:
@@ -112,20 +113,28 @@ def simplify_verified(model: ir.Model, source: Path, out: Path, trial: Trial) ->
     import onnx_ir as ir
 
     from effedge.calibration.graph import onnx_file
+    from effedge.pipeline.export.output_shapes import infer_named_sizes, name_wrong_sizes
 
     before = ir.to_proto(model)
     reference = trial.run(before, source)
-    name_missing_shapes(before, reference)
+    name_wrong_sizes(before, reference)
     try:
         after = simplify(before)
     except (RuntimeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise UserError(f"onnx-simplifier refuses '{source}': {error}") from error
+        raise UserError(f"onnx-simplifier refuses '{source}': {' '.join(str(error).split())}") from error
+    infer_named_sizes(after)
     apart = trial.difference(reference, trial.run(after, source))
     if not apart <= TOLERANCE:
         raise UserError(
             f"simplifying '{source}' changed its outputs by {apart:.1e} of their range (at most {TOLERANCE:.0e} is "
             "rounding); please report this model"
         )
+    kept = {value.name for value in after.graph.input}
+    unread = [value.name for value in before.graph.input if value.name not in kept]
+    if not kept:
+        raise UserError(f"the outputs of '{source}' depend on none of its inputs: export it again")
+    if unread:
+        log.info(f"simplify: no output depends on input {', '.join(unread)}, so the engine is without it")
     opset = next((entry.version for entry in after.opset_import if entry.domain in ("", "ai.onnx")), 0)
     nodes = f"{len(before.graph.node)} -> {len(after.graph.node)} nodes"
     outputs = f"outputs on {trial.data}" if trial.data else "outputs"

@@ -3,7 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.files import sha256
@@ -212,3 +215,20 @@ def test_options_of_gpus_are_refused_on_the_cpu(prepared, tmp_path):
         make_engine(
             prepared("f32"), tmp_path / "e", precision="fp32", target=CPU, build_options=BuildOptions(workspace_mib=64)
         )
+
+
+def test_fp32_of_a_model_with_float16_ends_has_casts_in_f16(tmp_path):
+    half, full = TensorProto.FLOAT16, TensorProto.FLOAT
+    nodes = [
+        helper.make_node("Cast", ["x"], ["a"], to=full),
+        helper.make_node("Conv", ["a", "k"], ["b"], name="conv"),
+        helper.make_node("Cast", ["b"], ["y"], to=half),
+    ]
+    x, y = (helper.make_tensor_value_info(name, half, [1, size, 6, 6]) for name, size in (("x", 4), ("y", 5)))
+    kernel = numpy_helper.from_array(np.ones((5, 4, 1, 1), np.float32), "k")
+    graph = helper.make_graph(nodes, "g", [x], [y], [kernel])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "m.onnx")
+    make_engine(tmp_path / "m.onnx", tmp_path / "engine", precision="fp32", target=TARGETS["cpu"])
+    manifest = read_manifest(tmp_path / "engine")
+    assert manifest["precision"]["convolutions"] == {"f32": 1} and manifest["precision"]["not_built"] == []
+    assert {each["dtype"] for each in (*manifest["inputs"], *manifest["outputs"])} == {"float16"}

@@ -2,6 +2,8 @@
 
 import json
 
+import struct
+
 import numpy as np
 import onnx
 import pytest
@@ -100,3 +102,32 @@ def test_weights_that_are_also_listed_as_inputs_are_none(tmp_path):
     graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", values[:2], values[2:], [weight])
     onnx.save(helper.make_model(graph), tmp_path / "g.onnx")
     assert list(read_header(tmp_path / "g.onnx").inputs) == ["x"]
+
+
+def test_a_dimension_of_minus_one_or_zero_or_without_a_name_is_dynamic(tmp_path):
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", None, 3, 4, 5])
+    x.type.tensor_type.shape.dim[2].dim_value, x.type.tensor_type.shape.dim[3].dim_value = -1, 0
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [])
+    onnx.save(helper.make_model(graph), tmp_path / "m.onnx")
+    assert read_header(tmp_path / "m.onnx").inputs == {"x": (TensorProto.FLOAT, ("N", "", "", "", 5))}
+
+
+def test_numbers_that_are_written_one_by_one_are_read_as_packed_ones(tmp_path):
+    """A parser must take a repeated field in both forms (Protocol Buffers' Encoding, "Packed Repeated Fields")."""
+    floats = helper.make_tensor("floats", TensorProto.FLOAT, [2], [1.5, -2.0])
+    scale = helper.make_tensor("scale", TensorProto.FLOAT, [2], [0.5, 0.25])
+    zeros = helper.make_tensor("zeros", TensorProto.INT8, [2], [0, 3])
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "scale", "zeros"], ["x"], "shifted", axis=0),
+        helper.make_node("Add", ["x", "floats"], ["y"], "add"),
+    ]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("q", TensorProto.INT8, [2])], [],
+                              [floats, scale, zeros])  # fmt: skip
+    packed = helper.make_model(graph).SerializeToString()
+    raw = struct.pack("<2f", 1.5, -2.0)
+    apart = packed.replace(b"\x22\x08" + raw, b"\x25" + raw[:4] + b"\x25" + raw[4:])
+    apart = apart.replace(b"\x2a\x02\x00\x03", b"\x28\x00\x28\x03")
+    assert apart.count(b"\x28\x00\x28\x03") == 1 and onnx.load_from_string(apart) == onnx.load_from_string(packed)
+    (tmp_path / "apart.onnx").write_bytes(apart)
+    header = read_header(tmp_path / "apart.onnx")
+    assert header.constants["floats"] == (1.5, -2.0) and header.shifted == ("shifted",)

@@ -3,7 +3,8 @@
 1. Conv(Pad(x, zeros)) = Conv(x) with the pads added to its own.
 2. MaxPool(Pad(x, -inf)) = MaxPool(x) with the pads added, because ONNX pads a MaxPool by minus infinity.
 
-Only spatial pads move, and only if the Pad has no other reader.
+Only spatial pads move, and only if the Pad has no other reader. A MaxPool's pads must be smaller than its kernel, its
+positions (the second output) must not change, and with ceil_mode a window may not begin in the padding.
 """
 
 from __future__ import annotations
@@ -36,7 +37,24 @@ def why_not(pad: ir.Node, reader: ir.Node) -> str | None:
     rank = len(amounts) // 2
     if amounts[:2].any() or amounts[rank : rank + 2].any() or (amounts < 0).any():
         return "batch or channels are padded, or pixels cut off"
-    return None
+    return why_not_pool(reader, own_pads(reader, amounts)) if reader.op_type == "MaxPool" else None
+
+
+def why_not_pool(pool: ir.Node, pads: np.ndarray) -> str | None:
+    """Returns the reason why a MaxPool cannot have these pads, or None if it can."""
+    if pool.attributes.get_int("ceil_mode", 0):
+        return "with ceil_mode, MaxPool has other windows"
+    if len(pool.outputs) > 1:
+        return "MaxPool counts positions without the pad"
+    kernel = pool.attributes.get_ints("kernel_shape", [])
+    return "MaxPool pads less than its kernel" if (pads >= np.tile(kernel, 2)).any() else None
+
+
+def own_pads(reader: ir.Node, amounts: np.ndarray) -> np.ndarray:
+    """Returns the spatial pads of a reader, begins and ends, with those of a Pad added."""
+    rank = len(amounts) // 2
+    spatial = np.concatenate([amounts[2:rank], amounts[rank + 2 :]])
+    return spatial + np.array(reader.attributes.get_ints("pads", [0] * len(spatial)))
 
 
 def fuse_pad(model: ir.Model) -> int:
@@ -48,10 +66,7 @@ def fuse_pad(model: ir.Model) -> int:
         if pad is None or pad.op_type != "Pad" or why_not(pad, reader):
             continue
         amounts = pad.inputs[1].const_value.numpy()  # type: ignore[union-attr]
-        rank = len(amounts) // 2
-        spatial = np.concatenate([amounts[2:rank], amounts[rank + 2 :]])
-        own = reader.attributes.get_ints("pads", [0] * len(spatial))
-        reader.attributes["pads"] = ir.AttrInt64s("pads", [int(p) for p in spatial + np.array(own)])
+        reader.attributes["pads"] = ir.AttrInt64s("pads", own_pads(reader, amounts).tolist())
         reader.replace_input_with(0, pad.inputs[0])
         model.graph.remove(pad, safe=True)
         fused += 1

@@ -196,3 +196,17 @@ def test_a_concat_with_something_from_the_tail_belongs_to_the_tail_and_a_cast_ne
     nodes = {node.name: node for node in changed.graph}
     assert nodes["joined"].outputs[0].dtype == FLOAT
     assert nodes["rounded"].inputs[0].name == "last" and nodes["rounded"].inputs[0].dtype == HALF
+
+
+def test_a_pad_by_minus_infinity_in_front_of_a_max_pool_is_no_overflow(load: Load, run_ort: Run) -> None:
+    net = Network()
+    x = net.conv(net.input("x", [1, 3, 8, 8]), "conv1", 3, 4, kernel=3)
+    pads = net.constant("pads", np.array([0, 0, 1, 1, 0, 0, 1, 1]))
+    padded = net.node("Pad", [x, pads, net.constant("lowest", np.array(-np.inf, np.float32))], "pad")
+    pooled = net.node("MaxPool", [padded], "pool", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)
+    net.output(net.conv(pooled, "y", 4, 4), [1, 4, 5, 5])
+    model = load(net)
+    feeds = [{"x": np.random.default_rng(seed).normal(size=(1, 3, 8, 8)).astype(np.float32)} for seed in range(3)]
+    changed, _ = to_fp16(model, networks.as_samples(feeds))
+    expected, got = run_ort(model, feeds[0])[0], run_ort(changed, feeds[0])[0]
+    np.testing.assert_allclose(got, expected, atol=0.01 * np.abs(expected).max())

@@ -215,3 +215,18 @@ def test_kinds_of_convolutions_stay_in_float_as_the_target_has_it(
     x = net.conv(net.node("Relu", [x], "relu"), "groups", 8, 8, kernel=3, group=2)
     net.output(net.conv(net.node("Relu", [x], "relu2"), "dense", 8, 8), [1, 8, 8, 8])
     assert set(make_plan(load(net), float_kinds=kinds).float_layers) == kept
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm"])
+def test_a_product_with_its_weights_on_the_left_stays_in_float_and_says_so(load: Load, operator: str) -> None:
+    net = Network()
+    left = net.constant("w", np.ones((5, 4), np.float32))
+    net.output(net.node(operator, [left, net.input("x", [4, 3])], "product"), [5, 3])
+    plan = make_plan(load(net))
+    assert plan.layers == [] and "on the left" in plan.float_layers["product"]
+
+
+def test_a_product_of_two_activations_has_no_weights_and_says_so(load: Load) -> None:
+    net = Network()
+    net.output(net.node("MatMul", [net.input("x", [2, 4]), net.input("z", [4, 3])], "product"), [2, 3])
+    assert make_plan(load(net)).float_layers == {"product": "its weights are computed in the graph"}

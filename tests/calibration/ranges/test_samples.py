@@ -141,3 +141,72 @@ def test_folders_without_images_and_files_that_are_none_are_refused(tmp_path: Pa
 def test_spread_is_even() -> None:
     assert spread(list(range(10)), 4) == [0, 2, 5, 7]
     assert spread([1, 2], 5) == [1, 2]
+
+
+def test_a_folder_per_class_is_found_beside_hidden_and_other_files(tmp_path: Path) -> None:
+    for name in ("cat/1.png", "dog/1.png", "dog/._1.png", "@eaDir/1.png", "__MACOSX/1.png", ".trash/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (16, 8)).save(tmp_path / name)
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._cat.png", "README.md", "cat/Thumbs.db"):
+        (tmp_path / name).write_bytes(b"no image")
+    assert list_images(tmp_path) == [tmp_path / "cat" / "1.png", tmp_path / "dog" / "1.png"]
+
+
+def test_a_coco_json_may_have_a_byte_order_mark(images: Path) -> None:
+    (images / "data.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"images": [{"file_name": "1.png"}]}).encode())
+    assert list_images(images / "data.json") == [images / "1.png"]
+
+
+STATE = Input("h", np.dtype(np.float32), (2, 1, 8))
+SCALAR = Input("t", np.dtype(np.float32), ())
+
+
+def test_an_input_without_a_batch_takes_an_array_of_samples(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    arrays = {
+        "x": random.normal(size=(5, 3, 4, 4)).astype(np.float32),
+        "h": random.normal(size=(5, 2, 1, 8)).astype(np.float32),
+        "t": np.arange(5, dtype=np.float32),
+    }
+    np.savez(tmp_path / "data.npz", **arrays)
+    samples = array_samples(tmp_path / "data.npz", [STATE, X, SCALAR])
+    assert len(samples) == 5
+    for index, (_, feeds) in enumerate(samples):
+        assert {name: array.shape for name, array in feeds.items()} == {"x": (1, 3, 4, 4), "h": (2, 1, 8), "t": ()}
+        assert all(isinstance(array, np.ndarray) for array in feeds.values())
+        np.testing.assert_array_equal(feeds["h"], arrays["h"][index])
+        assert feeds["t"] == index
+
+
+def test_inputs_of_several_rows_a_run_and_of_one_go_together(tmp_path: Path) -> None:
+    batch_of_2 = Input("x", np.dtype(np.float32), (2, 3))
+    data = tmp_path / "data.npz"
+    np.savez(data, x=np.arange(18, dtype=np.float32).reshape(6, 3), h=np.zeros((3, 2, 1, 8), np.float32))
+    samples = array_samples(data, [STATE, batch_of_2])
+    assert [feeds["x"][0, 0] for _, feeds in samples] == [0, 6, 12]
+    np.savez(data, x=np.zeros((4, 3), np.float32), h=np.zeros((3, 2, 1, 8), np.float32))
+    with pytest.raises(UserError, match=r"of which a run takes .*'x': 2.*as many samples for each input"):
+        array_samples(data, [STATE, batch_of_2])
+
+
+def test_whole_inputs_serve_a_model_with_a_batch_too(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((4, 1, 3, 4, 4), np.float32))
+    samples = array_samples(tmp_path / "x.npy", [X])
+    assert [feeds["x"].shape for _, feeds in samples] == [(1, 3, 4, 4)] * 4
+
+
+@pytest.mark.parametrize(
+    ("expected", "shape", "message"),
+    [
+        (STATE, (5, 1, 9), r"takes \[samples, 1, 8\], or \[samples, 2, 1, 8\] if it has no batch axis: convert it"),
+        (SCALAR, (5, 1), r"has shape \[5, 1\], the model takes \[samples\]: convert it"),
+        (SCALAR, (), r"has shape \[\], the model takes \[samples\]: convert it"),
+        (Input("x", np.dtype(np.float32), (None, 3)), (5, 4), r"takes \[samples, 3\]: convert it"),
+    ],
+)
+def test_a_wrong_shape_names_both_that_are_right(
+    expected: Input, shape: tuple[int, ...], message: str, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "data.npz", **{expected.name: np.zeros(shape, np.float32)})
+    with pytest.raises(UserError, match=message):
+        array_samples(tmp_path / "data.npz", [expected])

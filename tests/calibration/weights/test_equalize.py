@@ -110,3 +110,52 @@ def test_a_model_of_other_weights_stays_as_it_is():
     before = ir.to_proto(other).SerializeToString()
     assert not equalize_as(other, model.metadata_props[EQUALIZATION_KEY])
     assert ir.to_proto(other).SerializeToString() == before
+
+
+def other_readers(kind):
+    """c0 makes h [1,4,8,8], which a dense convolution reads, and something else that shares its scale or cannot."""
+    random = np.random.default_rng(2)
+    weights = {"w0": uneven(random, 4, 4), "b0": random.normal(size=4), "w1": random.normal(size=(3, 4, 1, 1))}
+    first = helper.make_node("Conv", ["x", "w0", "b0"], ["h"], name="c0")
+    dense = helper.make_node("Conv", ["h", "w1"], ["d"], name="c1")
+    if kind in ("grouped", "half as many out", "more out"):
+        group, outputs = {"grouped": (2, 6), "half as many out": (2, 2), "more out": (4, 8)}[kind]
+        weights["w2"] = random.normal(size=(outputs, 4 // group, 1, 1))
+        beside = [helper.make_node("Conv", ["h", "w2"], ["e"], name="c2", group=group)]
+        return network([first, dense, *beside, helper.make_node("Concat", ["d", "e"], ["y"], axis=1)], weights, "y")
+    weights["w2"] = random.normal(size=(1, 4, 1, 1))
+    one = helper.make_node("Conv", ["x", "w2"], ["o"], name="c2")
+    if kind == "one channel added":
+        middle = [helper.make_node("Add", ["a", "o"], ["h"])]
+    elif kind == "one channel added first":
+        middle = [helper.make_node("Add", ["o", "a"], ["m"]), helper.make_node("Add", ["m", "o"], ["h"])]
+    elif kind == "one channel as gate":
+        pool = helper.make_node("GlobalAveragePool", ["o"], ["p"])
+        middle = [pool, helper.make_node("Mul", ["a", "p"], ["h"])]
+    else:  # channels repeated by a Resize
+        weights["scales"] = np.array([1, 2, 1, 1])
+        weights["w1"] = random.normal(size=(3, 8, 1, 1))
+        middle = [helper.make_node("Resize", ["a", "", "scales"], ["h"], mode="nearest")]
+    first.output[0] = "a"
+    dense.output[0] = "y"
+    return network([first, one, *middle, dense], weights, "y")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["grouped", "half as many out", "more out", "one channel added", "one channel added first", "one channel as gate",
+     "channels repeated"],
+)  # fmt: skip
+def test_a_tensor_of_other_channels_or_a_grouped_reader_changes_nothing_that_is_computed(kind):
+    model, runs = other_readers(kind), samples()
+    before = [session(model).run(None, feeds)[0] for _, feeds in runs]
+    equalize(model, runs)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    for one, (_, feeds) in zip(before, runs, strict=True):
+        other = session(model).run(None, feeds)[0]
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(one).max())
+
+
+@pytest.mark.parametrize("kind", ["grouped", "half as many out", "one channel added", "channels repeated"])
+def test_what_cannot_share_a_scale_per_channel_is_no_group(kind):
+    assert not any(len(group.readers) > 1 or len(group.tensors) > 1 for group in find_groups(other_readers(kind)))

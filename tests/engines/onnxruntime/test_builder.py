@@ -4,8 +4,10 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from effedge import Runner
 from effedge.deploy.common.cli import UserError
@@ -73,3 +75,25 @@ def test_openvino_is_not_imported(prepared, tmp_path):
     code = f"import sys; from effedge import Runner; Runner({folder!r}); print('openvino' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize("pad", [1, 3])
+def test_a_pad_by_zeros_in_front_of_a_pool_stays(pool, pad, tmp_path):
+    """ONNX Runtime's own fusion pads a MaxPool by minus infinity, and pools by more than their kernel."""
+    nodes = [
+        helper.make_node("Neg", ["x"], ["n"]),
+        helper.make_node("Pad", ["n", "pads"], ["p"]),
+        helper.make_node(pool, ["p"], ["y"], kernel_shape=[2, 2]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in
+            (("x", [1, 1, 4, 4]), ("y", [1, 1, 3 + 2 * pad, 3 + 2 * pad]))]  # fmt: skip
+    pads = numpy_helper.from_array(np.array([0, 0, pad, pad] * 2), "pads")
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [pads])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "m.onnx")
+    make_engine(tmp_path / "m.onnx", tmp_path / "engine", precision="fp32", target=ORT)
+    x = np.abs(np.random.default_rng(0).normal(size=(1, 1, 4, 4)).astype(np.float32)) + 1
+    padded = np.pad(-x[0, 0], pad)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (2, 2))
+    expected = windows.max((2, 3)) if pool == "MaxPool" else windows.mean((2, 3))
+    np.testing.assert_allclose(Runner(tmp_path / "engine")({"x": x})["y"][0, 0], expected, rtol=1e-6)

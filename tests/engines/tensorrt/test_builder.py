@@ -6,9 +6,13 @@ import signal
 import threading
 from dataclasses import replace
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.runtime.manifest import read_manifest
 from effedge.deploy.runtime.tensorrt.log import tensorrt_logger
 from effedge.engines.build import build_engine, make_engine
 from effedge.engines.build_options import DEFAULT, BuildOptions, default_workspace_mib
@@ -299,3 +303,41 @@ def test_what_falls_back_from_the_dla_is_in_the_manifest(on_a_board, prepared, t
 def test_a_dla_that_is_not_there_or_cannot_is_one_line(on_a_board, prepared, tmp_path, name, mode, message):
     with pytest.raises(UserError, match=message):
         build_on(on_a_board[0], prepared(name), tmp_path / "engine", BuildOptions(dla=mode))
+
+
+def recurrent(operator):
+    """A convolution over a sequence, and a recurrent layer, as an exporter for speech writes it."""
+    gates, random = {"LSTM": 4, "GRU": 3, "RNN": 1}[operator], np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["x", "k"], ["c"], name="conv"),
+        helper.make_node("Transpose", ["c"], ["t"], perm=[2, 0, 1]),
+        helper.make_node(operator, ["t", "w", "r"], ["", "y"], hidden_size=3),
+    ]
+    arrays = {"k": (5, 4, 1), "w": (1, 3 * gates, 5), "r": (1, 3 * gates, 3)}
+    constants = {name: random.normal(size=shape).astype(np.float32) for name, shape in arrays.items()}
+    return nodes, {"x": [1, 4, 6]}, {"y": [1, 1, 3]}, constants
+
+
+def scaled_by_a_scalar():
+    """An input of rank 0 beside one of fixed size."""
+    nodes = [helper.make_node("Conv", ["x", "k"], ["c"], name="conv"), helper.make_node("Mul", ["c", "t"], ["y"])]
+    return nodes, {"x": [1, 4, 6], "t": []}, {"y": [1, 5, 6]}, {"k": np.ones((5, 4, 1), np.float32)}
+
+
+@pytest.mark.parametrize(
+    "net",
+    [recurrent("LSTM"), recurrent("GRU"), recurrent("RNN"), scaled_by_a_scalar()],
+    ids=["LSTM", "GRU", "RNN", "scalar"],
+)
+def test_loops_and_scalars_build(net, tmp_path):
+    nodes, inputs, outputs, constants = net
+    ends = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in values.items()]
+        for values in (inputs, outputs)
+    ]
+    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "g", *ends, tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "m.onnx")
+    make_engine(tmp_path / "m.onnx", tmp_path / "engine", precision="fp32", target=RTX)
+    layers = read_manifest(tmp_path / "engine")["precision"]["layers"]
+    assert "conv" in {layer["name"] for layer in layers}

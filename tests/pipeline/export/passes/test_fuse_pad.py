@@ -13,11 +13,16 @@ PADS = np.array([0, 0, 1, 0, 0, 0, 2, 2], np.int64)  # top 1, bottom 2, right 2
 ZERO, LOWEST, ONE = (np.array(value, np.float32) for value in (0, -np.inf, 1))
 
 
-def padded(reader, value=ZERO, pads=PADS, mode="constant", extra=(), outputs=("y",), **attributes):
+def padded(reader, value=ZERO, pads=PADS, mode="constant", extra=(), outputs=("y",), positions=False, **attributes):
     """x -> Pad -> `reader` -> y, and whatever nodes `extra` holds."""
     readers = {
         "Conv": ("Conv", ["p", "w"], ["y"], attributes),
-        "MaxPool": ("MaxPool", ["p"], ["y"], {"kernel_shape": [3, 3], "strides": [2, 2]} | attributes),
+        "MaxPool": (
+            "MaxPool",
+            ["p"],
+            ["y", "at"] if positions else ["y"],
+            {"kernel_shape": [3, 3], "strides": [2, 2]} | attributes,
+        ),
         "Relu": ("Relu", ["p"], ["y"], {}),
     }
     constants = {"w": noise(4, X.shape[1] + int(pads[1]), 3, 3)} if reader == "Conv" else {}
@@ -60,6 +65,8 @@ def test_the_readers_own_pads_are_added():
 BATCH, CHANNEL, CUT = (np.array(pads, np.int64) for pads in
     ([1, 0, 0, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0, 0, 0], [0, 0, -1, 0, 0, 0, 0, 1]))  # fmt: skip
 
+WIDE = np.array([0, 0, 3, 0, 0, 0, 0, 0], np.int64)
+
 
 @pytest.mark.parametrize(
     ("model", "reason"),
@@ -72,6 +79,10 @@ BATCH, CHANNEL, CUT = (np.array(pads, np.int64) for pads in
         (padded("MaxPool", value=ZERO), "MaxPool does not pad by 0.0"),
         (padded("MaxPool", value=None), "MaxPool does not pad by 0.0"),
         (padded("Conv", value=LOWEST), "Conv does not pad by -inf"),
+        (padded("MaxPool", value=LOWEST, pads=WIDE), "MaxPool pads less than its kernel"),
+        (padded("MaxPool", value=LOWEST, pads=PADS, ceil_mode=1), "with ceil_mode, MaxPool has other windows"),
+        (padded("MaxPool", value=LOWEST, pads=PADS, kernel_shape=[2, 2]), "MaxPool pads less than its kernel"),
+        (padded("MaxPool", value=LOWEST, pads=PADS, positions=True), "MaxPool counts positions without the pad"),
         (padded("Conv", pads=BATCH), "batch or channels are padded, or pixels cut off"),
         (padded("Conv", pads=CHANNEL), "batch or channels are padded, or pixels cut off"),
         (padded("Conv", pads=CUT), "batch or channels are padded, or pixels cut off"),
