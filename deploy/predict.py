@@ -11,11 +11,12 @@ original images' pixels:
     [{"image": "a.jpg", "detections": [{"box": [x0, y0, x1, y1], "score": 0.93, "class_id": 7, "label": "7"}]}]
 
 and for classifiers, the five best: {"image": "a.jpg", "classes": [{"class_id": 7, "label": "7", "score": 0.93}]}.
-Boxes are rounded to 1/100 pixel, scores to six decimals. An image that cannot be read ends the run; then nothing is
-written.
+Boxes are rounded to 1/100 pixel, scores to six decimals. Images that cannot be read are listed at the end, and the exit
+status is 1; if none can, nothing is written, and it is 2.
 
 Video: every frame of a file, the newest of a camera or a stream; the number of dropped frames, the frames a second and
-the latency are printed at the end. --out FILE.mp4 is the video with the boxes drawn in, --json FILE has a line a frame:
+the latency are printed at the end. --out FILE.mp4 is the video with the boxes drawn in, each frame of a file at its own
+time, without sound; --json FILE has a line a frame:
 
     {"frame": 12, "time": 0.48, "detections": [...]}
 
@@ -37,10 +38,11 @@ import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence
+from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.files import atomic_file, explain_os_error
+from effedge.deploy.common.messages import log
 from effedge.deploy.runtime.manifest import parse_manifest
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from effedge.deploy.runtime.detector import Detections
 
 THRESHOLD = 0.3
+EXIT_PARTLY_DONE = 1  # some images could not be read
 # Suffixes whose drawings keep the image's name; images of other formats become NAME.png.
 KEPT_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 
@@ -93,7 +96,7 @@ def main() -> None:
         loaded = partial(load, args.engine, args.threshold, drawing=args.out is not None)
         predict_video(loaded, args.source, args.out, args.json, args.quiet)
         return
-    from effedge.deploy.image.files import find_images
+    from effedge.deploy.image.files import find_images, read_images
 
     sources = find_images(args.source)
     drawings = name_drawings(sources, args.out) if args.out is not None else []
@@ -103,12 +106,23 @@ def main() -> None:
     with contextlib.ExitStack() as outputs:
         json_file = outputs.enter_context(atomic_file(args.json)) if args.json is not None else None
         scratch = outputs.enter_context(atomic_files(Path(args.out))) if args.out is not None else None
-        records = predict(model, sources, [scratch / path.name for path in drawings] if scratch else [], args.quiet)
+        unread: List[str] = []
+        drawn = {source: scratch / path.name for source, path in zip(sources, drawings)} if scratch else {}
+        records = predict(model, read_images(sources, unread), drawn, args.quiet)
+        if not records:
+            none = f"none of the {len(sources)} images can be read; the first: " if len(sources) > 1 else ""
+            raise UserError(none + unread[0])
         if json_file is not None:
             json_file.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     for kind, path in (("drawings", args.out), ("json", args.json)):
         if path is not None:
             print(f"{kind}: {path}")
+    sys.stdout.flush()
+    for line in unread:
+        log.warning(f"error: {line}")
+    if unread:
+        log.warning(f"error: {len(unread)} of {len(sources)} images could not be read; the others are done")
+        sys.exit(EXIT_PARTLY_DONE)
 
 
 def name_drawings(sources: List[Path], out: str) -> List[Path]:
@@ -170,30 +184,33 @@ def atomic_files(folder: Path) -> Iterator[Path]:
             raise
 
 
-def predict(model: "Model", sources: List[Path], drawings: List[Path], quiet: bool) -> List["ImageRecord"]:
-    """Runs every image, prints a line for each and the summary, draws into `drawings` (one a source, or none), and
-    returns the records for the JSON."""
+def predict(
+    model: "Model", images: Iterator[Tuple[Path, "np.ndarray"]], drawings: Dict[Path, Path], quiet: bool
+) -> List["ImageRecord"]:
+    """Runs every image, prints a line for each and the summary, draws into `drawings` (by the image's path, or empty),
+    and returns the records for the JSON."""
     import numpy as np
 
-    from effedge.deploy.image.files import open_image
     from effedge.deploy.image.records import as_record, summary
 
     records: List[ImageRecord] = []
     milliseconds: List[float] = []
-    remaining = iter(sources)
-    for paths in iter(lambda: list(itertools.islice(remaining, model.batch)), []):
+    while True:
         started = time.perf_counter()
-        images = [open_image(path) for path in paths]
-        results: Sequence[Result] = list(model(images))
-        milliseconds += [1000 * (time.perf_counter() - started) / len(paths)] * len(paths)
-        for path, image, result in zip(paths, images, results):
+        taken = list(itertools.islice(images, model.batch))
+        if not taken:
+            break
+        results: Sequence[Result] = list(model([image for _, image in taken]))
+        milliseconds += [1000 * (time.perf_counter() - started) / len(taken)] * len(taken)
+        for (path, image), result in zip(taken, results):
             if drawings and not isinstance(result, list):
-                save_drawing(image, result, drawings[len(records)])
+                save_drawing(image, result, drawings[path])
             records.append({"image": str(path), **as_record(result)})
             if not quiet:
                 print(f"{path}: {summary(records[-1])}", flush=True)
-    count = f"{len(sources)} images" if len(sources) > 1 else "1 image"
-    print(f"{count}, median {np.median(milliseconds):.1f} ms an image (reading, resizing, engine, selection)")
+    if records:
+        count = f"{len(records)} images" if len(records) > 1 else "1 image"
+        print(f"{count}, median {np.median(milliseconds):.1f} ms an image (reading, resizing, engine, selection)")
     return records
 
 

@@ -4,6 +4,7 @@ Everything that effedge writes goes to a temporary name first and is then rename
 POSIX file systems, so a reader, or a later run after a kill, finds the complete file or none.
 """
 
+import codecs
 import contextlib
 import errno
 import hashlib
@@ -17,6 +18,11 @@ from typing import Any, Iterable, Iterator, Union
 from effedge.deploy.common.cli import UserError
 
 CHUNK_BYTES = 1 << 20
+# Encodings by their byte-order mark (Unicode 15.0, section 23.8); UTF-32's begins with UTF-16's and comes first.
+OTHER_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"),
+)  # fmt: skip
 
 
 def sha256(path: Union[str, Path]) -> str:
@@ -59,10 +65,33 @@ def digest_of_json(value: Any) -> str:
     return sha256_of_bytes([json.dumps(value, sort_keys=True).encode()])[:16]
 
 
+def read_text(path: Union[str, Path], expected: str) -> str:
+    """Reads a text file of a user: UTF-8, with or without the byte-order mark that Windows' editors put in front.
+
+    Raises UserError, with what is `expected`, if the file is missing, cannot be read, or is of another encoding.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"'{path}' does not exist: expected {expected}") from None
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read ({error.strerror}): expected {expected}") from error
+    encoding = next((name for mark, name in OTHER_MARKS if content.startswith(mark)), None)
+    if encoding is None and b"\0" in content:  # no text in UTF-8 has one, and English text in UTF-16 has many
+        encoding = "UTF-16 without a byte-order mark, or no text"
+    if encoding is not None:
+        raise UserError(f"'{path}' is {encoding}: save it as UTF-8 (expected {expected})")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        where = f"byte {error.start} is 0x{content[error.start]:02x}"
+        raise UserError(f"'{path}' is no UTF-8 ({where}): save it as UTF-8 (expected {expected})") from error
+
+
 def read_json(path: Union[str, Path], remedy: str) -> Any:
     """Reads a JSON file. Raises UserError if it cannot be read, or is damaged: then with the `remedy`."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_bytes())  # of bytes, json finds the encoding, and skips a byte-order mark
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror}") from error
     except ValueError as error:  # no JSON, or no UTF-8

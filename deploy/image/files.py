@@ -12,7 +12,7 @@ Before an image is plain RGB:
 
 import warnings
 from pathlib import Path
-from typing import Any, List, Optional, Union
+from typing import Any, Iterable, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -30,6 +30,9 @@ SUFFIXES = (
 TRANSPOSE: Any = getattr(Image, "Transpose", Image)
 WHITE = (255, 255, 255, 255)
 EXIF_ORIENTATION = 0x0112
+# Folders that systems make of their own accord, with copies of images or parts of them in: macOS' archives, Synology's
+# thumbnails, Windows' bin.
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
 # The transposition that makes an image of each orientation upright: EXIF 2.3, table 6 (1 is upright).
 TRANSPOSITIONS = {
     2: TRANSPOSE.FLIP_LEFT_RIGHT,
@@ -98,12 +101,37 @@ def orientation(image: Image.Image) -> Optional[int]:
         return None
 
 
+def read_images(paths: Iterable[Path], unread: List[str]) -> Iterator[Tuple[Path, np.ndarray]]:
+    """Yields each path with its image, as `open_image` reads it; adds the errors of those that it cannot to `unread`.
+
+    One damaged file among thousands does not lose the results of the others: the command lists it at its end, and exits
+    with status 1.
+    """
+    for path in paths:
+        try:
+            image = open_image(path)
+        except UserError as error:
+            unread.append(str(error))
+        else:
+            yield path, image
+
+
 def find_images(source: Union[str, Path]) -> List[Path]:
     """Returns the images that a path stands for: itself, or those of the folder. UserError if there are none."""
     path = Path(source)
     if not path.exists():
         raise UserError(f"no such image or folder: '{source}'")
     return list_images(path) if path.is_dir() else [path]
+
+
+def is_hidden(path: Path) -> bool:
+    """Returns True if a part of a relative path begins with a dot, as .DS_Store and ._a.jpg do, or is a system's."""
+    return any(part.startswith(".") or part in SYSTEM_FOLDERS for part in path.parts)
+
+
+def is_image(path: Path) -> bool:
+    """Returns True for a file with an image's suffix that is not hidden."""
+    return path.suffix.lower() in SUFFIXES and not is_hidden(Path(path.name)) and path.is_file()
 
 
 def list_images(folder: Union[str, Path]) -> List[Path]:
@@ -116,11 +144,7 @@ def list_images(folder: Union[str, Path]) -> List[Path]:
     if not folder.is_dir():
         raise UserError(f"no such folder of images: '{folder}'")
     try:
-        files = [
-            path
-            for path in folder.iterdir()
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-        ]
+        files = [path for path in folder.iterdir() if is_image(path)]
     except OSError as error:
         raise UserError(f"cannot list the folder '{folder}': {error.strerror}") from error
     if not files:

@@ -104,7 +104,8 @@ def opened_writer(path: Optional[str], video: Video) -> Iterator[Optional[VideoW
         yield None
         return
     with atomic_file(path) as temporary:
-        writer = VideoWriter(temporary, video.fps or USUAL_FPS)
+        length = video.frames / video.fps if video.frames and video.fps else None
+        writer = VideoWriter(temporary, video.fps or USUAL_FPS, length)
         yield writer
         writer.close()
 
@@ -175,7 +176,8 @@ class VideoRun:
         if self.writer is not None and not isinstance(result, list):
             from effedge.deploy.image.draw import draw_detections
 
-            self.writer.write(draw_detections(frame.pixels, result), self.times(frame))
+            seconds = None if self.video.live else frame.seconds
+            self.writer.write(draw_detections(frame.pixels, result), self.times(frame), seconds)
         if self.lines is not None:
             self.lines.write({"frame": frame.number, "time": round(frame.seconds, 3), **record})
         age = 1000 * (time.perf_counter() - frame.arrival)

@@ -6,11 +6,13 @@ file is opened again at the end and its frames are counted.
 
 import shutil
 from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import numpy as np
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.messages import log
+from effedge.deploy.video.frame_times import end_time, is_constant, set_frame_times
 from effedge.deploy.video.source import length, opencv
 
 SUFFIX, CODEC = ".mp4", "mp4v"
@@ -24,15 +26,21 @@ class VideoWriter:
     Attributes: `written`, the number of frames so far.
     """
 
-    def __init__(self, path: Path, fps: float) -> None:
-        """`path` ends in .mp4. The first frame raises UserError if OpenCV has no FFmpeg to write it with."""
-        self.path, self.fps, self.written = path, fps, 0
+    def __init__(self, path: Path, fps: float, length: Optional[float] = None) -> None:
+        """`path` ends in .mp4; `length` is the source's in seconds. The first frame raises UserError if OpenCV has no
+        FFmpeg to write it with."""
+        self.path, self.fps, self.length, self.written = path, fps, length, 0
+        self.seconds: List[float] = []
         self.cv2 = opencv()
         self.writer: Any = None
         self.size: Optional[Tuple[int, int]] = None
 
-    def write(self, pixels: np.ndarray, times: int = 1) -> None:
-        """Appends a frame, RGB uint8 [H,W,3], `times` over. A frame of another size than the first is resized."""
+    def write(self, pixels: np.ndarray, times: int = 1, seconds: Optional[float] = None) -> None:
+        """Appends a frame, RGB uint8 [H,W,3], `times` over. A frame of another size than the first is resized.
+
+        `seconds` is its time in the source. If each frame has one, and these are not those of a constant rate, they
+        become the video's.
+        """
         if self.writer is None:
             self.open(pixels.shape[1], pixels.shape[0])
         frame = np.ascontiguousarray(pixels[:, :, ::-1])
@@ -41,6 +49,8 @@ class VideoWriter:
         for _ in range(times):
             self.writer.write(frame)
         self.written += times
+        if seconds is not None:
+            self.seconds.append(seconds)
 
     def open(self, width: int, height: int) -> None:
         """Begins the file. Raises UserError for a size or codec that OpenCV cannot write."""
@@ -60,6 +70,13 @@ class VideoWriter:
         if self.writer is None:
             return
         self.writer.release()
+        if len(self.seconds) == self.written > 1 and not is_constant(self.seconds, self.fps):
+            try:
+                set_frame_times(self.path, self.seconds, end_time(self.seconds, self.length))
+            except ValueError as error:
+                log.warning(
+                    f"note: '{self.path.name}' plays at {self.fps:g} frames a second, unlike its source: {error}"
+                )
         capture = self.cv2.VideoCapture(str(self.path))
         frames = (length(self.cv2, capture)[0] or 0) if capture.isOpened() else 0
         capture.release()

@@ -6,25 +6,22 @@ may be intended are counted in notes, a line each.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.messages import track
-from effedge.deploy.image.files import open_image, orientation
+from effedge.deploy.image.files import open_image
+from effedge.pipeline.datasets.image_sizes import EDGE, read_size
 from effedge.pipeline.datasets.labelled import read_for_task
 from effedge.pipeline.datasets.problems import Problems
 from effedge.pipeline.datasets.read import read_data
 from effedge.pipeline.datasets.records import DataSet, Record
 from effedge.pipeline.models.tables import is_detector
 
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-EDGE = 1.0  # pixels; rounding alone puts boxes that far over the edge
 # LVIS (Gupta et al. 2019, section 3.3) calls a category rare if it is in ten training images or fewer.
 RARE = 10
 # A chosen limit: beyond it, a batch of a hundred objects seldom has one of the rarest class.
@@ -68,10 +65,7 @@ def check_data(data: str, images: Path | None, model: str | None = None) -> Chec
 def check_image(record: Record, problems: Problems) -> tuple[int, int]:
     """Reads an image's (width, height) from the head of its file; adds problems for no image and for boxes outside."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(record.path) as image:
-                width, height = image.size[::-1] if orientation(image) in SIDEWAYS else image.size
+        width, height = read_size(record.path).upright
     except Exception:
         try:
             open_image(record.path)  # raises the UserError that explains the file

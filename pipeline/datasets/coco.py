@@ -1,6 +1,7 @@
 """Reads COCO's annotation file: a JSON of images, annotations and categories (cocodataset.org, "Data format").
 
-Boxes are [x, y, width, height] in pixels in the file, xyxy in the records. Class ids count the categories in the order
+Boxes are [x, y, width, height] in pixels in the file, xyxy in the records, where `image_sizes.py` moves them into the
+upright image. Class ids count the categories in the order
 of their ids, which may begin anywhere and have gaps; `records.match_labels` maps them to a model's ids by name.
 """
 
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.files import read_text
+from effedge.pipeline.datasets.image_sizes import stated_size, to_upright_pixels
 from effedge.pipeline.datasets.problems import Problems
 from effedge.pipeline.datasets.records import DataSet, Record, require_files
 
@@ -40,26 +43,28 @@ def read_coco(path: Path, images: Path | None = None, problems: Problems | None 
     for annotation in content["annotations"]:
         if _is_valid(path, annotation, files, names, collected):
             by_image[annotation["image_id"]].append(annotation)
-    folder = images or _image_folder(path, list(files.values()))
-    records = [_record(folder / name, by_image[image_id], class_ids) for image_id, name in files.items()]
+    folder = images or _image_folder(path, next(iter(files.values()))["file_name"])
+    records = [_record(folder / image["file_name"], by_image[image_id], class_ids) for image_id, image in files.items()]
     require_files(records, "give their folder with --images", collected)
+    stated = [stated_size(image.get("width"), image.get("height")) for image in files.values()]
+    records, moved = to_upright_pixels(records, stated, collected)
     if problems is None:
         collected.refuse()
     kept = sum(len(record.boxes) for record in records)
     notes = _notes(content["annotations"], sum(map(len, by_image.values())) - kept)
-    return DataSet("detection", [names[category] for category in class_ids], records, notes)
+    return DataSet("detection", [names[category] for category in class_ids], records, [*notes, *moved])
 
 
-def _files(path: Path, images: list[Any], problems: Problems) -> dict[Any, str]:
-    """Maps image ids to file names."""
-    files: dict[Any, str] = {}
+def _files(path: Path, images: list[Any], problems: Problems) -> dict[Any, dict[str, Any]]:
+    """Maps image ids to the images' entries, which have a file_name."""
+    files: dict[Any, dict[str, Any]] = {}
     for image in images:
         if not isinstance(image, dict) or "id" not in image or not isinstance(image.get("file_name"), str):
             problems.add("image", f"'{path}' has an image without id or file_name: {image!r:.80}")
         elif image["id"] in files:
             problems.add("image id", f"'{path}' has two images with the id {image['id']}: ids must differ")
         else:
-            files[image["id"]] = image["file_name"]
+            files[image["id"]] = image
     return files
 
 
@@ -75,11 +80,10 @@ def _notes(annotations: list[Any], without_area: int) -> list[str]:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    text = read_text(path, "a COCO json")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"'{path}' does not exist: expected a COCO json") from None
-    except (OSError, ValueError) as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"'{path}' is no JSON ({error}): expected a COCO json") from error
     for part in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
@@ -103,7 +107,7 @@ def _categories(path: Path, categories: list[Any], problems: Problems) -> dict[i
     return names
 
 
-def _is_valid(path: Path, annotation: Any, files: dict[Any, str], names: dict[int, str], problems: Problems) -> bool:
+def _is_valid(path: Path, annotation: Any, files: dict[Any, Any], names: dict[int, str], problems: Problems) -> bool:
     """Returns True for an annotation of a known image and category, with a box of four finite numbers."""
     is_object = isinstance(annotation, dict)
     box: Any = annotation.get("bbox") if is_object else None
@@ -141,7 +145,7 @@ def _record(path: Path, annotations: list[dict[str, Any]], class_ids: dict[int, 
     )
 
 
-def _image_folder(path: Path, names: list[str]) -> Path:
+def _image_folder(path: Path, first: str) -> Path:
     """Returns `images/` beside the json where the first image lies there, else the json's own folder."""
     beside = path.parent / "images"
-    return beside if (beside / names[0]).is_file() else path.parent
+    return beside if (beside / first).is_file() else path.parent

@@ -3,11 +3,14 @@
     effedge crops DATA --out DIR
 
 Every object is cut out with a margin and written to DIR/<class>/, ready for `effedge train b0 --data DIR`. Crowds,
-difficult objects, and those smaller than --smallest pixels are left out.
+difficult objects, and those smaller than --smallest pixels are left out. Images that cannot be read are listed at the
+end, and the exit status is 1.
 """
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +18,9 @@ from PIL import Image
 
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.files import atomic_folder
-from effedge.deploy.common.messages import track
+from effedge.deploy.common.messages import log, track
 from effedge.deploy.image.files import open_image
+from effedge.deploy.predict import EXIT_PARTLY_DONE
 from effedge.pipeline.datasets.checks import check_data
 from effedge.pipeline.datasets.problems import line_by_line
 from effedge.pipeline.datasets.records import DataSet
@@ -30,11 +34,18 @@ def crop_window(box: np.ndarray, width: int, height: int, margin: float) -> tupl
     return left, top, min(width, int(np.ceil(x1 + across))), min(height, int(np.ceil(y1 + down)))
 
 
-def write_crops(data: DataSet, folder: Path, margin: float, smallest: float) -> list[int]:
-    """Writes a PNG for each object; returns their number by class id."""
-    counts = [0] * len(data.labels)
-    for record in track(data.records, desc="cutting", unit="image"):
-        image = open_image(record.path)
+def write_crops(data: DataSet, folder: Path, margin: float, smallest: float) -> tuple[list[int], list[str]]:
+    """Writes a PNG for each object; returns their number by class id, and the errors of images that cannot be read."""
+    counts, unread = [0] * len(data.labels), list[str]()
+    names = Counter(record.path.stem for record in data.records)
+    for number, record in enumerate(track(data.records, desc="cutting", unit="image")):
+        try:
+            image = open_image(record.path)
+        except UserError as error:
+            unread.append(str(error))
+            continue
+        # Images of several folders may have one name.
+        name = record.path.stem if names[record.path.stem] == 1 else f"{number}-{record.path.stem}"
         for index in np.flatnonzero(~record.ignored):
             box, class_id = record.boxes[index], int(record.class_ids[index])
             if min(box[2] - box[0], box[3] - box[1]) < smallest:
@@ -42,9 +53,9 @@ def write_crops(data: DataSet, folder: Path, margin: float, smallest: float) -> 
             x0, y0, x1, y1 = crop_window(box, image.shape[1], image.shape[0], margin)
             class_folder = folder / (data.labels[class_id] or str(class_id)).replace("/", "_")
             class_folder.mkdir(exist_ok=True)
-            Image.fromarray(image[y0:y1, x0:x1]).save(class_folder / f"{record.path.stem}-{index}.png")
+            Image.fromarray(image[y0:y1, x0:x1]).save(class_folder / f"{name}-{index}.png")
             counts[class_id] += 1
-    return counts
+    return counts, unread
 
 
 def main() -> None:
@@ -65,7 +76,12 @@ def main() -> None:
     if arguments.out.is_dir() and any(path.is_file() for path in arguments.out.iterdir()):
         raise UserError(f"--out '{arguments.out}' has files of something else in it: choose another folder")
     with atomic_folder(arguments.out) as temporary:
-        counts = write_crops(data, temporary, arguments.margin, arguments.smallest)
+        counts, unread = write_crops(data, temporary, arguments.margin, arguments.smallest)
     for label, count in zip(data.labels, counts, strict=True):
         print(f"{label}: {count}")
-    print(arguments.out)
+    print(arguments.out, flush=True)
+    for line in unread:
+        log.warning(f"error: {line}")
+    if unread:
+        log.warning(f"error: {len(unread)} of {len(data.records)} images could not be read; the others are cut")
+        sys.exit(EXIT_PARTLY_DONE)

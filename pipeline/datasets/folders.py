@@ -5,21 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.files import read_text
+from effedge.deploy.image.files import SUFFIXES, is_hidden, is_image
 from effedge.pipeline.datasets.problems import Problems
-from effedge.pipeline.datasets.records import SUFFIXES, DataSet, class_record, require_files
+from effedge.pipeline.datasets.records import DataSet, class_record, require_files
 
 
 def read_class_folders(path: Path) -> DataSet:
     """Reads the images below `path/<class>/`; class ids count the folders in alphabetical order, as torchvision does.
 
-    Raises UserError if there are no such folders, or no images in one of them.
+    Hidden files and folders are left out, at every depth. Raises UserError if there are no such folders, or no images
+    in one of them.
     """
-    folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not is_hidden(Path(folder.name)))
     if not folders:
         raise UserError(f"'{path}' has no folders: expected one for each class, with its images inside")
     records = []
     for class_id, folder in enumerate(folders):
-        images = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+        images = sorted(
+            file for file in folder.rglob("*") if is_image(file) and not is_hidden(file.relative_to(folder))
+        )
         if not images:
             raise UserError(f"class folder '{folder}' has no images ({', '.join(SUFFIXES)}): remove it or fill it")
         records += [class_record(image, class_id) for image in images]
@@ -37,12 +42,7 @@ def read_table(path: Path, images: Path | None = None, problems: Problems | None
     Raises:
         UserError: no table, or an empty table. Without `problems`, BrokenData for the mistakes.
     """
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise UserError(f"'{path}' does not exist: expected a table of file<TAB>class") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"'{path}' cannot be read ({error}): expected a table of file<TAB>class") from error
+    lines = [line for line in read_text(path, "a table of file<TAB>class").splitlines() if line.strip()]
     collected, rows = problems or Problems(), []
     for number, line in enumerate(lines, 1):
         row = line.split("\t")

@@ -15,7 +15,7 @@ from effedge.pipeline.datasets.records import DataSet, match_labels
 def read_for_task(
     task: str, path: Path, images: Path | None = None, problems: Problems | None = None, *, model: str = "the model"
 ) -> DataSet:
-    """Reads data for a task, as `effedge.pipeline.datasets.read.read_data`.
+    """Reads data for a task, as `effedge.pipeline.datasets.read.read_data`. Without `problems`, logs the data's notes.
 
     Args:
         model: the model's name in errors.
@@ -26,6 +26,9 @@ def read_for_task(
     data = read_data(path, images, problems)
     if data.task != task:
         raise UserError(f"'{path}' is for {data.task}, {model} is for {task}: give data for {task}")
+    if problems is None:
+        for note in data.notes:
+            log.warning(f"note: {note}")
     return data
 
 

@@ -16,8 +16,6 @@ from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.files import sha256_of_bytes
 from effedge.pipeline.datasets.problems import Problems
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-
 
 class Record(NamedTuple):
     """An image and its annotations.

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from typing import NamedTuple
 
 import numpy as np
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.files import read_text
+from effedge.deploy.image.files import SUFFIXES, is_hidden
+from effedge.pipeline.datasets.image_sizes import Size, stated_size, to_upright_pixels
 from effedge.pipeline.datasets.problems import Problems
-from effedge.pipeline.datasets.records import SUFFIXES, DataSet, Record, require_files
+from effedge.pipeline.datasets.records import DataSet, Record, require_files
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -38,10 +42,11 @@ def read_voc(path: Path, images: Path | None = None, problems: Problems | None =
     root = path if path.is_dir() else path.parent.parent.parent
     annotations = root / "Annotations"
     if path.is_dir():
-        names = sorted(file.stem for file in annotations.glob("*.xml"))
+        names = sorted(file.stem for file in annotations.glob("*.xml") if not is_hidden(Path(file.name)))
     else:
         # A class's own list has a second column: 1, -1 or 0 (difficult).
-        names = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+        lines = read_text(path, "a list of ImageSets/Main").splitlines()
+        names = [line.split()[0] for line in lines if line.strip()]
     if not names:
         raise UserError(f"'{path}' names no images: expected Annotations/*.xml, or a list in ImageSets/Main")
     folder = images or root / "JPEGImages"
@@ -51,13 +56,18 @@ def read_voc(path: Path, images: Path | None = None, problems: Problems | None =
             parsed.append(_parse(annotations / f"{name}.xml", folder))
         except Malformed as error:
             collected.add(error.kind, str(error))
-    labels = sorted({name for _, objects in parsed for name, _, _ in objects})
-    records = [_record(image, objects, labels) for image, objects in parsed]
+    labels = sorted({name for annotation in parsed for name, _, _ in annotation.objects})
+    records = [_record(annotation.image, annotation.objects, labels) for annotation in parsed]
     require_files(records, "give their folder with --images", collected)
+    records, notes = to_upright_pixels(records, [annotation.size for annotation in parsed], collected)
     if problems is None:
         collected.refuse()
-    without_area = sum(len(objects) for _, objects in parsed) - sum(len(record.boxes) for record in records)
-    notes = [f"{without_area} objects have a box without area and are left out"] if without_area else []
+    without_area = sum(len(annotation.objects) for annotation in parsed) - sum(len(record.boxes) for record in records)
+    if without_area:
+        notes.append(f"{without_area} objects have a box without area and are left out")
+    if stale := [annotation for annotation in parsed if annotation.is_stale]:
+        first = f"'{stale[0].filename}', where '{stale[0].image}' has the annotation's own name"
+        notes.append(f"{len(stale)} annotations name another image in <filename>, the first is {first}")
     return DataSet("detection", list(labels), records, notes)
 
 
@@ -72,16 +82,32 @@ class Malformed(UserError):
 Object = tuple[str, tuple[float, ...], bool]  # name, xyxy, difficult
 
 
-def _parse(path: Path, folder: Path) -> tuple[Path, list[Object]]:
-    """Parses an annotation file: (path of the image, objects)."""
+class Annotation(NamedTuple):
+    """An annotation file: the path of its image, its <filename>, the size that it states, and its objects."""
+
+    image: Path
+    filename: str
+    size: Size | None
+    objects: list[Object]
+
+    @property
+    def is_stale(self) -> bool:
+        """True if <filename> is of another image; a suffix and a folder, perhaps Windows', do not count."""
+        return bool(self.filename) and PureWindowsPath(self.filename).stem != self.image.stem
+
+
+def _parse(path: Path, folder: Path) -> Annotation:
+    """Parses an annotation file."""
     try:
         root = ElementTree.parse(path).getroot()
     except FileNotFoundError:
         raise Malformed("missing", f"annotation '{path}' does not exist, though the list names it") from None
-    except (OSError, ElementTree.ParseError) as error:
-        raise Malformed("XML", f"annotation '{path}' is no XML ({error}): expected Pascal VOC's") from error
-    image = _image_path(root.findtext("filename"), path.stem, folder)
-    return image, [_object(path, item) for item in root.iter("object")]
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: of its encoding
+        raise Malformed("XML", f"annotation '{path}' is no XML ({error}): expected Pascal VOC's, in UTF-8") from error
+    filename = (root.findtext("filename") or "").strip()
+    image = _image_path(filename, path.stem, folder)
+    size = stated_size(root.findtext("size/width"), root.findtext("size/height"))
+    return Annotation(image, filename, size, [_object(path, item) for item in root.iter("object")])
 
 
 def _object(path: Path, item: ElementTree.Element) -> Object:
@@ -97,11 +123,16 @@ def _object(path: Path, item: ElementTree.Element) -> Object:
     return name, corners, (item.findtext("difficult") or "0").strip() == "1"
 
 
-def _image_path(filename: str | None, stem: str, folder: Path) -> Path:
-    """Finds the image's path: the annotation's file name, else a file with the annotation's stem."""
-    named = [filename.strip()] if filename and filename.strip() else []
-    candidates = [folder / name for name in [*named, *(stem + suffix for suffix in SUFFIXES)]]
-    return next((path for path in candidates if path.is_file()), candidates[0])
+def _image_path(filename: str, stem: str, folder: Path) -> Path:
+    """Finds the image's path: the file with the annotation's stem, else `filename`.
+
+    Data sets are renumbered, and copied with other suffixes, while <filename> stays as it was. It counts where it has
+    the annotation's stem, and where no file has.
+    """
+    own = [stem + suffix for lower in SUFFIXES for suffix in (lower, lower.upper())]
+    named = [filename] if filename else []
+    candidates = [*named, *own] if Path(filename).stem == stem else [*own, *named]
+    return next((folder / name for name in candidates if (folder / name).is_file()), folder / (filename or own[0]))
 
 
 def _record(image: Path, objects: list[Object], labels: list[str]) -> Record:

@@ -31,7 +31,8 @@ from effedge.engines.build import make_engine
 from effedge.engines.build_options import NO_INT8, BuildOptions
 from effedge.engines.stage import record_path, run_stage
 from effedge.engines.targets import PRECISIONS, TARGETS, TYPED, Target, check_buildable_here
-from effedge.pipeline.chain import batch_word, run_chain
+from effedge.pipeline.artefact_folder import batch_word
+from effedge.pipeline.chain import run_chain
 from effedge.pipeline.datasets.digits_cache import digits_folder
 from effedge.pipeline.export.torch_to_onnx import Batch
 from effedge.pipeline.models.tables import MODELS

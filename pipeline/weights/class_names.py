@@ -9,19 +9,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.files import read_text
 
 FOLDER = Path(__file__).parent / "labels"
 
 
 def read_labels(path: Path) -> list[str | None]:
-    """Reads the labels of a file, None for an empty line. Raises UserError if the file is missing or no text."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"labels file '{path}' does not exist: expected a text file with a class name a line") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"labels file '{path}' cannot be read ({error}): expected a class name a line") from error
+    """Reads the labels of a file, None for an empty line. Raises UserError if the file is missing or no UTF-8."""
+    lines = read_text(path, "a labels file with a class name a line").splitlines()
     return [line.strip() or None for line in lines]
 
 

@@ -138,19 +138,47 @@ def test_file_names_that_are_no_utf8(build, tmp_path):
     assert json.loads((tmp_path / "found.json").read_text())[0]["image"] == str(tmp_path / name)
 
 
+@pytest.mark.parametrize("batch", [(1, 1, 1), (2, 2, 2), (1, 4, 8)])
+def test_images_that_cannot_be_read_are_listed_at_the_end_and_the_others_are_done(build, images, tmp_path, batch):
+    whole = images / "b.png"
+    (images / "aa.png").write_bytes(whole.read_bytes()[:-60])  # cut short: its head says that all is well
+    (images / "bb.jpg").write_bytes(b"not an image")
+    out, found = tmp_path / "out", tmp_path / "found.json"
+    done = predict(build(batch=batch), images, "--out", out, "--json", found)
+    assert done.returncode == 1
+    assert names(out) == ["a.png", "b.png", "c.jpg"]
+    records = json.loads(found.read_text())
+    assert [Path(record["image"]).name for record in records] == ["a.png", "b.png", "c.jpg"]
+    assert [len(record["detections"]) for record in records] == [1, 2, 0]
+    with Image.open(out / "b.png") as drawn:  # each drawing is of its own image
+        assert (np.array(drawn) != scene()).any() and (np.array(drawn) == np.array(Image.open(whole))).mean() > 0.8
+    assert done.stdout.splitlines()[3].startswith("3 images, median ")
+    first, second, last = done.stderr.splitlines()
+    assert first.startswith("error: ") and "aa.png" in first and "bb.jpg" in second
+    assert last == "error: 2 of 5 images could not be read; the others are done"
+
+
 @pytest.mark.parametrize("broken", [b"", b"not an image"])
-def test_an_image_that_cannot_be_read_ends_the_run_and_nothing_is_written(build, images, tmp_path, broken):
-    (images / "bb.jpg").write_bytes(broken)
+def test_without_an_image_that_can_be_read_nothing_is_written(build, images, tmp_path, broken):
+    for path in images.iterdir():
+        path.write_bytes(broken)
     out, found = tmp_path / "out", tmp_path / "found.json"
     found.write_text("earlier")
     before = names(tmp_path)
     engine = build()
-    check_error(predict(engine, images, "--out", out, "--json", found), "bb.jpg")
+    check_error(predict(engine, images, "--out", out, "--json", found), "none of the 3 images", "a.png")
     assert names(tmp_path) == sorted([*before, "engine"])  # no out, nothing temporary
     assert found.read_text() == "earlier"
     out.mkdir()
-    check_error(predict(engine, images, "--out", out), "bb.jpg")
+    check_error(predict(engine, images / "a.png", "--out", out), "a.png")
     assert names(out) == []
+
+
+def test_hidden_files_are_no_images(build, images, tmp_path):
+    for name in (".DS_Store", "._a.png", "Thumbs.db", ".hidden.jpg"):
+        (images / name).write_bytes(b"Mac OS X")
+    done = predict(build(), images)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.splitlines()[3].startswith("3 images, ")
 
 
 def test_mistakes_about_the_source(build, tmp_path):

@@ -96,7 +96,7 @@ def split_table(table: Path, out: Path, count: int) -> tuple[Path, Path]:
         out/<name>-calibration.json, a COCO json without annotations, which is how calibration takes a list of images;
         out/<name>-evaluation.tsv. Both hold absolute paths; <name> is that of the table's folder.
     """
-    rows = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = [line.split("\t") for line in table.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     folder = table.parent.resolve()
     held_out = set(spread(range(len(rows)), count))
     images = [{"id": index, "file_name": str(folder / rows[index][0])} for index in sorted(held_out)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from effedge.deploy.common.cli import UserError, choose
-from effedge.deploy.common.files import read_json
+from effedge.deploy.common.files import read_json, read_text
 from effedge.pipeline.models.tables import MODELS, is_detector
 
 DETECTION, CLASSIFICATION = TASKS = ("detection", "classification")
@@ -132,12 +132,10 @@ def read_object(path: Path) -> list[tuple[str, object]]:
 
 def read_csv(path: Path) -> list[tuple[str, object]]:
     """Reads lines of two cells; a first line whose second cell is no number is a heading."""
+    rows = csv.reader(read_text(path, "lines such as d0,38.5").splitlines())
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [[cell.strip() for cell in line] for line in csv.reader(file) if any(cell.strip() for cell in line)]
-    except OSError as error:
-        raise UserError(f"cannot read '{path}': {error.strerror}") from error
-    except (ValueError, csv.Error) as error:
+        lines = [[cell.strip() for cell in line] for line in rows if any(cell.strip() for cell in line)]
+    except csv.Error as error:
         raise UserError(f"'{path}' is no CSV ({error}): expected lines such as d0,38.5") from error
     pairs: list[tuple[str, object]] = []
     for index, line in enumerate(lines):

@@ -47,3 +47,25 @@ def test_small_objects_are_left_out_and_what_is_no_place_or_data_is_one_line(mon
         run_main(monkeypatch, folders, "--out", tmp_path / "other")
     with pytest.raises(UserError, match="--margin 2.0"):
         run_main(monkeypatch, path, "--out", tmp_path / "other", "--margin", 2)
+
+
+def test_an_image_that_cannot_be_read_is_listed_at_the_end_and_the_others_are_cut(monkeypatch, capsys, tmp_path):
+    path = write_coco(tmp_path, 6)
+    cut = sorted((tmp_path / "photographs").iterdir())[2]
+    cut.write_bytes(cut.read_bytes()[:-40])
+    with pytest.raises(SystemExit) as ended:
+        run_main(monkeypatch, path, "--images", tmp_path / "photographs", "--out", tmp_path / "crops", "-q")
+    assert ended.value.code == 1 and len(read_data(tmp_path / "crops").records) == 5
+
+
+def test_images_of_one_name_in_two_folders_keep_their_crops_apart(monkeypatch, tmp_path):
+    path = write_coco(tmp_path, 6)
+    content = json.loads(path.read_text())
+    for image in content["images"]:  # 0.png to 5.png become 0/x.png to 5/x.png
+        folder = tmp_path / "photographs" / str(image["id"])
+        folder.mkdir()
+        (tmp_path / "photographs" / image["file_name"]).rename(folder / "x.png")
+        image["file_name"] = f"{image['id']}/x.png"
+    path.write_text(json.dumps(content))
+    run_main(monkeypatch, path, "--images", tmp_path / "photographs", "--out", tmp_path / "crops", "-q")
+    assert len(read_data(tmp_path / "crops").records) == 6

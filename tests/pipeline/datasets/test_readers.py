@@ -220,3 +220,73 @@ def test_real_data_sets_are_read_as_pycocotools_reads_them(capsys):
         x, y, w, h = np.float32([annotation["bbox"] for annotation in expected]).reshape(-1, 4).T
         np.testing.assert_allclose(record.boxes, np.stack([x, y, x + w, y + h], 1))
         assert record.ignored.tolist() == [bool(annotation["iscrowd"]) for annotation in expected]
+
+
+def test_the_annotations_own_name_counts_where_its_filename_is_stale(voc):
+    # 000001.xml was copied from 000002's, with its <filename>; both images are there.
+    (voc / "Annotations" / "000001.xml").write_text(VOC.format(file="000002.jpg", difficult=0))
+    (voc / "Annotations" / "000002.xml").write_text(VOC.format(file=r"C:\data\000002.png", difficult=0))
+    data = read_data(voc)
+    assert [record.path.name for record in data.records] == ["000001.jpg", "000002.jpg"]
+    [note] = data.notes  # another suffix or folder is no other image
+    assert note.startswith("1 annotations name another image in <filename>, the first is '000002.jpg'")
+    # <filename> counts where no image has the annotation's name, and where it only says which of two suffixes.
+    (voc / "JPEGImages" / "000001.jpg").rename(voc / "JPEGImages" / "photo.JPG")
+    (voc / "Annotations" / "000001.xml").write_text(VOC.format(file="photo.JPG", difficult=0))
+    write_image(voc / "JPEGImages" / "000002.png")
+    (voc / "Annotations" / "000002.xml").write_text(VOC.format(file="000002.png", difficult=0))
+    assert [record.path.name for record in read_data(voc).records] == ["photo.JPG", "000002.png"]
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_class_or_a_file_name(voc):
+    write_image(voc / "a.jpg")
+    write_image(voc / "b.jpg")
+    (voc / "labels.tsv").write_bytes(MARK + "a.jpg\tKätzchen\r\nb.jpg\tdog\r\n".encode())
+    data = read_data(voc / "labels.tsv")
+    assert data.labels == ["Kätzchen", "dog"] and data.records[0].path == voc / "a.jpg"
+    (voc / "data.json").write_bytes(MARK + json.dumps(coco()).encode())
+    assert read_data(voc / "data.json").labels == ["person", "dog"]
+    (voc / "ImageSets" / "Main" / "val.txt").write_bytes(MARK + b"000002\r\n")
+    assert len(read_data(voc / "ImageSets" / "Main" / "val.txt").records) == 1
+    xml = voc / "Annotations" / "000001.xml"
+    xml.write_bytes(MARK + xml.read_bytes())
+    assert len(read_data(voc).records) == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "latin-1"])
+@pytest.mark.parametrize("name", ["labels.tsv", "data.json", "ImageSets/Main/val.txt"])
+def test_another_encoding_is_named_in_a_line(voc, name, encoding):
+    (voc / name).write_bytes('a.jpg\tKätzchen\n{"ä"}'.encode(encoding))
+    with pytest.raises(UserError) as caught:
+        read_data(voc / name)
+    named = {"latin-1": "is no UTF-8 (byte", "utf-32": "is UTF-32"}.get(encoding, "is UTF-16")
+    assert named in str(caught.value) and "save it as UTF-8" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "no-such", "shift_jis"])
+def test_an_xml_of_an_encoding_that_expat_does_not_know_is_a_line(voc, encoding):
+    xml = voc / "Annotations" / "000001.xml"
+    xml.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>'.encode() + xml.read_bytes())
+    with pytest.raises(UserError, match="000001.xml' is no XML .*in UTF-8"):
+        read_data(voc)
+
+
+def test_hidden_files_and_those_of_systems_are_no_images_and_no_classes(tmp_path):
+    for path in ["dog/1.jpg", "cat/1.jfif"]:
+        write_image(tmp_path / path.replace("jfif", "jpg"))
+        (tmp_path / path.replace("jfif", "jpg")).rename(tmp_path / path)
+    for path in ["dog/._1.jpg", "dog/.ipynb_checkpoints/1.jpg", "cat/@eaDir/1.jpg", "__MACOSX/dog/._1.jpg", ".x/1.jpg",
+                 ".DS_Store", "cat/Thumbs.db", "dog/desktop.ini", "@eaDir/dog/1.jpg"]:  # fmt: skip
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"Mac OS X")
+    data = read_data(tmp_path)
+    assert data.labels == ["cat", "dog"]
+    assert [record.path.relative_to(tmp_path).as_posix() for record in data.records] == ["cat/1.jfif", "dog/1.jpg"]
+
+
+def test_a_hidden_annotation_is_none(voc):
+    (voc / "Annotations" / "._000001.xml").write_bytes(b"Mac OS X")
+    assert len(read_data(voc).records) == 2

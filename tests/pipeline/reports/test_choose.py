@@ -131,12 +131,12 @@ def test_figures_of_ones_own(tmp_path):
         ("a.csv", "", "has no figures"),
         ("a.csv", "model,top-1", "has no figures"),
         ("a.csv", "b0,80\nd0,34", "both detectors .d0. and classifiers .b0."),
-        ("a.csv", b"b0,\xff\xfe", "no CSV"),
+        ("a.csv", b"b0,\xff\xfe", "is no UTF-8"),
         ("a.json", "{", "damaged"),
         ("a.json", "[1]", "no JSON object"),
         ("a.json", '{"b0": "80"}', '"80" of b0'),
         ("a.json", '{"b0": true}', "true of b0"),
-        ("none.csv", None, "No such file"),
+        ("none.csv", None, "does not exist"),
     ],
 )
 def test_a_broken_file_of_figures_is_one_line(tmp_path, name, content, said):

@@ -38,5 +38,10 @@ def test_a_missing_or_binary_file_is_one_line(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         read_labels(tmp_path / "labels.txt")
     (tmp_path / "labels.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is UTF-16"):
         read_labels(tmp_path / "labels.txt")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
+    (tmp_path / "labels.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\n")
+    assert read_labels(tmp_path / "labels.txt") == ["cat", "dog"]
