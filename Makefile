@@ -16,8 +16,8 @@ PYTHON := python3
 VENV := .venv
 PROCESSES := 1
 # Empty means: the model's own, or the data that the weights bring, or not at all.
-OPTIONAL := SIZE CLASSES LABELS CALIBRATION MAX_DROP FINETUNE VALIDATION LIMIT BY_LATENCY CAPABILITY DLA BUILD_OPTIONS \
-  SELFTEST_IMAGE HOST SSH_OPTIONS DEVICE_PYTHON ENGINE SOURCE DATA IMAGES VAL VAL_IMAGES EPOCHS STEPS RECIPE PATIENCE ARGS \
+OPTIONAL := SIZE CLASSES LABELS ANCHORS CALIBRATION MAX_DROP FINETUNE VALIDATION LIMIT BY_LATENCY CAPABILITY DLA BUILD_OPTIONS \
+  NAME SELFTEST_IMAGE HOST SSH_OPTIONS DEVICE_PYTHON ENGINE SOURCE DATA IMAGES VAL VAL_IMAGES EPOCHS STEPS RECIPE PATIENCE ARGS \
   BASELINE RECORD NO_ENGINE TOLERANCE JSON PLOT LATENCY TASK FIGURES PEERS BCCD PIP_FLAGS MODELS SOAK
 $(foreach name,$(OPTIONAL),$(eval $(name) :=))
 export SSH_OPTIONS
@@ -43,8 +43,9 @@ INSTALLED := $(patsubst %,$(VENV)/.installed-%,core $(EXTRAS))
 FOR_DROP = $(if $(VALIDATION),--validation '$(VALIDATION)')
 # BATCH's default is not said, because an ONNX file may have a fixed one of its own.
 OPTIONS = --precision '$(PRECISION)' --target '$(TARGET)' --out '$(OUT)' \
-  $(if $(filter file,$(origin BATCH)),,--batch '$(BATCH)') \
+  $(if $(NAME),--name '$(NAME)') $(if $(filter file,$(origin BATCH)),,--batch '$(BATCH)') \
   $(if $(SIZE),--size '$(SIZE)') $(if $(CLASSES),--classes '$(CLASSES)') $(if $(LABELS),--labels '$(LABELS)') \
+  $(if $(ANCHORS),--anchors '$(ANCHORS)') \
   $(if $(CALIBRATION),--calibration '$(CALIBRATION)') $(if $(MAX_DROP),--max-drop '$(MAX_DROP)') \
   $(if $(FINETUNE),--finetune '$(FINETUNE)') $(FOR_DROP) \
   $(if $(BY_LATENCY),--by-latency) $(if $(CAPABILITY),--compute-capability $(CAPABILITY)) \

@@ -11,7 +11,6 @@ last.
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,18 +26,18 @@ from effedge.engines.build import make_engine
 from effedge.engines.build_options import add_build_options, read_build_options
 from effedge.engines.onnx_header import Header, read_header
 from effedge.engines.targets import TARGETS, TYPED, resolve_target
+from effedge.pipeline.artefact_folder import artefact_folder
 from effedge.pipeline.datasets.digits_cache import digits_folder
 from effedge.pipeline.datasets.records import DataSet
 from effedge.pipeline.evaluation.accuracy_limit import add_limit, drop_budget, read_labelled, read_limit
 from effedge.pipeline.export.foreign_model import check_inputs, simplify_foreign_stage
 from effedge.pipeline.export.simplify import simplify_stage
-from effedge.pipeline.export.torch_to_onnx import Batch, export_stage
+from effedge.pipeline.export.torch_to_onnx import HeadOptions, export_stage
 from effedge.pipeline.models.tables import input_size, is_detector
 from effedge.pipeline.request import STAGES, Checkpoint, OnnxFile, Request, add_source, read_source
 from effedge.pipeline.training.finetune.stage import fine_tune
 from effedge.pipeline.training.finetune.tuning import Tuning
 from effedge.pipeline.weights.locate import locate_weights
-from effedge.pipeline.weights.published import KINDS
 
 CALIBRATION_IMAGES = 128
 FP16_IMAGES = 16  # only overflow matters there
@@ -64,19 +63,18 @@ def run_chain(request: Request) -> Path:
 
 def chain_of_checkpoint(checkpoint: Checkpoint, request: Request) -> Path:
     """Run the stages from the export on."""
-    folder = request.out / artefact_name(checkpoint)
     locate_weights(checkpoint.model, checkpoint.weights)
     data = data_of_checkpoint(checkpoint, request)
-    exported, simplified = folder / "model.onnx", folder / "simplified.onnx"
-    export_stage(
-        exported,
-        checkpoint.model,
-        checkpoint.weights,
-        size=checkpoint.size,
-        batch=checkpoint.batch,
-        classes=checkpoint.classes,
-        labels=checkpoint.labels,
-    )
+    with artefact_folder(request) as folder:
+        exported, simplified = folder / "model.onnx", folder / "simplified.onnx"
+        export_stage(
+            exported,
+            checkpoint.model,
+            checkpoint.weights,
+            size=checkpoint.size,
+            batch=checkpoint.batch,
+            heads=HeadOptions(checkpoint.classes, checkpoint.labels, checkpoint.anchors),
+        )
     if request.until == "export":
         return exported
     simplify_stage(exported, simplified)
@@ -84,17 +82,17 @@ def chain_of_checkpoint(checkpoint: Checkpoint, request: Request) -> Path:
 
 
 def chain_of_onnx(onnx: OnnxFile, request: Request) -> Path:
-    """Run the stages from the simplification on; the artefacts go to a folder with the file's name."""
+    """Run the stages from the simplification on."""
     header = read_header(onnx.path)
     check_float_onnx(onnx, header)
     data = data_of_onnx(onnx, header, request)
-    words = [file_word(onnx.path), *([batch_word(onnx.batch)] if onnx.batch else [])]
-    simplified = request.out / "-".join(words) / "simplified.onnx"
-    if header.spec:
-        simplify_stage(onnx.path, simplified)
-    else:
-        arrays = data.calibration if data.calibration and data.calibration.suffix in ARRAY_SUFFIXES else None
-        simplify_foreign_stage(onnx.path, simplified, batch=onnx.batch or (1, 1, 1), data=arrays)
+    with artefact_folder(request) as folder:
+        simplified = folder / "simplified.onnx"
+        if header.spec:
+            simplify_stage(onnx.path, simplified)
+        else:
+            arrays = data.calibration if data.calibration and data.calibration.suffix in ARRAY_SUFFIXES else None
+            simplify_foreign_stage(onnx.path, simplified, batch=onnx.batch or (1, 1, 1), data=arrays)
     return chain_of_simplified(simplified, request, data)
 
 
@@ -236,32 +234,6 @@ def data_of_onnx(onnx: OnnxFile, header: Header, request: Request) -> ChainData:
     return ChainData(calibration, read_labelled(request.accuracy_limit.validation, None, header.spec["task"]))
 
 
-def artefact_name(checkpoint: Checkpoint) -> str:
-    """The name of the folder of a model's artefacts, such as d0-digits, d0-mine-640, b0-digits-b1-4-8.
-
-    >>> artefact_name(Checkpoint("d0", "runs/mine.pth", size=640))
-    'd0-mine-640'
-    """
-    weights = checkpoint.weights
-    named = weights in (*KINDS, "digits", "random")
-    parts = [checkpoint.model, weights if named else file_word(Path(weights))]
-    if checkpoint.size is not None:
-        parts.append(str(checkpoint.size))
-    if checkpoint.batch != (1, 1, 1):
-        parts.append(batch_word(checkpoint.batch))
-    return "-".join(parts)
-
-
-def file_word(path: Path) -> str:
-    """A file's name without its suffix, with an underscore for what suits no folder's name."""
-    return re.sub(r"[^\w.]+", "_", path.stem)
-
-
-def batch_word(batch: Batch) -> str:
-    """A batch in a folder's name, such as b8 or b1-4-8."""
-    return "b" + "-".join(map(str, batch if len(set(batch)) > 1 else batch[:1]))
-
-
 def main() -> None:
     parser = Parser(description=__doc__)
     add_source(parser)
@@ -277,6 +249,7 @@ def main() -> None:
     )
     add_build_options(parser)
     parser.add_argument("--out", type=Path, default=Path("build"), help="folder of all artefacts (%(default)s)")
+    parser.add_argument("--name", help="name of the model's folder under OUT (default: of the model, or of its file)")
     parser.add_argument("--until", default="engine", help=f"stop after {', '.join(STAGES)} (in place of an engine)")
     parser.add_argument("--selftest-image", type=Path, metavar="FILE", help="the image that a bundle tests itself on")
     parser.add_quiet()
@@ -286,6 +259,7 @@ def main() -> None:
         arguments.precision,
         resolve_target(arguments.target),
         arguments.out,
+        name=arguments.name,
         calibration=arguments.calibration,
         settings=read_settings(arguments),
         accuracy_limit=read_limit(arguments),

@@ -7,6 +7,7 @@ against the target when it was made. `pipeline/chain.py` runs it.
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from effedge.engines.build_options import DEFAULT as DEFAULT_BUILD
 from effedge.engines.build_options import BuildOptions
 from effedge.engines.targets import TYPED, Target, check_buildable_here, check_precision
 from effedge.pipeline.evaluation.accuracy_limit import AccuracyLimit
-from effedge.pipeline.export.torch_to_onnx import Batch, parse_batch
-from effedge.pipeline.models.tables import MODELS
+from effedge.pipeline.export.torch_to_onnx import ANCHORS_HELP, Batch, parse_batch
+from effedge.pipeline.models.tables import MODELS, check_model
 
 # The stages in their order; a bundle is in place of an engine.
 STAGES = ("export", "simplify", "calibrate", "engine", "bundle")
@@ -35,6 +36,7 @@ class Checkpoint:
         size: side of the input in pixels; None: the weights' own.
         batch: the smallest, usual and largest number of images in a run.
         classes, labels: what the weights must have, and a text file with a class name a line.
+        anchors: of a detector, in place of the weights' own.
 
     Raises UserError for a model that is unknown.
     """
@@ -45,9 +47,10 @@ class Checkpoint:
     batch: Batch = (1, 1, 1)
     classes: int | None = None
     labels: Path | None = None
+    anchors: str | None = None
 
     def __post_init__(self) -> None:
-        choose("model", self.model, MODELS)
+        check_model(self.model)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Request:
         source: the model.
         precision, target: of the engine.
         out: the folder under which each model has its own.
+        name: of the model's folder; None: by the model, or by its file.
         calibration: a folder of images, a COCO json, or an .npz with an array for each input; None where the model or
             the precision needs none.
         settings: of the quantization.
@@ -84,6 +88,7 @@ class Request:
     precision: str
     target: Target
     out: Path
+    name: str | None = None
     calibration: Path | None = None
     settings: Settings = DEFAULT
     accuracy_limit: AccuracyLimit | None = None
@@ -96,6 +101,8 @@ class Request:
     def __post_init__(self) -> None:
         check_precision(self.precision, self.target)
         choose("stage", self.until, STAGES)
+        if self.name is not None and not re.fullmatch(r"\w[\w.+-]*", self.name):
+            raise UserError(f"NAME '{self.name}' (--name): expected a folder's name of letters, digits and . _ - +")
         if isinstance(self.source, OnnxFile) and self.until == "export":
             raise UserError(
                 f"'{self.source.path}' is exported already: leave --until out, or give one of {', '.join(STAGES[1:])}"
@@ -131,6 +138,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", help="N, or MIN:OPT:MAX for a dynamic batch (default: 1, or the ONNX file's own)")
     parser.add_argument("--classes", type=int, help="number of classes that the checkpoint must have")
     parser.add_argument("--labels", type=Path, help="a text file with a class name a line")
+    parser.add_argument("--anchors", help=ANCHORS_HELP)
 
 
 def read_source(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Checkpoint | OnnxFile:
@@ -148,8 +156,9 @@ def read_source(arguments: argparse.Namespace, parser: argparse.ArgumentParser) 
             batch=batch or (1, 1, 1),
             classes=arguments.classes,
             labels=arguments.labels,
+            anchors=arguments.anchors,
         )
-    for option in ("weights", "size", "classes", "labels"):
+    for option in ("weights", "size", "classes", "labels", "anchors"):
         if getattr(arguments, option) is not None:
             parser.error(
                 f"--{option} is for the models of effedge, and --onnx '{arguments.onnx}' was given: leave it out"

@@ -14,13 +14,13 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from effedge.deploy.common.cli import Parser, UserError, choose
+from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.contracts import SPEC_KEY
 from effedge.engines.stage import run_stage
-from effedge.pipeline.models.tables import MODELS, input_size
-from effedge.pipeline.weights.locate import locate_weights
+from effedge.pipeline.models.tables import MODELS, check_model, input_size
+from effedge.pipeline.weights.locate import config_file, locate_weights
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -29,8 +29,20 @@ Batch = tuple[int, int, int]  # (min, opt, max) images in a run
 
 # The exporter's own opset. `effedge.pipeline.export.simplify` lowers it to what the oldest target reads.
 EXPORT_OPSET = 18
+ANCHORS_HELP = "of a detector, in place of the weights' own: 'base=4 scales=1,1.26 ratios=1x1,2x0.5', or a .yml"
 TOOLS = ("torch", "onnx-ir", "onnxscript", "safetensors")
 BATCH_PATTERN = re.compile(r"^(\d+)(?::(\d+):(\d+))?$")
+
+
+class HeadOptions(NamedTuple):
+    """The arguments of `export_model` on a checkpoint's heads."""
+
+    classes: int | None = None
+    labels: Path | None = None
+    anchors: str | None = None
+
+
+NO_HEAD_OPTIONS = HeadOptions()
 
 
 def parse_batch(text: str) -> Batch:
@@ -71,6 +83,7 @@ def export_model(
     batch: Batch = (1, 1, 1),
     classes: int | None = None,
     labels: Path | None = None,
+    anchors: str | None = None,
 ) -> ir.Model:
     """Exports a model by name with its weights.
 
@@ -81,6 +94,7 @@ def export_model(
         batch: (min, opt, max); if they are equal the graph is static, else its batch is "N".
         classes: the number that a checkpoint must have, or of `random` weights.
         labels: a file with a class name a line.
+        anchors: of a detector, in place of the weights' (`effedge.pipeline.weights.anchor_spec`).
 
     Raises:
         UserError: as `effedge.pipeline.weights.load.load_weights`, or a size that does not suit the model.
@@ -92,19 +106,17 @@ def export_model(
     from effedge.pipeline.export.passes.integer_division import divide_integers
     from effedge.pipeline.export.passes.name_layers import name_layers
     from effedge.pipeline.export.passes.set_batch import replace_batch_of_one
-    from effedge.pipeline.models.create import create_model
     from effedge.pipeline.models.efficientdet import EfficientDet
     from effedge.pipeline.models.engine_graph import ClassifierGraph, DetectorGraph
-    from effedge.pipeline.weights.load import load_weights
+    from effedge.pipeline.weights.load import load_weights, module_of, side_of_input
 
-    loaded = load_weights(name, weights, classes=classes, labels=labels)
-    side = input_size(name, size or loaded.size)
-    model = create_model(name, loaded.classes)
-    model.load_state_dict(loaded.state)
+    loaded = load_weights(name, weights, classes=classes, labels=labels, anchors=anchors)
+    side = side_of_input(name, loaded, size)
+    model = module_of(name, loaded)
     look = loaded.preprocessing
     graph: ClassifierGraph | DetectorGraph
     if isinstance(model, EfficientDet):
-        graph = DetectorGraph(model, look.mean, look.std, side)
+        graph = DetectorGraph(model, look.mean, look.std, side, loaded.anchors)
     else:
         graph = ClassifierGraph(model, look.mean, look.std)
     image = torch.zeros(1, side, side, 3, dtype=torch.uint8)
@@ -139,33 +151,33 @@ def export_stage(
     *,
     size: int | None = None,
     batch: Batch = (1, 1, 1),
-    classes: int | None = None,
-    labels: Path | None = None,
+    heads: HeadOptions = NO_HEAD_OPTIONS,
 ) -> bool:
     """Runs `export_model` as a stage that writes `artefact`; see `effedge.engines.stage.run_stage`."""
-    choose("model", name, MODELS)
+    check_model(name)
     input_size(name, size)
     file = locate_weights(name, weights)
+    labels, anchors = heads.labels, heads.anchors
     if labels is not None and not labels.is_file():
         raise UserError(f"no labels file '{labels}': expected a text file with a class name a line")
+    inputs = {"weights": file, "labels": labels, "config": None if file is None else config_file(file)}
+    inputs["anchors"] = Path(anchors) if anchors is not None and Path(anchors).is_file() else None
 
     def make(temporary: Path) -> None:
         import onnx_ir as ir
 
-        exported = export_model(name, weights, size=size, batch=batch, classes=classes, labels=labels)
-        ir.save(exported, temporary)
+        ir.save(export_model(name, weights, size=size, batch=batch, **heads._asdict()), temporary)
 
+    options = {"model": name, "weights": weights, "size": size, "batch": list(batch), "classes": heads.classes}
     return run_stage(
         "export",
         artefact,
-        inputs={role: path for role, path in (("weights", file), ("labels", labels)) if path is not None},
-        options={
-            "model": name, "weights": weights, "size": size, "batch": list(batch), "classes": classes,
-        },
+        inputs={role: path for role, path in inputs.items() if path is not None},
+        options=options | ({} if anchors is None else {"anchors": anchors}),
         tools=TOOLS,
         code=[__name__],
         make=make,
-    )  # fmt: skip
+    )
 
 
 def main() -> None:
@@ -176,10 +188,11 @@ def main() -> None:
     parser.add_argument("--batch", default="1", help="N, or MIN:OPT:MAX for a dynamic batch")
     parser.add_argument("--classes", type=int, help="number of classes that the checkpoint must have")
     parser.add_argument("--labels", type=Path, help="a text file with a class name a line")
+    parser.add_argument("--anchors", help=ANCHORS_HELP)
     parser.add_argument("--out", type=Path, required=True, help="the ONNX to write")
     parser.add_quiet()
     arguments = parser.parse_args()
     export_stage(
         arguments.out, arguments.model, arguments.weights, size=arguments.size, batch=parse_batch(arguments.batch),
-        classes=arguments.classes, labels=arguments.labels,
+        heads=HeadOptions(arguments.classes, arguments.labels, arguments.anchors),
     )  # fmt: skip

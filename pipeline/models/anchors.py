@@ -7,6 +7,8 @@ strides. The order is level, row, column, scale, aspect: that of the heads' outp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 SCALES = 3
@@ -30,18 +32,42 @@ def level_sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
 
 
 def make_anchors(size: tuple[int, int], levels: int, anchor_scale: float) -> np.ndarray:
-    """Makes all anchors of an input of `size` = (height, width): float32 [A,4], xyxy in input pixels.
+    """Makes all anchors of a published model: `place_anchors` of its three scales and three aspects."""
+    return place_anchors(size, levels, anchor_shapes(anchor_scale))
+
+
+def anchor_shapes(
+    anchor_scale: float,
+    aspects: Sequence[tuple[float, float]] = ASPECTS,
+    scales: Sequence[float] | None = None,
+) -> np.ndarray:
+    """Computes the shapes of a cell's anchors, (width, height) in strides: float64 [A,2], scale by scale.
+
+    Args:
+        anchor_scale: the base size in strides.
+        aspects: (width, height) factors.
+        scales: factors of the base size; by default SCALES in an octave.
+    """
+    factors = 2.0 ** (np.arange(SCALES) / SCALES) if scales is None else np.asarray(scales, np.float64)
+    return anchor_scale * (factors[:, None, None] * np.asarray(aspects, np.float64)).reshape(-1, 2)
+
+
+def place_anchors(size: tuple[int, int], levels: int, shapes: np.ndarray) -> np.ndarray:
+    """Places anchors on all cells of an input of `size` = (height, width): float32 [A,4], xyxy in input pixels.
 
     A stride is the input size over the level size: not an integer where the input does not divide by 2^level.
+
+    Args:
+        shapes: (width, height) in strides of a cell's anchors, [A,2] for all levels or [levels,A,2].
     """
     anchors = []
-    for rows, columns in level_sizes(size, levels):
+    for (rows, columns), level_shapes in zip(
+        level_sizes(size, levels), np.broadcast_to(shapes, (levels, *shapes.shape[-2:])), strict=True
+    ):
         stride_y, stride_x = size[0] / rows, size[1] / columns
         y = (np.arange(rows) + 0.5) * stride_y
         x = (np.arange(columns) + 0.5) * stride_x
-        scale = anchor_scale * 2.0 ** (np.arange(SCALES) / SCALES)
-        half_w = np.stack([scale * stride_x * w / 2 for w, _ in ASPECTS], axis=1).ravel()
-        half_h = np.stack([scale * stride_y * h / 2 for _, h in ASPECTS], axis=1).ravel()
+        half_w, half_h = level_shapes[:, 0] * stride_x / 2, level_shapes[:, 1] * stride_y / 2
         cx, cy = np.meshgrid(x, y)
         cx, cy = cx[:, :, None], cy[:, :, None]
         cells = np.stack([cx - half_w, cy - half_h, cx + half_w, cy + half_h], axis=-1)

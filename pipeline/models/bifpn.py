@@ -28,7 +28,7 @@ class SeparableConv(nn.Module):
     def __init__(self, inputs: int, outputs: int, norm: bool = False):
         super().__init__()
         self.conv_dw = Conv2d(inputs, inputs, 3, groups=inputs)
-        # The published models have this bias in front of BatchNorm too, where it is redundant; export folds it away.
+        # TensorFlow's models have this bias in front of BatchNorm too, where it is redundant; export folds it away.
         self.conv_pw = Conv2d(inputs, outputs, 1, bias=True)
         self.bn = batch_norm(outputs) if norm else None
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from effedge.pipeline.models.compound_scaling import round_channels, round_layers
 from effedge.pipeline.models.dropout import drop_out
 from effedge.pipeline.models.mbconv import MBConv1, MBConv6, activation, batch_norm
-from effedge.pipeline.models.same_padding import Conv2d
+from effedge.pipeline.models.same_padding import Conv2d, pad_symmetrically
 from effedge.pipeline.models.tables import EfficientNetRow
 
 
@@ -86,6 +86,7 @@ class EfficientNet(Trunk):
         self.act2 = activation(row.lite)
         self.classifier = nn.Linear(features, classes)
         self.apply(initialize)
+        follow_family(self, row)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(self.act1(self.bn1(self.conv_stem(x))))
@@ -101,6 +102,7 @@ class Backbone(Trunk):
         super().__init__(row)
         self.pyramid_channels = [self.channels[index] for index in PYRAMID_STAGES]
         self.apply(initialize)
+        follow_family(self, row)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.act1(self.bn1(self.conv_stem(x)))
@@ -110,6 +112,15 @@ class Backbone(Trunk):
             if index in PYRAMID_STAGES:
                 features.append(x)
         return features
+
+
+def follow_family(model: nn.Module, row: EfficientNetRow) -> None:
+    """Gives all modules the padding and the BatchNorm epsilon of the row's family; they are made as TensorFlow's."""
+    if row.symmetric:
+        pad_symmetrically(model)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = row.epsilon
 
 
 def initialize(module: nn.Module) -> None:

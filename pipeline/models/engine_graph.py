@@ -13,11 +13,12 @@ import copy
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from effedge.pipeline.models.anchors import make_anchors
+from effedge.pipeline.models.anchors import anchor_shapes, place_anchors
 from effedge.pipeline.models.efficientdet import EfficientDet
 from effedge.pipeline.models.efficientnet import EfficientNet
 from effedge.pipeline.models.heads import flatten_levels
@@ -58,14 +59,22 @@ class DetectorGraph(Normalized):
     """A detector with the engine's contract: uint8 [N,H,W,3] -> K candidates, sorted by falling score.
 
     Outputs: boxes float32 [N,K,4] xyxy in input pixels, scores float32 [N,K], classes int32 [N,K]. K is CANDIDATES, or
-    the number of anchors where that is smaller.
+    the number of anchors where that is smaller. The anchors are the published model's, or of `shapes` as
+    `effedge.pipeline.models.anchors.place_anchors` takes them.
     """
 
     outputs = ("boxes", "scores", "classes")
     centres: Tensor
     halves: Tensor
 
-    def __init__(self, model: EfficientDet, mean: Sequence[float], std: Sequence[float], size: int):
+    def __init__(
+        self,
+        model: EfficientDet,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: int,
+        shapes: np.ndarray | None = None,
+    ):
         super().__init__(model, mean, std)
         assert isinstance(self.model, EfficientDet)
         # The box head predicts (ty, tx, th, tw) in anchor sizes. Its weights are permuted to the output's order, x
@@ -77,7 +86,8 @@ class DetectorGraph(Normalized):
         with torch.no_grad():
             predict.weight.copy_(predict.weight[order] * unit.view(-1, 1, 1, 1))
             predict.bias.copy_(predict.bias[order] * unit)
-        anchors = torch.from_numpy(make_anchors((size, size), model.row.levels, model.row.anchor_scale))
+        shapes = anchor_shapes(model.row.anchor_scale) if shapes is None else shapes
+        anchors = torch.from_numpy(place_anchors((size, size), model.row.levels, shapes))
         self.register_buffer("centres", (anchors[:, :2] + anchors[:, 2:]) / 2)
         self.register_buffer("halves", (anchors[:, 2:] - anchors[:, :2]) / 2)
         self.classes = model.classes

@@ -5,10 +5,16 @@ release notes. EfficientDet: Tan, Pang and Le 2020, table 1, and google/automl's
 checkpoints have beyond the paper: D6, D7 and D7x fuse by a plain sum, D7x has a level P8, and the anchors of D7 and of
 the smaller Lite models have another scale. `effedge.pipeline.models.compound_scaling` holds the rules behind the
 numbers; `effedge.pipeline.models.create` makes the module of a row.
+
+There are two families. The authors' models, in timm and effdet with the prefix `tf_`, have short names here: b0 is
+tf_efficientnet_b0, d0 tf_efficientdet_d0, det-lite0 tf_efficientdet_lite0. timm and effdet trained others in PyTorch,
+without the prefix there and under the same names here. Their tensors may be the same, but they pad symmetrically, and
+the BatchNorm of their EfficientNets has PyTorch's epsilon (timm 1.0.31, effdet 0.4.1).
 """
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from effedge.deploy.common.cli import UserError, choose
@@ -20,6 +26,10 @@ class EfficientNetRow(NamedTuple):
     width, depth: multipliers of B0's channels and layers.
     size: the side of the input in pixels.
     lite: no squeeze-and-excite, ReLU6 in place of swish, stem and head not scaled.
+    symmetric: convolutions pad kernel // 2 pixels on either side, not as TensorFlow's SAME.
+    epsilon: of BatchNorm.
+    crop: the share of the image's shorter side that the input covers; None: size / (size + 32), the authors' rule.
+    to_one: trained on pixels scaled to -1..1, not normalized by ImageNet's mean and deviation.
     """
 
     name: str
@@ -28,6 +38,10 @@ class EfficientNetRow(NamedTuple):
     size: int
     dropout: float
     lite: bool = False
+    symmetric: bool = False
+    epsilon: float = 1e-3
+    crop: float | None = None
+    to_one: bool = False
 
 
 class EfficientDetRow(NamedTuple):
@@ -40,6 +54,8 @@ class EfficientDetRow(NamedTuple):
     fusion: one of `effedge.pipeline.models.bifpn.FUSIONS`.
     levels: of the pyramid, from P3 on.
     anchor_scale: the base size of an anchor in strides.
+    symmetric: BiFPN and heads pad symmetrically; the backbone has a field of its own.
+    redundant_bias: the convolutions in front of BatchNorm have a bias.
     """
 
     name: str
@@ -51,9 +67,11 @@ class EfficientDetRow(NamedTuple):
     fusion: str = "fast"
     levels: int = 5
     anchor_scale: float = 4.0
+    symmetric: bool = False
+    redundant_bias: bool = True
 
 
-EFFICIENTNETS = {
+TENSORFLOW_EFFICIENTNETS = {
     row.name: row
     for row in (
         EfficientNetRow("b0", 1.0, 1.0, 224, 0.2),
@@ -66,15 +84,43 @@ EFFICIENTNETS = {
         EfficientNetRow("b7", 2.0, 3.1, 600, 0.5),
         EfficientNetRow("b8", 2.2, 3.6, 672, 0.5),
         EfficientNetRow("l2", 4.3, 5.3, 800, 0.5),
-        EfficientNetRow("lite0", 1.0, 1.0, 224, 0.2, lite=True),
-        EfficientNetRow("lite1", 1.0, 1.1, 240, 0.2, lite=True),
-        EfficientNetRow("lite2", 1.1, 1.2, 260, 0.3, lite=True),
-        EfficientNetRow("lite3", 1.2, 1.4, 280, 0.3, lite=True),
-        EfficientNetRow("lite4", 1.4, 1.8, 300, 0.3, lite=True),
+        EfficientNetRow("lite0", 1.0, 1.0, 224, 0.2, lite=True, to_one=True),
+        EfficientNetRow("lite1", 1.0, 1.1, 240, 0.2, lite=True, to_one=True),
+        EfficientNetRow("lite2", 1.1, 1.2, 260, 0.3, lite=True, to_one=True),
+        EfficientNetRow("lite3", 1.2, 1.4, 280, 0.3, lite=True, to_one=True),
+        EfficientNetRow("lite4", 1.4, 1.8, 300, 0.3, lite=True, to_one=True),
     )
 }
 
-EFFICIENTDETS = {
+
+def timm_row(name: str, size: int, crop: float = 0.875, to_one: bool = False) -> EfficientNetRow:
+    """Makes the row of timm's efficientnet_<name>; `size`, `crop` and the normalization are those of its training."""
+    return TENSORFLOW_EFFICIENTNETS[name]._replace(
+        name=f"efficientnet_{name}", size=size, symmetric=True, epsilon=1e-5, crop=crop, to_one=to_one
+    )
+
+
+PYTORCH_EFFICIENTNETS = {
+    row.name: row
+    for row in (
+        timm_row("b0", 224),
+        timm_row("b1", 240, crop=0.9, to_one=True),  # since timm 1.0.9; before, normalized as the others
+        timm_row("b2", 256),
+        timm_row("b3", 288),
+        timm_row("b4", 320),
+        timm_row("b5", 448, crop=1.0),
+        timm_row("b6", 528, crop=0.942),
+        timm_row("b7", 600, crop=0.949),
+        timm_row("lite0", 224),
+        timm_row("lite1", 240, crop=0.882),
+        timm_row("lite2", 260, crop=0.890),
+        timm_row("lite3", 300, crop=0.904),
+        timm_row("lite4", 380, crop=0.922),
+    )
+}
+EFFICIENTNETS = TENSORFLOW_EFFICIENTNETS | PYTORCH_EFFICIENTNETS
+
+TENSORFLOW_EFFICIENTDETS = {
     row.name: row
     for row in (
         EfficientDetRow("d0", "b0", 512, 64, 3, 3),
@@ -94,12 +140,44 @@ EFFICIENTDETS = {
     )
 }
 
+
+def effdet_row(name: str, symmetric: bool = True, redundant_bias: bool = False) -> EfficientDetRow:
+    """Makes the row of effdet's efficientdet_<name>, which has the sizes of `name` and timm's backbone."""
+    row = TENSORFLOW_EFFICIENTDETS[name]
+    return row._replace(
+        name=f"efficientdet_{name}",
+        backbone=f"efficientnet_{row.backbone}",
+        symmetric=symmetric,
+        redundant_bias=redundant_bias,
+    )
+
+
+PYTORCH_EFFICIENTDETS = {
+    row.name: row
+    for row in (
+        effdet_row("d0"),
+        effdet_row("d1"),
+        effdet_row("d2"),
+        effdet_row("d3"),
+        # Their configurations leave BiFPN and heads as TensorFlow has them.
+        effdet_row("d4", symmetric=False, redundant_bias=True),
+        effdet_row("d5", symmetric=False, redundant_bias=True),
+        EfficientDetRow("efficientdet_lite0", "efficientnet_lite0", 384, 64, 3, 3, redundant_bias=False),
+    )
+}
+EFFICIENTDETS = TENSORFLOW_EFFICIENTDETS | PYTORCH_EFFICIENTDETS
+
 MODELS = (*EFFICIENTNETS, *EFFICIENTDETS)
 IMAGENET_CLASSES = 1000
 COCO_CLASSES = 90  # COCO's category ids run to 90, with ten gaps; the published heads have an output for each
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
+
+# Such as tf_efficientnet_b3_ns, efficientnet_b0.ra_in1k, efficientnet-b0.
+ARCH_PATTERN = re.compile(
+    r"(?:hf[-_]hub:)?(?:timm/)?(tf_)?efficient(net|det)([-_])(b\d|l2|d\dx?|lite\d)a?(?:_(?:a[ap]|ns|ra))*(?:\..*)?"
+)
 
 
 def is_detector(name: str) -> bool:
@@ -128,5 +206,57 @@ def normalization(name: str) -> tuple[tuple[float, float, float], tuple[float, f
 
     `effedge.pipeline.weights.published.preprocessing` knows the checkpoints that were trained otherwise (AdvProp).
     """
+    if name in PYTORCH_EFFICIENTDETS:
+        return IMAGENET_MEAN, IMAGENET_STD
     backbone = EFFICIENTDETS[name].backbone if is_detector(name) else name
-    return (HALF, HALF) if EFFICIENTNETS[backbone].lite else (IMAGENET_MEAN, IMAGENET_STD)
+    return (HALF, HALF) if EFFICIENTNETS[backbone].to_one else (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def check_model(word: str) -> str:
+    """Returns `word` if it is the name of a model.
+
+    Raises:
+        UserError: an unknown name; says the name here of a model that timm or effdet call `word`.
+    """
+    name = model_of_arch(word)
+    if word not in MODELS and name is not None:
+        raise UserError(f"unknown model '{word}': it is called {name} here")
+    return choose("model", word, MODELS)
+
+
+def model_of_arch(arch: str) -> str | None:
+    """Returns the name here of timm's, effdet's or lukemelas's name of a model; None for any other word.
+
+    >>> [model_of_arch(arch) for arch in ("tf_efficientnet_b3_ns", "timm/efficientnet_b0.ra_in1k", "efficientnet-b0")]
+    ['b3', 'efficientnet_b0', 'b0']
+    >>> [model_of_arch(arch) for arch in ("tf_efficientdet_lite0", "efficientdet_d1", "efficientnet_es", "resnet50")]
+    ['det-lite0', 'efficientdet_d1', None, None]
+    """
+    match = ARCH_PATTERN.fullmatch(arch)
+    if match is None:
+        return None
+    tensorflow, task, dash, size = match.groups()
+    if tensorflow or dash == "-":
+        name = f"det-{size}" if task == "det" and size.startswith("lite") else size
+    else:
+        name = f"efficient{task}_{size}"
+    return name if name in MODELS else None
+
+
+def models_with_equal_tensors(name: str) -> list[str]:
+    """Lists the other models whose tensors have the same names and shapes, biases in front of BatchNorm left aside.
+
+    >>> models_with_equal_tensors("b0"), models_with_equal_tensors("d6"), models_with_equal_tensors("d7x")
+    (['efficientnet_b0'], ['d7'], [])
+    """
+    return [other for other in MODELS if other != name and _scaling(other) == _scaling(name)]
+
+
+def _scaling(name: str) -> tuple[object, ...]:
+    """Returns the fields of a model's rows that its tensors follow from."""
+    if is_detector(name):
+        row = EFFICIENTDETS[name]
+        sizes = (row.channels, row.layers, row.head_layers, row.levels, row.fusion == "sum")
+        return *sizes, *_scaling(row.backbone)
+    trunk = EFFICIENTNETS[name]
+    return trunk.width, trunk.depth, trunk.lite

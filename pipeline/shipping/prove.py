@@ -224,7 +224,7 @@ def read_checkpoint(text: str, size: int | None) -> Checkpoint:
     """Reads a word of --models: a model, or MODEL:WEIGHTS.
 
     >>> read_checkpoint("lite0:imagenet", None)
-    Checkpoint(model='lite0', weights='imagenet', size=None, batch=(1, 1, 1), classes=None, labels=None)
+    Checkpoint(model='lite0', weights='imagenet', size=None, batch=(1, 1, 1), classes=None, labels=None, anchors=None)
     """
     model, _, weights = text.partition(":")
     return Checkpoint(model, weights or "digits", size=size)

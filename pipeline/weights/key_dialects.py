@@ -1,4 +1,4 @@
-"""Translates the state-dict keys of two other projects to effedge's, which are timm's and effdet's.
+"""Translates the state-dict keys of other projects to effedge's, which are timm's and effdet's.
 
 - lukemelas's efficientnet-pytorch (classifiers; the Lite0 package on PyPI follows it) counts blocks through the
   network, and begins every name with an underscore.
@@ -11,6 +11,10 @@ anchors and of (ty, tx, th, tw), and the order of a node's inputs: only names di
 max-pool counts the border as zeros, where TensorFlow and effedge leave it out, so the last row and column of P6 and P7
 of a model that was trained with it differ a little. Its models that fuse by a plain sum (D6 and up) carry fusion
 weights nevertheless, which nothing reads; they are dropped.
+
+effdet itself has two orders of the heads' BatchNorms: by layer and then level, as here, or by level and then layer
+(`head_bn_level_first`, which TorchScript needs). And a bias in front of a BatchNorm may be there or not
+(`redundant_bias`): `fit_biases` makes either into the other without a change to what the network computes.
 """
 
 from __future__ import annotations
@@ -18,6 +22,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
+
+import torch
+from torch import Tensor
 
 Value = TypeVar("Value")
 
@@ -47,6 +54,10 @@ HEADS = {"regressor": "box_net", "classifier": "class_net"}
 SEPARABLE_PARTS = {"depthwise_conv.conv": "conv_dw", "pointwise_conv.conv": "conv_pw", "bn": "bn"}
 FINEST_LEVEL = 3
 
+# The bias of a convolution in front of BatchNorm: of a BiFPN node, of a projection, or of a head's layer.
+BIAS_OF_NORM = re.compile(r"fpn\..*\.(?:conv_pw|conv\.conv)\.bias|(box_net|class_net)\.conv_rep\.(\d+)\.conv_pw\.bias")
+LEVEL_FIRST = re.compile(r"(box_net|class_net)\.bn_rep\.(\d+)\.(\d+)\.(weight|bias|running_\w+|num_batches_tracked)")
+
 
 def translate(state: Mapping[str, Value], model_keys: Iterable[str]) -> dict[str, Value]:
     """Renames the keys of a state dict of either project; returns any other state dict as it is.
@@ -59,15 +70,56 @@ def translate(state: Mapping[str, Value], model_keys: Iterable[str]) -> dict[str
         The same values under effedge's keys. A key that fits no rule keeps its name, for the loader to report.
     """
     model_keys = list(model_keys)
-    if any(key.startswith(ZYLO117_BACKBONE) for key in state):
+    dialect = dialect_of(state)
+    if dialect == "zylo117":
         blocks, levels = block_places(model_keys, "backbone."), pyramid_levels(model_keys)
         renamed = {zylo117_key(key, blocks, levels): value for key, value in state.items()}
         fused = any(key.endswith(".edge_weights") for key in model_keys)
         return renamed if fused else {key: value for key, value in renamed.items() if not key.endswith("edge_weights")}
-    if "_conv_stem.weight" in state:
+    if dialect == "lukemelas":
         blocks = block_places(model_keys, "")
         return {lukemelas_key(key, blocks): value for key, value in state.items()}
-    return dict(state)
+    return {LEVEL_FIRST.sub(r"\1.bn_rep.\3.\2.bn.\4", key): value for key, value in state.items()}
+
+
+def dialect_of(keys: Iterable[str]) -> str | None:
+    """Returns the project whose keys these are: zylo117, lukemelas, or None for timm's, effdet's and unknown ones."""
+    keys = list(keys)
+    if any(key.startswith(ZYLO117_BACKBONE) for key in keys):
+        return "zylo117"
+    return "lukemelas" if "_conv_stem.weight" in keys else None
+
+
+def fit_biases(state: Mapping[str, Tensor], expected: Iterable[str]) -> dict[str, Tensor]:
+    """Adds the biases in front of BatchNorm that the model has and `state` lacks, and takes away those it lacks.
+
+    BatchNorm subtracts its running mean m, so a bias b in front of it can be moved there: (x + b) - m = x - (m - b).
+    A bias that is missing is 0.
+    """
+    expected = set(expected)
+    fitted = dict(state)
+    for key in expected - fitted.keys():
+        weight = fitted.get(key.removesuffix("bias") + "weight")
+        if BIAS_OF_NORM.fullmatch(key) and weight is not None:
+            fitted[key] = torch.zeros(weight.shape[0])
+    for key in fitted.keys() - expected:
+        match = BIAS_OF_NORM.fullmatch(key)
+        if match is None:
+            continue
+        bias = fitted.pop(key)
+        start = f"{match[1]}.bn_rep.{match[2]}." if match[1] else f"{norm_owner(key)}.bn."
+        for mean in [name for name in fitted if name.startswith(start) and name.endswith(".running_mean")]:
+            fitted[mean] = fitted[mean].float() - bias.float()
+    return fitted
+
+
+def norm_owner(key: str) -> str:
+    """Returns the module that holds a convolution's BatchNorm, from the key of the convolution's bias.
+
+    >>> norm_owner("fpn.resample.3.conv.conv.bias")
+    'fpn.resample.3.conv'
+    """
+    return key.rsplit(".", 2)[0]
 
 
 def lukemelas_key(key: str, blocks: list[tuple[int, int]], prefix: str = "") -> str:

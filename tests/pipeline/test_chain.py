@@ -16,8 +16,6 @@ from PIL import Image
 from effedge.deploy.common.cli import run
 from effedge.deploy.runtime.manifest import read_manifest
 from effedge.pipeline import chain
-from effedge.pipeline.chain import artefact_name
-from effedge.pipeline.request import Checkpoint
 
 pytest.importorskip("openvino")
 ROOT = Path(__file__).parents[2]
@@ -292,24 +290,3 @@ def test_an_out_without_permission_is_one_line(call, tmp_path):
 
 def test_bad_input_to_the_real_command_is_one_line(tmp_path):
     refused(in_new_process(tmp_path / "out", "d00"), "unknown model 'd00': did you mean 'd0'?")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "name"),
-    [
-        (("d0", "digits", None, (1, 1, 1)), "d0-digits"),
-        (("d0", "imagenet-ap", None, (1, 1, 1)), "d0-imagenet-ap"),
-        (("b0", "runs/my net.v2.pth", None, (1, 1, 1)), "b0-my_net.v2"),
-        (("d0", "random", 640, (1, 1, 1)), "d0-random-640"),
-        (("d0", "random", None, (4, 4, 4)), "d0-random-b4"),
-        (("d0", "random", 256, (1, 4, 8)), "d0-random-256-b1-4-8"),
-    ],
-)
-def test_each_model_has_its_own_folder(arguments, name):
-    model, weights, size, batch = arguments
-    assert artefact_name(Checkpoint(model, weights, size=size, batch=batch)) == name
-
-
-def test_different_batches_never_share_a_folder():
-    batches = [(1, 1, 1), (1, 1, 2), (1, 2, 2), (2, 2, 2), (1, 2, 4)]
-    assert len({artefact_name(Checkpoint("d0", "random", batch=batch)) for batch in batches}) == len(batches)

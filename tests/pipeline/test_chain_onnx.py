@@ -274,7 +274,7 @@ def refused(done, message):
         (["--onnx", "{quantized}", "--precision", "int8"], "is already quantized (QuantizeLinear"),
         (["--onnx", "{any_size}", "--precision", "fp32"], "has shape [1, 3, 'h', '?'], of which only the first may be"),
         (["--onnx", "{fixed}", "--precision", "fp32", "--batch", "2"], "has a fixed batch of 1: leave BATCH"),
-        (["--onnx", "{old}", "--precision", "fp32"], "is of opset 9, expected 11 or later"),
+        (["--onnx", "{old}", "--precision", "fp32"], "is of opset 6, expected 7 or later"),
         (["--onnx", "{unknown}", "--precision", "fp32"], "ONNX Runtime cannot run"),
         (["--onnx", "{control}", "--calibration", "{flags}"], "has a graph within a graph (If "),
     ],
@@ -296,7 +296,7 @@ def test_bad_input_is_one_line(arguments, message, call, two_inputs, tmp_path):
     wide = {"x": (FLOAT, [1, 3, "h", None])}
     files["any_size"] = save(tmp_path / "a.onnx", [("Relu", one, ["y"], {})], wide, {"y": (FLOAT, None)})
     files["fixed"] = save(tmp_path / "f.onnx", [("Relu", one, ["y"], {})], row, y)
-    files["old"] = save(tmp_path / "o.onnx", [("Relu", one, ["y"], {})], row, y, opset=9)
+    files["old"] = save(tmp_path / "o.onnx", [("Relu", one, ["y"], {})], row, y, opset=6)
     files["unknown"] = save(tmp_path / "u.onnx", [("NoSuchOperator", one, ["y"], {})], row, y)
     files["control"] = save_decision(tmp_path / "c.onnx")
     refused(call(*(argument.format(**files) for argument in arguments)), message)
@@ -305,3 +305,20 @@ def test_bad_input_is_one_line(arguments, message, call, two_inputs, tmp_path):
 def test_control_flow_may_stay_where_nothing_is_calibrated(call, tmp_path):
     assert call("--onnx", save_decision(tmp_path / "if.onnx"), "--precision", "fp32").status == 0
     assert Runner(tmp_path / "build" / "if" / "fp32-cpu")({"x": np.float32([[1, -2, 3]])})["y"].tolist() == [[1, 0, 3]]
+
+
+def test_two_files_of_one_name_do_not_overwrite_each_other(call, tmp_path):
+    x, engines = np.float32([[1, -2, 3]]), []
+    for folder, op in (("relu", "Relu"), ("neg", "Neg")):
+        (tmp_path / folder).mkdir()
+        shapes = {"x": (FLOAT, [1, 3])}, {"y": (FLOAT, [1, 3])}
+        file = save(tmp_path / folder / "model.onnx", [(op, ["x"], ["y"], {})], *shapes)
+        done = call("--onnx", file, "--precision", "fp32")
+        assert done.status == 0
+        engines.append(done.out.splitlines()[-1])
+    assert engines == [str(tmp_path / "build" / name / "fp32-cpu") for name in ("model", "neg_model")]
+    outputs = [Runner(engine)({"x": x})["y"] for engine in engines]
+    np.testing.assert_array_equal(outputs, [np.maximum(x, 0), -x])
+    named = call("--onnx", file, "--precision", "fp32", "--name", "mine")
+    assert named.out.splitlines()[-1] == str(tmp_path / "build" / "mine" / "fp32-cpu")
+    assert "expected a folder's name" in call("--onnx", file, "--name", "a/b").err

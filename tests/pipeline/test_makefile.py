@@ -49,11 +49,12 @@ def test_a_variable_that_does_not_exist_is_an_error_with_the_nearest_name() -> N
 
 
 def test_variables_of_the_environment_do_not_leak_in(asked, monkeypatch) -> None:
-    for name in ("MODEL", "SIZE", "OUT", "PRECISION", "BATCH"):
+    for name in ("MODEL", "SIZE", "OUT", "PRECISION", "BATCH", "NAME"):
         monkeypatch.setenv(name, "7")
     words = asked("engine")
     assert words == ["engine", "d0", "--weights", "digits", "--precision", "int8", "--target", "auto", "--out", "build"]
     assert asked("engine", "SIZE=640")[-2:] == ["--size", "640"]
+    assert asked("engine", "NAME=mine")[-2:] == ["--name", "mine"]
 
 
 def test_help_lists_every_target_and_variable() -> None:

@@ -90,14 +90,11 @@ def module_and_input(model: str, weights: str) -> tuple[torch.nn.Module, torch.T
     """Loads the module in evaluation mode, and makes a float input [1,3,H,W]."""
     import torch
 
-    from effedge.pipeline.models.create import create_model
-    from effedge.pipeline.models.tables import input_size
-    from effedge.pipeline.weights.load import load_weights
+    from effedge.pipeline.weights.load import load_weights, module_of, side_of_input
 
     loaded = load_weights(model, weights)
-    size = loaded.size or input_size(model)
-    module = create_model(model, loaded.classes, size)
-    module.load_state_dict(loaded.state)
+    size = side_of_input(model, loaded)
+    module = module_of(model, loaded)
     return module.eval(), torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 

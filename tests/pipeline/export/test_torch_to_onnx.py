@@ -10,7 +10,8 @@ import torch
 
 from effedge.deploy.common.cli import UserError
 from effedge.pipeline.export import torch_to_onnx
-from effedge.pipeline.export.torch_to_onnx import export_model, export_stage, parse_batch
+from effedge.pipeline.export.torch_to_onnx import HeadOptions, export_model, export_stage, parse_batch
+from effedge.pipeline.models.anchors import make_anchors
 from effedge.pipeline.models.tables import EFFICIENTDETS, EFFICIENTNETS, MODELS, is_detector, normalization
 from effedge.pipeline.weights.load import load_weights
 from tests.pipeline.numpy_detector import assert_candidates, in_rows, normalize
@@ -183,6 +184,20 @@ def test_the_size_is_that_of_the_weights_unless_another_is_asked_for(asked_for, 
     assert asked_for["image"] == (1, 240, 240, 3)
 
 
+def test_anchors_and_size_of_a_checkpoint_of_effdet_are_exported(asked_for, tmp_path):
+    state = load_weights("d0", "random", classes=2).state
+    boxes = torch.from_numpy(make_anchors((384, 384), 5, 3.0))
+    content = {f"model.{key}": value for key, value in state.items()} | {"anchors.boxes": boxes[:, [1, 0, 3, 2]]}
+    torch.save(content, tmp_path / "bench.pth.tar")
+    for size, anchors, expected, scale in ((None, None, 384, 3.0), (256, None, 256, 3.0), (None, "base=5", 384, 5.0)):
+        with pytest.raises(Reached):
+            export_model("d0", str(tmp_path / "bench.pth.tar"), size=size, anchors=anchors)
+        graph = asked_for["graph"]
+        assert asked_for["image"] == (1, expected, expected, 3)
+        made = torch.cat([graph.centres - graph.halves, graph.centres + graph.halves], dim=1).numpy()
+        np.testing.assert_allclose(made, make_anchors((expected, expected), 5, scale), atol=1e-3)
+
+
 def test_the_model_is_exported_as_for_inference(asked_for):
     with pytest.raises(Reached):
         export_model("lite0", "random", classes=3)
@@ -221,7 +236,9 @@ def test_bad_input_is_refused_before_anything_is_made(arguments, message, tmp_pa
     from pathlib import Path
 
     name, weights, *rest = arguments
-    options = {key: Path(value) if key == "labels" else value for key, value in (rest[0] if rest else {}).items()}
+    options = dict(rest[0]) if rest else {}
+    if "labels" in options:
+        options = {"heads": HeadOptions(labels=Path(options["labels"]))}
     with pytest.raises(UserError, match=message):
         export_stage(tmp_path / "model.onnx", name, weights, **options)
     assert not list(tmp_path.iterdir())

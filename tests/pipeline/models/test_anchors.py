@@ -5,7 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from effedge.pipeline.models.anchors import ANCHORS_PER_CELL, decode, encode, level_sizes, make_anchors
+from effedge.pipeline.models.anchors import (
+    ANCHORS_PER_CELL,
+    anchor_shapes,
+    decode,
+    encode,
+    level_sizes,
+    make_anchors,
+    place_anchors,
+)
 
 
 def test_levels_are_halved_and_rounded_up():
@@ -79,3 +87,23 @@ def test_no_code_leaves_the_anchor_as_it_is():
 
 def test_a_box_without_extent_has_a_finite_code():
     assert np.isfinite(encode(np.float32([[5, 5, 5, 5]]), np.float32([[0, 0, 10, 10]]))).all()
+
+
+def test_custom_anchors_are_effdets():
+    """effdet 0.4.1's own numbers of Anchors(3, 7, 2, [(1, 1), (1.9, 0.5), 2.0], 3.0, (256, 384)), yxyx."""
+    root = math.sqrt(2)
+    shapes = anchor_shapes(3.0, [(1, 1), (1.9, 0.5), (root, 1 / root)], [1, root])
+    anchors = place_anchors((256, 384), 5, shapes)[:, [1, 0, 3, 2]]
+    assert anchors.shape == (12276, 4)
+    np.testing.assert_allclose(anchors[[0, 1]], [[-8, -8, 16, 16], [-2, -18.8, 10, 26.8]], rtol=1e-6)
+    np.testing.assert_allclose(anchors[[5, -1]], [[-8, -20, 16, 28], [0, -64, 384, 704]], atol=1e-4)
+    sums = [1381039.2122, 1985036.0641, 1761616.7875, 2728947.9343]
+    np.testing.assert_allclose(anchors.sum(0, np.float64), sums, rtol=1e-7)
+
+
+def test_levels_may_have_anchors_of_their_own():
+    """effdet 0.4.1's own sums with anchor_scale=[4, 4, 5, 5, 6] at 320."""
+    shapes = np.stack([anchor_shapes(scale) for scale in (4, 4, 5, 5, 6)])
+    anchors = place_anchors((320, 320), 5, shapes)
+    sums = [2437505.5170, 2437505.5170, 3708414.4697, 3708414.4697]
+    np.testing.assert_allclose(anchors.sum(0, np.float64), sums, rtol=1e-7)

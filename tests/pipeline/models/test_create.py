@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import zlib
 from pathlib import Path
 
@@ -26,15 +27,51 @@ PARAMETERS = {
 }  # fmt: skip
 
 # Models that take a second at most; the others take several, and up to a gigabyte.
-SMALL = ("b0", "b1", "b2", "lite0", "lite1", "lite2", "lite3", "d0", "d1", "d2", "det-lite0", "det-lite1", "det-lite2")
+SMALL = (
+    "efficientnet_b0",
+    "efficientnet_b2",
+    "efficientdet_d0",
+    "efficientdet_lite0",
+    "b0",
+    "b1",
+    "b2",
+    "lite0",
+    "lite1",
+    "lite2",
+    "lite3",
+    "d0",
+    "d1",
+    "d2",
+    "det-lite0",
+    "det-lite1",
+    "det-lite2",
+)
+# Of timm's and effdet's own models, those that golden_pytorch.json has.
+OWN = [
+    *(f"efficientnet_b{index}" for index in range(5)),
+    *(f"efficientdet_{size}" for size in ("d0", "d1", "d2", "d3", "lite0")),
+]
+TENSORFLOW = [name for name in MODELS if not name.startswith("efficient")]
 WITH_OUTPUTS = [
-    pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for name in MODELS if name not in ("b8", "l2")
+    pytest.param(name, marks=() if name in SMALL else pytest.mark.slow)
+    for name in [*TENSORFLOW, *OWN]
+    if name not in ("b8", "l2")
 ]
 
 
 @functools.lru_cache
 def golden():
-    return json.loads((Path(os.environ["EFFEDGE_DATA"]) / "golden.json").read_text())
+    """The figures by effedge's names."""
+    folder = Path(os.environ["EFFEDGE_DATA"])
+    own = json.loads((folder / "golden_pytorch.json").read_text())
+    own = {name.replace("timm-", "efficientnet_").replace("effdet-", "efficientdet_"): own[name] for name in own}
+    return json.loads((folder / "golden.json").read_text()) | own
+
+
+def effdets_key(name, key):
+    """The key in effdet's model: its Lite0 has the heads' BatchNorms by level and then layer, without `bn`."""
+    level_first = r"\1.bn_rep.\3.\2.\4" if name == "efficientdet_lite0" else r"\g<0>"
+    return re.sub(r"(\w+_net)\.bn_rep\.(\d)\.(\d)\.bn\.(\w+)", level_first, key)
 
 
 def on_meta(name, **options):
@@ -62,11 +99,11 @@ def test_parameters_are_exactly_the_published_number(name, total):
 
 
 @needs_data
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*TENSORFLOW, *OWN])
 def test_keys_shapes_and_parameters_are_timms_and_effdets(name):
     expected, model = golden()[name], on_meta(name)
     state = model.state_dict()
-    keys = "\n".join(sorted(f"{key} {tuple(tensor.shape)}" for key, tensor in state.items()))
+    keys = "\n".join(sorted(f"{effdets_key(name, key)} {tuple(tensor.shape)}" for key, tensor in state.items()))
     assert (parameters(model), len(state)) == (expected["parameters"], expected["tensors"])
     assert zlib.crc32(keys.encode()) == expected["keys_crc32"]
     assert expected.get("image_size", [input_size(name)] * 2) == [input_size(name)] * 2
@@ -77,7 +114,8 @@ def test_keys_shapes_and_parameters_are_timms_and_effdets(name):
 def test_outputs_on_synthetic_weights_are_timms_and_effdets(name):
     expected = golden()[name]
     model = on_meta(name)
-    model.load_state_dict(fill(model.state_dict()), assign=True)
+    filled = fill({effdets_key(name, key): tensor for key, tensor in model.state_dict().items()})
+    model.load_state_dict({key: filled[effdets_key(name, key)] for key in model.state_dict()}, assign=True)
     image = torch.from_numpy(np.random.RandomState(7).randn(*expected["input"])).float()
     with torch.inference_mode():
         outputs = model(image)

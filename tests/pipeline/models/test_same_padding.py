@@ -7,7 +7,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from effedge.pipeline.models.same_padding import Conv2d, MaxPool3x3, pad_same, same_pads
+from effedge.pipeline.models.same_padding import Conv2d, MaxPool3x3, pad_same, pad_symmetrically, same_pads
 
 
 def run_operator(op, inputs, **attributes):
@@ -77,3 +77,26 @@ def test_max_pool_is_onnx_runtimes_same_upper(height, width):
     x = -1 - torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
     expected = run_operator("MaxPool", [x.numpy()], auto_pad="SAME_UPPER", kernel_shape=[3, 3], strides=[2, 2])
     np.testing.assert_array_equal(MaxPool3x3()(x).numpy(), expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 7), (14, 6)])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 1), (3, 2), (5, 2), (1, 1)])
+def test_symmetric_padding_is_onnx_runtimes_equal_pads(height, width, kernel, stride):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(Conv2d(4, 8, kernel, stride, bias=True))
+    pad_symmetrically(model)
+    x = torch.randn(2, 4, height, width)
+    with torch.inference_mode():
+        actual = model(x)
+    inputs = [x.numpy(), model[0].weight.detach().numpy(), model[0].bias.detach().numpy()]
+    expected = run_operator("Conv", inputs, strides=[stride] * 2, pads=[kernel // 2] * 4)
+    np.testing.assert_allclose(actual.numpy(), expected, atol=1e-5)
+
+
+def test_a_symmetric_max_pool_is_onnx_runtimes():
+    model = torch.nn.Sequential(MaxPool3x3())
+    pad_symmetrically(model)
+    x = torch.randn(1, 2, 8, 10)
+    expected = run_operator("MaxPool", [x.numpy()], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    np.testing.assert_array_equal(model(x).numpy(), expected)
+    assert not np.array_equal(MaxPool3x3()(x).numpy(), expected)

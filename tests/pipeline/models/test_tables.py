@@ -3,7 +3,18 @@
 import pytest
 
 from effedge.deploy.common.cli import UserError
-from effedge.pipeline.models.tables import EFFICIENTDETS, MODELS, input_size, normalization
+from effedge.pipeline.models.tables import (
+    EFFICIENTDETS,
+    EFFICIENTNETS,
+    MODELS,
+    PYTORCH_EFFICIENTDETS,
+    PYTORCH_EFFICIENTNETS,
+    check_model,
+    input_size,
+    model_of_arch,
+    models_with_equal_tensors,
+    normalization,
+)
 
 # The side of the input, as the papers and EfficientNet-Lite's release notes print it.
 SIZES = {
@@ -17,7 +28,62 @@ SIZES = {
 def test_all_29_published_models_are_there():
     classifiers = [*(f"b{index}" for index in range(9)), "l2", *(f"lite{index}" for index in range(5))]
     detectors = [*(f"d{index}" for index in range(8)), "d7x", *(f"det-lite{index}" for index in range(5))]
-    assert sorted(MODELS) == sorted(classifiers + detectors)
+    own = [name for name in MODELS if name not in (*PYTORCH_EFFICIENTNETS, *PYTORCH_EFFICIENTDETS)]
+    assert sorted(own) == sorted(classifiers + detectors)
+
+
+def test_timms_and_effdets_own_models_have_their_names_and_the_input_of_their_configurations():
+    # timm 1.0.31's pretrained_cfg and effdet 0.4.1's image_size.
+    timm = {"b0": 224, "b1": 240, "b2": 256, "b3": 288, "b4": 320, "b5": 448, "b6": 528, "b7": 600}
+    timm |= {"lite0": 224, "lite1": 240, "lite2": 260, "lite3": 300, "lite4": 380}
+    effdet = {"d0": 512, "d1": 640, "d2": 768, "d3": 896, "d4": 1024, "d5": 1280, "lite0": 384}
+    assert {name: row.size for name, row in PYTORCH_EFFICIENTNETS.items()} == {
+        f"efficientnet_{name}": size for name, size in timm.items()
+    }
+    assert {name: row.size for name, row in PYTORCH_EFFICIENTDETS.items()} == {
+        f"efficientdet_{name}": size for name, size in effdet.items()
+    }
+    assert {row.epsilon for row in PYTORCH_EFFICIENTNETS.values()} == {1e-5}
+    assert all(EFFICIENTNETS[row.backbone].symmetric for row in PYTORCH_EFFICIENTDETS.values())
+
+
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [
+        ("tf_efficientnet_b0", "b0"),
+        ("tf_efficientnet_b3.ns_jft_in1k", "b3"),
+        ("timm/tf_efficientnet_lite2.in1k", "lite2"),
+        ("tf_efficientdet_lite3", "det-lite3"),
+        ("tf_efficientdet_d2_ap", "d2"),
+        ("tf_efficientdet_d7x", "d7x"),
+        ("efficientnet_b2a", "efficientnet_b2"),
+        ("hf-hub:timm/efficientnet_b4.ra2_in1k", "efficientnet_b4"),
+        ("efficientdet_d1", "efficientdet_d1"),
+        ("efficientnet-b5", "b5"),  # lukemelas's
+        *(
+            (other, None)
+            for other in ("efficientnet_es", "efficientnet_b0_gn", "efficientdet_q0", "b0", "resnet50", "")
+        ),
+    ],
+)
+def test_the_names_of_other_projects_are_read(arch, name):
+    assert model_of_arch(arch) == name
+
+
+def test_another_projects_name_is_refused_with_the_name_here():
+    with pytest.raises(UserError, match="unknown model 'tf_efficientdet_lite1': it is called det-lite1 here"):
+        check_model("tf_efficientdet_lite1")
+    with pytest.raises(UserError, match="did you mean"):
+        check_model("efficientdet_d9")
+    assert check_model("efficientnet_b1") == "efficientnet_b1"
+
+
+def test_models_of_equal_tensors_are_the_same_network_of_another_family_or_input():
+    for name in PYTORCH_EFFICIENTNETS:
+        assert models_with_equal_tensors(name) == [name.removeprefix("efficientnet_")]
+    assert models_with_equal_tensors("d4") == ["efficientdet_d4"]
+    assert models_with_equal_tensors("d7") == ["d6"] and models_with_equal_tensors("d7x") == []
+    assert models_with_equal_tensors("efficientdet_lite0") == []  # det-lite0 fuses by a plain sum
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -27,7 +93,7 @@ def test_the_input_size_is_that_of_the_papers(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_published_size_suits_its_model(name):
-    assert input_size(name, SIZES.get(name, 672)) == input_size(name)  # B8's is in no paper's table
+    assert input_size(name, (EFFICIENTNETS | EFFICIENTDETS)[name].size) == input_size(name)
 
 
 @pytest.mark.parametrize(("name", "size"), [("d0", 500), ("d0", 96), ("d0", 0), ("b0", 225), ("b0", 0), ("b0", -32)])
@@ -47,6 +113,9 @@ def test_only_d7x_has_a_level_more():
 
 
 def test_each_family_is_normalized_as_it_was_trained():
+    # timm's and effdet's own: ImageNet's, Lite too; but efficientnet_b1's weights are of pixels in -1..1 now
+    assert normalization("efficientnet_lite0") == normalization("efficientdet_d1") == normalization("b3")
+    assert normalization("efficientnet_b1") == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     # ImageNet's mean and standard deviation (torchvision prints them); Lite: (pixel - 127) / 128, about a half
     assert normalization("b3") == normalization("d3") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert normalization("lite2") == normalization("det-lite2") == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -15,7 +15,9 @@ import pytest
 import torch
 
 from effedge.pipeline.models.create import create_model
-from effedge.pipeline.weights.load import fit
+from effedge.pipeline.models.efficientdet import drop_redundant_biases
+from effedge.pipeline.weights.fit import fit
+from effedge.pipeline.weights.key_dialects import fit_biases
 
 # crc32 of the sorted lines "key (shape)" of their models' state dicts.
 DIGESTS = {
@@ -134,16 +136,15 @@ def test_the_names_here_are_those_of_their_models_and_all_are_understood(name):
     state = other_state(name)
     lines = sorted(f"{key} {tuple(value.shape)}" for key, value in state.items())
     assert zlib.crc32("\n".join(lines).encode()) == DIGESTS[name]
-    classes, own = fit(name, state, Path("theirs.pth"), None)
-    assert classes == (90 if name.startswith("d") else 1000)
-    assert own.keys() == meta_state(name).keys()
+    fitted = fit(name, state, Path("theirs.pth"), None)
+    assert fitted.classes == (90 if name.startswith("d") else 1000)
+    assert fitted.state.keys() == meta_state(name).keys()
 
 
 def run(name, size):
     torch.set_num_threads(1)
-    _, state = fit(name, fill(other_state(name)), Path("theirs.pth"), None)
     model = create_model(name).eval()
-    model.load_state_dict(state)
+    model.load_state_dict(fit(name, fill(other_state(name)), Path("theirs.pth"), None).state)
     image = torch.from_numpy(np.random.RandomState(7).randn(1, 3, size, size)).float()
     with torch.inference_mode():
         return model(image)
@@ -172,3 +173,32 @@ def test_zylo117_d0_gives_their_outputs():
     check(flat[0].sigmoid(), 0.49990408161050776, 0.04014059745656761, expected)
     expected = [-0.18330970406532288, -0.5431540608406067, -0.028283998370170593, -0.29207021, -0.1562376, 0.24083766]
     check(flat[1], 0.016895244243061536, 0.2053467355804615, expected)
+
+
+def moving(model):
+    """The model with random biases and BatchNorm statistics."""
+    torch.manual_seed(1)
+    for key, value in model.state_dict().items():
+        if key.endswith("bias"):
+            value.normal_(std=0.5)
+        if key.endswith(("running_mean", "running_var")):
+            value.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+@pytest.mark.parametrize("biased", [True, False], ids=["taken away", "added"])
+def test_biases_in_front_of_batch_norm_come_and_go_without_a_change_to_the_outputs(biased):
+    theirs, ours = create_model("d0", 2), create_model("d0", 2).eval()
+    for part in ("fpn", "class_net", "box_net"):
+        drop_redundant_biases(getattr(ours if biased else theirs, part))
+    theirs = moving(theirs)
+    assert len(theirs.state_dict()) != len(ours.state_dict())
+    ours.load_state_dict(fit_biases(theirs.state_dict(), ours.state_dict()))
+    features = [torch.randn(1, channels, side, side) for channels, side in ((40, 16), (112, 8), (320, 4))]
+    with torch.inference_mode():
+        for left, right in zip(theirs.fpn(list(features)), ours.fpn(list(features)), strict=True):
+            torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)
+        levels = theirs.fpn(list(features))
+        for head in ("class_net", "box_net"):
+            for left, right in zip(getattr(theirs, head)(levels), getattr(ours, head)(levels), strict=True):
+                torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)

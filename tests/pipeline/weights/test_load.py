@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from effedge.deploy.common.cli import UserError
 from effedge.pipeline.models.create import create_model
 from effedge.pipeline.weights import locate
-from effedge.pipeline.weights.load import load_weights, random_state
+from effedge.pipeline.weights.load import load_weights, module_of, side_of_input
 from effedge.pipeline.weights.locate import lite0_package_file, locate_weights
+from effedge.pipeline.weights.random_weights import random_state
 from effedge.pipeline.weights.state_file import read_state
 
 
@@ -160,7 +161,7 @@ def test_a_file_without_a_state_dict_says_what_it_holds(tmp_path):
     torch.save([1, 2], tmp_path / "b.pth")
     assert "but list" in refused("b0", str(tmp_path / "b.pth"))
     (tmp_path / "c.onnx").write_bytes(b"")
-    assert "expected .safetensors, .pth or .pt" in refused("b0", str(tmp_path / "c.onnx"))
+    assert "expected .safetensors, .pth, .pt, .pth.tar, .ckpt or .bin" in refused("b0", str(tmp_path / "c.onnx"))
 
 
 def test_weights_that_a_model_does_not_have_name_those_it_has(tmp_path, monkeypatch):
@@ -243,3 +244,18 @@ def test_lite0_is_right_on_real_photographs():
         class_ids = torch.tensor([int(record.class_ids[0]) for record in records])
         right += int((logits.argmax(1) == class_ids).sum())
     assert right / len(data.records) == pytest.approx(0.882, abs=0.004)
+
+
+def test_the_input_is_the_users_then_the_files_then_the_models(d0, tmp_path):
+    save_file(d0, tmp_path / "d0.safetensors", {"labels": json.dumps(list("abcdefghij")), "size": "384"})
+    loaded = load_weights("d0", str(tmp_path / "d0.safetensors"))
+    assert side_of_input("d0", loaded) == 384 and side_of_input("d0", loaded, 640) == 640
+    assert side_of_input("d0", loaded._replace(size=None)) == 512
+    with pytest.raises(UserError, match="trained for an input of 600, and size 600 does not suit d0: .*SIZE=608"):
+        side_of_input("d0", loaded._replace(size=600))
+
+
+def test_a_module_has_as_many_anchors_as_the_weights():
+    loaded = load_weights("d0", "random", classes=2, anchors="base=4 scales=1 ratios=1x1,2x0.5")
+    module = module_of("d0", loaded)
+    assert module.box_net.predict.conv_pw.out_channels == 8 and module.class_net.predict.conv_pw.out_channels == 4

@@ -4,8 +4,15 @@ import math
 
 import pytest
 
-from effedge.pipeline.models.tables import EFFICIENTNETS, MODELS, is_detector
+from effedge.pipeline.models.tables import (
+    EFFICIENTNETS,
+    TENSORFLOW_EFFICIENTDETS,
+    TENSORFLOW_EFFICIENTNETS,
+    is_detector,
+)
 from effedge.pipeline.weights.published import CROP_PADDING, HALF, PUBLISHED, preprocessing, published_kinds
+
+MODELS = (*TENSORFLOW_EFFICIENTNETS, *TENSORFLOW_EFFICIENTDETS)
 
 
 def test_every_model_has_published_weights():
@@ -46,6 +53,13 @@ def test_the_crop_is_timms_and_gives_the_authors_size(model, crop):
     assert actual is not None and abs(actual - crop) <= 0.0011
     size = EFFICIENTNETS[model].size
     assert math.floor(size / actual) == size + CROP_PADDING
+
+
+def test_timms_own_models_are_cropped_as_in_their_training():
+    # timm 1.0.31's crop_pct
+    crops = {"b0": 0.875, "b1": 0.9, "b3": 0.875, "b7": 0.949, "lite3": 0.904}
+    assert {name: preprocessing(f"efficientnet_{name}", "").crop for name in crops} == crops
+    assert preprocessing("efficientnet_lite3", "").interpolation == "bicubic"
 
 
 def test_advprop_and_lite_scale_pixels_to_minus_one_to_one():

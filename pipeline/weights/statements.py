@@ -1,0 +1,175 @@
+"""Reads what a trainer's file says of its model: the architecture, the input, the normalization, the anchors.
+
+The entries are those of timm's and effdet's trainers (`arch`, and `args` with the options), of effdet's configuration,
+of Lightning's `hyper_parameters`, and of the Hugging Face hub's config.json. They are found by their names, however
+deep they lie; of several the outermost counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from effedge.deploy.common.cli import UserError
+from effedge.pipeline.models.tables import (
+    EFFICIENTDETS,
+    EFFICIENTNETS,
+    is_detector,
+    model_of_arch,
+    models_with_equal_tensors,
+)
+from effedge.pipeline.weights.anchor_spec import of_config
+from effedge.pipeline.weights.published import Preprocessing
+
+SIZE_NAMES = ("input_size", "img_size", "image_size")
+INTERPOLATIONS = ("bilinear", "bicubic")
+ADVPROP = ("_ap", ".ap_")
+# Names of entries by which a file says how the network computes; `settings_of` has the values that a model stands for.
+Settings = dict[str, tuple[object, ...]]
+
+
+def entry(values: Mapping[str, object], *names: str) -> tuple[str, object] | None:
+    """Returns (dotted path, value) of the outermost entry with one of the names, or None."""
+    fitting = [path for path in values if path.rsplit(".", 1)[-1] in names and values[path] != ""]
+    path = min(fitting, key=lambda each: (each.count("."), names.index(each.rsplit(".", 1)[-1])), default=None)
+    return None if path is None else (path, values[path])
+
+
+def architectures(values: Mapping[str, object], name: str) -> dict[str, str]:
+    """Returns the texts that name a model of the same task as `name` does, by their dotted paths."""
+    found = {}
+    for path, value in values.items():
+        model = model_of_arch(value) if isinstance(value, str) else None
+        if model is not None and is_detector(model) == is_detector(name):
+            found[path] = str(value)
+    return found
+
+
+def said_architecture(values: Mapping[str, object]) -> str:
+    """Returns what the file calls its network, whatever that is; "" if it does not say."""
+    said = entry(values, "arch", "architecture", "model_name", "model")
+    return said[1] if said is not None and isinstance(said[1], str) else ""
+
+
+def check_model_said(values: Mapping[str, object], name: str, file: Path) -> bool:
+    """Checks that what the file says of its network is true of the model; returns True if it names the model.
+
+    Raises:
+        UserError: it names another model, or an entry stands for a network that computes something else.
+    """
+    named = architectures(values, name)
+    own = name in map(model_of_arch, named.values())
+    if named and not own:
+        path, arch = min(named.items(), key=lambda item: item[0].count("."))
+        raise UserError(
+            f"checkpoint '{file}' says {path} '{arch}', which is {model_of_arch(arch)} here, and MODEL is {name}: give "
+            f"MODEL={model_of_arch(arch)}"
+        )
+    wrong = contradiction(values, name)
+    if wrong is not None:
+        path, expected = wrong
+        others = [other for other in models_with_equal_tensors(name) if contradiction(values, other) is None]
+        what_to_do = f"give MODEL={others[0]}" if others and not own else "no model here computes that"
+        raise UserError(
+            f"checkpoint '{file}' says {path} = {values[path]!r}, and {name} stands for {expected[0]!r}: {what_to_do}"
+        )
+    return own
+
+
+def contradiction(values: Mapping[str, object], name: str) -> tuple[str, tuple[object, ...]] | None:
+    """Returns (dotted path, values of the model) of the first entry that is not true of the model, or None."""
+    for ending, expected in settings_of(name).items():
+        for path, value in values.items():
+            if f".{path}".endswith(f".{ending}") and not any(_equal(value, each) for each in expected):
+                return path, expected
+    return None
+
+
+def settings_of(name: str) -> Settings:
+    """Returns the entries that say how the network computes, each with the values that are true of the model."""
+    if not is_detector(name):
+        row = EFFICIENTNETS[name]
+        padding = ("", None) if row.symmetric else ("same", "SAME")
+        return {"bn_eps": (row.epsilon,), "pad_type": padding, "gp": ("avg", "fast"), "global_pool": ("avg", "fast")}
+    detector = EFFICIENTDETS[name]
+    lite = EFFICIENTNETS[detector.backbone].lite
+    activations = ("relu6",) if lite else ("swish", "silu")
+    return {
+        "backbone_name": (detector.backbone,),
+        "pad_type": ("", None) if detector.symmetric else ("same", "SAME"),
+        "act_type": activations,
+        "head_act_type": activations,
+        "fpn_name": ("bifpn_sum",) if detector.fusion == "sum" else ("bifpn_fa",),
+        "norm_kwargs.eps": (1e-3,),
+        "downsample_type": ("max",),
+        "upsample_type": ("nearest",),
+        "separable_conv": (True,),
+        "apply_resample_bn": (True,),
+        "conv_bn_relu_pattern": (False,),
+        "min_level": (3,),
+        "max_level": (2 + detector.levels,),
+    }
+
+
+def said_size(values: Mapping[str, object]) -> tuple[int, int] | None:
+    """Returns (height, width) of the input that the file says: an entry of a side, [h,w] or [c,h,w]; None if none."""
+    said = entry(values, *SIZE_NAMES)
+    if said is None:
+        return None
+    sides = said[1] if isinstance(said[1], Sequence) and not isinstance(said[1], str) else [said[1]] * 2
+    sides = list(sides)[-2:]
+    whole = [side for side in sides if isinstance(side, int) and not isinstance(side, bool) and side > 0]
+    return (whole[0], whole[1]) if len(whole) == 2 else None
+
+
+def said_anchors(values: Mapping[str, object], name: str) -> np.ndarray | None:
+    """Returns the shapes of the anchors that effdet's or zylo117's entries make, or None."""
+    row = EFFICIENTDETS[name]
+    scale, aspects, scales = (
+        said[1] if (said := entry(values, *names)) is not None else None
+        for names in (("anchor_scale",), ("aspect_ratios", "anchors_ratios"), ("num_scales", "anchors_scales"))
+    )
+    return of_config(scale, aspects, scales, row.anchor_scale, row.levels)
+
+
+def said_preprocessing(values: Mapping[str, object], name: str, usual: Preprocessing) -> Preprocessing:
+    """Returns `usual` with the mean, deviation, interpolation, crop and fill that the file says."""
+    look = usual
+    if any(mark in arch for arch in architectures(values, name).values() for mark in ADVPROP):
+        look = look._replace(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), fill=(0, 0, 0))
+    mean, std = (_three(entry(values, key)) for key in ("mean", "std"))
+    if mean is not None and std is not None:
+        if max(mean) > 1:  # in 0..255
+            mean, std = ((red / 255, green / 255, blue / 255) for red, green, blue in (mean, std))
+        look = look._replace(mean=mean, std=std)
+        if is_detector(name):
+            red, green, blue = (round(255 * value) for value in mean)
+            look = look._replace(fill=(red, green, blue))
+    interpolation, crop, fill = (entry(values, key) for key in ("interpolation", "crop_pct", "fill_color"))
+    if interpolation is not None and interpolation[1] in INTERPOLATIONS:
+        look = look._replace(interpolation=str(interpolation[1]))
+    if look.crop is not None and crop is not None and isinstance(crop[1], int | float) and 0 < crop[1] <= 1:
+        look = look._replace(crop=float(crop[1]))
+    if is_detector(name) and fill is not None and isinstance(fill[1], int):
+        look = look._replace(fill=(fill[1],) * 3)
+    return look
+
+
+def _three(said: tuple[str, object] | None) -> tuple[float, float, float] | None:
+    """Returns three numbers of an entry with three or with one, or None."""
+    numbers = said[1] if said is not None else None
+    if not isinstance(numbers, list) or not all(isinstance(number, int | float) for number in numbers):
+        return None
+    numbers = numbers * 3 if len(numbers) == 1 else numbers
+    return (float(numbers[0]), float(numbers[1]), float(numbers[2])) if len(numbers) == 3 else None
+
+
+def _equal(value: object, expected: object) -> bool:
+    """Compares an entry with a value: numbers to their last digits, names of models as `model_of_arch` reads them."""
+    numbers = [each for each in (value, expected) if isinstance(each, int | float)]
+    if len(numbers) == 2:
+        return math.isclose(*numbers, rel_tol=1e-6)
+    return value == expected or (isinstance(value, str) and expected is not None and model_of_arch(value) == expected)

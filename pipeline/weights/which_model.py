@@ -1,0 +1,135 @@
+"""Tells which models a file's tensors are of, by their sizes, keys and biases, and where that leaves several, says so.
+
+Several models have tensors of the same names and shapes: TensorFlow's models and those that timm and effdet trained in
+PyTorch, which pad and normalize otherwise; and D6 and D7, whose inputs and anchors differ.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from effedge.deploy.common.cli import UserError
+from effedge.pipeline.models.compound_scaling import round_channels
+from effedge.pipeline.models.efficientnet import STEM_CHANNELS, scaled_stages
+from effedge.pipeline.models.tables import (
+    EFFICIENTDETS,
+    EFFICIENTNETS,
+    MODELS,
+    PYTORCH_EFFICIENTDETS,
+    PYTORCH_EFFICIENTNETS,
+    is_detector,
+    models_with_equal_tensors,
+)
+
+if TYPE_CHECKING:
+    from effedge.pipeline.weights.fit import Fitted
+
+STEM = "conv_stem.weight"
+CLASS_HEAD = "class_net.predict.conv_pw.weight"
+
+
+def recognize(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Lists the models whose sizes the tensors have, by timm's and effdet's keys; empty if they are of no model.
+
+    Compared are the channels of stem and last stage, the layers of each stage, squeeze-and-excitation, and of a
+    detector the BiFPN's channels, layers and fusion.
+    """
+    stems = [key for key in tensors if key.endswith(STEM)]
+    if not stems:
+        return []
+    trunk = stems[0].removesuffix(STEM)
+    blocks = {match[0] for key in tensors if (match := re.match(rf"{re.escape(trunk)}blocks\.\d+\.\d+\.", key))}
+    layers = Counter(int(block.split(".")[-3]) for block in blocks)
+    lite = not any(".se." in key for key in tensors if key.startswith(trunk))
+    last = tensors.get(f"{trunk}blocks.{max(layers, default=0)}.0.conv_pwl.weight")
+    channels = (tensors[stems[0]].shape[0], None if last is None else last.shape[0])
+    sizes: tuple[object, ...] = (channels, [layers[stage] for stage in sorted(layers)], lite)
+    prefix = trunk.removesuffix("backbone.")
+    head = tensors.get(prefix + CLASS_HEAD)
+    if head is not None:
+        cells = {match[1] for key in tensors if (match := re.match(rf"{re.escape(prefix)}fpn\.cell\.(\d+)\.", key))}
+        summed = not any(key.endswith("edge_weights") for key in tensors)
+        sizes = (*sizes, head.shape[1], len(cells), summed)
+    return [name for name in MODELS if is_detector(name) == (head is not None) and sizes_of(name) == sizes]
+
+
+def sizes_of(name: str) -> tuple[object, ...]:
+    """Returns the sizes of a model that `recognize` compares."""
+    if is_detector(name):
+        row = EFFICIENTDETS[name]
+        return *sizes_of(row.backbone), row.channels, row.layers, row.fusion == "sum"
+    trunk = EFFICIENTNETS[name]
+    stem = STEM_CHANNELS if trunk.lite else round_channels(STEM_CHANNELS * trunk.width)
+    stages = scaled_stages(trunk)
+    return (stem, stages[-1].channels), [stage.layers for stage in stages], trunk.lite
+
+
+def check_twins(name: str, fitted: Fitted, file: Path, anchors_known: bool) -> list[str]:
+    """Compares a file that does not name its model with all models of its tensors; returns lines for the log.
+
+    Args:
+        anchors_known: the file or the user says what the input and the anchors are.
+
+    Raises:
+        UserError: the keys, or the biases in front of BatchNorm, are another model's.
+    """
+    twins = models_with_equal_tensors(name)
+    if fitted.match.dialect is not None:
+        twins = [twin for twin in twins if not in_pytorch(twin)]
+        if in_pytorch(name):
+            raise UserError(
+                f"checkpoint '{file}' has the keys of {fitted.match.dialect}'s project, whose models are TensorFlow's, "
+                f"and {name} is timm's or effdet's own: give MODEL={twins[0]}"
+            )
+    elif is_detector(name):
+        biased = [model for model in (name, *twins) if EFFICIENTDETS[model].redundant_bias == fitted.biased]
+        if biased and name not in biased:
+            has = "biases" if fitted.biased else "no biases"
+            raise UserError(
+                f"checkpoint '{file}' has {has} in front of BatchNorm, as {' and '.join(biased)}, unlike {name}: give "
+                f"MODEL={biased[0]}; if it is {name} after all, save it with its name, as torch.save({{'arch': "
+                f"'{arch_of(name)}', 'state_dict': state}}, file)"
+            )
+        twins = [twin for twin in twins if twin in biased]
+    lines = []
+    for twin in twins:
+        difference = differences(twin, name, anchors_known)
+        if difference:
+            lines.append(f"it fits {name} and {twin}, and was taken as {name} by MODEL; {twin} has {difference}")
+    return lines
+
+
+def in_pytorch(name: str) -> bool:
+    """Returns True for a model that timm or effdet trained in PyTorch."""
+    return name in PYTORCH_EFFICIENTNETS or name in PYTORCH_EFFICIENTDETS
+
+
+def arch_of(name: str) -> str:
+    """Returns timm's or effdet's name of a model.
+
+    >>> arch_of("b0"), arch_of("det-lite0"), arch_of("efficientdet_d0")
+    ('tf_efficientnet_b0', 'tf_efficientdet_lite0', 'efficientdet_d0')
+    """
+    if in_pytorch(name):
+        return name
+    return f"tf_efficient{'det' if is_detector(name) else 'net'}_{name.removeprefix('det-')}"
+
+
+def differences(twin: str, name: str, anchors_known: bool) -> str:
+    """Writes how `twin` computes otherwise than `name`; "" if it does not."""
+    words = []
+    trunks = [EFFICIENTNETS[EFFICIENTDETS[each].backbone if is_detector(each) else each] for each in (twin, name)]
+    if trunks[0].symmetric != trunks[1].symmetric:
+        padding = "symmetric padding" if trunks[0].symmetric else "TensorFlow's SAME padding"
+        words.append(f"{padding} and BatchNorm epsilon {trunks[0].epsilon:g}")
+    if is_detector(name) and not anchors_known:
+        own, other = EFFICIENTDETS[name], EFFICIENTDETS[twin]
+        words += [f"an input of {other.size}"] if own.size != other.size else []
+        words += [f"anchor scale {other.anchor_scale:g}"] if own.anchor_scale != other.anchor_scale else []
+    return ", ".join(words)

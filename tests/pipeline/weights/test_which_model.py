@@ -1,0 +1,195 @@
+"""Files that are of another model than was asked for, or may be of several."""
+
+import argparse
+import logging
+
+import pytest
+import torch
+
+from effedge.deploy.common.cli import UserError
+from effedge.pipeline.models.anchors import make_anchors
+from effedge.pipeline.models.create import create_model
+from effedge.pipeline.models.tables import MODELS
+from effedge.pipeline.weights.load import load_weights
+from effedge.pipeline.weights.which_model import arch_of, recognize
+from tests.pipeline.synthetic_weights import fill
+
+SMALL = ["b0", "b1", "b2", "efficientnet_b4", "lite0", "lite2", "d0", "d1", "det-lite0", "efficientdet_lite0"]
+
+
+@pytest.fixture(scope="module")
+def states():
+    """The state dict of a model by its name, made once."""
+    made = {}
+
+    def state(name, classes=3):
+        if name not in made:
+            made[name] = fill(create_model(name, classes).state_dict())
+        return made[name]
+
+    return state
+
+
+@pytest.fixture
+def load(tmp_path, caplog):
+    """Saves what a trainer would, loads it as a model, and returns (weights, messages), or the error."""
+
+    def run(content, name, **options):
+        torch.save(content, tmp_path / "mine.pth")
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "effedge"):
+            try:
+                loaded = load_weights(name, str(tmp_path / "mine.pth"), **options)
+            except UserError as error:
+                assert "\n" not in str(error)
+                return str(error)
+        return loaded, [record.getMessage() for record in caplog.records]
+
+    return run
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_models_of_a_size_are_recognized_under_any_prefix(name):
+    with torch.device("meta"):
+        state = create_model(name, 5).state_dict()
+    found = recognize({f"net.model.{key}": value for key, value in state.items()})
+    assert name in found
+    stem = name.removeprefix("efficientnet_").removeprefix("efficientdet_")
+    assert {other.removeprefix("efficientnet_").removeprefix("efficientdet_") for other in found} == {stem}
+
+
+def test_every_name_of_timm_and_effdet_leads_back_to_its_model():
+    from effedge.pipeline.models.tables import model_of_arch
+
+    assert [model_of_arch(arch_of(name)) for name in MODELS] == list(MODELS)
+
+
+def test_a_deeper_network_of_the_same_width_is_not_cut_to_the_model(states, load):
+    """All of B0's tensors are in B1's, with the same shapes."""
+    message = load(states("b1"), "b0")
+    assert "does not fit b0: 360 of 360 tensors match, and there are 128 more" in message
+    assert "give MODEL=b1" in message
+
+
+def test_a_classifier_asked_for_as_a_detector_is_named(states, load):
+    assert "none of its 360 tensors has a name of d0's" in load(states("b0"), "d0")
+    assert "its sizes are those of b0 and efficientnet_b0: give MODEL=b0" in load(states("b0"), "d0")
+
+
+def test_a_network_that_is_none_of_ours_is_called_as_its_file_calls_it(load):
+    message = load({"arch": "resnet50", "state_dict": {"layer1.0.conv1.weight": torch.ones(2)}}, "b0")
+    assert "the file calls its network 'resnet50'" in message and "check MODEL" in message
+
+
+def test_bare_tensors_that_fit_two_families_are_taken_as_asked_and_said(states, load):
+    for name, other, marks in (
+        ("b0", "efficientnet_b0", "symmetric padding and BatchNorm epsilon 1e-05"),
+        ("efficientnet_b0", "b0", "TensorFlow's SAME padding and BatchNorm epsilon 0.001"),
+    ):
+        _, lines = load(states("b0"), name)
+        assert any(
+            f"it fits {name} and {other}, and was taken as {name} by MODEL; {other} has {marks}" in x for x in lines
+        )
+
+
+def test_a_file_that_names_its_model_leaves_no_doubt(states, load):
+    content = {"state_dict": states("b0"), "args": argparse.Namespace(model="efficientnet_b0")}
+    _, lines = load(content, "efficientnet_b0")
+    assert not any("it fits" in line for line in lines)
+    assert load(content, "b0").endswith("give MODEL=efficientnet_b0")
+
+
+def test_effdets_own_detector_has_no_biases_and_is_not_taken_for_tensorflows(states, load):
+    message = load(states("efficientdet_d0"), "d0")
+    assert "has no biases in front of BatchNorm, as efficientdet_d0, unlike d0: give MODEL=efficientdet_d0" in message
+    message = load(states("d0"), "efficientdet_d0")
+    assert "has biases in front of BatchNorm, as d0, unlike efficientdet_d0: give MODEL=d0" in message
+
+
+def test_the_name_in_the_file_decides_over_the_biases(states, load):
+    """effdet's trainer makes tf_efficientdet_d0 without them, by redundant_bias=False."""
+    loaded, _ = load({"arch": "tf_efficientdet_d0", "state_dict": states("efficientdet_d0")}, "d0")
+    assert not loaded.state["fpn.cell.0.fnode.0.after_combine.conv.conv_pw.bias"].any()
+    loaded, _ = load({"arch": "efficientdet_d0", "state_dict": states("d0")}, "efficientdet_d0")
+    key = "fpn.resample.3.conv."
+    moved = states("d0")[f"{key}bn.running_mean"] - states("d0")[f"{key}conv.bias"]
+    torch.testing.assert_close(loaded.state[f"{key}bn.running_mean"], moved)
+
+
+def test_a_detector_of_one_family_only_leaves_no_doubt(states, load):
+    assert not any("it fits" in line for line in load(states("d0"), "d0")[1])
+
+
+def test_keys_of_lukemelas_are_of_tensorflows_family(load):
+    from tests.pipeline.weights.test_key_dialects import other_state
+
+    theirs = fill(other_state("b0"))
+    message = load(theirs, "efficientnet_b0")
+    assert "has the keys of lukemelas's project" in message and message.endswith("give MODEL=b0")
+    assert not any("it fits" in line for line in load(theirs, "b0")[1])
+
+
+def test_d6_and_d7_are_told_apart_by_their_anchors(load):
+    """With meta tensors: of these models only the shapes matter, and 400 MB are saved."""
+    from pathlib import Path
+
+    from effedge.pipeline.weights.fit import fit
+    from effedge.pipeline.weights.which_model import check_twins
+
+    with torch.device("meta"):
+        state = create_model("d6", 2).state_dict()
+    fitted = fit("d6", state, Path("mine.pth"), None)
+    [doubt] = check_twins("d6", fitted, Path("mine.pth"), anchors_known=False)
+    assert "it fits d6 and d7" in doubt and "d7 has an input of 1536, anchor scale 5" in doubt
+    assert check_twins("d6", fitted, Path("mine.pth"), anchors_known=True) == []
+
+
+def bench(state, size, scale=4.0, prefix="model."):
+    """What effdet's DetBenchTrain saves."""
+    boxes = torch.from_numpy(make_anchors(size, 5, scale)[:, [1, 0, 3, 2]].copy())
+    return {prefix + key: value for key, value in state.items()} | {"anchors.boxes": boxes}
+
+
+def test_input_and_anchors_of_effdets_bench_are_taken_and_said(states, load):
+    loaded, lines = load({"model_state_dict": bench(states("d0"), (640, 640), 3.0)}, "d0")
+    assert loaded.size == 640 and loaded.anchors[0] == pytest.approx([3.0, 3.0])
+    [line] = lines
+    assert "its input is 640, d0's own 512; its anchors are base=3 scales=1,1.26,1.587" in line
+    loaded, lines = load(bench(states("d0"), (512, 512)), "d0")
+    assert loaded.size == 512 and lines == []
+
+
+def test_what_the_file_does_not_say_is_said(states, load):
+    loaded, [line] = load(states("d0"), "d0")
+    assert loaded.size is None and loaded.anchors is None
+    assert "does not say the size of its input (512 unless SIZE says otherwise), its anchors (d0's own" in line
+
+
+def test_anchor_boxes_of_another_pyramid_are_refused(states, load):
+    content = states("d0") | {"anchors.boxes": torch.rand(49104, 4)}
+    assert "'anchors.boxes' [49104, 4] is no grid of 9 anchors a cell" in load(content, "d0")
+
+
+def test_another_number_of_anchors_needs_them_from_the_user(load):
+    state = fill(create_model("d0", 2, anchors=12).state_dict())
+    assert "has 12 anchors in a cell, d0's own are 9: give its anchors with ANCHORS" in load(state, "d0")
+    loaded, _ = load(state, "d0", anchors="scales=1,1.26,1.59 ratios=1x1,1.4x0.7,0.7x1.4,3x0.3")
+    assert loaded.anchors.shape == (12, 2) and loaded.classes == 2
+    assert "makes 9: give its anchors" in load(state, "d0", anchors="base=3")
+
+
+def test_the_users_anchors_come_before_the_files(states, load):
+    loaded, [line] = load(bench(states("d0"), (512, 512), 3.0), "d0", anchors="base=5")
+    assert loaded.anchors[0] == pytest.approx([5, 5])
+    assert "its anchors are base=3" in line and "those of ANCHORS take their place" in line
+    message = load(states("b0"), "b0", anchors="base=5")
+    assert "are of detectors" in message
+
+
+def test_averaged_weights_are_taken_and_said(states, load):
+    last = {key: -value for key, value in states("b0").items()}
+    loaded, lines = load({"state_dict": last, "state_dict_ema": states("b0")}, "b0")
+    assert torch.equal(loaded.state["classifier.weight"], states("b0")["classifier.weight"])
+    assert any("took the averaged weights 'state_dict_ema.', not 'state_dict.'" in line for line in lines)
+    _, lines = load({"state_dict": states("b0"), "state_dict_ema": states("b0")}, "b0")
+    assert not any("took" in line for line in lines)  # they are the same
