@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from effedge.calibration.ranges.histogram import Histogram
+from effedge.calibration.ranges.samples import spread
 from effedge.calibration.ranges.thresholds import at_percentile, signal_to_noise
 from effedge.calibration.search.switched_session import SwitchedTrials
 from effedge.deploy.common.messages import track
@@ -34,9 +35,9 @@ LEAST_GAIN = 0.005  # of the output error: a move that gains less may be chance
 LEAST_ISOLATED_GAIN = 0.1  # the same of a single group's output error
 ACCEPTABLE_ERROR = 0.002  # output error at which no layer needs to stay in 16 bit
 SAMPLES = (8, 64)  # of a trial, at least and at most
-FEW_SAMPLES = 4  # a share, 1 / FEW_SAMPLES, of a trial's samples: each group is tried on them by itself
+FEW_SAMPLES = 4  # each group is tried by itself on one of so many samples, if the runs suffice; on one at least
 FINALISTS = 24  # groups with the largest errors there, which are tried on all samples
-TOTAL_MACS = 1.2e12  # that all trials may take: half a minute or so on two cores
+TOTAL_MACS = 1e12  # that all trials may take: half a minute or so on two cores
 USEFUL_RUNS = 20000
 LEAST_RUNS = 256  # of the model, in all trials; taking the ranges costs 128
 RUNS_OF_SAMPLE = 80  # that a sample of the trials should have
@@ -90,7 +91,7 @@ def search_thresholds(
         total = float(np.mean(together))
         if total <= ACCEPTABLE_ERROR:
             return ThresholdSearchResult(thresholds, total, [0.0] * len(thresholds))
-        if not search.can_isolate:
+        if not search.few:
             noise = [noise_share(histogram, value) for histogram, value in zip(histograms, thresholds, strict=True)]
             return ThresholdSearchResult(thresholds, total, [total * share / max(sum(noise), total) for share in noise])
         isolated, finalists = search.isolate(thresholds)
@@ -118,7 +119,6 @@ class _Search:
     ) -> None:
         self.switched, self.runs, self.left, self.progress = switched, runs, runs, progress
         self.ladders = [[at_percentile(histogram, percent) for percent in LADDER] for histogram in histograms]
-        self.few = range(switched.samples)[::FEW_SAMPLES]
 
     def at_rungs(self, rungs: Sequence[int]) -> list[float]:
         """Returns the threshold of each group at its rung."""
@@ -151,9 +151,10 @@ class _Search:
         )
 
     @property
-    def can_isolate(self) -> bool:
-        """True if the runs that are left suffice to try each group by itself."""
-        return self.left >= ISOLATED_COST * len(self.few) * len(self.ladders)
+    def few(self) -> Sequence[int]:
+        """The samples, evenly spread, on which the runs that are left suffice to try each group by itself."""
+        affordable = int(self.left / (ISOLATED_COST * len(self.ladders)))
+        return spread(range(self.switched.samples), min(affordable, self.switched.samples // FEW_SAMPLES))
 
     def isolate(self, thresholds: Sequence[float]) -> tuple[list[list[float]], list[int]]:
         """Tries each group by itself on few samples, and those with the largest errors on all of them.
@@ -161,7 +162,8 @@ class _Search:
         Returns:
             The isolated errors of each group, and the groups that were tried on all samples, worst first.
         """
-        isolated = [list(self.isolated_errors(group, value, self.few)) for group, value in enumerate(thresholds)]
+        few = self.few
+        isolated = [list(self.isolated_errors(group, value, few)) for group, value in enumerate(thresholds)]
         finalists = np.argsort([-np.mean(errors) for errors in isolated], kind="stable").tolist()[:FINALISTS]
         for group in finalists:
             isolated[group] = list(self.isolated_errors(group, thresholds[group]))

@@ -36,10 +36,10 @@ from effedge.calibration.weights.rounding import compensated, refit, regularized
 from effedge.deploy.common.messages import track
 
 POSITIONS = (2048, 16384)  # of all samples together, at least and at most
-POSITIONS_PER_INPUT = 8  # K, of a row of weights
+POSITIONS_PER_INPUT = 6  # K, of a row of weights
 SAMPLES = (16, 128)  # at least and at most
 TOTAL_MACS = 6e10  # multiply-accumulates of the float model's runs: what lies around them takes far longer
-HELD_BYTES = 1 << 29  # of all models between two levels
+HELD_BYTES = 3 << 27  # of all models between two levels
 FEWEST_SAMPLES = 4
 LARGEST_KERNEL = 8192  # rows of weights beyond it are left as they are: their H would take gigabytes
 PORTION_BYTES = 1 << 24  # of patches that are multiplied at once

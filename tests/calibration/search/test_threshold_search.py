@@ -207,10 +207,17 @@ def test_of_an_acceptable_output_error_no_gain_is_measured() -> None:
     assert len(switched.seen) == 1
 
 
+def test_with_few_runs_left_each_group_is_tried_on_fewer_samples() -> None:
+    for runs, each in ((1000, 2), (8 + 6 * 2 * 0.5, 2), (8 + 6 * 2 * 0.5 - 1, 1), (8 + 6 * 0.5, 1)):
+        switched = Landscape([0.1, 0.4, 0.3, 0.01, 0.2, 0.05])
+        search_thresholds(switched, draws(6), [1.0] * 6, runs=runs)  # type: ignore[arg-type]
+        assert switched.runs == 8 + 6 * each + 6 * 8
+
+
 def test_without_runs_left_the_gains_are_shares_by_the_noise() -> None:
     switched, histograms = Landscape([0.1] * 4), draws(4)
     fixed = [histogram.amax for histogram in histograms]
-    _, error, gains = search_thresholds(switched, histograms, fixed, runs=10)  # type: ignore[arg-type]
+    _, error, gains = search_thresholds(switched, histograms, fixed, runs=9)  # type: ignore[arg-type]
     assert len(switched.seen) == 1 and error == pytest.approx(0.4)
     assert sorted(gains) == gains and min(gains) > 0 and sum(gains) <= error * (1 + 1e-9)
 
