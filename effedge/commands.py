@@ -25,6 +25,9 @@ GROUPS: Dict[str, Dict[str, Command]] = {
         "fp16": Command(
             "effedge.calibration.fp16.convert", "a float ONNX, or what an INT8 ONNX has beside INT8, to FP16"
         ),
+        "fp8": Command(
+            "effedge.calibration.fp8.quantize", "a float ONNX to FP8, for GPUs of compute capability 8.9 on"
+        ),
         "by-latency": Command("effedge.calibration.by_latency", "an INT8 ONNX with INT8 only where it is faster here"),
         "finetune": Command(
             "effedge.pipeline.training.finetune.command", "quantization-aware fine-tuning of an INT8 ONNX"

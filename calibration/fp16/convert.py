@@ -1,4 +1,4 @@
-"""Converts a float32 ONNX to FP16, or what an INT8 ONNX computes beside its INT8, for strongly typed networks, whose
+"""Converts a float32 ONNX to FP16, or what an INT8 or FP8 ONNX computes beside that, for strongly typed networks, whose
 builders take each tensor's type from the ONNX.
 
     effedge fp16 MODEL.onnx --out OUT.onnx [--calibration DATA]
@@ -90,7 +90,8 @@ def describe(report: CalibrationReport) -> str:
     """Returns the report of `to_fp16` on one line; nodes out of range are named, those of the other rules counted."""
     unfit = report.get("float32_nodes", report["float_layers"])
     named = [f"'{name}' ({why})" for name, why in unfit.items() if "65504" in why or "small" in why]
-    around = " around INT8" if "float32_nodes" in report else ""
+    quantized = "FP8" if "fp8_layers" in report else "INT8"
+    around = f" around {quantized}" if "float32_nodes" in report else ""
     ranges = "" if around else f" (ranges of {report['images']} runs)" if report["images"] else " (no ranges given)"
     return (
         f"fp16: {report['fp16_layers']} layers with weights in float16{around}, {len(unfit)} nodes kept in "
@@ -144,7 +145,7 @@ def convert(
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a float32 or INT8 ONNX")
+    parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a float32, INT8 or FP8 ONNX")
     add_data(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.onnx")
     parser.add_quiet()

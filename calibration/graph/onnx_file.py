@@ -21,7 +21,7 @@ from effedge.calibration.graph.raise_opset import raise_opset
 from effedge.calibration.graph.training_mode import check_inference
 from effedge.calibration.graph.unknown_sizes import name_unknown_sizes
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.runtime.onnxruntime_backend import WRONG_OPTIMIZERS
+from effedge.deploy.runtime.onnxruntime_backend import make_session
 
 INITIALIZERS_APART = 4  # the first IR version in which an initializer need not be an input too
 PAIR = ("QuantizeLinear", "DequantizeLinear")
@@ -164,18 +164,21 @@ def session(model: ir.Model, outputs: Sequence[str] = ()) -> onnxruntime.Inferen
             if value.type is None:
                 value.type = ir.TensorType(ir.DataType.FLOAT)
         common.RemoveUnusedNodesPass()(model)
-    return session_of(ir.to_proto(model).SerializeToString())
+    is_fp8 = any(value.dtype == ir.DataType.FLOAT8E4M3FN for node in model.graph for value in node.outputs)
+    return session_of(ir.to_proto(model).SerializeToString(), is_fp8)
 
 
-def session_of(data: bytes) -> onnxruntime.InferenceSession:
-    """Makes an ONNX Runtime session (CPU) of the bytes of an ONNX file, which need never lie on the disk."""
+def session_of(data: bytes, fp8: bool = False) -> onnxruntime.InferenceSession:
+    """Makes an ONNX Runtime session (CPU) of the bytes of an ONNX file, which need never lie on the disk.
+
+    Args:
+        fp8: the model has Q/DQ pairs of FP8.
+    """
     _share_arena()
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.use_env_allocators", "1")
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        data, options, providers=["CPUExecutionProvider"], disabled_optimizers=WRONG_OPTIMIZERS
-    )
+    return make_session(data, options, fp8)
 
 
 @functools.cache

@@ -1,8 +1,8 @@
-"""Inserts Q/DQ pairs and INT8 weights into a graph, as a plan says (`effedge.calibration.placement`).
+"""Inserts Q/DQ pairs and INT8 or FP8 weights into a graph, as a plan says (`effedge.calibration.placement`).
 
-Activations: QuantizeLinear + DequantizeLinear, INT8, one scale and zero point per tensor
-(thresholds.quantization_parameters). One pair serves all quantized readers of a tensor; its other readers (a swish's
-product, a layer in 16 bit, a graph output) keep reading the float tensor. Weights: an INT8 initializer and
+Activations: QuantizeLinear + DequantizeLinear, one scale and zero point per tensor
+(thresholds.quantization_parameters; fp8/e4m3.py). One pair serves all quantized readers of a tensor; its other readers
+(a swish's product, a layer in 16 bit, a graph output) keep reading the float tensor. Weights: an initializer and
 DequantizeLinear with a scale per output channel. Biases stay float: TensorRT's parser refuses an INT32 bias behind
 DequantizeLinear, and computes the INT32 bias itself.
 """
@@ -16,9 +16,12 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
+from effedge.calibration.fp8 import e4m3
 from effedge.calibration.graph.onnx_file import insert_behind
 from effedge.calibration.placement.layers import Layer
 from effedge.calibration.ranges.thresholds import INT8_MAX, quantization_parameters
+
+INT8, FP8 = ir.DataType.INT8, ir.DataType.FLOAT8E4M3FN
 
 
 def quantize_weight(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
@@ -39,10 +42,11 @@ class InsertQDQPass(ir.passes.InPlacePass):
     """Quantizes the given reads of activations and the weights of the given layers.
 
     Args:
-        reads: (node, input index) of every read that becomes INT8.
+        reads: (node, input index) of every read that is quantized.
         thresholds: by tensor name; the tensors of a scale group have the same threshold.
-        layers: the layers whose weights become INT8.
+        layers: the layers whose weights are quantized.
         lows: by tensor name, the lowest value, where a tensor may have a zero point; the same within a scale group.
+        number_format: INT8, or FP8, whose zero point is 0, for a model of opset 19 or later.
     """
 
     def __init__(
@@ -51,12 +55,15 @@ class InsertQDQPass(ir.passes.InPlacePass):
         thresholds: Mapping[str, float],
         layers: Sequence[Layer],
         lows: Mapping[str, float | None] = MappingProxyType({}),
+        number_format: ir.DataType = INT8,
     ) -> None:
         super().__init__()
         self.reads = reads
         self.thresholds = thresholds
         self.layers = layers
         self.lows = lows
+        self.number_format = number_format
+        self.prefix = "int8" if number_format == INT8 else "fp8"
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         self.zero_points: dict[int, ir.Value] = {}
@@ -85,14 +92,17 @@ class InsertQDQPass(ir.passes.InPlacePass):
         """Inserts a Q/DQ pair behind `value`; returns the pair's output."""
         name = value.name
         assert name is not None
-        size, zero = quantization_parameters(self.thresholds[name], self.lows.get(name))
+        if self.number_format == FP8:
+            size, zero = e4m3.activation_scale(self.thresholds[name]), 0
+        else:
+            size, zero = quantization_parameters(self.thresholds[name], self.lows.get(name))
         scale = Tape(graph).initializer(ir.tensor(np.array(size, np.float32), name=f"{name}_scale"))
         if zero not in self.zero_points:
             self.zero_points[zero] = Tape(graph).initializer(
-                ir.tensor(np.array(zero, np.int8), name=f"int8_zero_point{zero or ''}")
+                ir.tensor(np.array(zero, self.number_format.numpy()), name=f"{self.prefix}_zero_point{zero or ''}")
             )
         zero_point = self.zero_points[zero]
-        quantized = ir.Value(name=f"{name}_q", type=ir.TensorType(ir.DataType.INT8), shape=value.shape)
+        quantized = ir.Value(name=f"{name}_q", type=ir.TensorType(self.number_format), shape=value.shape)
         output = ir.Value(name=f"{name}_dq", type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
         pair = [
             ir.node("QuantizeLinear", [value, scale, zero_point], outputs=[quantized], name=f"{name}_q"),
@@ -102,11 +112,13 @@ class InsertQDQPass(ir.passes.InPlacePass):
         return output
 
     def _quantize_weight(self, graph: ir.Graph, layer: Layer) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Adds a layer's INT8 weights, scales and zero points to the graph; returns them."""
-        weight, scale = quantize_weight(layer.weight_array, layer.axis)  # type: ignore[arg-type]  # a rule saw to it
+        """Adds a layer's rounded weights, scales and zero points to the graph; returns them."""
+        rounding = e4m3.quantize_weight if self.number_format == FP8 else quantize_weight
+        weight, scale = rounding(layer.weight_array, layer.axis)  # type: ignore[arg-type]  # a rule saw to it
+        zero_point = np.zeros(scale.shape, self.number_format.numpy())
         name = layer.weight.name
         return (
-            Tape(graph).initializer(ir.tensor(weight, name=f"{name}_int8_{layer.axis}")),
+            Tape(graph).initializer(ir.tensor(weight, name=f"{name}_{self.prefix}_{layer.axis}")),
             Tape(graph).initializer(ir.tensor(scale, name=f"{name}_scale_{layer.axis}")),
-            Tape(graph).initializer(ir.tensor(np.zeros(scale.shape, np.int8), name=f"{name}_zero_point_{layer.axis}")),
+            Tape(graph).initializer(ir.tensor(zero_point, name=f"{name}_zero_point_{layer.axis}")),
         )
