@@ -31,12 +31,16 @@ from effedge.calibration.ranges.source import add_data, find_data, load_samples
 from effedge.calibration.ranges.thresholds import INT8_MAX
 from effedge.calibration.report import attach_report, read_report
 from effedge.deploy.common.cli import Parser, UserError
+from effedge.deploy.common.contracts import CalibrationReport
 from effedge.deploy.common.files import atomic_file
 from effedge.deploy.common.messages import log
+from effedge.engines.onnx_header import onnx_files
+from effedge.engines.stage import run_stage
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+TENSORRT = "8.6.1"
 HEADER = "TRT-{}-EntropyCalibration2"
 
 
@@ -97,20 +101,12 @@ def add_ranges(thresholds: Mapping[str, float], twin: ir.Model, samples: Samples
     return {**thresholds, **collect_amax(twin, samples, names)}
 
 
-def main() -> None:
-    parser = Parser(description=__doc__)
-    parser.add_argument("model", type=Path, metavar="INT8.onnx", help="such as build/d0-digits/int8.onnx")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the cache")
-    parser.add_argument("--onnx-out", type=Path, metavar="FILE.onnx", help="the float ONNX (default: OUT.onnx)")
-    parser.add_argument("--tensorrt", default="8.6.1", metavar="VERSION", help="that will read it (%(default)s)")
-    add_data(parser)
-    arguments = parser.parse_args()
-    int8, cache = arguments.model, arguments.out
-    version = version_number(arguments.tensorrt)
-    onnx = arguments.onnx_out or cache.with_name(cache.name + ".onnx")
-    if len({path.resolve() for path in (int8, cache, onnx)}) < 3:
-        raise UserError(f"'{int8}', '{cache}' and '{onnx}' must be three files: choose other names")
+def read_twin(int8: Path) -> tuple[ir.Model, CalibrationReport]:
+    """Returns the float twin of an INT8 model, which says which layers stay out of INT8, and the model's report.
 
+    Raises:
+        UserError: no INT8 model of this version, one with FP16 around its INT8, or with zero points.
+    """
     from effedge.calibration.graph import onnx_file
     from effedge.calibration.graph.float_twin import float_twin
 
@@ -122,6 +118,52 @@ def main() -> None:
         )
     twin = onnx_file.prepare(float_twin(model))
     attach_report(twin, {"method": "ranges", "float_layers": report["float_layers"]})
+    return twin, report
+
+
+def ranges_stages(int8: Path, data: Path, *, images: int | None) -> tuple[Path, Path]:
+    """Writes what a build for a DLA takes of an INT8 model, beside it, unless that is done: the float twin, and the
+    cache with ranges of all tensors, measured on `images` of the calibration data. Returns both paths."""
+    from effedge.calibration.graph import onnx_file
+
+    twin_path, cache = int8.with_name(f"{int8.stem}-float.onnx"), int8.with_name(f"{int8.stem}.cache")
+    found = find_data(data, None, images)
+    tools = ["numpy", "onnx", "onnx-ir", "onnxruntime", "pillow"]
+
+    def make_twin(path: Path) -> None:
+        onnx_file.save(read_twin(int8)[0], path)
+
+    def make_cache(path: Path) -> None:
+        twin, report = read_twin(int8)
+        ranges = add_ranges(report["thresholds"], twin, load_samples(twin, data, found.images, images))
+        path.write_text(cache_text(ranges, version_number(TENSORRT)))
+
+    files = onnx_files(int8)
+    run_stage("float twin", twin_path, inputs=files, options={}, tools=tools, code=[__name__], make=make_twin)
+    run_stage(
+        "ranges", cache, inputs={**files, **found.stage_inputs}, options=found.stage_options, tools=tools,
+        code=[__name__], make=make_cache,
+    )  # fmt: skip
+    return twin_path, cache
+
+
+def main() -> None:
+    parser = Parser(description=__doc__)
+    parser.add_argument("model", type=Path, metavar="INT8.onnx", help="such as build/d0-digits/int8.onnx")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the cache")
+    parser.add_argument("--onnx-out", type=Path, metavar="FILE.onnx", help="the float ONNX (default: OUT.onnx)")
+    parser.add_argument("--tensorrt", default=TENSORRT, metavar="VERSION", help="that will read it (%(default)s)")
+    add_data(parser)
+    arguments = parser.parse_args()
+    int8, cache = arguments.model, arguments.out
+    version = version_number(arguments.tensorrt)
+    onnx = arguments.onnx_out or cache.with_name(cache.name + ".onnx")
+    if len({path.resolve() for path in (int8, cache, onnx)}) < 3:
+        raise UserError(f"'{int8}', '{cache}' and '{onnx}' must be three files: choose other names")
+
+    from effedge.calibration.graph import onnx_file
+
+    twin, report = read_twin(int8)
     ranges = report["thresholds"]
     if arguments.calibration is not None:
         data = find_data(arguments.calibration, arguments.images_dir, arguments.images)

@@ -47,10 +47,11 @@ def layers_taken_out(request: BuildRequest, plan_b: BuildRequest) -> List[str]:
 def build_or_fall_back(
     build: Callable[[BuildRequest], BuiltEngine], request: BuildRequest, plan_b: Optional[BuildRequest], folder: Path
 ) -> Tuple[BuildRequest, BuiltEngine]:
-    """Builds `request`; where the backend has no kernel for a layer, plan B. Returns the request that was built.
+    """Builds `request`; where the backend has no kernel for a layer that plan B has in 16 bit, plan B. Returns the
+    request that was built.
 
-    Raises NoImplementationError without a plan B, and what the build of plan B raises. The log of the first build is
-    kept as FIRST_LOG.
+    Raises NoImplementationError without a plan B, or for another layer, and what the build of plan B raises. The log of
+    the first build is kept as FIRST_LOG.
     """
     try:
         return request, build(request)
@@ -61,7 +62,12 @@ def build_or_fall_back(
             raise NoImplementationError(
                 f"{error}; --fallback takes an ONNX with such layers in 16 bit, or build PRECISION=fp16"
             ) from error
-        entry: FallbackEntry = {"reason": str(error), "layers": layers_taken_out(request, plan_b)}
+        layers = layers_taken_out(request, plan_b)
+        if error.nodes and not set(layers).intersection(error.nodes):
+            raise NoImplementationError(
+                f"{error}; plan B changes {len(layers)} other layers, so it is not tried", error.nodes
+            ) from error
+        entry: FallbackEntry = {"reason": str(error), "layers": layers}
     log.warning(f"engine: {entry['reason']}; building plan B, with {len(entry['layers'])} more layers in 16 bit")
     os.replace(folder / LOG, folder / FIRST_LOG)
     return plan_b, replace(build(plan_b), fallback=entry)

@@ -9,7 +9,7 @@ Recommendations" and "Q/DQ Interaction with Layer Fusion". The nodes of a kernel
 
 DequantizeLinear, and a Cast to float32, run with each kernel that reads their result. QuantizeLinear runs with the
 kernel that writes its input, if that is read in no other type; otherwise it is a kernel of its own. An operator that
-moves or selects values runs on INT8 if all readers of its result do. A reshape moves nothing.
+moves or selects values runs on INT8 or FP8 if all readers of its result do. A reshape moves nothing.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,6 @@ KINDS = {
     "Concat": "copies", "Slice": "copies", "Split": "copies", "Transpose": "copies", "MaxPool": "pooling",
     "AveragePool": "pooling", "GlobalAveragePool": "means", "ReduceMean": "means", "Resize": "resizes",
 }  # fmt: skip
-INT8 = 3  # TensorProto.DataType
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int32": 4, "int64": 8, "float64": 8, "int16": 2, "uint16": 2}
 
 
@@ -93,7 +92,7 @@ class Graph:
     def operation(self, node: Node) -> Iterator[Operation]:
         """Yields the node's operation; none if it is a constant, moves nothing, or runs within other kernels."""
         names = [name for name in node.inputs if name]
-        if all(name in self.constants for name in names):  # of INT8 weights the kernel reads weights and scales
+        if all(name in self.constants for name in names):  # of INT8 or FP8 weights the kernel reads weights and scales
             dequantized = tuple(names[: 1 + self.quantized])
             parts = dequantized if node.op == "DequantizeLinear" else (node.outputs[0],)
             self.constants.update({name: parts for name in node.outputs})
@@ -140,8 +139,8 @@ class Graph:
             self.readers[name].remove(moving)
             before = next((reader for reader in self.readers[name] if reader.node.op == "QuantizeLinear"), None)
             if before is None:
-                quantized = f"{name} in INT8"
-                self.tensors[quantized] = (INT8, self.tensor(name)[1])
+                quantized = f"{name}, quantized"
+                self.tensors[quantized] = (self.tensor(behind.outputs[0])[0], self.tensor(name)[1])
                 before = Operation(behind.node, [name], behind.weights, [quantized])
                 self.operations.insert(self.operations.index(moving), before)
                 self.readers[name].append(before)
@@ -155,7 +154,7 @@ class Graph:
     def size(self, name: str) -> Tuple[str, int]:
         """Returns a tensor's type and bytes."""
         kind = DTYPES.get(self.tensor(name)[0], "unknown")
-        if (kind == "float32" and self.half) or (kind == "int8" and not self.quantized):
+        if (kind == "float32" and self.half) or (kind in ("int8", "fp8") and not self.quantized):
             kind = "float16"
         count = 1
         for size in self.shape(name):

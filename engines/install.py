@@ -31,7 +31,9 @@ from effedge.engines.targets.packages import how_to_pip_install
 
 BUNDLE, DEVICE, INSTALLED = Path("bundle.json"), Path("device.json"), Path("installed.json")
 MODEL, IMAGE, EXPECTED = Path("model/model.onnx"), Path("selftest/image.png"), Path("selftest/expected.json")
+OUTPUTS = Path("selftest/outputs.npz")  # of the reference, for IMAGE
 FALLBACK = Path("model/fallback.onnx")  # plan B, where the builder may have no INT8 implementation of some layers
+RANGES = Path("model/calibration.cache")  # where INT8 is by ranges
 ENGINE, PREDICTION, LATENCY = Path("engine"), Path("found.json"), Path("latency.json")
 # In the order in which they move up: wherever a kill interrupts that, the next run finds each record with its file.
 MADE_HERE = (
@@ -66,7 +68,15 @@ def main() -> None:
         figures = measure(arguments.iterations, backend)
         report(bundle, device, outcome, figures)
         move_up()
-    print(Path.cwd() / ENGINE)
+    print(lasting_folder(Path.cwd()) / ENGINE)
+
+
+def lasting_folder(folder: Path) -> Path:
+    """Returns the path of a bundle's folder that stays valid when another bundle of its name is installed: the link
+    NAME that `effedge deploy` makes to the folder .NAME-HASH, where there is one."""
+    match = re.fullmatch(r"\.(.+)-[0-9a-f]{16}", folder.name)
+    name = folder.with_name(match.group(1)) if match else folder
+    return name if name.is_dir() and name.samefile(str(folder)) else folder
 
 
 @contextlib.contextmanager
@@ -165,6 +175,8 @@ def build(bundle: Dict[str, Any], device: DetectedDevice) -> None:
     options = ["--precision", bundle["precision"], "--target", device.target.name, "--out", str(CANDIDATE / ENGINE)]
     if FALLBACK.exists():
         options += ["--fallback", str(FALLBACK)]
+    if RANGES.exists():
+        options += ["--ranges", str(RANGES)]
     call("build", str(MODEL), *options, *bundle["build_options"])
 
 
@@ -173,7 +185,11 @@ def self_test(bundle: Dict[str, Any], backend: str) -> Dict[str, Any]:
 
     Raises UserError if the engine does not find what is expected.
     """
-    from effedge.engines.selftest import TOLERANCES, compare  # needs NumPy, which check_packages has looked for
+    from effedge.engines.selftest import (
+        TOLERANCES,
+        compare,
+        compare_outputs,
+    )  # need NumPy: check_packages looked for it
 
     threshold = [] if bundle["threshold"] is None else ["--threshold", str(bundle["threshold"])]
     [predicted] = json_stage(
@@ -192,14 +208,16 @@ def self_test(bundle: Dict[str, Any], backend: str) -> Dict[str, Any]:
             f"the engine does not find what {bundle['reference']} finds in {IMAGE} (within IoU {least_iou}, scores "
             f"{max_difference}): {outcome.problems[0]}{more}; do not use it, and build another precision"
         )
+    decibels = compare_outputs(CANDIDATE / ENGINE, IMAGE, OUTPUTS, bundle["precision"])
     result = "class" if bundle["threshold"] is None else f"{outcome.expected} detections"
     without_expected = ", which shows only that it runs" if not outcome.expected else ""
     boxes = "" if bundle["threshold"] is None else f"boxes within IoU {outcome.iou:.3f} ({least_iou} asked), "
     log.info(
         f"self-test: passed, the {result} of {bundle['reference']}{without_expected}: {boxes}"
-        f"scores within {outcome.score:.4f} ({max_difference} asked)"
+        f"scores within {outcome.score:.4f} ({max_difference} asked), all outputs within {decibels:.0f} dB"
     )
-    return {"expected": outcome.expected, "iou": round(outcome.iou, 4), "score": round(outcome.score, 4)}
+    figures = {"expected": outcome.expected, "iou": round(outcome.iou, 4), "score": round(outcome.score, 4)}
+    return {**figures, "decibels": decibels}
 
 
 def measure(iterations: Optional[int], backend: str) -> Dict[str, Any]:

@@ -18,11 +18,12 @@ from effedge.deploy.common.contracts import BATCH_KEY, CALIBRATION_KEY, SPEC_KEY
 PAIRS = ("QuantizeLinear", "DequantizeLinear")
 LAYER_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # input 0 is data, input 1 a weight
 # TensorProto.DataType
-FLOAT32, UINT8, INT32, FLOAT16 = 1, 2, 6, 10
+FLOAT32, UINT8, INT32, FLOAT16, FP8 = 1, 2, 6, 10, 17  # FP8: E4M3FN, the only one that TensorRT takes
+OTHER_FP8 = (18, 19, 20)
 SMALL = 1024  # values
 DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string", 9: "bool",
-    10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16",
+    10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16", 17: "fp8",
 }  # fmt: skip
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 Dims = Optional[Tuple[Union[int, str], ...]]  # a dynamic dimension is its name, "" without one; None: of any rank
@@ -30,13 +31,15 @@ Dims = Optional[Tuple[Union[int, str], ...]]  # a dynamic dimension is its name,
 
 @dataclass(frozen=True)
 class Node:
-    """A node, with the names of its input and output tensors, and its attributes that are an integer or a text."""
+    """A node, with the names of its input and output tensors, its attributes that are an integer or a text, and, as
+    `lists`, those that are integers. A negative integer is 2^64 too large, as in the file."""
 
     op: str
     name: str
     inputs: Tuple[str, ...]
     outputs: Tuple[str, ...]
     attributes: Mapping[str, Union[int, str]] = field(default_factory=dict, compare=False)  # else it has no hash
+    lists: Mapping[str, Tuple[int, ...]] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Header:
 
     @property
     def quantized_convolutions(self) -> List[Node]:
-        """Convolutions whose data and weights both come out of a DequantizeLinear: those requested in INT8."""
+        """Convolutions whose data and weights both come out of a DequantizeLinear: those requested in INT8 or FP8."""
         return [node for node in self.quantized_layers if node.op == "Conv"]
 
     @property
@@ -87,8 +90,21 @@ class Header:
         return [node for node in self.nodes if node.op in LAYER_OPERATORS and dequantized.issuperset(node.inputs[:2])]
 
     @property
+    def pair_types(self) -> Set[int]:
+        """The types of the numbers between the Q/DQ pairs and of the weights behind them, as far as the file says."""
+        pairs = [node for node in self.nodes if node.op in PAIRS]
+        constants = {name for node in pairs for name in (*node.inputs[:1], *node.inputs[2:3])}
+        stated = {int(node.attributes.get("output_dtype", 0)) for node in pairs} - {0}
+        return stated.union(self.initializers[name] for name in constants.intersection(self.initializers))
+
+    @property
+    def is_fp8(self) -> bool:
+        """True if the Q/DQ pairs, or some of them, are FP8."""
+        return FP8 in self.pair_types
+
+    @property
     def has_fp16_scales(self) -> bool:
-        """True if the Q/DQ pairs have FP16 scales, so that FP16 is around the INT8."""
+        """True if the Q/DQ pairs have FP16 scales, so that FP16 is around the INT8 or FP8."""
         return any(
             node.op == "QuantizeLinear" and self.initializers.get(node.inputs[1]) == FLOAT16 for node in self.nodes
         )
@@ -152,7 +168,7 @@ def _varint(data: mmap.mmap, at: int) -> Tuple[int, int]:
 
 
 def _fields(data: mmap.mmap, span: Span) -> Iterator[Tuple[int, Any]]:
-    """Yields (field number, value) of a message: an int, or the Span of a number with a fixed size, a string, bytes or a
+    """Yields (field number, value) of a message: an int, or the Span of a number of fixed size, a string, bytes or a
     nested message."""
     at, end = span
     while at < end:
@@ -276,18 +292,24 @@ def _has_nonzero(data: mmap.mmap, tensor: Span) -> bool:
 
 
 def _read_node(data: mmap.mmap, span: Span) -> Node:
-    """Reads a NodeProto: 1 input, 2 output, 3 name, 4 op_type, 5 attribute (AttributeProto: 1 name, 3 i, 4 s)."""
+    """Reads a NodeProto: 1 input, 2 output, 3 name, 4 op_type, 5 attribute (AttributeProto: 1 name, 3 i, 4 s, 8
+    ints)."""
     texts: Dict[int, List[str]] = {1: [], 2: [], 3: [""], 4: [""]}
     attributes: Dict[str, Union[int, str]] = {}
+    lists: Dict[str, Tuple[int, ...]] = {}
     for number, value in _fields(data, span):
         if number in texts:
             texts[number].append(_text(data, value))
         elif number == 5:
-            attribute = {key: content for key, content in _fields(data, value) if key in (1, 3, 4)}
+            entries = list(_fields(data, value))
+            attribute = {key: content for key, content in entries if key in (1, 3, 4)}
+            if any(key == 8 for key, _ in entries):
+                integers = [content for key, content in entries if key == 8]
+                lists[_text(data, attribute[1])] = _read_integers(data, integers)
             if 3 in attribute or 4 in attribute:
                 content = attribute[3] if 3 in attribute else data[slice(*attribute[4])].decode(errors="replace")
                 attributes[_text(data, attribute[1])] = content
-    return Node(texts[4][-1], texts[3][-1], tuple(texts[1]), tuple(texts[2]), attributes)
+    return Node(texts[4][-1], texts[3][-1], tuple(texts[1]), tuple(texts[2]), attributes, lists)
 
 
 def _read_value_info(data: mmap.mmap, span: Span) -> Tuple[str, int, Dims]:

@@ -13,13 +13,13 @@ Layers and Restrictions"; trials with TensorRT-RTX 1.7.
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Mapping, Sequence
 
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.engines.build_options import DLA_MODES
 from effedge.engines.fusion import is_depthwise
-from effedge.engines.onnx_header import INT32, PAIRS, UINT8, Header, Node, read_header
-from effedge.engines.targets import TARGETS, Target
+from effedge.engines.onnx_header import INT32, OTHER_FP8, PAIRS, UINT8, Header, Node, read_header
+from effedge.engines.targets import TARGETS, TYPED_DLA, Target
 from effedge.engines.traffic import describe_traffic, traffic_on
 
 # ONNX operators that TensorRT reads only from this version on ...
@@ -47,7 +47,6 @@ ON_DLA = (
     "Slice", "Softmax", "Split", "Squeeze", "Sub", "Sum", "Tanh", "Transpose", "Unsqueeze",
 )  # fmt: skip
 GATES = ("Sigmoid", "HardSigmoid", "Add", "Clip", "Tanh", "Softplus")  # a swish is x times one or two of these on x
-TYPED_DLA = (11, 0)  # the first TensorRT that builds typed networks alone, for a DLA too
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def preflight(header: Header, target: Target, dla: str = "") -> List[Finding]:
     """
     rules: List[Callable[[Header, Target], Iterator[Finding]]] = [check_opset]
     if not target.on_cpu:
-        rules += [check_uint8_inputs, check_operators, check_pairs, check_suppression, check_depthwise]
+        rules += [check_uint8_inputs, check_operators, check_pairs, check_fp8, check_suppression, check_depthwise]
     findings = [finding for rule in rules for finding in rule(header, target)]
     if dla:
         choose("DLA mode", dla, DLA_MODES)
@@ -101,7 +100,7 @@ def check_uint8_inputs(header: Header, target: Target) -> Iterator[Finding]:
 
 def check_operators(header: Header, target: Target) -> Iterator[Finding]:
     """Finds operators that the first TensorRT version of the target's row does not read."""
-    version = first_version(target)
+    version = target.first_version
     for node in header.nodes:
         since = next((at for at, names in SINCE.items() if node.op in names), None)
         if node.op in NEVER:
@@ -109,18 +108,6 @@ def check_operators(header: Header, target: Target) -> Iterator[Finding]:
         elif since is not None and version < since:
             needed = ".".join(map(str, since))
             yield Finding(node.name, f"{node.op}, which TensorRT reads from {needed} on, not on {target.name}")
-
-
-def first_version(target: Target) -> Tuple[int, int]:
-    """Returns TensorRT's version on a target, the first of several; TensorRT-RTX has the parser of 10.
-
-    >>> first_version(TARGETS["jetson-xavier"]), first_version(TARGETS["rtx"])
-    ((8, 5), (10, 0))
-    """
-    if target.backend != "tensorrt":
-        return 10, 0
-    major, minor = target.versions[0].split(".")[:2]
-    return int(major), int(minor or 0)
 
 
 def check_pairs(header: Header, target: Target) -> Iterator[Finding]:
@@ -138,6 +125,15 @@ def check_pairs(header: Header, target: Target) -> Iterator[Finding]:
         if node.op in PAIRS and UINT8 in map(header.initializers.get, data_and_zero):
             reason = f"{node.op} of uint8, where TensorRT takes int8 with zero point 0: quantize it anew"
             yield Finding(node.name, f"{reason} (effedge quantize)")
+
+
+def check_fp8(header: Header, target: Target) -> Iterator[Finding]:
+    """Finds FP8 for a target without it, and forms of FP8 that no TensorRT takes."""
+    if header.is_fp8 and not target.fp8:
+        having = ", ".join(row.name for row in TARGETS.values() if row.fp8)
+        yield Finding("", f"Q/DQ of FP8, which {having} have, not {target.name}: quantize the float model to INT8")
+    if header.pair_types.intersection(OTHER_FP8):
+        yield Finding("", "Q/DQ of another FP8 than E4M3FN, which no TensorRT takes: quantize it anew (effedge fp8)")
 
 
 def check_suppression(header: Header, target: Target) -> Iterator[Finding]:
@@ -164,7 +160,7 @@ def check_depthwise(header: Header, target: Target) -> Iterator[Finding]:
 def risky_layers(header: Header, target: Target) -> List[str]:
     """Lists the INT8 depthwise convolutions with a swish behind them, of which TensorRT 8.5 and 8.6 have no
     implementation on some GPUs (NVIDIA/TensorRT#3385, #4060); empty for other targets."""
-    if target.backend != "tensorrt" or not (8, 5) <= first_version(target) < (10, 0):
+    if target.backend != "tensorrt" or not (8, 5) <= target.first_version < (10, 0):
         return []
     readers: Dict[str, List[Node]] = {}
     for node in header.nodes:
@@ -210,7 +206,7 @@ def check_dla(header: Header, target: Target, dla: str) -> Iterator[Finding]:
     if target.dla_note:
         yield Finding("", target.dla_note, fatal=False)
     pairs = [node for node in header.nodes if node.op in PAIRS]
-    if pairs and first_version(target) < TYPED_DLA:
+    if pairs and target.first_version < TYPED_DLA:
         reason = f"Q/DQ ({len(pairs)} nodes from here on), but a DLA takes INT8 by ranges alone"
         yield Finding(pairs[0].name, f"{reason}: effedge tensorrt-cache writes them, and the float ONNX")
     elif pairs:
@@ -241,9 +237,14 @@ def main() -> None:
     findings = preflight(header, target, arguments.dla)
     for finding in findings:
         print(f"{'fails' if finding.fatal else 'note'}: {finding}")
-    entry = traffic_on(target, header)
+    precision = "int8" if header.quantized_layers else ""
+    entry, reason = traffic_on(target, header, precision, arguments.dla)
     if entry is not None:
         print("\n".join(describe_traffic(entry)))
+        if not precision and not target.typed_for(arguments.dla):
+            print("traffic: of an fp16 engine; one of fp32 moves float32, and INT8 by ranges cannot be counted")
+    elif reason:
+        print(f"traffic: not counted, because {reason}")
     fatal = sum(finding.fatal for finding in findings)
     if fatal:
         raise UserError(f"{target.name} cannot take '{arguments.onnx}': see {fatal} lines above")

@@ -3,31 +3,34 @@
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.messages import log
 from effedge.engines.build_request import BuildRequest
-from effedge.engines.preflight import TYPED_DLA, first_version
-from effedge.engines.targets import TARGETS, TYPED, check_precision
+from effedge.engines.targets import FP8, TARGETS, TYPED, check_precision
 
 
 def check_prepared(request: BuildRequest) -> None:
     """Raises UserError unless the file has the pairs or types that the precision needs on the target, and no others."""
     header, onnx, precision, target = request.header, request.onnx, request.precision, request.target
     quantized, fp16 = header.quantized_layers, header.fp16_layers
-    quantize = "effedge quantize writes such a file"
     check_precision(precision, target)
     if needs_ranges(request):
         if fp16:
             raise UserError(f"int8 was asked for, but '{onnx}' has {len(fp16)} FP16 layers: give the FP32 one")
         return
-    if precision == "int8" and not quantized:
+    by_pairs = precision in ("int8", FP8)
+    quantize = f"effedge {'fp8' if precision == FP8 else 'quantize'} writes such a file"
+    if by_pairs and not quantized:
         has_pairs = any(node.op == "QuantizeLinear" for node in header.nodes)
         content = "Q/DQ pairs, but none at both inputs of a layer" if has_pairs else "no QuantizeLinear"
-        raise UserError(f"int8 was asked for, but '{onnx}' has {content}: calibrate it first ({quantize})")
-    if precision == "int8" and target.precision_by == TYPED and not header.has_fp16_scales:
+        raise UserError(f"{precision} was asked for, but '{onnx}' has {content}: calibrate it first ({quantize})")
+    kind = "FP8" if header.is_fp8 else "INT8"
+    if by_pairs and precision.upper() != kind:
+        raise UserError(f"{precision} was asked for, but '{onnx}' is quantized to {kind}: build it as {kind.lower()}")
+    if by_pairs and target.precision_by == TYPED and not header.has_fp16_scales:
         log.warning(
-            f"note: '{onnx}' has float32 around its INT8, and {target.name} runs it so: effedge fp16 makes it 16 bit"
+            f"note: '{onnx}' has float32 around its {kind}, and {target.name} runs it so: effedge fp16 makes it 16 bit"
         )
-    if precision != "int8" and quantized:
+    if not by_pairs and quantized:
         raise UserError(
-            f"{precision} was asked for, but '{onnx}' is quantized to INT8 ({len(quantized)} layers): "
+            f"{precision} was asked for, but '{onnx}' is quantized to {kind} ({len(quantized)} layers): "
             "give the ONNX from before calibration"
         )
     if precision == "fp16" and target.precision_by == TYPED and not fp16:
@@ -45,7 +48,7 @@ def needs_ranges(request: BuildRequest) -> bool:
     Raises UserError if it is and there are no ranges, or if there are ranges and it is not.
     """
     target, dla = request.target, request.build_options.dla
-    by_ranges = request.precision == "int8" and bool(dla) and target.dla and first_version(target) < TYPED_DLA
+    by_ranges = request.precision == "int8" and target.takes_ranges(dla)
     if by_ranges and (request.ranges is None or request.header.quantized_layers):
         lacking = "" if request.ranges is None else f", which '{request.onnx}' has"
         raise UserError(
@@ -54,7 +57,7 @@ def needs_ranges(request: BuildRequest) -> bool:
             f"--precision int8 --dla {dla} --ranges calibration.cache"
         )
     if request.ranges is not None and not by_ranges:
-        having = ", ".join(row.name for row in TARGETS.values() if row.dla and first_version(row) < TYPED_DLA)
+        having = ", ".join(row.name for row in TARGETS.values() if row.takes_ranges("fallback"))
         raise UserError(
             f"--ranges is for --precision int8 --dla on {having}; elsewhere INT8 is by Q/DQ pairs: leave it out"
         )

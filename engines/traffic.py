@@ -12,19 +12,30 @@ from typing import Dict, List, Optional, Tuple
 from effedge.deploy.common.contracts import TrafficEntry
 from effedge.engines.fusion import Graph
 from effedge.engines.onnx_header import Header
-from effedge.engines.targets import TYPED, Target
+from effedge.engines.targets import Target
 
 
-def traffic_on(target: Target, header: Header) -> Optional[TrafficEntry]:
-    """Returns the traffic on a target's GPU; None for a CPU, and as `traffic`."""
-    return None if target.on_cpu else traffic(header, typed=target.precision_by == TYPED)
+def traffic_on(target: Target, header: Header, precision: str, dla: str) -> Tuple[Optional[TrafficEntry], str]:
+    """Returns the traffic of an engine on a target's GPU, or None and the reason; for a CPU there is no reason.
+
+    Args:
+        precision: of the engine; empty: 16 bits, where flags choose it.
+        dla: as of BuildOptions.
+    """
+    if target.on_cpu:
+        return None, ""
+    if precision == "int8" and not header.quantized_layers:
+        return None, "INT8 is by ranges, so that TensorRT chooses the type of each tensor"
+    entry = traffic(header, typed=precision == "fp32" or target.typed_for(dla))
+    return entry, "" if entry else "the ONNX does not state the shapes of its tensors"
 
 
 def traffic(header: Header, typed: bool) -> Optional[TrafficEntry]:
     """Returns the traffic of a network, in MiB for one run; None where the file does not state its tensors' shapes.
 
     Args:
-        typed: the builder takes each type from the file. Otherwise float32 is computed in 16 bits, by a flag.
+        typed: each type is the file's own, as in a typed network and in any of fp32. Otherwise float32 is computed in
+            16 bits, by a flag.
     """
     by_kind: Dict[str, Tuple[int, int]] = {}
     by_type: List[Dict[str, int]] = []

@@ -1,5 +1,6 @@
 """Computes percentiles and rates of latencies, and warms a machine up before they are taken."""
 
+import math
 import time
 from typing import Callable, Dict, List, Sequence, Union
 
@@ -21,6 +22,41 @@ def summarize(milliseconds: Sequence[float]) -> Dict[str, float]:
     p50, p90, p99 = np.percentile(milliseconds, [50, 90, 99])
     figures = {"p50": p50, "p90": p90, "p99": p99, "min": min(milliseconds), "mean": np.mean(milliseconds)}
     return {name: round(float(value), 3) for name, value in figures.items()}
+
+
+class Histogram:
+    """Counts latencies in bins of equal ratio, so that the memory that it takes does not grow with their number.
+
+    A percentile is exact to half the bins' ratio, 0.05%, between a microsecond and 28 hours.
+    """
+
+    LEAST = 1e-3  # ms
+    RATIO = 1.001
+    BINS = 25350  # up to 1e8 ms
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(self.BINS, np.int64)
+
+    def add(self, milliseconds: float) -> None:
+        """Counts a run."""
+        index = math.log(max(milliseconds, self.LEAST) / self.LEAST) / math.log(self.RATIO)
+        self.counts[min(int(index), self.BINS - 1)] += 1
+
+    @property
+    def runs(self) -> int:
+        return int(self.counts.sum())
+
+    def percentile(self, percent: float) -> float:
+        """Returns the smallest latency in ms, rounded to a microsecond, that so many per cent of the runs do not
+        exceed."""
+        rank = max(1, math.ceil(self.runs * percent / 100))
+        index = int(np.searchsorted(np.cumsum(self.counts), rank))
+        return round(self.LEAST * self.RATIO ** (index + 0.5), 3)
+
+    def move_to(self, other: "Histogram") -> None:
+        """Adds the counts to those of `other`, and begins anew."""
+        other.counts += self.counts
+        self.counts[:] = 0
 
 
 def quick(times: Union[Sequence[float], np.ndarray]) -> float:

@@ -1,7 +1,8 @@
 """Runs an engine without a pause, and reads the board as it warms up: latency, temperature, clocks, throttling, memory.
 
 A board that is cool for the ten seconds of a latency measurement may throttle after minutes, by its cooler and its
-power mode. The readings are equally spaced; each has the percentiles of the runs since the one before it.
+power mode. The readings are equally spaced; each has the percentiles of the runs since the one before it. The runs are
+counted, not kept: memory that grows during a soak is the engine's.
 """
 
 import time
@@ -14,7 +15,7 @@ from effedge.deploy.common.messages import track
 from effedge.deploy.timing.board import Board, board
 from effedge.deploy.timing.board_notes import disturbances, hottest
 from effedge.deploy.timing.machine import field, read
-from effedge.deploy.timing.percentiles import summarize, warm_up
+from effedge.deploy.timing.percentiles import Histogram, warm_up
 from effedge.deploy.timing.workload import make_workload
 
 READINGS = 60
@@ -60,22 +61,21 @@ def soak(folder: str, images: Sequence[Path], seconds: float) -> SoakReport:
     before = board()
     interval = max(LEAST_INTERVAL, seconds / READINGS)
     readings: List[SoakReading] = []
-    everything: List[float] = []
+    everything, times = Histogram(), Histogram()
     started = time.monotonic()
     with track(total=seconds, desc="soak", unit="s") as bar:
         while time.monotonic() - started < seconds:
-            times: List[float] = []
             end = min(seconds, (len(readings) + 1) * interval)
-            while not times or time.monotonic() - started < end:
-                times.append(sum(work.run().values()))
+            times.add(sum(work.run().values()))
+            while time.monotonic() - started < end:
+                times.add(sum(work.run().values()))
             readings.append(reading(time.monotonic() - started, times))
-            everything += times
+            times.move_to(everything)
             bar.set_postfix_str(describe(readings[-1]), refresh=False)
             bar.update(readings[-1]["second"] - bar.n)
     after = board()
     fifth = max(1, len(readings) // FIFTH)
     first, last = (np.median([row["p50"] for row in part]) for part in (readings[:fifth], readings[-fifth:]))
-    figures = summarize(everything)
     notes = disturbances(before, after)
     throttled = [row for row in readings if row["throttled_by"]]
     if throttled:
@@ -83,9 +83,9 @@ def soak(folder: str, images: Sequence[Path], seconds: float) -> SoakReport:
         notes.append(f"throttled at {len(throttled)} of {len(readings)} readings: {', '.join(reasons)}")
     return {
         "seconds": round(time.monotonic() - started, 1),
-        "runs": len(everything),
-        "p50": figures["p50"],
-        "p99": figures["p99"],
+        "runs": everything.runs,
+        "p50": everything.percentile(50),
+        "p99": everything.percentile(99),
         "drift": round(float(last / first), 4),
         "readings": readings,
         "before": before,
@@ -94,18 +94,18 @@ def soak(folder: str, images: Sequence[Path], seconds: float) -> SoakReport:
     }
 
 
-def reading(second: float, times: Sequence[float]) -> SoakReading:
+def reading(second: float, times: Histogram) -> SoakReading:
     """Reads the board after these runs."""
-    facts, figures = board(), summarize(times)
+    facts = board()
     hot = hottest(facts)
     gpus = facts["gpus"]
     throttled = facts["throttled_by"] + [reason for gpu in gpus for reason in gpu.get("throttled_by") or []]
     resident = field(read(STATUS), "VmRSS")
     return {
         "second": round(second, 1),
-        "runs": len(times),
-        "p50": figures["p50"],
-        "p99": figures["p99"],
+        "runs": times.runs,
+        "p50": times.percentile(50),
+        "p99": times.percentile(99),
         "temperature_c": None if hot is None else hot[1],
         "gpu_mhz": next((gpu["mhz"] for gpu in gpus if gpu.get("mhz") is not None), None),
         "throttled_by": throttled,

@@ -21,26 +21,29 @@ RECALLS = np.linspace(0, 1, 101)
 def agreement(expected: Sequence[Dict[str, Any]], predicted: Sequence[Dict[str, Any]]) -> Dict[str, float]:
     """Computes how far the records of images, in the same order, agree.
 
-    For detectors: `expected` sure detections, the share of them `found` with an IoU of a half, sure detections that
-    were `extra`, mean and least `iou` and mean and largest difference of `score` of the pairs, and `ap`, COCO's average
-    precision with the expected sure detections as the truth. For classifiers: the share of images with the same best
-    class, `top1`, and the differences of its probability.
+    For detectors: `expected` sure detections, the share of them `found` with an IoU of a half, the share of the
+    predicted sure detections that were `confirmed` by an expected one, sure or not, and how many were `extra`, mean and
+    least `iou` and mean and largest difference of `score` of the pairs, and `ap`, COCO's average precision with the
+    expected sure detections as the truth. For classifiers: the share of images with the same best class, `top1`, and
+    the differences of its probability.
     """
     if "classes" in expected[0]:
         return class_agreement(expected, predicted)
     pairs: List[Tuple[float, float]] = []
-    count = extra = 0
+    count = given = extra = 0
     for wanted, got in zip(expected, predicted):
         sure = [row for row in wanted["detections"] if row["score"] >= SURE]
         count += len(sure)
         pairs += [(overlap, abs(row["score"] - other["score"])) for row, other, overlap in matches(sure, got)]
         sure = [row for row in got["detections"] if row["score"] >= SURE]
+        given += len(sure)
         extra += len(sure) - len(matches(sure, wanted))
     ious, scores = np.array(pairs).reshape(-1, 2).T
     return {
         "images": len(expected),
         "expected": count,
         "found": round(len(pairs) / count, 4) if count else 1.0,
+        "confirmed": round(1 - extra / given, 4) if given else 1.0,
         "extra": extra,
         **spread("iou", ious, np.min, 1.0),
         **spread("score", scores, np.max, 0.0),
@@ -136,6 +139,11 @@ def disagreement(figures: Dict[str, float], precision: str) -> str:
     share, what = (figures["top1"], "best classes") if "top1" in figures else (figures["found"], "detections")
     if share < LEAST_SHARE:
         return f"{100 * share:.0f}% of the {what} are the CPU's, expected {100 * LEAST_SHARE:.0f}%"
+    if figures.get("confirmed", 1.0) < LEAST_SHARE:
+        return (
+            f"the CPU has {100 * figures['confirmed']:.0f}% of the engine's detections ({figures['extra']} are the "
+            f"engine's alone), expected {100 * LEAST_SHARE:.0f}%"
+        )
     if not figures.get("iou", 1.0) >= least_iou:  # NaN is no agreement
         return f"the boxes' mean IoU with the CPU's is {figures['iou']:.3f}, expected {least_iou}"
     if not figures["score"] <= most:

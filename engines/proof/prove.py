@@ -20,12 +20,13 @@ from effedge.deploy.common.messages import LINES, log
 from effedge.deploy.runtime.backends import BACKENDS
 from effedge.deploy.runtime.manifest import NAME as MANIFEST
 from effedge.deploy.runtime.manifest import parse_manifest
-from effedge.engines.install import BUNDLE, ENGINE, REMEDY, call, check_packages
+from effedge.engines.install import BUNDLE, ENGINE, REMEDY, call, check_packages, lasting_folder
 from effedge.engines.stage import json_stage
 
 IMAGES, EXPECTED, PROOF = Path("proof/images"), Path("proof/expected.json"), Path("proof.json")
 FOUND, RACE, SOAK = Path("proof-found.json"), Path("race.json"), Path("soak.json")
 FORMAT = 1
+SUFFIX = "-proof"  # of the names of bundles for a proof, which do not take the places of those without one
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
         os.environ[LINES] = "lines"
     with explain_os_error(Path.cwd()):
         write_json(PROOF, prove(read_json(BUNDLE, REMEDY), arguments.beside, arguments.soak))
-    print(Path.cwd() / PROOF)
+    print(lasting_folder(Path.cwd()) / PROOF)
 
 
 def prove(bundle: Dict[str, Any], beside: Optional[Path], seconds: float) -> Dict[str, Any]:

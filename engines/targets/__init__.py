@@ -17,12 +17,15 @@ from effedge.engines.targets.table import (
     CONVOLUTION_KINDS,
     DEPTHWISE,
     FLAGS,
+    FP8,
+    FP8_CAPABILITY,
     GROUPED,
     HINT,
     PRECISIONS,
     ROWS,
     TARGETS,
     TYPED,
+    TYPED_DLA,
     Target,
 )
 
@@ -30,9 +33,10 @@ JETSONS = [row for row in ROWS if row.jetson]
 NO_TENSORRT = "No module named 'tensorrt'"
 
 __all__ = [
-    "CONVOLUTION_KINDS", "DEPTHWISE", "FLAGS", "GROUPED", "HINT", "PRECISIONS", "ROWS", "TARGETS", "TYPED", "Target",
-    "automatic_target", "check_buildable_here", "check_machine", "check_precision", "find_jetson", "gpu_answers",
-    "import_backend", "installed", "installed_version", "resolve_target", "runs_here", "targets_of", "what_to_do",
+    "CONVOLUTION_KINDS", "DEPTHWISE", "FLAGS", "FP8", "FP8_CAPABILITY", "GROUPED", "HINT", "PRECISIONS", "ROWS",
+    "TARGETS", "TYPED", "TYPED_DLA", "Target", "automatic_target", "check_buildable_here", "check_gpu",
+    "check_machine", "check_precision", "find_jetson", "gpu_answers", "has_fp8", "import_backend", "installed",
+    "installed_version", "resolve_target", "runs_here", "targets_of", "what_to_do",
 ]  # fmt: skip
 
 JETPACK_ARCHIVE = "https://developer.nvidia.com/embedded/jetpack-archive"
@@ -97,7 +101,8 @@ def what_to_do(backend: str, board: Optional[Jetson], version: Optional[str], co
         return f"{command} TARGET={' or '.join(row.name for row in rows)}"
     if board is None:
         row = next(row for row in ROWS if row.backend == backend and not row.jetson)
-        return f"{how_to_pip_install(f'{row.distributions[0]}=={row.versions[0]}*')}, or {command} TARGET=cpu"
+        package = f"'{row.distributions[0]}=={row.versions[0]}*'"  # quoted: a shell may take the asterisk for files
+        return f"{how_to_pip_install(package)}, or {command} TARGET=cpu"
     if has_jetpack_5_0(board):
         return UPDATE_5_0
     known = [row for row in JETSONS if board.kind in (None, row.jetson)]
@@ -118,9 +123,9 @@ def check_machine(target: Target, board: Optional[Jetson], version: Optional[str
     name = f"{target.name} ({target.device})"
     if target.jetson and board is None:
         raise UserError(
-            f"{name} is built on the Jetson itself, and this machine is no Jetson (neither its GPU nor "
-            "/etc/nv_tegra_release says so; in a container, docker run needs --runtime nvidia): run the same command "
-            f"on the board, or {command} TARGET=cpu"
+            f"{name} is built on the Jetson itself, and this machine is no Jetson (GPU 0 is no Jetson's, or none "
+            "answers and there is no /etc/nv_tegra_release; in a container, docker run needs --runtime nvidia): run "
+            f"the same command on the board, or {command} TARGET=cpu"
         )
     if version is not None:
         fits = not target.versions or version.startswith(target.versions)
@@ -154,7 +159,14 @@ def runs_here(target: Target) -> bool:
 
 def check_precision(precision: str, target: Target) -> None:
     """Raises UserError for a precision that the target cannot build, or is not worth building there."""
-    choose("precision", precision, PRECISIONS)
+    choose("precision", precision, (*PRECISIONS, FP8))
+    if precision == FP8 and not target.fp8:
+        having = ", ".join(row.name for row in ROWS if row.fp8)
+        lowest = ".".join(map(str, FP8_CAPABILITY))
+        raise UserError(
+            f"{target.name} ({target.device}) has no FP8; {having} have it, on GPUs from compute capability {lowest} "
+            "on: build PRECISION=int8 or fp16"
+        )
     if precision == "int8" and not target.fast_int8:
         raise UserError(f"{target.name} ({target.device}) has no fast INT8: build PRECISION=fp16 for it")
     if precision == "fp16" and not target.sixteen_bits:
@@ -163,9 +175,29 @@ def check_precision(precision: str, target: Target) -> None:
         )
 
 
+def check_gpu(precision: str, target: Target) -> None:
+    """Raises UserError if an engine for the GPU at hand is to be FP8, and that GPU has none."""
+    gpu = first_gpu()
+    if precision == FP8 and target.backend == "tensorrt" and gpu is not None and not has_fp8(gpu.capability):
+        lowest = ".".join(map(str, FP8_CAPABILITY))
+        raise UserError(
+            f"{gpu.name} has compute capability {gpu.capability}, and FP8 needs {lowest} or later: build "
+            "PRECISION=int8 or fp16"
+        )
+
+
+def has_fp8(capability: str) -> bool:
+    """Tells if GPUs of a compute capability, like "8.9", have FP8."""
+    return tuple(map(int, capability.split("."))) >= FP8_CAPABILITY
+
+
 def check_buildable_here(target: Target) -> None:
     """Raises UserError unless this machine can build for the target. Imports nothing heavy."""
-    board = find_jetson()
+    check_buildable_on(target, find_jetson())
+
+
+def check_buildable_on(target: Target, board: Optional[Jetson]) -> None:
+    """Does the work of `check_buildable_here` on a board, or on another machine."""
     is_installed = importlib.util.find_spec(target.backend) is not None
     check_machine(target, board, installed_version(target) if is_installed else None, "make engine")
     if not is_installed:
@@ -175,11 +207,12 @@ def check_buildable_here(target: Target) -> None:
 
 def import_backend(target: Target) -> Any:
     """Imports the backend's module and checks its version against the row. Raises UserError."""
-    check_buildable_here(target)
+    board = find_jetson()
+    check_buildable_on(target, board)
     try:
         module = importlib.import_module(target.backend)
     except ImportError as error:
         how = how_to_get(target, str(error))
         raise UserError(f"{target.backend} is installed but does not import: {error}: {how}") from error
-    check_machine(target, find_jetson(), module.__version__, "make engine")
+    check_machine(target, board, module.__version__, "make engine")
     return module

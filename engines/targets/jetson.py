@@ -21,7 +21,8 @@ ROOT = Path("/")
 RELEASE = "etc/nv_tegra_release"
 DEVICE_TREES = ("proc/device-tree", "sys/firmware/devicetree/base")
 NANO, TX2, XAVIER, ORIN, THOR = ("Nano", "TX2", "Xavier", "Orin", "Thor")
-KINDS = {"5.3": NANO, "6.2": TX2, "7.2": XAVIER, "8.7": ORIN, "11.0": THOR}  # no other GPU has these capabilities
+# No other GPU has these capabilities. A Jetson with another one is newer than this table.
+KINDS = {"5.3": NANO, "6.2": TX2, "7.2": XAVIER, "8.7": ORIN, "11.0": THOR}
 # In this order: an Orin Nano is an Orin.
 IN_DEVICE_TREE = {THOR: "tegra264|Thor", ORIN: "tegra234|Orin", XAVIER: "tegra194|Xavier|Jetson-AGX",
                   TX2: "tegra186|TX2", NANO: "tegra210|Jetson Nano"}  # fmt: skip
@@ -62,12 +63,14 @@ def find_jetson() -> Optional[Jetson]:
     elif not is_jetson_gpu(gpu, has_release or in_tree is not None):
         return None
     release = (l4t(text(ROOT / RELEASE)) or "").lstrip("R") or None
-    return Jetson(in_tree if gpu is None else KINDS[gpu.capability], None if gpu is None else gpu.capability, release)
+    capability = None if gpu is None else gpu.capability
+    return Jetson(KINDS.get(capability or "", in_tree), capability, release)
 
 
 def is_jetson_gpu(gpu: Gpu, board_says_so: bool) -> bool:
-    """Tells if a GPU is a Jetson's own. A driver that does not call it integrated is believed less than the board."""
-    return gpu.capability in KINDS and (gpu.integrated or board_says_so)
+    """Tells if a GPU is a Jetson's own. A driver that does not call it integrated is believed less than the board; but
+    a GPU of another capability that is not integrated is a card in a slot."""
+    return gpu.integrated + board_says_so + (gpu.capability in KINDS) >= 2
 
 
 def kind_in_device_tree() -> Optional[str]:

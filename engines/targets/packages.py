@@ -6,6 +6,7 @@ Source: PEP 668 (Pythons that refuse pip, as Ubuntu 24.04's).
 import importlib.metadata
 import importlib.util
 import re
+import shlex
 import sys
 import sysconfig
 from pathlib import Path
@@ -15,6 +16,7 @@ from effedge.engines.targets import jetson
 from effedge.engines.targets.table import Target
 
 DIST_PACKAGES = "usr/lib/python3*/dist-packages"  # where apt puts TensorRT's Python package, as JetPack does
+INSTALLER = "install.sh"  # of a bundle, which it changes its folder to
 SYSTEM_PREFIX, SYSTEM_PYTHON = "/usr", "/usr/bin/python3"
 
 
@@ -63,7 +65,7 @@ def how_to_get(target: Target, reason: str) -> str:
     if module == "tensorrt" and folder is not None:
         seen_by = f"{folder} is there, and {sys.executable} does not see it"
         if sys.prefix != sys.base_prefix == SYSTEM_PREFIX:  # the command changes an environment in its place
-            return f"{seen_by}: {SYSTEM_PYTHON} -m venv --system-site-packages {sys.prefix}"
+            return f"{seen_by}: {SYSTEM_PYTHON} -m venv --system-site-packages {shlex.quote(sys.prefix)}"
         return f"{seen_by}: {how_to_use(SYSTEM_PYTHON)}"
     if module == "tensorrt" and target.jetson:
         return "sudo apt install python3-libnvinfer"
@@ -71,15 +73,22 @@ def how_to_get(target: Target, reason: str) -> str:
 
 
 def how_to_pip_install(package: str) -> str:
-    """Returns the command that installs a package for this Python: by a virtual environment where pip is refused."""
+    """Returns the command that installs a package for this Python: by a virtual environment where pip is refused.
+
+    `package`: words of a command line, quoted where a shell needs it.
+    """
+    python = shlex.quote(sys.executable)
     refuses = sys.prefix == sys.base_prefix and Path(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED").exists()
     if not refuses:
-        return f"{sys.executable} -m pip install {package}"
-    folder = Path.home() / "effedge-python"
-    make = f"{sys.executable} -m venv --system-site-packages {folder} && {folder}/bin/pip install {package}"
+        return f"{python} -m pip install {package}"
+    folder = shlex.quote(str(Path.home() / "effedge-python"))
+    make = f"{python} -m venv --system-site-packages {folder} && {folder}/bin/pip install {package}"
     return f"{make}, then {how_to_use(f'{folder}/bin/python')}"
 
 
 def how_to_use(python: str) -> str:
-    """Returns the words that install a bundle with another Python."""
-    return f"PYTHON={python} sh install.sh (make deploy DEVICE_PYTHON={python})"
+    """Returns the words that say how to use another Python: install.sh takes one, where it runs; elsewhere effedge has
+    to be installed with that Python."""
+    if Path(INSTALLER).is_file():
+        return f"PYTHON={python} sh {INSTALLER} (make deploy DEVICE_PYTHON={python})"
+    return f"install effedge with {python} and run it there"

@@ -14,11 +14,15 @@ from typing import Optional, Tuple
 from effedge.engines.targets.jetson import NANO, ORIN, THOR, XAVIER
 
 PRECISIONS = ("fp32", "fp16", "int8")
+FP8 = "fp8"  # the precision of targets whose row has it
+FP8_CAPABILITY = (8, 9)  # the first compute capability with FP8 (CUDA C++ Programming Guide, "Compute Capabilities")
 
 # How the builder is told a precision:
 TYPED = "typed"  # by the ONNX's own tensor types alone: FP16 tensors, Q/DQ pairs
 FLAGS = "flags"  # by builder flags over an FP32 ONNX; INT8 needs its Q/DQ pairs and the flag
 HINT = "hint"  # by a hint to the runtime; INT8 by its Q/DQ pairs
+
+TYPED_DLA = (11, 0)  # the first TensorRT that builds typed networks alone, for a DLA too
 
 # Kinds of convolutions with groups: a group for each channel, or larger groups.
 CONVOLUTION_KINDS = DEPTHWISE, GROUPED = "depthwise", "grouped"
@@ -35,6 +39,7 @@ class Target:
         uint8_input: the parser takes a uint8 network input (TensorRT from 8.5).
         progress: the builder reports progress and can be cancelled (IProgressMonitor, TensorRT from 8.6.1 of 10.x).
         fast_int8: INT8 is worth building there.
+        fp8: the backend builds FP8, on GPUs of FP8_CAPABILITY and later.
         zero_points: INT8 activations may have zero points, and are not slower with them.
         dla: the device has a DLA (deep-learning accelerator) that its TensorRT builds for.
         dla_note: a condition of that which only the board can check.
@@ -59,6 +64,7 @@ class Target:
     uint8_input: bool = True
     progress: bool = True
     fast_int8: bool = True
+    fp8: bool = False
     zero_points: bool = False
     dla: bool = False
     dla_note: str = ""
@@ -72,6 +78,26 @@ class Target:
     @property
     def on_cpu(self) -> bool:
         return self.backend in ("openvino", "onnxruntime")
+
+    @property
+    def first_version(self) -> Tuple[int, int]:
+        """TensorRT's version on a GPU's target, the first of several; TensorRT-RTX has the parser of 10.
+
+        >>> TARGETS["jetson-xavier"].first_version, TARGETS["rtx"].first_version
+        ((8, 5), (10, 0))
+        """
+        if self.backend != "tensorrt":
+            return 10, 0
+        major, minor = self.versions[0].split(".")[:2]
+        return int(major), int(minor or 0)
+
+    def takes_ranges(self, dla: str) -> bool:
+        """Tells if INT8 there is by ranges, as on the DLA up to TensorRT 10.7, which takes no Q/DQ pairs."""
+        return bool(dla) and self.dla and self.first_version < TYPED_DLA
+
+    def typed_for(self, dla: str) -> bool:
+        """Tells if networks are strongly typed there, with or without a DLA (BuildOptions.dla)."""
+        return self.precision_by == TYPED and not (dla and self.first_version < TYPED_DLA)
 
     @property
     def float_kinds(self) -> Tuple[str, ...]:
@@ -102,9 +128,11 @@ ROWS = (
     ),
     Target(
         "rtx", "GeForce RTX 30, RTX PRO and later (RTX 20: 7.5, no INT8)", "tensorrt_rtx", TYPED, 24, TENSORRT_RTX,
-        ("1.",),
+        ("1.",), fp8=True,
     ),
-    Target("trt", "this machine's NVIDIA GPU", "tensorrt", TYPED, 20, TENSORRT, ("10.", "11."), compatible=True),
+    Target(
+        "trt", "this machine's NVIDIA GPU", "tensorrt", TYPED, 20, TENSORRT, ("10.", "11."), compatible=True, fp8=True,
+    ),
     Target(
         "trt8", "this machine's NVIDIA GPU, by TensorRT 8.6", "tensorrt", FLAGS, 17, TENSORRT, ("8.6.",),
         progress=False, compatible=True,
@@ -133,7 +161,7 @@ ROWS = (
     ),
     Target(
         "jetson-thor", "Thor, JetPack 7", "tensorrt", TYPED, 22, TENSORRT, ("10.", "11."), "3.12",
-        jetson=THOR, l4t=("38.", "39."),
+        fp8=True, jetson=THOR, l4t=("38.", "39."),
     ),
     # The board has a DLA, which no TensorRT from 10.8 to 11.3 builds for.
     Target(

@@ -70,14 +70,6 @@ def set_output_type(layer: Any, index: int, kind: Any) -> None:
     layer.set_output_type(index, kind)
 
 
-def check_ranges(trt: Any) -> None:
-    """Raises UserError where INT8 is by Q/DQ pairs alone: in TensorRT 11 and later."""
-    if not hasattr(trt.BuilderFlag, "INT8"):
-        raise UserError(
-            f"--ranges: TensorRT {trt.__version__} takes INT8 by Q/DQ pairs alone; build the INT8 ONNX without --ranges"
-        )
-
-
 def set_range(tensor: Any, largest: float) -> None:
     """Sets the INT8 range of a tensor, in a network whose INT8 is not by Q/DQ pairs."""
     tensor.dynamic_range = (-largest, largest)

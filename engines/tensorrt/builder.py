@@ -25,7 +25,7 @@ from effedge.engines.tensorrt import api, timing_cache
 from effedge.engines.tensorrt.build_thread import build_plan
 from effedge.engines.tensorrt.built_layers import NOT_COUNTED, built_layers
 from effedge.engines.tensorrt.layer_precision import describe, keep_float32, keep_half
-from effedge.engines.tensorrt.log import explain, logger_to_file
+from effedge.engines.tensorrt.log import SHORT_OF_MEMORY, explain, failing_nodes, logger_to_file, memory_shortage
 from effedge.engines.tensorrt.ranges import read_ranges, set_ranges
 
 ENGINE = "engine.plan"
@@ -63,14 +63,26 @@ def build_with_logger(trt: Any, logger: TensorRTLogger, request: BuildRequest, f
     with use_timing_cache(trt, config, target, logger):
         plan = build_plan(trt, builder, network, config, target)
     if plan is None:
-        reason = explain(logger.errors, header, network)
-        missing = any(NO_IMPLEMENTATION in error.lower() for error in logger.errors)
-        kind = NoImplementationError if missing else UserError
-        raise kind(f"{target.backend} cannot build '{request.onnx}' for {target.name}: {reason}")
+        raise build_failure(logger.errors, request, network, folder)
     with open(folder / ENGINE, "wb") as file:
         file.write(plan)
     layers, source = built_layers(trt, logger, network, folder / ENGINE, request)
     return BuiltEngine(ENGINE, backend, layers, source, list(logger.warnings))
+
+
+def build_failure(errors: Sequence[str], request: BuildRequest, network: Any, folder: Path) -> UserError:
+    """Makes the error of a failed build from TensorRT's errors and log: a NoImplementationError if a layer has no
+    kernel. TensorRT says so too where its kernels are there and did not get the memory to be tried."""
+    header, target = request.header, request.target
+    message = f"{target.backend} cannot build '{request.onnx}' for {target.name}: {explain(errors, header, network)}"
+    shortage = memory_shortage(errors, folder)
+    if shortage:
+        said = "" if shortage in message else f" ('{shortage}')"
+        message += f"; memory was short there{said}: end other programs, or allow more of it with --workspace-mib"
+    missing = [error for error in errors if NO_IMPLEMENTATION in error.lower()]
+    if not missing or any(map(SHORT_OF_MEMORY.search, errors)):
+        return UserError(message)
+    return NoImplementationError(message, [name for error in missing for name in failing_nodes(error, header, network)])
 
 
 def read_network(trt: Any, logger: TensorRTLogger, builder: Any, request: BuildRequest, typed: bool) -> Any:
@@ -123,7 +135,6 @@ def configure_layers(
     entries: BackendDescription = {}
     dla = request.build_options.dla
     if request.ranges is not None:
-        api.check_ranges(trt)
         count = set_ranges(network, read_ranges(request.ranges), request.ranges)
         kept = keep_half(trt, network, request.header)
         api.obey_constraints(trt, config)

@@ -17,7 +17,9 @@ from effedge.engines.tensorrt import api
 from effedge.engines.tensorrt.inspector import inspected_layers
 from effedge.engines.tensorrt.plan_text import convolution_precisions
 
-PRECISION = {"FLOAT": "f32", "HALF": "f16", "BF16": "bf16", "INT8": "int8", "INT32": "i32", "INT64": "i64"}
+PRECISION = {
+    "FLOAT": "f32", "HALF": "f16", "BF16": "bf16", "INT8": "int8", "FP8": "fp8", "INT32": "i32", "INT64": "i64",
+}  # fmt: skip
 # Layers without work of their own: weights, and the borders between precisions, which are fused into their neighbours.
 NOT_COUNTED = ("CONSTANT", "QUANTIZE", "DEQUANTIZE")
 
@@ -58,14 +60,19 @@ def typed_layers(network: Any) -> List[Layer]:
     # The borders of a loop or a condition have no output, or one that is not there.
     all_layers = [layer for layer in all_layers if layer.num_outputs and layer.get_output(0) is not None]
     outputs = [(layer, layer.get_output(index)) for layer in all_layers for index in range(layer.num_outputs)]
-    producer = {output.name: layer.type.name for layer, output in outputs if output is not None}
+    # Of the tensors that DequantizeLinear writes, the type that it reads.
+    dequantized = {
+        output.name: layer.get_input(0).dtype.name
+        for layer, output in outputs
+        if output is not None and layer.type.name == "DEQUANTIZE"
+    }
     layers = []
     for layer in all_layers:
         if layer.type.name in NOT_COUNTED:
             continue
         dtype = layer.get_output(0).dtype.name
+        if layer.type.name == "CONVOLUTION":
+            dtype = dequantized.get(layer.get_input(0).name, dtype)
         precision = PRECISION.get(dtype, dtype.lower())
-        if layer.type.name == "CONVOLUTION" and producer.get(layer.get_input(0).name) == "DEQUANTIZE":
-            precision = "int8"
         layers.append(Layer(layer.name, layer.type.name.lower(), precision))
     return layers

@@ -8,6 +8,7 @@ joined ("Conv_3 + Relu_4", "{ForeignNode[a...b]}"); by the parser's stand-in for
 
 import contextlib
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
@@ -18,6 +19,9 @@ from effedge.engines.tensorrt.api import onnx_layers
 LOG = "build.log"
 SHOWN_ERRORS = 3
 SOURCE_PREFIX = re.compile(r"^\[[^\]]*::\d+\] (Error Code \d+: )?")
+# "insuficient" is how TensorRT 8.2 to 8.5 write it (NVIDIA/TensorRT#2035). That "some tactics do not have sufficient
+# workspace memory" is said of builds that succeed too.
+SHORT_OF_MEMORY = re.compile(r"insuf+icient (?:memory|workspace)|memory is insuf+icient|out ?of ?memory", re.IGNORECASE)
 UNNAMED = re.compile(r"\(Unnamed Layer\* (\d+)\)")
 ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
@@ -41,6 +45,24 @@ def explain(errors: Sequence[str], header: Optional[Header] = None, network: Any
     more = f" (and {len(lines) - SHOWN_ERRORS} more)" if len(lines) > SHOWN_ERRORS else ""
     shown = [with_nodes(line, header, network) if header else line for line in lines[:SHOWN_ERRORS]]
     return ("; ".join(shown) + more) if shown else "it gave no reason"
+
+
+def memory_shortage(errors: Sequence[str], folder: Path) -> str:
+    """Returns the first of the errors, or else of the lines of `folder`/build.log, that says that memory was short;
+    empty if none does."""
+    with open(folder / LOG, encoding="utf-8") as lines:
+        shortages = (line for line in chain(errors, lines) if SHORT_OF_MEMORY.search(line))
+        return SOURCE_PREFIX.sub("", re.sub(r"^[A-Z_]+: ", "", " ".join(next(shortages, "").split())))
+
+
+def failing_nodes(error: str, header: Header, network: Any = None) -> List[str]:
+    """Lists the names of the nodes of the layer in an error; of a ForeignNode, which names its first and its last, also
+    those between them."""
+    nodes = named_nodes(error, header, network)
+    if "ForeignNode[" in error and nodes:
+        positions = [header.nodes.index(node) for node in nodes]
+        nodes = header.nodes[min(positions) : max(positions) + 1]
+    return [node.name for node in nodes if node.name]
 
 
 def with_nodes(line: str, header: Header, network: Any = None) -> str:

@@ -23,7 +23,7 @@ CONVOLUTION = re.compile(
     rb'\b(?:corrltn|fully_connected)=\{ name="[^"\n]*" output=\{[^}\n]*\} input=\{"([^"\n]+)"[^\n]*? layers="([^"]*)"'
 )
 ONNX_LAYER = re.compile(rb"\[ONNX Layer: ([^\]]+)\]")
-PRECISION = {b"float": "f32", b"half": "f16", b"bfloat16": "bf16", b"int8": "int8"}
+PRECISION = {b"float": "f32", b"half": "f16", b"bfloat16": "bf16", b"int8": "int8", b"fp8_e4m3": "fp8"}
 
 
 def convolution_precisions(plan: Path) -> Dict[str, Set[str]]:

@@ -1,8 +1,8 @@
 """Packs a bundle: one archive from which a device builds an engine by itself, and tests it.
 
 It holds the prepared ONNX, deploy/ and engines/ (which need Python 3.8, NumPy, Pillow and the backend, neither torch
-nor onnx), an image, the ONNX's detections or classes for it on ONNX Runtime, and install.sh. SHA256SUMS lists every
-file. The same inputs make the same archive, to the last byte.
+nor onnx), an image, the ONNX's outputs and its detections or classes for it on ONNX Runtime, and install.sh. SHA256SUMS
+lists every file. The same inputs make the same archive, to the last byte.
 
 Where the target's builder may have no INT8 kernel for some layers (`risky_layers`), plan B comes too: the ONNX with
 these layers in 16 bit. For a proof (effedge prove) there are more images, each with its expected result.
@@ -35,14 +35,18 @@ from effedge.deploy.common.code_digest import PACKAGE, ROOT
 from effedge.deploy.common.contracts import Spec
 from effedge.deploy.common.files import sha256
 from effedge.deploy.image.files import open_image
+from effedge.deploy.image.preprocess import preparation
 from effedge.deploy.image.records import Record, as_record
 from effedge.deploy.runtime import onnxruntime_backend
 from effedge.engines import install
-from effedge.engines.build_options import DEFAULT, BuildOptions
+from effedge.engines.build_request import BuildRequest
+from effedge.engines.comparison.inputs import image_batch
+from effedge.engines.comparison.reference import Reference
 from effedge.engines.onnx_header import onnx_files, read_header
 from effedge.engines.preflight import refuse, risky_layers
 from effedge.engines.proof.prove import EXPECTED as PROOF_EXPECTED
 from effedge.engines.proof.prove import IMAGES as PROOF_IMAGES
+from effedge.engines.proof.prove import SUFFIX as PROOF_SUFFIX
 from effedge.engines.selftest import SURE, TOLERANCES
 from effedge.engines.stage import run_stage
 from effedge.engines.targets import Target
@@ -59,19 +63,13 @@ FORMAT = 1
 
 
 def bundle_stage(
-    onnx: Path,
-    *,
-    precision: str,
-    target: Target,
-    build_options: BuildOptions = DEFAULT,
-    image: Path | None = None,
-    calibration: Path | None = None,
-    proof_images: int = 0,
+    request: BuildRequest, *, image: Path | None = None, calibration: Path | None = None, proof_images: int = 0
 ) -> Path:
-    """Packs the prepared `onnx` into an archive beside it, unless that is done; returns the archive's path.
+    """Packs what a build on the device needs into an archive beside the prepared ONNX, unless that is done; returns the
+    archive's path.
 
     Args:
-        build_options: for the build on the device.
+        request: the build.
         image: for the self-test; by default a drawn image for digits and random weights, the first of `calibration` if
             that is a folder of images, or a photograph of a cat.
         proof_images: the number of images for a proof, of the same kinds.
@@ -79,7 +77,8 @@ def bundle_stage(
     Raises:
         UserError: a file that the target cannot take, that does not describe its input, or that is no image.
     """
-    header = read_header(onnx)
+    onnx, header, precision, target = request.onnx, request.header, request.precision, request.target
+    build_options, ranges = request.build_options, request.ranges
     if not target.on_cpu:
         refuse(header, onnx, target, build_options.dla)
     if not header.spec:
@@ -88,6 +87,7 @@ def bundle_stage(
             "copy it to the device and run effedge build there"
         )
     name = "-".join([onnx.parent.name, precision, target.name, *(["dla"] if build_options.dla else [])])
+    name += PROOF_SUFFIX if proof_images else ""
     archive = onnx.with_name(f"{name}.tar.gz")
     sources = images_of(header.spec, calibration)
     source = image or (sources[0] if sources else None)
@@ -97,7 +97,12 @@ def bundle_stage(
     run_stage(
         "bundle",
         archive,
-        inputs={**onnx_files(onnx), "install": INSTALL, **inputs_of([source, *proof])},
+        inputs={
+            **onnx_files(onnx),
+            **({"ranges": ranges} if ranges else {}),
+            "install": INSTALL,
+            **inputs_of([source, *proof]),
+        },
         options={
             "precision": precision,
             "target": target.name,
@@ -116,6 +121,7 @@ def bundle_stage(
             content=bundle_content(name, header.spec, precision, target, build_arguments),
             images=[source, *proof],
             risky_layers=risky,
+            ranges=ranges,
         ),
     )
     return archive
@@ -181,6 +187,7 @@ def write_bundle(
     content: dict[str, Any],
     images: Sequence[Path | None],
     risky_layers: Sequence[str],
+    ranges: Path | None,
 ) -> None:
     """Writes the archive; its only folder has the bundle's name.
 
@@ -188,6 +195,7 @@ def write_bundle(
         content: of bundle.json.
         images: for the self-test, then for a proof; None for drawn ones.
         risky_layers: that plan B has in 16 bit; without any there is none.
+        ranges: as of BuildRequest.
     """
     files: dict[str, bytes] = {}
     for path, name in device_files().items():
@@ -200,6 +208,8 @@ def write_bundle(
         for place, model in models.items():
             for role, path in onnx_files(model).items():
                 files[place.as_posix() if role == "onnx" else f"{place.parent}/{role}"] = path.read_bytes()
+    if ranges is not None:
+        files[install.RANGES.as_posix()] = ranges.read_bytes()
     files["install.sh"] = INSTALL.read_bytes()
     files[install.BUNDLE.as_posix()] = as_json(content)
     pixels = [draw_test_image(spec, number) if path is None else open_image(path) for number, path in enumerate(images)]
@@ -207,6 +217,7 @@ def write_bundle(
     records = expected_results(onnx, spec, small, content["threshold"])
     files[install.IMAGE.as_posix()] = as_png(small[0])
     files[install.EXPECTED.as_posix()] = as_json(records[0])
+    files[install.OUTPUTS.as_posix()] = as_npz(expected_outputs(onnx, spec, small[0]))
     for number, image in enumerate(small[1:]):
         files[f"{PROOF_IMAGES}/{number:03}.png"] = as_png(image)
     if len(small) > 1:
@@ -232,13 +243,25 @@ def draw_test_image(spec: Spec, number: int) -> np.ndarray:
 
 def expected_results(onnx: Path, spec: Spec, images: Sequence[np.ndarray], threshold: float | None) -> list[Record]:
     """Computes the ONNX's results for images on ONNX Runtime, with the device's own pre- and post-processing."""
-    backend = onnxruntime_backend.load(onnx, {"backend": {}})
+    backend = onnxruntime_backend.load(onnx, {"backend": {"fp8": read_header(onnx).is_fp8}})
     engine = BackendEngine(backend, str(onnx), spec)
     if threshold is None:
         return [as_record(classes) for classes in BackendClassifier(engine)(images)]
     detector = BackendDetector(engine)
     detector.set_selection(threshold)
     return [as_record(detections) for detections in detector(images)]
+
+
+def expected_outputs(onnx: Path, spec: Spec, image: np.ndarray) -> dict[str, np.ndarray]:
+    """Computes every output of the ONNX for an image on ONNX Runtime, without its optimizations."""
+    return Reference(onnx, onnx).run(image_batch(preparation(spec["input"])(image).pixels, spec))
+
+
+def as_npz(arrays: dict[str, np.ndarray]) -> bytes:
+    """Encodes arrays by name."""
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **arrays)
+    return file.getvalue()
 
 
 def as_png(pixels: np.ndarray) -> bytes:

@@ -23,13 +23,16 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from effedge.deploy.common.cli import Parser, UserError, choose
-from effedge.deploy.common.files import atomic_file, write_json
+from effedge.deploy.common.files import atomic_file, read_json, write_json
 from effedge.deploy.common.messages import log
 from effedge.deploy.runtime.manifest import NAME as MANIFEST
 from effedge.engines.build_options import BuildOptions, add_build_options, read_build_options
+from effedge.engines.build_request import BuildRequest
 from effedge.engines.install import ENGINE, INSTALLED, LATENCY
+from effedge.engines.onnx_header import read_header
 from effedge.engines.proof.prove import PROOF
 from effedge.engines.targets import PRECISIONS, TARGETS, Target
 from effedge.pipeline.chain import run_chain
@@ -100,25 +103,55 @@ class Plan:
 
 
 def prove(plan: Plan, board: Board) -> Path:
-    """Proves all cases; returns the folder of the report, which is written anew after each case.
+    """Proves all cases; returns the folder of the report, which is written anew after each case. Rows of an earlier run
+    stay there until there are newer ones.
 
     Raises:
         ConnectionLost: without a connection; the next run goes on.
         UserError: no case could be installed.
     """
     folder = plan.out / f"prove-{board.word}"
-    rows: dict[str, Row] = {}
+    rows = earlier_rows(folder / "report.json", plan, board)
+    labels: list[str] = []
     for row in proved(plan, board):
-        rows[row["label"]] = row
+        labels.append(row["label"])
+        add_row(rows, row)
         report = make_report(plan.target, board.host, list(rows.values()))
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "report.json", report)
         with atomic_file(folder / "report.html") as temporary:
             temporary.write_text(page(report), encoding="utf-8")
-    if not any(row["installed"] for row in rows.values()):
-        reason = next(iter(rows.values()))["reason"]
+    if not any(rows[label]["installed"] for label in labels):
+        reason = rows[labels[0]]["reason"]
         raise UserError(f"nothing could be installed on '{board.host}' ({folder}/report.html says more): {reason}")
     return folder
+
+
+def earlier_rows(path: Path, plan: Plan, board: Board) -> dict[str, Row]:
+    """Reads the rows of the report of an earlier run, by label; none if it is of another effedge or target."""
+    if not path.exists():
+        return {}
+    report, empty = read_json(path, "remove it"), make_report(plan.target, board.host, [])
+    same = all(report.get(name) == empty[name] for name in ("format", "effedge", "target"))
+    return {row["label"]: row for row in report["rows"]} if same else {}
+
+
+def add_row(rows: dict[str, Row], row: Row) -> None:
+    """Puts a row of this run in the place of an earlier one, unless that has the proof of the same installation, which
+    this one lacks so far; removes rows of another state of the board."""
+    for label, other in list(rows.items()):
+        if row["installed"] and other["installed"] and state(row["installed"]) != state(other["installed"]):
+            del rows[label]
+    earlier = rows.get(row["label"])
+    unproved = row["installed"] and not row["reason"] and not row["proof"]
+    if not (unproved and earlier and earlier["proof"] and earlier["installed"] == row["installed"]):
+        rows[row["label"]] = row
+
+
+def state(installed: dict[str, Any]) -> tuple[Any, ...]:
+    """Returns what engines of one board have in common: the machine, Jetson Linux, and the backend."""
+    backend = installed["backend"]
+    return installed["machine"], installed["l4t"], backend["name"], backend.get("version")
 
 
 def proved(plan: Plan, board: Board) -> Iterator[Row]:
@@ -172,11 +205,9 @@ def make_bundle(case: Case, plan: Plan) -> Path:
         case.checkpoint, case.precision, plan.target, plan.out, calibration=plan.calibration, until="calibrate",
         build_options=options,
     )  # fmt: skip
+    onnx = run_chain(request)
     return bundle_stage(
-        run_chain(request),
-        precision=case.precision,
-        target=plan.target,
-        build_options=options,
+        BuildRequest(onnx, read_header(onnx), case.precision, plan.target, options),
         calibration=plan.calibration,
         proof_images=DETECTOR_IMAGES if is_detector(case.checkpoint.model) else CLASSIFIER_IMAGES,
     )

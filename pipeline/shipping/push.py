@@ -29,6 +29,7 @@ from effedge.deploy.common.files import atomic_folder, sha256
 from effedge.deploy.common.messages import log, track
 from effedge.deploy.latency import table
 from effedge.engines.install import MADE_HERE
+from effedge.engines.proof.prove import SUFFIX as PROOF_SUFFIX
 from effedge.pipeline.shipping.ssh import Board, ConnectionLost
 
 SUFFIX = ".tar.gz"
@@ -46,40 +47,48 @@ for other in .{name}-????????????????; do
     [ "$other" != {work} ] || continue
     for pid in "$other"/*.pid; do
         if grep -q install.sh "/proc/$(cat "$pid" 2>/dev/null)/cmdline" 2>/dev/null; then
-            echo "another bundle {name} is being installed there (process $(cat "$pid")): wait for it, or end it" >&2
+            case $pid in */prove.pid) done=proved;; *) done=installed;; esac
+            echo "another bundle {name} is being $done there (process $(cat "$pid")): wait for it, or end it" >&2
             exit 1
         fi
     done
     [ "$(readlink {name})" = "$other" ] || rm -rf "$other"
 done
 for part in .{name}-????????????????.part; do [ "$part" = {work}.part ] || rm -f "$part"; done
+rm -rf .{name}-????????????????.new
 df -Pk . | awk 'NR == 2 {{ print $4 }}'
 if [ -d {work} ]; then echo whole; else wc -c 2>/dev/null < {work}.part || echo 0; fi
 """
 COPY = "cd effedge && cat >> {work}.part"
 # What the bundle of the last installation made is linked into the new folder: what is up to date there is not made
-# anew. A folder of the final name is whole, as it is renamed; `sync` is for boards that lose their power.
+# anew. {twin} is the name of the same model's bundle for a proof, or without one. A folder of the final name is whole,
+# as it is renamed; `sync` is for boards that lose their power.
 UNPACK = """
 cd effedge || exit 1
+trap 'rm -rf {work}.new' EXIT
+trap 'exit 1' HUP INT TERM
 [ "$(sha256sum < {work}.part | cut -d ' ' -f 1)" = {digest} ] || {{
     rm -f {work}.part
     echo "the copy was damaged on the way and is removed: run the same command again" >&2; exit 1; }}
-rm -rf {work}.new && mkdir {work}.new && tar xzf {work}.part -C {work}.new || {{ rm -rf {work}.new; exit 1; }}
+rm -rf {work}.new && mkdir {work}.new && tar xzf {work}.part -C {work}.new || exit 1
+last={name}
+[ -e $last ] || last={twin}
 for made in {made}; do
-    [ -e {name}/$made ] || continue
-    cp -Rl {name}/$made {work}.new/{name} 2>/dev/null && continue
+    [ -e $last/$made ] || continue
+    cp -Rl $last/$made {work}.new/{name} 2>/dev/null && continue
     rm -rf {work}.new/{name}/$made
-    cp -R {name}/$made {work}.new/{name} || {{ rm -rf {work}.new; exit 1; }}
+    cp -R $last/$made {work}.new/{name} || exit 1
 done
 sync
-mv {work}.new/{name} {work} && rm -rf {work}.new {work}.part
+mv {work}.new/{name} {work} && rm -f {work}.part
 """
 # Turns the link ~/effedge/NAME to the folder {work}; `mv -T` does not move into the folder that the link leads to. A
 # folder in the link's place comes from an effedge before the link, or from somebody's own `tar`.
 TURN = """
 sync
 cd .. && rm -rf .{name}-link && ln -s {work} .{name}-link &&
-    {{ [ -L {name} ] || [ ! -e {name} ] || mv {name} .{name}-earlier; }} && mv -fT .{name}-link {name} || exit 1
+    {{ [ -L {name} ] || [ ! -e {name} ] || mv {name} .{name}-earlier; }} && mv -fT .{name}-link {name} || {{
+    rm -f .{name}-link; exit 1; }}
 for other in .{name}-???????????????? .{name}-earlier; do [ "$other" = {work} ] || rm -rf "$other"; done
 """
 # A job, such as the installation, is a process of its own, which runs on without the connection. While it runs, JOB.pid
@@ -138,12 +147,14 @@ def deploy(archive: Path, board: Board, python: str = "python3", iterations: int
 
 
 def names_there(archive: Path, python: str) -> dict[str, str]:
-    """Returns what the scripts for a bundle's board have in common: its name and folder there, its hash, and the
-    Python. Raises UserError for a name that is no word."""
+    """Returns what the scripts for a bundle's board have in common: its name and folder there, its twin's name, its
+    hash, and the Python. Raises UserError for a name that is no word."""
     name, digest = archive.name[: -len(SUFFIX)], sha256(archive)
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"the bundle's name '{name}' has more than letters, digits, '.', '_' and '-': rename it")
-    return {"name": name, "work": f".{name}-{digest[:16]}", "digest": digest, "python": quoted(python)}
+    twin = name[: -len(PROOF_SUFFIX)] if name.endswith(PROOF_SUFFIX) else name + PROOF_SUFFIX
+    work = f".{name}-{digest[:16]}"
+    return {"name": name, "work": work, "twin": twin, "digest": digest, "python": quoted(python)}
 
 
 def quoted(path: str) -> str:

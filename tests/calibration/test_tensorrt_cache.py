@@ -14,7 +14,7 @@ from effedge.calibration.graph import onnx_file
 from effedge.calibration.graph.float_twin import float_twin
 from effedge.calibration.post_training import quantize
 from effedge.calibration.settings import Settings
-from effedge.calibration.tensorrt_cache import cache_text, main, version_number
+from effedge.calibration.tensorrt_cache import cache_text, main, ranges_stages, version_number
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import CALIBRATION_KEY
 from effedge.engines.onnx_header import read_header
@@ -109,6 +109,22 @@ def test_with_calibration_data_what_the_layers_write_has_ranges_too(call, saved,
     twin.graph.outputs[:] = [value for node in twin.graph for value in node.outputs if value.name == name]
     largest = max(np.abs(run_ort(twin, feed)[0]).max() for feed in networks.feeds(3, seed=9))
     assert scales[name] * 127 == pytest.approx(largest, rel=1e-5)
+
+
+def test_the_stages_write_what_the_command_writes_with_data_and_only_once(call, saved, tmp_path):
+    data = tmp_path / "data.npz"
+    images = np.concatenate([next(iter(feed.values())) for feed in networks.feeds(3, seed=9)])
+    np.savez(data, **{next(iter(networks.feeds(1)[0])): images})
+    twin, cache = ranges_stages(saved, data, images=3)
+    assert (twin.name, cache.name) == ("int8-float.onnx", "int8.cache")
+    assert call(saved, "--out", tmp_path / "c", "--calibration", data)[0] == 0
+    assert cache.read_text() == (tmp_path / "c").read_text() and twin.read_bytes() == (tmp_path / "c.onnx").read_bytes()
+    before = cache.stat().st_ino, twin.stat().st_ino
+    ranges_stages(saved, data, images=3)
+    assert (cache.stat().st_ino, twin.stat().st_ino) == before
+    np.savez(data, **{next(iter(networks.feeds(1)[0])): 2 * images})
+    ranges_stages(saved, data, images=3)
+    assert cache.stat().st_ino != before[0] and twin.stat().st_ino == before[1]
 
 
 def test_the_twin_stands_beside_the_cache_by_default(call, saved, tmp_path):

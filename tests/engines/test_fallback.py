@@ -17,6 +17,7 @@ from effedge.engines.manifest import BuiltEngine, Layer
 from effedge.engines.onnx_header import read_header
 from effedge.engines.preflight import risky_layers
 from effedge.engines.targets import TARGETS
+from effedge.engines.tensorrt import builder as builder_module
 from effedge.engines.tensorrt.log import LOG
 
 XAVIER = replace(TARGETS["jetson-xavier"], distributions=())
@@ -63,6 +64,7 @@ def test_plan_b_is_built_where_a_kernel_is_missing_and_the_manifest_says_why(
     assert manifest["precision"]["convolutions"] == {"f16": 3, "int8": 1}
     assert manifest["precision"]["kept"] == dict.fromkeys(["conv1", "conv3"], "its INT8 kernel may be missing")
     assert manifest["sources"] == {"onnx": sha256(plan_b)}
+    assert "no_traffic" not in manifest and manifest["traffic"]["ratio"] < 1
     assert f"{MISSING}; building plan B, with 2 more layers in 16 bit" in capsys.readouterr().err
     assert (tmp_path / FIRST_LOG).read_text() == "log of int8.onnx\n"
     assert (tmp_path / LOG).read_text() == "log of fallback.onnx\n"
@@ -84,6 +86,28 @@ def test_without_a_plan_b_the_error_names_the_layer_and_the_way_out(prepared, bu
     ):
         make_engine(prepared("int8"), tmp_path / "engine", precision="int8", target=XAVIER)
     assert (tmp_path / "engine.build.log").is_file()
+
+
+@pytest.mark.parametrize(("nodes", "tried"), [(["w2", "conv2"], False), (["conv1", "sigmoid1"], True)])
+def test_plan_b_is_tried_only_for_a_layer_that_it_changes(
+    prepared, plan_b, builder, tmp_path, monkeypatch, nodes, tried
+):
+    build_it = builder_module.build
+
+    def fail_first(backend, request, folder):
+        if request.onnx == prepared("int8"):
+            (folder / LOG).touch()
+            raise NoImplementationError("no implementation", nodes)
+        return build_it(backend, request, folder)
+
+    monkeypatch.setattr(builder_module, "build", fail_first)
+    if tried:
+        build_engine(prepared("int8"), tmp_path, precision="int8", target=XAVIER, fallback=plan_b)
+        assert builder == [plan_b]
+    else:
+        with pytest.raises(UserError, match="no implementation; plan B changes 2 other layers, so it is not tried"):
+            build_engine(prepared("int8"), tmp_path, precision="int8", target=XAVIER, fallback=plan_b)
+        assert builder == []
 
 
 def test_an_error_of_another_kind_is_no_reason_for_plan_b(prepared, plan_b, builder, tmp_path, monkeypatch):

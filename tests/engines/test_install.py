@@ -20,6 +20,7 @@ from effedge.engines.install import (
     MADE_HERE,
     begin_candidate,
     keep_earlier_engine,
+    lasting_folder,
     move_up,
 )
 from effedge.engines.targets import TARGETS
@@ -188,3 +189,15 @@ class Interrupting:
 
     def flush(self):
         pass
+
+
+def test_the_path_that_is_printed_is_the_link_that_lasts(tmp_path):
+    work, other = (tmp_path / f".net-int8-jetson-orin-{digest}" for digest in ("0123456789abcdef", "fedcba9876543210"))
+    for folder in (work, other):
+        folder.mkdir()
+    link = tmp_path / "net-int8-jetson-orin"
+    assert lasting_folder(work) == work
+    link.symlink_to(work.name)
+    assert lasting_folder(work) == link
+    assert lasting_folder(other) == other  # not installed yet
+    assert lasting_folder(tmp_path) == tmp_path

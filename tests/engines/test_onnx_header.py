@@ -1,7 +1,6 @@
 """Tests the wire-format reader against the onnx package."""
 
 import json
-
 import struct
 
 import numpy as np

@@ -77,6 +77,16 @@ def test_uint8_pairs_are_refused():
     assert not preflight(dataclasses.replace(model, initializers={"scale": 1, "zero": 3}), TARGETS["trt"])
 
 
+@pytest.mark.parametrize(
+    ("element", "target", "reason"),
+    [(17, "rtx", None), (17, "jetson-orin", "rtx, trt, jetson-thor have, not jetson-orin"), (19, "rtx", "E4M3FN")],
+)
+def test_fp8_pairs_are_for_targets_that_have_it(element, target, reason):
+    node = Node("QuantizeLinear", "q", ("x", "scale", "zero"), ("y",))
+    found = preflight(dataclasses.replace(PLAIN, nodes=[node], initializers={"zero": element}), TARGETS[target])
+    assert [finding.fatal and reason in finding.reason for finding in found] == ([True] if reason else [])
+
+
 def test_a_dla_request_on_orin_says_what_falls_back():
     model = header("Conv", "Sigmoid", "Mul", "TopK", "Exp")
     fallback, only = (preflight(model, TARGETS["jetson-orin"], mode) for mode in ("fallback", "only"))

@@ -7,7 +7,8 @@ from onnx import TensorProto, shape_inference
 
 from effedge.engines.fusion import Graph
 from effedge.engines.onnx_header import read_header
-from effedge.engines.traffic import traffic
+from effedge.engines.targets import TARGETS
+from effedge.engines.traffic import traffic, traffic_on
 from tests.engines.graphs import Graph as Nodes
 
 SIZE, CHANNELS = 16, 8
@@ -123,5 +124,42 @@ def test_float32_counts_as_16_bits_where_a_flag_says_so(prepared, tmp_path):
     assert "float32" in typed["by_type"] and "float32" not in flagged["by_type"]
 
 
+@pytest.fixture(scope="module")
+def with_shapes(prepared, tmp_path_factory):
+    """Returns the header of a prepared file, with the shapes of its tensors."""
+
+    def header(name):
+        path = tmp_path_factory.mktemp("shapes") / f"{name}.onnx"
+        onnx.save(shape_inference.infer_shapes(onnx.load(prepared(name))), path)
+        return read_header(path)
+
+    return header
+
+
+@pytest.mark.parametrize("target", ["jetson-nano", "jetson-xavier", "trt8", "jetson-orin", "rtx"])
+def test_fp32_is_counted_as_32_bits_on_every_gpu(with_shapes, target):
+    """Of fp32 all tensors of the body have twice the bytes of FP16."""
+    entry, reason = traffic_on(TARGETS[target], with_shapes("f32"), "fp32", "")
+    assert reason == "" and "float16" not in entry["by_type"] and entry["by_type"]["float32"] > 0
+    sixteen, _ = traffic_on(TARGETS["trt8"], with_shapes("f32"), "fp16", "")
+    assert entry["fp16_mib"] == sixteen["mib"] and entry["ratio"] > 1.5 and sixteen["ratio"] == 1
+
+
+@pytest.mark.parametrize("target", ["jetson-xavier", "jetson-orin"])
+def test_int8_by_ranges_has_no_traffic_and_a_reason(with_shapes, target):
+    entry, reason = traffic_on(TARGETS[target], with_shapes("f32"), "int8", "fallback")
+    assert entry is None and reason.startswith("INT8 is by ranges")
+
+
+def test_a_network_for_a_dla_is_typed_from_tensorrt_11_on(with_shapes):
+    header = with_shapes("f32")
+    by_flags, typed = (traffic_on(TARGETS[name], header, "fp16", "fallback")[0]
+                       for name in ("jetson-orin", "jetson-orin-trt11"))  # fmt: skip
+    assert "float32" not in by_flags["by_type"] and "float32" in typed["by_type"]
+
+
 def test_a_file_without_shapes_has_no_traffic(prepared):
-    assert traffic(read_header(prepared("int8")), typed=True) is None
+    header = read_header(prepared("int8"))
+    assert traffic(header, typed=True) is None
+    assert traffic_on(TARGETS["rtx"], header, "int8", "") == (None, "the ONNX does not state the shapes of its tensors")
+    assert traffic_on(TARGETS["cpu"], header, "int8", "") == (None, "")

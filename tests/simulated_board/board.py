@@ -48,7 +48,7 @@ START = """
 mount --make-rprivate / && {binfmt}
 mount -t overlay overlay -o lowerdir={lower},upperdir={upper},workdir={work} {root} || exit 1
 mount -t proc proc {root}/proc && mount -t tmpfs tmpfs {root}/sys && cp -r {sys}/. {root}/sys/ || exit 1
-mount -t tmpfs tmpfs {root}/dev && for device in null zero full urandom; do
+mount -t tmpfs tmpfs {root}/dev && mkdir -m 1777 {root}/dev/shm && for device in null zero full urandom; do
     : > {root}/dev/$device && mount --bind /dev/$device {root}/dev/$device || exit 1; done
 mount -t tmpfs tmpfs {root}/tmp && mount -t tmpfs -o mode=755 tmpfs {root}/run && mkdir {root}/run/gpu || exit 1
 mount --bind {gpu} {root}/run/gpu && mount --bind {local} {root}/usr/local || exit 1

@@ -8,6 +8,7 @@ on the emulated one, with Debian's versions.
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from effedge.calibration.tensorrt_cache import cache_text
 from effedge.deploy.image.iou import iou_matrix
+from effedge.engines.build_options import BuildOptions
+from effedge.engines.onnx_header import read_header
+from tests.engines import graphs
+from tests.pipeline.shipping.test_prove import detector
 from tests.simulated_board.board import (
     JETPACK_51,
     JETPACK_62,
@@ -27,7 +33,7 @@ from tests.simulated_board.board import (
     ROOT,
     set_version,
 )
-from tests.simulated_board.bundles import small_bundle
+from tests.simulated_board.bundles import quick_bundle, small_bundle
 from tests.simulated_board.conftest import deploy, engine_digest, environment, predict
 
 pytestmark = pytest.mark.slow
@@ -143,3 +149,57 @@ def test_one_process_loads_engine_after_engine(start, tmp_path):
     twice = "import effedge; [list(effedge.Classifier('engine')(['selftest/image.png'])) for _ in range(3)]"
     done = board.run(f'cd effedge/{archive.name[:-7]} && python3 -c "{twice}"')
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_the_program_of_the_readme_ends_well_and_frees_in_order(kind, start, tmp_path):
+    """Its detector lives until the end of the program, which must not take the CUDA context away first
+    (inducer/pycuda#460, NVIDIA/TensorRT#1632)."""
+    board = start(kind)
+    (tmp_path / "net").mkdir()
+    archive = quick_bundle(detector(tmp_path / "net" / "model.onnx"), kind.target, "fp32")
+    done = deploy(board, archive)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [program] = re.findall(r"```python\n(from effedge import Detector\n.*?)```", (ROOT / "README.md").read_text(), re.S)
+    program = program.replace("build/d0-digits/int8-cpu", "engine").replace('["a.jpg", "b.png"]', "images")
+    folder = board.home / "effedge" / archive.name[: -len(".tar.gz")]
+    (folder / "program.py").write_text(f'images = ["selftest/image.png"] * 2\n{program}')
+    done = board.run(f"cd effedge/{folder.name} && SIMULATED_TRACE=1 python3 program.py")
+    assert done.returncode == 0 and done.stdout.count("[") >= 6, done.stdout + done.stderr
+    freed = [line.partition("destroyed: ")[2] for line in done.stderr.splitlines() if line.startswith("destroyed: ")]
+    at_the_end = freed[freed.index("execution context") :]  # before it, memory that larger images outgrew
+    assert "memory" in at_the_end
+    assert [what for what in at_the_end if what != "memory"] == ["execution context", "stream", "engine"]
+    assert "Error" not in done.stderr and "cleanup" not in done.stderr
+
+
+@pytest.mark.parametrize("release", ["", None], ids=["empty", "absent"])
+def test_in_a_container_the_gpu_says_which_board_it_is(start, tmp_path, release):
+    """A container has Jetson Linux's file empty or not at all (dusty-nv/jetson-containers#215)."""
+    board = start(JETPACK_62)
+    file = board.files / "etc/nv_tegra_release"
+    file.unlink()
+    if release is not None:
+        file.write_text(release)
+    archive = small_bundle(tmp_path / "net", JETPACK_62.target)
+    done = deploy(board, archive)
+    assert done.returncode == 0, done.stdout + done.stderr
+    installed = json.loads((archive.parent / "net-int8-jetson-orin@board/installed.json").read_text())
+    assert (installed["built_for"], installed["l4t"]) == ("jetson-orin", None)
+    assert predict(board, archive)
+
+
+@pytest.mark.parametrize("kind", [JETPACK_51, JETPACK_62], ids=lambda kind: kind.name)
+def test_int8_on_the_dla_is_built_by_the_ranges_in_the_bundle(kind, start, tmp_path):
+    board = start(kind)
+    (tmp_path / "net").mkdir()
+    onnx = graphs.network(tmp_path / "net" / "model.onnx", opset=17)
+    first, second, *_ = read_header(onnx).convolutions
+    cache = tmp_path / "calibration.cache"
+    cache.write_text(cache_text({first.outputs[0]: 1.0, second.outputs[0]: 6.0}, 8601))
+    archive = quick_bundle(onnx, kind.target, "int8", build_options=BuildOptions(dla="fallback"), ranges=cache)
+    done = deploy(board, archive)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 tensors have INT8 ranges" in done.stdout
+    manifest = json.loads((archive.parent / f"net-int8-{kind.target}-dla@board/manifest.json").read_text())
+    assert manifest["backend"]["dla"]["mode"] == "fallback" and manifest["no_traffic"].startswith("INT8 is by ranges")

@@ -1,5 +1,7 @@
 """Tests the soak on an engine of OpenVINO, with a board whose temperature and throttling are made up."""
 
+import tracemalloc
+
 import pytest
 
 from effedge.deploy.timing import soak as module
@@ -66,4 +68,35 @@ def test_the_drift_is_the_last_fifths_latency_over_the_firsts(build, hot_board, 
     monkeypatch.setattr(module, "warm_up", lambda run: run())
     monkeypatch.setattr(module, "time", work)
     report = soak("engine", [], 10)
-    assert report["drift"] == 2.0 and (report["p50"], report["p99"]) == (10.0, 20.0)
+    assert report["drift"] == pytest.approx(2.0, rel=1e-3)
+    assert (report["p50"], report["p99"]) == pytest.approx((10.0, 20.0), rel=1e-3)
+
+
+def test_its_memory_does_not_grow_with_the_runs(hot_board, monkeypatch):
+    class Fast:
+        """A run of 10 microseconds, so that there are 6 million a minute."""
+
+        def __init__(self):
+            self.time = 0.0
+            self.memory = []
+
+        def monotonic(self):
+            return self.time
+
+        def run(self):
+            self.time += 1e-5
+            if round(self.time * 1e5) % 20000 == 0:
+                self.memory.append(tracemalloc.get_traced_memory()[0])
+            return {"engine": 0.01 + self.time}
+
+    work = Fast()
+    monkeypatch.setattr(module, "make_workload", lambda *_, **__: work)
+    monkeypatch.setattr(module, "warm_up", lambda run: run())
+    monkeypatch.setattr(module, "time", work)
+    tracemalloc.start()
+    try:
+        report = soak("engine", [], 2)
+    finally:
+        tracemalloc.stop()
+    assert report["runs"] == pytest.approx(200_000, abs=2)
+    assert max(work.memory[2:]) - work.memory[1] < 100_000  # 32 bytes a run would be five million

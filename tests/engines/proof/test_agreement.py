@@ -74,8 +74,8 @@ def test_the_figures_of_detectors_by_hand():
     predicted = [detections(box(), box(0, 0, 40, 40, class_id=2)), detections(box(x1=90.0, score=0.7))]
     figures = agreement(expected, predicted)
     assert figures == {
-        "images": 2, "expected": 3, "found": 0.6667, "extra": 1, "iou": 0.95, "iou_worst": 0.9, "score": 0.05,
-        "score_worst": 0.1, "ap": pytest.approx(0.475, abs=0.03),
+        "images": 2, "expected": 3, "found": 0.6667, "confirmed": 0.6667, "extra": 1, "iou": 0.95, "iou_worst": 0.9,
+        "score": 0.05, "score_worst": 0.1, "ap": pytest.approx(0.475, abs=0.03),
     }  # fmt: skip
 
 
@@ -91,6 +91,22 @@ def test_where_nothing_is_expected_nothing_disagrees():
     assert disagreement(figures, "fp32") == ""
 
 
+def test_detections_that_the_device_makes_up_are_no_agreement():
+    """All 10 expected ones are found, and 2 more: 10 of 12."""
+    rows = [box(class_id=number) for number in range(10)]
+    made_up = [box(200.0, 200.0, 240.0, 240.0, class_id=number) for number in range(2)]
+    figures = agreement([detections(*rows)], [detections(*rows, *made_up)])
+    assert (figures["found"], figures["confirmed"], figures["extra"]) == (1, 0.8333, 2)
+    assert disagreement(figures, "int8").startswith("the CPU has 83% of the engine's detections (2 are")
+    figures = agreement([detections()], [detections(*made_up)])
+    assert disagreement(figures, "int8").startswith("the CPU has 0% of")
+
+
+def test_a_sure_detection_that_is_unsure_on_the_cpu_is_confirmed():
+    figures = agreement([detections(box(score=0.28))], [detections(box(score=0.31))])
+    assert (figures["confirmed"], figures["extra"]) == (1, 0) and disagreement(figures, "fp16") == ""
+
+
 def test_a_detection_counts_for_one_only():
     figures = agreement([detections(box(), box(x1=99.0))], [detections(box())])
     assert figures["found"] == 0.5 and figures["extra"] == 0
@@ -101,6 +117,11 @@ def test_a_detection_counts_for_one_only():
     [
         ({"found": 1, "iou": 0.96, "score": 0.04}, "fp16", ""),
         ({"found": 0.94, "iou": 1, "score": 0}, "int8", "94% of the detections are the CPU's, expected 95%"),
+        (
+            {"found": 1, "confirmed": 0.9, "extra": 2, "iou": 1, "score": 0},
+            "int8",
+            "the CPU has 90% of the engine's detections (2 are the engine's alone), expected 95%",
+        ),
         ({"top1": 0.9, "score": 0}, "int8", "90% of the best classes are the CPU's, expected 95%"),
         ({"found": 1, "iou": 0.96, "score": 0}, "fp32", "the boxes' mean IoU with the CPU's is 0.960, expected 0.98"),
         (

@@ -78,6 +78,18 @@ def test_other_machines_are_none(plant, files, capability, integrated):
     assert find_jetson() is None
 
 
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        (jetson_linux("40.1.0"), None),
+        ({**jetson_linux("40.1.0"), **device_tree("NVIDIA Jetson AGX Thor", "tegra264")}, "Thor"),
+    ],
+)
+def test_a_gpu_that_is_newer_than_the_table_is_the_boards_own(plant, files, kind):
+    plant(files, "11.7", integrated=True)
+    assert find_jetson() == Jetson(kind, "11.7", "40.1.0")
+
+
 def test_a_driver_that_calls_the_gpu_discrete_is_believed_less_than_the_board(plant):
     plant(jetson_linux("38.2.0"), "11.0", integrated=False)
     assert find_jetson() == Jetson("Thor", "11.0", "38.2.0")

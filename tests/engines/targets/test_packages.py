@@ -41,8 +41,25 @@ def test_another_python_than_ubuntus_gives_way_to_it(plant, python, environment)
     plant(JETPACKS)
     python(environment=environment, base="/opt/conda")
     assert how_to_get(ORIN, NO_TENSORRT).endswith(
+        "does not see it: install effedge with /usr/bin/python3 and run it there"
+    )
+
+
+def test_where_there_is_an_install_sh_it_is_named(plant, python, tmp_path, monkeypatch):
+    plant(JETPACKS)
+    python(environment=True, base="/opt/conda")
+    (tmp_path / "install.sh").touch()
+    monkeypatch.chdir(tmp_path)
+    assert how_to_get(ORIN, NO_TENSORRT).endswith(
         "does not see it: PYTHON=/usr/bin/python3 sh install.sh (make deploy DEVICE_PYTHON=/usr/bin/python3)"
     )
+
+
+def test_a_path_with_a_blank_is_quoted_for_the_shell(plant, python, monkeypatch):
+    plant({})
+    python(environment=False)
+    monkeypatch.setattr(sys, "executable", "/home/my own/python")
+    assert how_to_get(CPU, "No module named 'openvino'") == "'/home/my own/python' -m pip install openvino"
 
 
 def test_a_jetson_without_jetpacks_package_gets_it_by_apt(plant, python):
@@ -52,8 +69,10 @@ def test_a_jetson_without_jetpacks_package_gets_it_by_apt(plant, python):
     assert how_to_get(TARGETS["trt"], NO_TENSORRT) == "/opt/python3.11 -m pip install tensorrt"
 
 
-def test_pip_is_advised_where_it_works(plant, python, monkeypatch):
+def test_pip_is_advised_where_it_works(plant, python, monkeypatch, tmp_path):
     plant({})
+    (tmp_path / "install.sh").touch()
+    monkeypatch.chdir(tmp_path)
     reason = "ModuleNotFoundError: No module named 'pycuda'"
     monkeypatch.setenv("HOME", "/home/me")
     python(environment=False)

@@ -6,7 +6,7 @@ import pytest
 
 from effedge.deploy.common.cli import UserError
 from effedge.engines import targets
-from effedge.engines.targets import TARGETS, check_buildable_here, import_backend, resolve_target
+from effedge.engines.targets import TARGETS, check_buildable_here, find_jetson, import_backend, resolve_target
 from tests.deploy.boards import NANO, PC, device_tree, jetson_linux
 
 # System files, compute capability, TensorRT and target, by NVIDIA's JetPack archive.
@@ -116,6 +116,28 @@ def test_a_jetson_is_built_on_the_jetson(plant):
         check_buildable_here(TARGETS["jetson-orin"])
 
 
+def test_a_jetson_that_is_newer_than_the_table_is_one_and_its_tensorrt_decides(plant):
+    plant(jetson_linux("40.1.0"), "11.7", "10.16.1.11")
+    check_buildable_here(TARGETS["jetson-thor"])
+    with pytest.raises(UserError, match=r"a Jetson of an unknown kind \(compute capability 11\.7\) .* 40\.1\.0"):
+        check_buildable_here(TARGETS["jetson-orin"])
+    assert resolve_target("auto").jetson
+
+
+def test_a_card_in_a_jetsons_slot_is_not_said_to_lack_jetson_linux(plant):
+    plant(jetson_linux("36.4.3"), "8.9", "10.3.0", integrated=False)
+    with pytest.raises(UserError, match=r"this machine is no Jetson \(GPU 0 is no Jetson's, or none answers and"):
+        check_buildable_here(TARGETS["jetson-orin"])
+
+
+def test_the_board_is_asked_once_for_an_import(plant, monkeypatch):
+    plant(jetson_linux("36.4.3"), "8.7", "10.3.0")
+    asked = []
+    monkeypatch.setattr(targets, "find_jetson", lambda: asked.append(1) or find_jetson())
+    import_backend(TARGETS["jetson-orin"])
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("release", ["36.4.3", "36.9.0"])  # the second newer than the table
 def test_jetpacks_tensorrt_that_this_python_does_not_see_is_pointed_at(plant, capsys, monkeypatch, release):
     monkeypatch.setattr(sys, "prefix", "/home/me/venv")
@@ -140,7 +162,7 @@ def test_a_pc_with_another_tensorrt_is_told_the_target_or_the_package(plant):
     with pytest.raises(UserError, match=r"trt .* tensorrt 10\.x or 11\.x, and tensorrt 8\.6\.1 is .*TARGET=trt8$"):
         import_backend(TARGETS["trt"])
     plant(PC, "8.9", "8.5.1", integrated=False)
-    with pytest.raises(UserError, match=r"8\.5\.1 is installed: .*pip install tensorrt==10\.\*"):
+    with pytest.raises(UserError, match=r"8\.5\.1 is installed: .*pip install 'tensorrt==10\.\*', or"):
         import_backend(TARGETS["trt"])
 
 
@@ -154,3 +176,14 @@ def test_engines_for_a_gpu_run_where_one_answers_and_those_for_a_cpu_anywhere(mo
     monkeypatch.setattr(targets, "gpu_answers", lambda: gpu)
     assert targets.runs_here(TARGETS["cpu"])
     assert targets.runs_here(TARGETS["rtx"]) == targets.runs_here(TARGETS["trt"]) == gpu
+
+
+@pytest.mark.parametrize(("capability", "refused"), [("8.6", True), ("8.9", False), ("9.0", False), ("12.0", False)])
+def test_fp8_is_for_gpus_of_compute_capability_8_9_and_later(plant, capability, refused):
+    plant(PC, capability, "10.9.0", integrated=False)
+    targets.check_gpu("int8", TARGETS["trt"])
+    if refused:
+        with pytest.raises(UserError, match="GPU has compute capability 8.6, and FP8 needs 8.9 or later: build PREC"):
+            targets.check_gpu("fp8", TARGETS["trt"])
+    else:
+        targets.check_gpu("fp8", TARGETS["trt"])

@@ -282,6 +282,46 @@ def test_a_missing_kernel_is_told_from_other_failures(on_a_board, prepared, tmp_
         assert "Conv 'conv1' to Mul 'silu1': Internal Error (Could not find" in str(error.value)
 
 
+MISSING = "Error Code 10: Internal Error (Could not find any implementation for node {}.)"
+SKIPPED = "Skipping tactic 0 due to insuficient memory on requested size of 29147520 detected for tactic 0."
+
+
+@pytest.mark.filterwarnings("ignore:Use Deprecated")
+@pytest.mark.parametrize(
+    ("errors", "warnings", "kind", "short"),
+    [
+        ([MISSING.format("w1 + conv1")], [], NoImplementationError, ""),
+        # NVIDIA/TensorRT#2035
+        ([MISSING.format("w1 + conv1")], [SKIPPED], NoImplementationError, f"memory was short there ('{SKIPPED}'): "),
+        (
+            ["Error Code 10: Internal Error (Could not find any implementation for node conv1 due to insufficient "
+             "workspace. See verbose log for requested sizes.)"],
+            [], UserError, "memory was short there: ",
+        ),
+        (["Requested amount of GPU memory (1 bytes) could not be allocated", "Error Code 2: OutOfMemory (no further "
+          "information)", MISSING.format("conv1")], [], UserError, "memory was short there: "),
+        # Of builds that succeed, too.
+        ([MISSING.format("conv1")], ["Some tactics do not have sufficient workspace memory to run."],
+         NoImplementationError, ""),
+    ],
+)  # fmt: skip
+def test_a_kernel_that_got_no_memory_is_told_from_a_missing_one(
+    on_a_board, prepared, tmp_path, monkeypatch, errors, warnings, kind, short
+):
+    def fail(*arguments):
+        for severity, lines in ((trt.ILogger.WARNING, warnings), (trt.ILogger.ERROR, errors)):
+            for line in lines:
+                tensorrt_logger(trt).log(severity, line)
+
+    monkeypatch.setattr(builder, "build_plan", fail)
+    with pytest.raises(UserError) as error:
+        build_on(on_a_board[0], prepared("int8"), tmp_path / "engine")
+    assert type(error.value) is kind and ("memory was short" in str(error.value)) == bool(short)
+    assert short in str(error.value) and ("with --workspace-mib" in str(error.value)) == bool(short)
+    if kind is NoImplementationError:
+        assert error.value.nodes == ("conv1",)
+
+
 @pytest.mark.filterwarnings("ignore:Use Deprecated")
 def test_what_falls_back_from_the_dla_is_in_the_manifest(on_a_board, prepared, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(api, "use_dla", lambda *arguments: None)  # there is none here

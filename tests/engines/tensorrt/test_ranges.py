@@ -6,9 +6,8 @@ import pytest
 
 from effedge.calibration.tensorrt_cache import cache_text
 from effedge.deploy.common.cli import UserError
-from effedge.engines.tensorrt import api
 from effedge.engines.tensorrt.ranges import read_ranges, set_ranges
-from tests.engines.tensorrt_versions import TENSOR, VERSIONS, Member, tensorrt
+from tests.engines.tensorrt_versions import TENSOR, VERSIONS, Member
 
 RANGES = {"image": 127.0, "b: c/d": 12.7, "zero": 0.0}
 
@@ -63,14 +62,3 @@ def test_the_cache_of_another_onnx_is_refused(tmp_path):
         set_ranges(network("8.6", "image", "zero"), RANGES, tmp_path)
     with pytest.raises(UserError, match="has no ranges"):
         set_ranges(network("8.6", "image"), {}, tmp_path)
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_tensorrt_11_has_no_ranges_and_says_so(version):
-    if version == "11.1":
-        with pytest.raises(
-            UserError, match=r"--ranges: TensorRT 11.1 takes INT8 by Q/DQ pairs alone; build the INT8 ONNX"
-        ):
-            api.check_ranges(tensorrt(version))
-    else:
-        api.check_ranges(tensorrt(version))

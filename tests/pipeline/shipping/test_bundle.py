@@ -18,7 +18,10 @@ import pytest
 from PIL import Image
 
 from effedge.deploy.common.cli import UserError
-from effedge.engines.build_options import BuildOptions
+from effedge.engines import install as install_module
+from effedge.engines.build_options import DEFAULT, BuildOptions
+from effedge.engines.build_request import BuildRequest
+from effedge.engines.device import DetectedDevice
 from effedge.engines.install import MADE_HERE
 from effedge.engines.onnx_header import read_header
 from effedge.engines.targets import TARGETS
@@ -32,7 +35,11 @@ CPU, ORT = TARGETS["cpu"], TARGETS["cpu-ort"]
 def make(folder, precision="int8", target=ORT, **options):
     folder.mkdir(exist_ok=True)
     onnx = graphs.network(folder / "int8.onnx", quantized=precision == "int8", opset=17)
-    return bundle_stage(onnx, precision=precision, target=target, **options)
+    return pack(onnx, precision, target, **options)
+
+
+def pack(onnx, precision, target, build_options=DEFAULT, ranges=None, **images):
+    return bundle_stage(BuildRequest(onnx, read_header(onnx), precision, target, build_options, ranges), **images)
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +123,29 @@ def test_a_bundle_for_the_dla_has_a_name_of_its_own(tmp_path):
     assert names == ["net-fp16-jetson-orin-jp5.tar.gz", "net-fp16-jetson-orin-jp5-dla.tar.gz"]
 
 
-def test_a_proof_has_images_with_their_results(tmp_path):
-    root = unpack(make(tmp_path / "net", proof_images=3), tmp_path / "board")
+def test_int8_by_ranges_comes_with_the_ranges_and_the_device_builds_by_them(tmp_path, monkeypatch):
+    cache = tmp_path / "int8.cache"
+    cache.write_text("TRT-8601-EntropyCalibration2\nimage: 3f800000\n")
+    onnx = graphs.network(tmp_path / "int8-float.onnx", opset=17)
+    archive = pack(onnx, "int8", TARGETS["jetson-orin"], BuildOptions(dla="fallback"), cache)
+    root = unpack(archive, tmp_path / "board")
+    assert (root / "model/calibration.cache").read_text() == cache.read_text()
+    called = []
+    monkeypatch.setattr(install_module, "call", lambda *words: called.append(words))
+    monkeypatch.chdir(root)
+    content = json.loads((root / "bundle.json").read_text())
+    install_module.build(content, DetectedDevice(TARGETS["jetson-orin"], "10.3.0", None))
+    [words] = called
+    assert words[-4:] == ("--ranges", "model/calibration.cache", "--dla", "fallback")
+    first = archive.read_bytes()
+    cache.write_text("TRT-8601-EntropyCalibration2\nimage: 3f000000\n")
+    assert pack(onnx, "int8", TARGETS["jetson-orin"], BuildOptions(dla="fallback"), cache).read_bytes() != first
+
+
+def test_a_proof_has_images_with_their_results_and_a_name_of_its_own(tmp_path):
+    archive = make(tmp_path / "net", proof_images=3)
+    assert archive.name == make(tmp_path / "net").name.replace(".tar.gz", "-proof.tar.gz")
+    root = unpack(archive, tmp_path / "board")
     names = [path.name for path in sorted((root / "proof/images").iterdir())]
     assert names == ["000.png", "001.png", "002.png"]
     records = json.loads((root / "proof/expected.json").read_text())
@@ -134,7 +162,7 @@ def test_the_images_of_a_proof_may_be_the_calibrations_and_are_scaled_down(tmp_p
         Image.fromarray(rng.integers(0, 256, (40, 2048, 3), dtype=np.uint8)).save(folder / f"{number}.png")
     metadata = {"effedge": {**graphs.spec(), "weights": "mine"}}
     onnx = graphs.network(tmp_path / "mine.onnx", quantized=True, opset=17, metadata=metadata)
-    archive = bundle_stage(onnx, precision="int8", target=ORT, calibration=folder, proof_images=2)
+    archive = pack(onnx, "int8", ORT, calibration=folder, proof_images=2)
     root = unpack(archive, tmp_path / "board")
     images = [bundle.open_image(path) for path in sorted((root / "proof/images").iterdir())]
     assert [image.shape for image in images] == [(20, 1024, 3)] * 2
@@ -164,7 +192,7 @@ def test_the_same_inputs_make_the_same_archive(archive, tmp_path):
 
 def test_a_second_call_packs_nothing(archive, monkeypatch):
     monkeypatch.setattr(bundle, "write_bundle", lambda *_, **__: pytest.fail("packed again"))
-    assert bundle_stage(archive.parent / "int8.onnx", precision="int8", target=ORT) == archive
+    assert pack(archive.parent / "int8.onnx", "int8", ORT) == archive
 
 
 @pytest.fixture(scope="module")
@@ -344,6 +372,8 @@ def test_an_engine_that_passed_takes_the_place_of_the_earlier_one(changed):
     image = bundle.open_image(changed / "selftest" / "image.png")
     [record] = bundle.expected_results(model, graphs.spec(), [image], None)
     (changed / "selftest" / "expected.json").write_text(json.dumps(record))
+    outputs = bundle.expected_outputs(model, graphs.spec(), image)
+    (changed / "selftest" / "outputs.npz").write_bytes(bundle.as_npz(outputs))
     reseal(changed)
     done = install(changed)
     assert done.returncode == 0, done.stderr
@@ -376,7 +406,7 @@ def test_a_model_that_the_target_cannot_take_is_refused(tmp_path):
 
 def test_a_model_that_says_nothing_of_itself_is_refused(tmp_path):
     with pytest.raises(UserError, match="does not say how it wants images"):
-        bundle_stage(graphs.network(tmp_path / "bare.onnx", metadata={}), precision="fp32", target=CPU)
+        pack(graphs.network(tmp_path / "bare.onnx", metadata={}), "fp32", CPU)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -9,16 +9,21 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from onnx import TensorProto
 
+import effedge
+from effedge.deploy.common.files import write_json
 from effedge.engines.onnx_header import read_header
+from effedge.engines.targets import TARGETS
 from effedge.pipeline.models.tables import is_detector
 from effedge.pipeline.shipping import bundle, prove
 from effedge.pipeline.shipping.proof_page import nice
-from effedge.pipeline.shipping.proof_report import HEADER
+from effedge.pipeline.shipping.proof_report import HEADER, make_report
+from effedge.pipeline.shipping.ssh import Board, ConnectionLost
 from tests.engines import graphs
 
 
@@ -135,6 +140,57 @@ def test_a_second_run_repeats_nothing(call, board, tmp_path):
     status, out, _ = call(*SMALL)
     assert status == 0 and "making" not in out
     assert report(tmp_path)[0] == before
+
+
+def test_a_run_that_does_not_get_far_leaves_the_finished_rows(call, board, tmp_path, monkeypatch):
+    assert call(*SMALL)[0] == 0
+    before = report(tmp_path)[0]["rows"]
+
+    def lose(*_):
+        raise ConnectionLost("the connection broke")
+
+    monkeypatch.setattr(prove, "run_proof", lose)
+    assert call(*SMALL)[0] == 2
+    assert report(tmp_path)[0]["rows"] == before and before[-1]["proof"]
+    monkeypatch.setattr(prove, "deploy", lose)
+    status, _, err = call(*CPU, "--models", "det-lite0", "--soak", "0")
+    assert status == 2 and "the connection broke" in err
+    assert report(tmp_path)[0]["rows"] == before
+
+
+def made_row(label="b0 digits int8", proof=None, reason="", **installed):
+    given = {"machine": {"cpu": "Arm"}, "l4t": "36.4.3", "backend": {"name": "tensorrt", "version": "10.3.0"}}
+    return {"label": label, "reason": reason, "proof": proof, "installed": {**given, **installed}}
+
+
+@pytest.mark.parametrize(
+    ("newer", "stays"),
+    [
+        (made_row(), True),
+        (made_row(latency_ms=2), False),  # another engine, or timed anew
+        (made_row(proof={"problems": []}), False),
+        (made_row(reason="it is not built"), False),
+        (made_row("d0 digits int8"), True),
+        (made_row("d0 digits int8", l4t="36.5.0"), False),
+        (made_row("d0 digits int8", backend={"name": "tensorrt", "version": "10.7.0"}), False),
+        (made_row("d0 digits int8", backend={"name": "tensorrt", "version": "10.3.0", "dla": {}}), True),
+    ],
+)
+def test_an_earlier_row_stays_while_it_is_true(newer, stays):
+    earlier = made_row(proof={"problems": ["soak: it broke"]})
+    rows = {earlier["label"]: earlier}
+    prove.add_row(rows, newer)
+    assert (rows.get(earlier["label"]) is earlier) == stays and (rows.get(newer["label"]) is newer or stays)
+
+
+def test_a_report_of_another_effedge_or_target_is_not_taken_on(tmp_path, monkeypatch):
+    plan = SimpleNamespace(target=TARGETS["jetson-orin"])
+    path = tmp_path / "report.json"
+    write_json(path, {**make_report(plan.target, "me@board", []), "rows": [made_row()]})
+    assert list(prove.earlier_rows(path, plan, Board("me@board"))) == ["b0 digits int8"]
+    assert prove.earlier_rows(path, SimpleNamespace(target=TARGETS["trt"]), Board("me@board")) == {}
+    monkeypatch.setattr(effedge, "__version__", "99")
+    assert prove.earlier_rows(path, plan, Board("me@board")) == {}
 
 
 def test_a_lost_connection_in_the_proof_is_one_line_and_the_next_run_goes_on(call, board, tmp_path, monkeypatch):

@@ -55,7 +55,7 @@ def archive(tmp_path):
 
 
 def pack(path, install=INSTALL):
-    """Writes a bundle of some 300 kB that do not compress, each time others."""
+    """Writes a bundle, whose folder has the file's name, of some 300 kB that do not compress, each time others."""
     files = {
         "install.sh": install.encode(), "selftest/latency.json": json.dumps(LATENCY).encode(),
         "selftest/installed.json": json.dumps(INSTALLED).encode(), "model/model.onnx": os.urandom(300_000),
@@ -63,7 +63,7 @@ def pack(path, install=INSTALL):
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w") as packed:
         for name, data in files.items():
-            entry = tarfile.TarInfo(f"{NAME}/{name}")
+            entry = tarfile.TarInfo(f"{path.name[: -len('.tar.gz')]}/{name}")
             entry.size = len(data)
             packed.addfile(entry, io.BytesIO(data))
     path.write_bytes(gzip.compress(plain.getvalue()))
@@ -251,7 +251,30 @@ def fail(board, monkeypatch, command, message):
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
-@pytest.mark.parametrize("fault", [refuse, damage, fill_the_disk, fail_to_turn])
+def fail_to_rename(board, archive, monkeypatch):
+    fail(board, monkeypatch, "mv", "mv: cannot move: Read-only file system")
+    return "mv: cannot move: Read-only file system"
+
+
+def test_what_a_cut_unpacking_left_is_removed_by_the_next_bundle(call, board):
+    left = board / "effedge" / f".{NAME}-0123456789abcdef.new" / NAME
+    left.mkdir(parents=True)
+    assert call()[0] == 0
+    assert not left.parent.exists()
+
+
+def test_a_bundle_for_a_proof_leaves_the_one_without_and_takes_what_that_made(call, call_main, archive, board):
+    assert call()[0] == 0
+    before = folder_of(board, archive)
+    proof = archive.with_name(f"{NAME}-proof.tar.gz")
+    pack(proof, INSTALL.replace("mkdir -p engine", "grep -q '{}' engine/manifest.json && mkdir -p engine"))
+    assert call_main(push.main, proof, "me@board", "-q")[0] == 0
+    assert before.is_dir() and (board / "effedge" / NAME).resolve() == before
+    assert call()[0] == 0 and runs(board) == 2
+    assert (board / "effedge" / f"{NAME}-proof" / "runs").read_text().count("begun") == 1
+
+
+@pytest.mark.parametrize("fault", [refuse, damage, fill_the_disk, fail_to_turn, fail_to_rename])
 def test_what_fails_is_one_line_and_leaves_the_first(call, archive, board, earlier, monkeypatch, fault):
     message = fault(board, archive, monkeypatch)
     status, _, err = call()

@@ -4,6 +4,8 @@
 // captured collects its work in a graph. Memory counts against the GPU's, is not zero at first, and needs a current
 // context. A module is "cubin sm_NN", which stands for all kernels of deploy/native/cuda, compiled for the host.
 //
+// With SIMULATED_TRACE in the environment it prints to stderr what it destroys.
+//
 // /etc/simulated_gpu has the name, and the lines "capability 8 7", "memory_mib 8192". Without it there is no GPU.
 //
 // Source: the CUDA driver API's reference (names, parameters, error codes).
@@ -42,6 +44,12 @@ static int major = 0, minor = 0, context;
 static thread_local std::vector<void*> current;
 static thread_local int captures = 0;  // of this thread: meanwhile it may not allocate
 
+static bool gone = false;  // the context, which was released
+
+static void destroyed(const char* what) {
+  if (getenv("SIMULATED_TRACE")) fprintf(stderr, "destroyed: %s\n", what);
+}
+
 static CUresult enqueue(Stream* stream, Work work) {
   std::lock_guard<std::mutex> guard(lock);
   if (!streams.count(stream)) return INVALID_HANDLE;
@@ -65,7 +73,9 @@ static CUresult allocate(CUdeviceptr* address, size_t size) {
 
 static CUresult release(CUdeviceptr address) {
   std::lock_guard<std::mutex> guard(lock);
+  if (gone) return INVALID_CONTEXT;
   if (!memory.count(address)) return INVALID_VALUE;
+  destroyed("memory");
   memory_used -= memory[address];
   memory.erase(address);
   free(reinterpret_cast<void*>(address));
@@ -78,6 +88,7 @@ extern "C" {
 CUresult simulated_enqueue(Stream* stream, void (*function)(long), long number) {
   return enqueue(stream, [=] { function(number); });
 }
+int simulated_context_is_gone() { return gone; }
 int simulated_is_capturing(Stream* stream) { return stream->capturing; }
 
 CUresult cuInit(unsigned) {
@@ -111,8 +122,10 @@ CUresult cuDeviceGetAttribute(int* value, int attribute, int) {
   }
   return INVALID_VALUE;
 }
-CUresult cuDevicePrimaryCtxRetain(void** handle, int) { return *handle = &context, OK; }
-CUresult cuDevicePrimaryCtxRelease_v2(int) { return OK; }
+CUresult cuDevicePrimaryCtxRetain(void** handle, int) {
+  return *handle = &context, gone = false, OK;
+}
+CUresult cuDevicePrimaryCtxRelease_v2(int) { return destroyed("CUDA context"), gone = true, OK; }
 CUresult cuCtxGetCurrent(void** handle) { return *handle = current.empty() ? nullptr : current.back(), OK; }
 CUresult cuCtxPushCurrent_v2(void* handle) { return current.push_back(handle), OK; }
 CUresult cuCtxPopCurrent_v2(void** handle) {
@@ -146,7 +159,9 @@ CUresult cuStreamCreate(Stream** stream, unsigned) {
 }
 CUresult cuStreamDestroy_v2(Stream* stream) {
   std::lock_guard<std::mutex> guard(lock);
+  if (gone) return INVALID_CONTEXT;
   if (!streams.erase(stream)) return INVALID_HANDLE;
+  destroyed("stream");
   delete stream;
   return OK;
 }

@@ -10,7 +10,8 @@ Like TensorRT, it
    Python destroys meanwhile ends the process by SIGSEGV;
 2. asks the progress monitor after each step whether to go on (from 10.0 on);
 3. loads a plan only on the version and the GPU that it was built for, and says why not to the logger alone;
-4. refuses Q/DQ pairs without the INT8 flag, precision flags with a strongly typed network, and an output's type that
+4. ends the process by SIGSEGV if an engine or its context is destroyed after the CUDA context;
+5. refuses Q/DQ pairs without the INT8 flag, precision flags with a strongly typed network, and an output's type that
    the layer cannot have.
 
 For Python 3.8.

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import weakref
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -67,6 +68,9 @@ class ICudaEngine:
     def create_engine_inspector(self) -> "EngineInspector":
         return EngineInspector(self)
 
+    def __del__(self) -> None:
+        _gpu.destroy("engine")
+
 
 class IExecutionContext:
     def __init__(self, engine: ICudaEngine) -> None:
@@ -75,7 +79,8 @@ class IExecutionContext:
         self._addresses: Dict[str, int] = {}
         self._ran_with: Optional[Dict[str, Tuple[int, ...]]] = None
         self._runs: List[Tuple[Dict[str, Tuple[int, ...]], Dict[str, int]]] = []
-        self._callback = _gpu.CALLBACK(self._run)
+        run = weakref.WeakMethod(self._run)  # as in TensorRT, nothing but the program refers to a context
+        self._callback = _gpu.CALLBACK(lambda number: run()(number))
 
     def set_input_shape(self, name: str, shape: Any) -> bool:
         own, profile = self._engine._tensors[name][1], self._engine._description["header"]["profile"].get(name)
@@ -109,6 +114,9 @@ class IExecutionContext:
             self._ran_with = dict(self._shapes)
         self._runs.append((dict(self._shapes), dict(self._addresses)))
         return _gpu.enqueue(stream_handle, self._callback, len(self._runs) - 1)
+
+    def __del__(self) -> None:
+        _gpu.destroy("execution context")
 
     def _run(self, number: int) -> None:
         """Runs the engine on what is in the memory now, as the stream calls it."""
