@@ -13,23 +13,26 @@ import os
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional
+from typing import Dict, Iterator, List, Optional, Tuple
 
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.contracts import CpuBlocksEntry, SwishEntry
 from effedge.deploy.common.messages import log
 from effedge.engines.build_options import DEFAULT, POLYNOMIAL, BuildOptions, add_build_options, read_build_options
 from effedge.engines.build_request import BuildRequest
+from effedge.engines.comparison.compare import build_compared
 from effedge.engines.fallback import build_or_fall_back, make_plan_b
 from effedge.engines.manifest import CPU_BLOCKS, UNKNOWN, BuiltEngine, write_manifest
 from effedge.engines.onnx_header import FLOAT16, onnx_files, read_header
 from effedge.engines.prepared import check_prepared
 from effedge.engines.stage import run_stage
 from effedge.engines.targets import (
+    FP8,
     PRECISIONS,
     TARGETS,
     Target,
     check_buildable_here,
+    check_gpu,
     check_precision,
     import_backend,
     installed,
@@ -44,8 +47,9 @@ BUILDERS = {
     "tensorrt": "effedge.engines.tensorrt.builder",
     "tensorrt_rtx": "effedge.engines.tensorrt.builder",
 }
-LOWER_THAN_FP32 = ("f16", "bf16", "int8")
-LAYER_PRECISIONS = {"fp32": ("f32",), "fp16": ("f16", "bf16"), "int8": ("int8",)}  # of an engine's precision
+LOWER_THAN_FP32 = ("f16", "bf16", "int8", "fp8")
+# By the engine's precision.
+LAYER_PRECISIONS = {"fp32": ("f32",), "fp16": ("f16", "bf16"), "int8": ("int8",), "fp8": ("fp8",)}
 
 
 def make_engine(
@@ -67,6 +71,7 @@ def make_engine(
     check_precision(precision, target)
     build_options.check(target, precision)
     check_buildable_here(target)
+    check_gpu(precision, target)
     distribution = installed(target.distributions)
 
     def make(folder: Path) -> None:
@@ -85,6 +90,10 @@ def make_engine(
         inputs["ranges"] = ranges
         if not ranges.is_file():
             raise UserError(f"no calibration cache at '{ranges}': effedge tensorrt-cache writes one")
+    if build_options.compare_on:
+        inputs["compare_on"] = Path(build_options.compare_on)
+        if not inputs["compare_on"].is_file():
+            raise UserError(f"--compare-on: no file at '{inputs['compare_on']}': give an image or an .npz")
     return run_stage(
         "engine",
         out,
@@ -127,7 +136,8 @@ def build_engine(
     fallback: Optional[Path] = None,
     ranges: Optional[Path] = None,
 ) -> None:
-    """Writes the engine and its manifest.json into `folder`, which exists and is empty.
+    """Writes the engine and its manifest.json into `folder`, which exists and is empty, once its outputs were compared
+    with ONNX Runtime's (engines/comparison).
 
     Args: see the command's --help, which has the same names.
 
@@ -138,9 +148,14 @@ def build_engine(
     request = BuildRequest(onnx, read_header(onnx), precision, target, build_options, ranges)
     check_prepared(request)
     plan_b = None if fallback is None else make_plan_b(request, fallback)
-    backend = import_backend(target)
-    builder = importlib.import_module(BUILDERS[target.backend])
-    request, built = build_or_fall_back(partial(builder.build, backend, folder=folder), request, plan_b, folder)
+
+    def build(request: BuildRequest) -> Tuple[BuildRequest, BuiltEngine]:
+        backend = import_backend(request.target)
+        builder = importlib.import_module(BUILDERS[request.target.backend])
+        return build_or_fall_back(partial(builder.build, backend, folder=folder), request, plan_b, folder)
+
+    request, built = build_compared(build, request, folder)
+    target = request.target
     not_built = check_built(request, built)
     write_manifest(folder, built, request, not_built=not_built, versions=tool_versions(target, built))
     log.info(f"engine: {summary(built)}")
@@ -167,7 +182,7 @@ def check_built(request: BuildRequest, built: BuiltEngine) -> List[str]:
         return []
     in_blocks = {layer.name for layer in built.layers if layer.tactic == CPU_BLOCKS}
     candidates = header.fp16_convolutions or header.convolutions
-    if precision == "int8":
+    if precision in ("int8", "fp8"):
         candidates = header.quantized_convolutions
     if request.ranges is not None:
         candidates = [node for node in header.convolutions if node.name not in header.float_layers]
@@ -233,8 +248,8 @@ def tool_versions(target: Target, built: BuiltEngine) -> Dict[str, str]:
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("onnx", type=Path, help="a prepared ONNX model: simplified, quantized (int8) or FP16")
-    parser.add_argument("--precision", required=True, metavar="P", help=", ".join(PRECISIONS))
+    parser.add_argument("onnx", type=Path, help="a prepared ONNX model: simplified, quantized (int8, fp8) or FP16")
+    parser.add_argument("--precision", required=True, metavar="P", help=", ".join((*PRECISIONS, FP8)))
     rows = "\n".join(f"  {row.name}: {row.device}" for row in TARGETS.values())
     parser.add_argument("--target", default="auto", metavar="T", help=f"auto, or one of\n{rows}")
     parser.add_argument("--out", type=Path, required=True, help="the engine's folder")

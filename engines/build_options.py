@@ -8,14 +8,14 @@ from typing import List, Optional, Tuple
 from effedge.deploy.common.cli import UserError, choose
 from effedge.deploy.timing.machine import MEMORY_INFO, field, read
 from effedge.engines.gpu import Gpu, first_gpu
-from effedge.engines.targets import TARGETS, Target
+from effedge.engines.targets import FP8, TARGETS, Target, has_fp8
 
 LEVELS = range(6)
 DLA_MODES = ("fallback", "only")
 AUTO, EXACT, POLYNOMIAL = SWISHES = ("auto", "exact", "polynomial")
 OFF = "off"
 CURRENT_GPU = "current"  # the compute capability of the GPU at hand
-FOR_CPUS = ("swish", "cpu_blocks")  # all other options are for GPUs
+FOR_CPUS = ("swish", "cpu_blocks", "compare_on")  # all other options are for GPUs
 BOARD_SHARE = 4  # of a board's memory, a 4th is the default workspace
 # Where TensorRT-RTX has no INT8, by its support matrix. 1.7 builds such a plan in FP32, for the plan's other GPUs too.
 NO_INT8 = ("7.5",)
@@ -37,6 +37,7 @@ class BuildOptions:
         swish: "polynomial" (engines/openvino/swish.py), "exact", or "auto", the faster one.
         cpu_blocks: how many of the first blocks are computed in C++ (engines/openvino/cpu_blocks/choose.py), "off", or
             "auto", the fastest number.
+        compare_on: a file with the inputs on which the engine is compared with its ONNX; empty: drawn ones.
     """
 
     compute_capabilities: Tuple[str, ...] = ()
@@ -47,6 +48,7 @@ class BuildOptions:
     dla: str = ""
     swish: str = AUTO
     cpu_blocks: str = AUTO
+    compare_on: str = ""
 
     def check(self, target: Target, precision: str) -> None:
         """Raises UserError, before anything is built, for an option that the target does not offer."""
@@ -60,6 +62,12 @@ class BuildOptions:
         numbers = self.numbered_capabilities()
         if precision == "int8" and set(NO_INT8).intersection(numbers):
             raise UserError(f"TensorRT-RTX has no INT8 for {NO_INT8[0]}: leave it out, or build fp16 for it by itself")
+        without = [number for number in numbers if precision == FP8 and not has_fp8(number)]
+        if without:
+            raise UserError(
+                f"compute capability {without[0]} has no FP8, 8.9 and later do: leave it out, or build int8 for it by "
+                "itself"
+            )
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise UserError(f"--workspace-mib {self.workspace_mib}: expected 1 or more MiB")
         self.check_level(target)
@@ -112,7 +120,8 @@ class BuildOptions:
         return [gpu.capability if name == CURRENT_GPU else name for name in self.compute_capabilities]
 
     def as_arguments(self) -> List[str]:
-        """Returns the words of a command line from which `read_build_options` reads the same options.
+        """Returns the words of a command line from which `read_build_options` reads the same options, on a machine that
+        need not have the file of `compare_on`.
 
         >>> BuildOptions(compute_capabilities=("8.9", "12.0"), version_compatible=True).as_arguments()
         ['--compute-capability', '8.9', '12.0', '--version-compatible']
@@ -120,7 +129,7 @@ class BuildOptions:
         words: List[str] = []
         for option in fields(self):
             value = getattr(self, option.name)
-            if value != option.default:
+            if value != option.default and option.name != "compare_on":
                 words.append(OPTIONS[option.name])
                 if isinstance(value, tuple):
                     words += value
@@ -139,6 +148,7 @@ OPTIONS = {
     "dla": "--dla",
     "swish": "--swish",
     "cpu_blocks": "--cpu-blocks",
+    "compare_on": "--compare-on",
 }
 
 
@@ -175,6 +185,11 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
         "--cpu-blocks", default=AUTO, metavar="N",
         help="how many of an EfficientNet's first blocks are computed in effedge's own C++, in 16 bits where the CPU "
         f"has them; {OFF}, or {AUTO}, the fastest number (cpu, fp16 and int8; default: {AUTO})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--compare-on", default="", metavar="FILE",
+        help="the inputs on which the engine is compared with its ONNX: an image, or an .npz with an array for each "
+        "input (default: drawn ones)",
     )  # fmt: skip
 
 

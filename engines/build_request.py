@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Sequence
 
 from effedge.deploy.common.cli import UserError
 from effedge.engines.build_options import DEFAULT, BuildOptions
@@ -28,4 +28,13 @@ class BuildRequest:
 
 
 class NoImplementationError(UserError):
-    """The backend has no kernel for a layer in the precision that the ONNX asks for."""
+    """The backend has no kernel for a layer in the precision that the ONNX asks for. `nodes`: the names of the ONNX
+    nodes that the layer may have come from, as far as the backend says."""
+
+    def __init__(self, message: str, nodes: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.nodes = tuple(nodes)
+
+
+class RefusedError(UserError):
+    """The backend does not read the model."""

@@ -8,9 +8,16 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from effedge.deploy.common.contracts import BackendDescription, FallbackEntry, Manifest, SwishEntry, TensorDescription
+from effedge.deploy.common.contracts import (
+    BackendDescription,
+    ComparisonEntry,
+    FallbackEntry,
+    Manifest,
+    SwishEntry,
+    TensorDescription,
+)
 from effedge.deploy.common.files import sha256
 from effedge.engines.build_request import BuildRequest
 from effedge.engines.onnx_header import DTYPES, Dims
@@ -51,6 +58,10 @@ class BuiltEngine:
         warnings: the backend's own.
         swish: its form; None where there was no choice.
         fallback: the reason why another ONNX was built than the one that was asked for; None where it was not.
+        corrected: the operators that the backend's reader had read otherwise than ONNX defines them.
+        run: runs the engine as built, from inputs by name to outputs by name; None where this machine cannot.
+        search: finds the operator that the backend computes otherwise on inputs by name; None where it cannot.
+        comparison: the manifest's entry; None before the engine was compared.
     """
 
     engine: str
@@ -60,6 +71,10 @@ class BuiltEngine:
     warnings: List[str] = field(default_factory=list)
     swish: Optional[SwishEntry] = None
     fallback: Optional[FallbackEntry] = None
+    corrected: Sequence[str] = ()
+    run: Optional[Callable[[Dict[str, Any]], Dict[str, Any]]] = None
+    search: Optional[Callable[[Mapping[str, Any]], Any]] = None
+    comparison: Optional[ComparisonEntry] = None
 
     @property
     def convolutions(self) -> Dict[str, int]:
@@ -107,13 +122,17 @@ def write_manifest(
         "sources": {"onnx": sha256(request.onnx)},
         "warnings": built.warnings,
     }
-    counted = traffic_on(request.target, header)
+    counted, reason = traffic_on(request.target, header, request.precision, request.build_options.dla)
     if counted is not None:
         manifest["traffic"] = counted
+    elif reason:
+        manifest["no_traffic"] = reason
     if built.swish is not None:
         manifest["swish"] = built.swish
     if built.fallback is not None:
         manifest["fallback"] = built.fallback
+    if built.comparison is not None:
+        manifest["comparison"] = built.comparison
     (folder / NAME).write_text(json.dumps(manifest, indent=1) + "\n")
 
 

@@ -17,15 +17,18 @@ from typing import NamedTuple
 from safetensors import safe_open
 
 from effedge.calibration.by_latency import by_latency_stage
+from effedge.calibration.fp8.quantize import fp8_stage
 from effedge.calibration.fp16.convert import convert
 from effedge.calibration.quantize import calibrate
 from effedge.calibration.ranges.samples import ARRAY_SUFFIXES, list_images
 from effedge.calibration.settings import add_settings, read_settings
+from effedge.calibration.tensorrt_cache import ranges_stages
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.engines.build import make_engine
 from effedge.engines.build_options import add_build_options, read_build_options
+from effedge.engines.build_request import BuildRequest
 from effedge.engines.onnx_header import Header, read_header
-from effedge.engines.targets import TARGETS, TYPED, resolve_target
+from effedge.engines.targets import FP8, TARGETS, TYPED, resolve_target
 from effedge.pipeline.artefact_folder import artefact_folder
 from effedge.pipeline.datasets.digits_cache import digits_folder
 from effedge.pipeline.datasets.records import DataSet
@@ -41,6 +44,7 @@ from effedge.pipeline.weights.locate import locate_weights
 
 CALIBRATION_IMAGES = 128
 FP16_IMAGES = 16  # only overflow matters there
+FP8_IMAGES = 64  # only the largest magnitudes matter there, and 16 images judge the result
 
 
 class ChainData(NamedTuple):
@@ -100,9 +104,14 @@ def chain_of_simplified(simplified: Path, request: Request, data: ChainData) -> 
     """Run the stages behind the simplified ONNX; their artefacts lie beside it."""
     if request.until == "simplify":
         return simplified
-    prepared = simplified
+    prepared, ranges = simplified, None
     if request.precision == "int8":
         prepared = quantized(simplified, request, data)
+        if takes_ranges(request):
+            assert data.calibration is not None  # as in `quantized`
+            prepared, ranges = ranges_stages(prepared, data.calibration, images=CALIBRATION_IMAGES)
+    elif request.precision == FP8:
+        prepared = quantized_to_fp8(simplified, request, data)
     elif request.precision == "fp16" and request.target.precision_by == TYPED:
         prepared = simplified.with_name("fp16.onnx")
         convert(simplified, prepared, data=data.calibration, images=FP16_IMAGES)
@@ -111,17 +120,18 @@ def chain_of_simplified(simplified: Path, request: Request, data: ChainData) -> 
     if request.until == "bundle":
         from effedge.pipeline.shipping.bundle import bundle_stage
 
-        return bundle_stage(
-            prepared,
-            precision=request.precision,
-            target=request.target,
-            build_options=request.build_options,
-            image=request.selftest_image,
-            calibration=data.calibration,
+        build = BuildRequest(
+            prepared, read_header(prepared), request.precision, request.target, request.build_options, ranges
         )
+        return bundle_stage(build, image=request.selftest_image, calibration=data.calibration)
     engine = simplified.with_name(f"{request.precision}-{request.target.name}")
+    build_options = request.build_options
+    if data.calibration is not None and not build_options.compare_on:
+        arrays = data.calibration.suffix in ARRAY_SUFFIXES
+        sample = data.calibration if arrays else list_images(data.calibration)[0]
+        build_options = dataclasses.replace(build_options, compare_on=str(sample))
     make_engine(
-        prepared, engine, precision=request.precision, target=request.target, build_options=request.build_options
+        prepared, engine, precision=request.precision, target=request.target, build_options=build_options, ranges=ranges
     )
     return engine
 
@@ -147,10 +157,25 @@ def quantized(simplified: Path, request: Request, data: ChainData) -> Path:
     if request.by_latency:
         before, int8 = int8, int8.with_name(f"{int8.stem}-{target.name}.onnx")
         by_latency_stage(before, int8, target)
-    if target.precision_by == TYPED:  # what is not INT8 would be float32 there
+    if target.precision_by == TYPED and not takes_ranges(request):  # what is not INT8 would be float32 there
         before, int8 = int8, int8.with_name(f"{int8.stem}-fp16.onnx")
         convert(before, int8, data=data.calibration, images=FP16_IMAGES)
     return int8
+
+
+def takes_ranges(request: Request) -> bool:
+    """Tells if the engine's INT8 is by ranges, from a float ONNX."""
+    return request.target.takes_ranges(request.build_options.dla)
+
+
+def quantized_to_fp8(simplified: Path, request: Request, data: ChainData) -> Path:
+    """Run the stages that make the FP8 ONNX, with FP16 around it; returns its path."""
+    assert data.calibration is not None  # as INT8
+    fp8, with_fp16 = simplified.with_name("fp8.onnx"), simplified.with_name("fp8-fp16.onnx")
+    kinds = request.settings.output_kinds
+    fp8_stage(simplified, data.calibration, fp8, output_kinds=kinds, images=FP8_IMAGES)
+    convert(fp8, with_fp16, data=data.calibration, images=FP16_IMAGES)
+    return with_fp16
 
 
 def data_of_checkpoint(checkpoint: Checkpoint, request: Request) -> ChainData:
@@ -161,7 +186,7 @@ def data_of_checkpoint(checkpoint: Checkpoint, request: Request) -> ChainData:
     """
     if not request.reads_data:
         return ChainData(request.calibration)
-    calibration = request.calibration or calibration_images(checkpoint, needed=request.precision == "int8")
+    calibration = request.calibration or calibration_images(checkpoint, needed=request.is_quantized)
     if calibration is not None and calibration.suffix not in ARRAY_SUFFIXES:
         list_images(calibration)
     if request.accuracy_limit is None:
@@ -181,7 +206,7 @@ def calibration_images(checkpoint: Checkpoint, needed: bool) -> Path | None:
     if weights not in ("digits", "random"):
         if needed:
             raise UserError(
-                f"INT8 of {model} with weights '{weights}' needs images like those that it will see: "
+                f"INT8 or FP8 of {model} with weights '{weights}' needs images like those that it will see: "
                 "give a folder of about a hundred with CALIBRATION (--calibration)"
             )
         return None
@@ -212,10 +237,10 @@ def data_of_onnx(onnx: OnnxFile, header: Header, request: Request) -> ChainData:
         UserError: data that is missing, or that the file cannot take.
     """
     calibration, inputs = request.calibration, ", ".join(header.inputs)
-    if calibration is None and request.precision == "int8" and request.reads_data:
+    if calibration is None and request.is_quantized and request.reads_data:
         raise UserError(
-            f"INT8 of '{onnx.path}' needs data like what it will see: give an .npz with an array for each of its "
-            f"inputs, {inputs}, with CALIBRATION (--calibration), or build PRECISION=fp16"
+            f"{request.precision.upper()} of '{onnx.path}' needs data like what it will see: give an .npz with an "
+            f"array for each of its inputs, {inputs}, with CALIBRATION (--calibration), or build PRECISION=fp16"
         )
     if calibration is not None and not (calibration.suffix in ARRAY_SUFFIXES and calibration.is_file()):
         if not header.spec and calibration.exists():
@@ -237,9 +262,9 @@ def data_of_onnx(onnx: OnnxFile, header: Header, request: Request) -> ChainData:
 def main() -> None:
     parser = Parser(description=__doc__)
     add_source(parser)
-    parser.add_argument("--precision", default="int8", help="fp32, fp16 or int8 (default: %(default)s)")
+    parser.add_argument("--precision", default="int8", help="fp32, fp16, int8 or fp8 (default: %(default)s)")
     parser.add_argument("--target", default="auto", help=f"auto, {', '.join(TARGETS)} (default: %(default)s)")
-    parser.add_argument("--calibration", type=Path, help="for INT8: a folder of images, a COCO json or an .npz")
+    parser.add_argument("--calibration", type=Path, help="for INT8 and FP8: a folder of images, a COCO json or an .npz")
     add_settings(parser)
     add_limit(parser)
     finetune = "steps of quantization-aware fine-tuning on the calibration images, such as 300 (default: none)"

@@ -16,7 +16,7 @@ from effedge.calibration.settings import DEFAULT, Settings
 from effedge.deploy.common.cli import UserError, choose
 from effedge.engines.build_options import DEFAULT as DEFAULT_BUILD
 from effedge.engines.build_options import BuildOptions
-from effedge.engines.targets import TYPED, Target, check_buildable_here, check_precision
+from effedge.engines.targets import FP8, TYPED, Target, check_buildable_here, check_gpu, check_precision
 from effedge.pipeline.evaluation.accuracy_limit import AccuracyLimit
 from effedge.pipeline.export.torch_to_onnx import ANCHORS_HELP, Batch, parse_batch
 from effedge.pipeline.models.tables import MODELS, check_model
@@ -114,6 +114,7 @@ class Request:
         self.build_options.check(self.target, self.precision)
         if self.until == "engine":  # the stages before it are for the host, whatever the target
             check_buildable_here(self.target)
+            check_gpu(self.precision, self.target)
         if self.by_latency:
             if self.precision != "int8":
                 raise UserError(
@@ -123,9 +124,14 @@ class Request:
             check_runs_here(self.target)
 
     @property
+    def is_quantized(self) -> bool:
+        """True for the precisions that need calibration data."""
+        return self.precision in ("int8", FP8)
+
+    @property
     def reads_data(self) -> bool:
         """True if a stage up to `until` takes ranges from images or arrays."""
-        calibrated = self.precision == "int8" or self.precision == "fp16" and self.target.precision_by == TYPED
+        calibrated = self.is_quantized or self.precision == "fp16" and self.target.precision_by == TYPED
         return calibrated and STAGES.index(self.until) >= STAGES.index("calibrate")
 
 

@@ -123,7 +123,7 @@ class HeldOutReport(TypedDict):
 
 
 class CalibrationReport(TypedDict, total=False):
-    """The report of an INT8 calibration, of what followed it, or of the FP16 conversion."""
+    """The report of an INT8 or FP8 calibration, of what followed it, or of the FP16 conversion."""
 
     method: str
     images: int  # runs that the ranges were taken from; 0 without calibration data
@@ -135,6 +135,8 @@ class CalibrationReport(TypedDict, total=False):
     equalized: int  # groups of tensors whose channels were equalized
     int8_macs: float  # the share of multiply-accumulates in INT8
     int8_layers: int
+    fp8_macs: float  # the same of an FP8 model
+    fp8_layers: int
     output_error: float
     judged_as: Dict[str, str]  # how the output error takes each output
     output_kinds: Dict[str, str]  # of outputs whose meaning the user gave
@@ -155,9 +157,9 @@ class KindTraffic(TypedDict):
 
 
 class TrafficEntry(KindTraffic):
-    """What a network's kernels read and write in INT8 and as FP16 (engines/traffic.py), in MiB for a run."""
+    """What an engine's kernels read and write, and would as FP16 (engines/traffic.py), in MiB for a run."""
 
-    ratio: float  # of INT8's to FP16's
+    ratio: float  # of the engine's to FP16's
     by_type: Dict[str, float]
     by_kind: Dict[str, KindTraffic]
 
@@ -204,12 +206,27 @@ class FallbackEntry(TypedDict):
     layers: List[str]
 
 
+class ComparisonEntry(TypedDict):
+    """The comparison of an engine with the reference's run of its ONNX (engines/comparison): each output's decibels.
+
+    `reference` and `inputs` are None where there was no comparison, and `note` says why; `corrected` are the operators
+    that the backend's reader had read otherwise.
+    """
+
+    reference: Optional[str]
+    inputs: Optional[str]
+    decibels: Dict[str, float]
+    corrected: List[str]
+    note: str
+
+
 class BackendDescription(TypedDict, total=False):
     """The runtime of an engine: its name and version, and what it needs to load the engine."""
 
     name: str
     version: str
     config: Dict[str, str]  # OpenVINO's
+    fp8: bool  # for ONNX Runtime: the ONNX has Q/DQ pairs of FP8
     cpu_blocks: CpuBlocksEntry
     module: str
     compute_capabilities: List[str]  # the GPUs that TensorRT-RTX built for
@@ -249,6 +266,8 @@ class Manifest(TypedDict, total=False):
     versions: Dict[str, str]
     sources: Dict[str, str]
     warnings: List[str]
-    traffic: TrafficEntry  # of a GPU's engine, where the ONNX states the shapes
+    traffic: TrafficEntry  # of a GPU's engine
+    no_traffic: str  # the reason why a GPU's engine has none
     swish: SwishEntry
     fallback: FallbackEntry
+    comparison: ComparisonEntry

@@ -2,7 +2,7 @@
 itself."""
 
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Union
 
 import numpy as np
 import onnxruntime
@@ -15,6 +15,10 @@ from effedge.deploy.timing.machine import cores
 LOG_ERRORS = 3  # the log's level: warnings are about ONNX Runtime's own passes, and no user could act on them
 # It moves a Pad by zeros into a MaxPool, which pads by minus infinity, and a Pad into a pool that may not have so much.
 WRONG_OPTIMIZERS = ["Pad_Fusion"]
+# Of FP8 models: it takes FP8's pairs for INT8's, makes kernels of them that do not exist (NO_PAIR_KERNELS prevents it),
+# and drops a Relu in front of FP8's QuantizeLinear, as if its zero point of 0 were the lowest number.
+WRONG_FOR_FP8 = ["ClipQuantRewrite", "ReluQuantRewrite"]
+NO_PAIR_KERNELS = ("session.disable_quant_qdq", "1")
 
 
 def load(path: Path, manifest: Manifest, throughput: bool = False) -> Backend:
@@ -28,9 +32,7 @@ def load(path: Path, manifest: Manifest, throughput: bool = False) -> Backend:
     options.log_severity_level = LOG_ERRORS
     options.intra_op_num_threads = 1 if throughput else cores()
     try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=WRONG_OPTIMIZERS
-        )
+        session = make_session(str(path), options, manifest["backend"].get("fp8", False))
     except Exception as error:  # ONNX Runtime's errors have no common class but Exception
         built = manifest["backend"].get("version")
         reason = str(error).strip().splitlines()[-1]
@@ -39,6 +41,20 @@ def load(path: Path, manifest: Manifest, throughput: bool = False) -> Backend:
             "build the engine again here"
         ) from error
     return OnnxRuntimeEngine(session, cores() if throughput else 1)
+
+
+def make_session(model: Union[str, bytes], options: Any, fp8: bool) -> Any:
+    """Makes a session without the optimizers that change results.
+
+    Args:
+        model: the path of an ONNX file, or its bytes.
+        options: a SessionOptions.
+        fp8: the model has Q/DQ pairs of FP8.
+    """
+    if fp8:
+        options.add_session_config_entry(*NO_PAIR_KERNELS)
+    wrong = [*WRONG_OPTIMIZERS, *WRONG_FOR_FP8] if fp8 else WRONG_OPTIMIZERS
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=wrong)
 
 
 class OnnxRuntimeEngine:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, List
 
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.runtime.onnxruntime_backend import WRONG_OPTIMIZERS
+from effedge.deploy.common.contracts import BackendDescription
+from effedge.deploy.runtime.onnxruntime_backend import WRONG_OPTIMIZERS, OnnxRuntimeEngine
 from effedge.engines.build_request import BuildRequest
 from effedge.engines.manifest import BuiltEngine, Layer
 from effedge.engines.onnx_header import Header, onnx_files, read_header
@@ -39,7 +40,7 @@ def build(onnxruntime: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
         executed = Path(scratch) / ENGINE
         options.optimized_model_filepath = str(executed)
         try:
-            onnxruntime.InferenceSession(
+            session = onnxruntime.InferenceSession(
                 str(folder / ENGINE),
                 options,
                 providers=["CPUExecutionProvider"],
@@ -48,7 +49,8 @@ def build(onnxruntime: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
         except Exception as error:  # its errors have no common class but Exception
             raise UserError(f"ONNX Runtime cannot build '{request.onnx}': {' '.join(str(error).split())}") from error
         layers = executed_layers(read_header(executed))
-    built = BuiltEngine(ENGINE, {"name": "onnxruntime", "version": onnxruntime.__version__}, layers, "executed")
+    backend: BackendDescription = {"name": "onnxruntime", "version": onnxruntime.__version__}
+    built = BuiltEngine(ENGINE, backend, layers, "executed", run=OnnxRuntimeEngine(session, 1))
     if request.precision == "int8":
         built.warnings.append(describe_simulation(request.header, built))
     return built

@@ -13,9 +13,11 @@ from typing import Any, Dict, List, Optional, Tuple
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import BackendDescription, SwishEntry
 from effedge.deploy.common.messages import track
-from effedge.deploy.runtime.openvino_backend import compile_model
+from effedge.deploy.native.cpu_blocks.blocks import load_cpu_blocks
+from effedge.deploy.runtime.openvino_backend import OpenVinoEngine, compile_model
+from effedge.deploy.timing.machine import cores
 from effedge.engines.build_options import AUTO, EXACT, OFF, POLYNOMIAL
-from effedge.engines.build_request import BuildRequest
+from effedge.engines.build_request import BuildRequest, RefusedError
 from effedge.engines.manifest import CPU_BLOCKS, BuiltEngine, Layer
 from effedge.engines.onnx_header import Header
 from effedge.engines.openvino import swish
@@ -24,6 +26,8 @@ from effedge.engines.openvino.cpu_blocks.find import find_blocks
 from effedge.engines.openvino.fold_dequantize import fold_dequantize
 from effedge.engines.openvino.normalize_before_transpose import normalize_before_transpose
 from effedge.engines.openvino.own_bias import copy_shared_biases
+from effedge.engines.openvino.reader.correct import correct_reading
+from effedge.engines.openvino.reader.search import Search
 
 ENGINE = "engine.xml"
 HINT = "INFERENCE_PRECISION_HINT"
@@ -44,8 +48,8 @@ STEPS = ("read", "swish", "CPU blocks", "save", "compile")
 def build(ov: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
     """Writes `folder`/engine.xml and engine.bin, and cpu_blocks.npz if the engine has CPU blocks.
 
-    Raises UserError if OpenVINO refuses the model, fp16 is asked of a CPU without 16-bit arithmetic, or there are not
-    as many CPU blocks as asked.
+    Raises RefusedError if OpenVINO refuses the model, UserError if fp16 is asked of a CPU without 16-bit arithmetic, or
+    there are not as many CPU blocks as asked.
     """
     core, precision = ov.Core(), request.precision
     swish_form, cpu_blocks = request.build_options.swish, request.build_options.cpu_blocks
@@ -56,6 +60,8 @@ def build(ov: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
         try:
             bar.set_postfix_str(STEPS[0])
             model = core.read_model(request.onnx)
+            corrected = correct_reading(ov, model, request.header)
+            search = Search(ov, core, model.clone(), request)
             fold_dequantize(ov, model)
             first_blocks = None if cpu_blocks == OFF else find_blocks(model)
             normalize_before_transpose(ov, model)
@@ -76,12 +82,15 @@ def build(ov: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
             compiled = compile_model(core, folder / ENGINE, config, blocks and blocks.description.output_shapes)
             bar.update()
         except RuntimeError as error:
-            raise UserError(f"OpenVINO cannot build '{request.onnx}': {last_lines(error)}") from error
+            raise RefusedError(f"OpenVINO cannot build '{request.onnx}': {last_lines(error)}") from error
     backend: BackendDescription = {"name": "openvino", "version": ov.__version__, "config": config}
     if blocks is not None:
         backend["cpu_blocks"] = blocks.manifest_entry()
     layers = layers_of_blocks(blocks, request.header) + executed_layers(compiled, request.header)
-    return BuiltEngine(ENGINE, backend, layers, "executed", swish=swish_report)
+    return BuiltEngine(
+        ENGINE, backend, layers, "executed", swish=swish_report, corrected=corrected, search=search,
+        run=OpenVinoEngine(compiled, load_cpu_blocks(folder / ENGINE, backend, cores())[0]),
+    )  # fmt: skip
 
 
 def choose_swish(

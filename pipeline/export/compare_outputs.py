@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from effedge.deploy.common.cli import UserError
+from effedge.engines.comparison.reference import Reference
 
 if TYPE_CHECKING:
     import onnx
@@ -34,18 +34,7 @@ def run_outputs(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], source:
     Raises:
         UserError: ONNX Runtime cannot run the model, which came from `source`.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4  # an error is raised, and need not be printed too
-    try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        needed = {model_input.name: feeds[model_input.name] for model_input in session.get_inputs()}
-        return dict(zip(names, session.run(names, needed), strict=True))
-    except Exception as error:  # ONNX Runtime's have no base of their own
-        raise UserError(f"ONNX Runtime cannot run '{source}': {' '.join(str(error).split())}") from error
+    return Reference(model.SerializeToString(), source).run(feeds)
 
 
 def with_raw_heads(model: onnx.ModelProto) -> onnx.ModelProto:

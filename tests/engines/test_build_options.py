@@ -18,6 +18,7 @@ from effedge.engines.targets import TARGETS
         ("cpu", "fp16", {"dla": "only"}, "--dla is for GPUs"),
         ("trt", "fp32", {"compute_capabilities": ("8.9",)}, "--compute-capability is for target rtx"),
         ("rtx", "int8", {"compute_capabilities": ("7.5", "8.6")}, "has no INT8 for 7.5: leave it out, or build fp16"),
+        ("rtx", "fp8", {"compute_capabilities": ("8.9", "8.6")}, "compute capability 8.6 has no FP8, 8.9 and later do"),
         ("rtx", "fp32", {"workspace_mib": 0}, "--workspace-mib 0: expected 1 or more"),
         ("rtx", "fp32", {"optimization_level": 3}, "does nothing for rtx"),
         ("trt", "fp32", {"optimization_level": 6}, "--optimization-level 6: expected 0 .* to 5"),

@@ -168,6 +168,33 @@ def test_by_latency_the_engine_is_built_of_what_pays_on_its_target(call, tmp_pat
     assert call(tmp_path / "out", *given, "--until", "calibrate").out.endswith("int8-zero-points-cpu.onnx\n")
 
 
+@pytest.mark.parametrize(
+    ("target", "dla", "onnx", "ranges"),
+    [
+        ("jetson-orin", "fallback", "int8-float.onnx", "int8.cache"),
+        ("jetson-xavier", "only", "int8-float.onnx", "int8.cache"),
+        ("jetson-orin", "", "int8-fp16.onnx", None),
+        ("jetson-xavier", "", "int8.onnx", None),
+        ("jetson-orin-trt11", "fallback", "int8-fp16.onnx", None),  # by Q/DQ pairs
+    ],
+)
+def test_int8_on_a_dla_that_takes_no_pairs_is_by_ranges(
+    call, tmp_path, two_images, monkeypatch, target, dla, onnx, ranges
+):
+    made = []
+    for name in ("export_stage", "simplify_stage", "calibrate", "convert"):
+        monkeypatch.setattr(chain, name, lambda *_, **__: None)
+    monkeypatch.setattr("effedge.pipeline.request.check_buildable_here", lambda target: None)
+    beside = ("int8-float.onnx", "int8.cache")
+    monkeypatch.setattr(chain, "ranges_stages", lambda int8, data, images: [int8.with_name(name) for name in beside])
+    monkeypatch.setattr(chain, "make_engine", lambda onnx, out, **given: made.append((onnx, given["ranges"])))
+    words = ["b0", "--weights", "random", "--size", "64", "--target", target, "--precision", "int8"]
+    done = call(tmp_path / "out", *words, "--calibration", str(two_images), *(["--dla", dla] if dla else []))
+    assert done.status == 0, done.err
+    [(built, given)] = made
+    assert (built.name, given and given.name) == (onnx, ranges)
+
+
 @pytest.mark.parametrize("damage", ["changed", "missing", "no manifest"])
 def test_an_engine_with_a_changed_file_is_built_again(built, out, call, damage):
     folder = out / FOLDER / "fp32-cpu"

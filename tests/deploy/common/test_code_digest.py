@@ -92,12 +92,13 @@ STAGES = {
 }
 EVERY = set(STAGES)
 CALIBRATIONS = {"calibrate", "calibrate within MAX_DROP"}
+BUILDS = {"build for CPUs", "build for GPUs"}  # an engine is compared with its ONNX on a prepared image
 TOUCHED = {
     "deploy/image/draw.py": set(),
     "pipeline/models/bifpn.py": {"export"},
     "calibration/search/threshold_search.py": CALIBRATIONS,
-    "deploy/image/preprocess.py": CALIBRATIONS,
-    "deploy/native/letterbox_nms/letterbox_nms.cpp": CALIBRATIONS,
+    "deploy/image/preprocess.py": CALIBRATIONS | BUILDS,
+    "deploy/native/letterbox_nms/letterbox_nms.cpp": CALIBRATIONS | BUILDS,
     "pipeline/evaluation/coco_metrics.py": {"calibrate within MAX_DROP"},
     "engines/openvino/swish.py": {"calibrate within MAX_DROP", "build for CPUs"},
     "deploy/native/cpu_blocks/simd.h": {"calibrate within MAX_DROP", "build for CPUs"},

@@ -1,0 +1,69 @@
+"""Measures how near the outputs of two runs are, output by output, in decibels.
+
+The measure is the ratio of the reference's energy to that of the difference (SQNR). A detector's candidates of almost
+equal score change places with the slightest rounding, so that their boxes and classes are compared as a set.
+"""
+
+from typing import Dict, Mapping
+
+import numpy as np
+
+from effedge.deploy.common.contracts import Spec
+from effedge.deploy.image.iou import iou_matrix
+
+Outputs = Mapping[str, np.ndarray]
+
+EQUAL, DIFFERENT = 200.0, -100.0  # dB, in place of an infinite ratio
+SMALLEST = 1e-3  # the root mean square of an output that is as good as zero
+INTEGERS_THAT_MAY_DIFFER = 0.01  # an argmax changes where two values are equal but for rounding
+CANDIDATES = ("boxes", "scores", "classes")
+CANDIDATES_THAT_MAY_DIFFER = 0.1
+LEAST_IOU = 0.5
+
+
+def nearness(reference: Outputs, actual: Outputs, spec: Spec) -> Dict[str, float]:
+    """Returns the decibels of each output of `reference`; DIFFERENT for one that `actual` lacks.
+
+    Args:
+        spec: the model's; with a detector's, boxes and classes are EQUAL or DIFFERENT.
+    """
+    result = {name: decibels(expected, actual.get(name)) for name, expected in reference.items()}
+    if spec.get("task") == "detection" and set(CANDIDATES) <= set(reference) and set(CANDIDATES) <= set(actual):
+        share = candidates_missing(reference, actual)
+        result["boxes"] = result["classes"] = EQUAL if share <= CANDIDATES_THAT_MAY_DIFFER else DIFFERENT
+    return {name: round(value, 1) for name, value in result.items()}
+
+
+def decibels(expected: np.ndarray, actual: object) -> float:
+    """Measures one output; DIFFERENT where the runs differ in more than rounding: in shape or kind, or in where they
+    are NaN or infinite."""
+    if not isinstance(actual, np.ndarray) or expected.shape != actual.shape or expected.dtype.kind != actual.dtype.kind:
+        return DIFFERENT
+    if expected.dtype.kind not in "fiub":  # sequences, texts
+        return EQUAL if np.array_equal(expected, actual) else DIFFERENT
+    if expected.dtype.kind != "f" and (not expected.size or np.mean(expected != actual) <= INTEGERS_THAT_MAY_DIFFER):
+        return EQUAL
+    wanted, got = expected.astype(np.float64), actual.astype(np.float64)
+    finite = np.isfinite(wanted)
+    same_elsewhere = (wanted == got) | (np.isnan(wanted) & np.isnan(got))
+    if not same_elsewhere[~finite].all() or not np.isfinite(got[finite]).all():
+        return DIFFERENT
+    noise = np.square(wanted[finite] - got[finite]).sum()
+    signal = max(np.square(wanted[finite]).sum(), SMALLEST**2 * finite.sum())
+    return EQUAL if noise == 0 else float(np.clip(10 * np.log10(signal / noise), DIFFERENT, EQUAL))
+
+
+def candidates_missing(reference: Outputs, actual: Outputs) -> float:
+    """Returns the share of the reference's candidates without a counterpart, a candidate of their class that overlaps
+    them, in the other run. Only candidates count whose score is above the last one's by more than the scores differ."""
+    count = missing = 0
+    arrays = [outputs[name] for outputs in (reference, actual) for name in CANDIDATES]
+    if len({array.shape[:2] for array in arrays}) > 1:
+        return 1.0
+    for boxes, scores, classes, other_boxes, other_scores, other_classes in zip(*arrays):
+        rounding = 2 * np.abs(scores - other_scores).max()
+        for index in np.flatnonzero(scores > scores[-1] + rounding):
+            overlaps = iou_matrix(boxes[index : index + 1].astype(np.float64), other_boxes.astype(np.float64))[0]
+            found = (overlaps >= LEAST_IOU) & (other_classes == classes[index])
+            count, missing = count + 1, missing + (not found.any())
+    return missing / count if count else 0.0

@@ -1,0 +1,89 @@
+"""Tests the measure of two runs' outputs, with differences of known size."""
+
+import numpy as np
+import pytest
+
+from effedge.engines.comparison.nearness import DIFFERENT, EQUAL, decibels, nearness
+
+RNG = np.random.default_rng(0)
+VALUES = RNG.normal(size=(2, 3, 40)).astype(np.float32)
+
+
+@pytest.mark.parametrize("share", [1e-1, 1e-2, 1e-3])
+def test_noise_of_a_known_share_has_its_decibels(share):
+    assert decibels(VALUES, VALUES * (1 + share)) == pytest.approx(-20 * np.log10(share), abs=0.01)
+
+
+def test_equal_outputs_are_equal():
+    assert decibels(VALUES, VALUES.copy()) == EQUAL
+    with_nan = np.where(VALUES > 1, np.nan, np.where(VALUES < -1, -np.inf, VALUES))
+    assert decibels(with_nan, with_nan.copy()) == EQUAL
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        VALUES[:1],
+        VALUES.astype(np.int64),
+        np.where(VALUES > 1, np.nan, VALUES),
+        np.where(VALUES > 1, np.inf, VALUES),
+        None,
+    ],
+    ids=["shape", "kind", "NaN", "infinite", "missing"],
+)
+def test_what_is_no_rounding_is_different(other):
+    assert decibels(VALUES, other) == DIFFERENT
+
+
+def test_an_output_that_cancels_to_zero_is_held_to_an_absolute_difference():
+    zero = np.zeros((1, 50), np.float32)
+    assert decibels(zero, zero + 1e-7) > 60
+    assert decibels(zero, zero + 1e-2) < 0
+
+
+def test_one_integer_of_many_may_differ():
+    classes = np.arange(1000)
+    other = classes.copy()
+    other[3] = 999
+    assert decibels(classes, other) == EQUAL
+    assert decibels(classes, classes[::-1].copy()) < 10
+
+
+def candidates(count=20):
+    boxes = np.stack([[x * 50, 0, x * 50 + 40, 40] for x in range(count)]).astype(np.float32)
+    return {
+        "boxes": boxes[None],
+        "scores": np.linspace(0.9, 0.1, count, dtype=np.float32)[None],
+        "classes": np.arange(count)[None] % 3,
+    }
+
+
+DETECTION = {"task": "detection"}
+
+
+def test_candidates_of_almost_equal_score_may_change_places():
+    expected, actual = candidates(), candidates()
+    for outputs in (expected, actual):
+        outputs["scores"] = outputs["scores"].copy()
+        outputs["scores"][0, 4:6] = 0.7
+    for name in ("boxes", "classes"):
+        actual[name] = actual[name][:, [0, 1, 2, 3, 5, 4, *range(6, 20)]]
+    assert nearness(expected, actual, DETECTION) == {"boxes": EQUAL, "scores": EQUAL, "classes": EQUAL}
+    assert nearness(expected, actual, {})["boxes"] < 60
+
+
+def test_boxes_elsewhere_are_different():
+    actual = candidates()
+    actual["boxes"] = actual["boxes"] + 500
+    assert nearness(candidates(), actual, DETECTION)["boxes"] == DIFFERENT
+    actual = candidates()
+    actual["classes"] = actual["classes"] + 1
+    assert nearness(candidates(), actual, DETECTION)["classes"] == DIFFERENT
+
+
+def test_candidates_beneath_the_noise_of_scores_do_not_count():
+    expected, actual = candidates(), candidates()
+    expected["scores"] = np.full((1, 20), 0.5, np.float32)
+    actual["scores"] = expected["scores"] + RNG.normal(size=(1, 20)).astype(np.float32) * 1e-4
+    actual["boxes"] = actual["boxes"][:, ::-1]
+    assert nearness(expected, actual, DETECTION)["boxes"] == EQUAL
