@@ -68,7 +68,8 @@ def build_compared(build: Build, request: BuildRequest, folder: Path) -> Tuple[B
 
 
 def compared(request: BuildRequest, built: BuiltEngine, folder: Path) -> BuiltEngine:
-    """Returns the engine with the manifest's entry of its comparison. Raises DisagreementError for a wrong output."""
+    """Returns the engine with the manifest's entry of its comparison. Raises DisagreementError for a wrong output, and
+    RefusedError if the backend fails in the run."""
     file = request.build_options.compare_on
     feeds = inputs_of_run(request.header, file)
     try:
@@ -81,7 +82,11 @@ def compared(request: BuildRequest, built: BuiltEngine, folder: Path) -> BuiltEn
     except UserError as error:
         log.info(f"engine: not compared with its ONNX: {error}")
         return replace(built, comparison=entry(None, {}, str(error), built))
-    values = nearness(reference, run(feeds), request.header.spec)
+    try:
+        actual = run(feeds)
+    except RuntimeError as error:  # OpenVINO's, in a kernel
+        raise RefusedError(f"{built.backend['name']} cannot run '{request.onnx}': {last_line(error)}") from error
+    values = nearness(reference, actual, request.header.spec)
     note = judge(request, built, feeds, values)
     if built.corrected:
         log.info(
@@ -136,3 +141,8 @@ def entry(reference: Optional[str], values: Dict[str, float], note: str, built: 
         "corrected": list(built.corrected),
         "note": note,
     }
+
+
+def last_line(error: Exception) -> str:
+    """Returns the last line of a message, which names the problem."""
+    return str(error).strip().rpartition("\n")[2]

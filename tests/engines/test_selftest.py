@@ -1,8 +1,17 @@
-"""Tests the comparison of expected and predicted results, with records written by hand."""
+"""Tests the comparison of expected and predicted results, with records written by hand, and of all outputs."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from effedge.engines.selftest import compare
+from effedge.deploy.common.cli import UserError
+from effedge.deploy.image.preprocess import preparation
+from effedge.engines.build import make_engine
+from effedge.engines.comparison.inputs import image_batch
+from effedge.engines.comparison.reference import Reference
+from effedge.engines.selftest import compare, compare_outputs
+from effedge.engines.targets import TARGETS
+from tests.engines import graphs
 
 
 def box(x0=0, y0=0, x1=100, y1=100, score=0.9, class_id=1):
@@ -59,3 +68,21 @@ def test_the_best_class_of_each_must_be_likely_in_the_other():
     assert "'c3': probabilities 0.9 and 0.6" in compare(classes((3, 0.9)), classes((3, 0.6)), "int8").problems
     problems = compare(classes((3, 0.9)), classes((4, 0.9)), "int8").problems
     assert problems == ["'c3' (0.90) was not found", "'c4' (0.90) was not expected"]
+
+
+def test_every_output_is_compared_whatever_its_score(prepared, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    image, expected = tmp_path / "image.png", tmp_path / "outputs.npz"
+    Image.fromarray(pixels).save(image)
+    make_engine(prepared("f32"), tmp_path / "engine", precision="fp32", target=TARGETS["cpu-ort"])
+    feeds = image_batch(preparation(graphs.spec()["input"])(pixels).pixels, graphs.spec())
+    outputs = Reference(prepared("f32"), prepared("f32")).run(feeds)
+    np.savez(expected, **outputs)
+    assert compare_outputs(tmp_path / "engine", image, expected, "fp32") > 90
+    np.savez(expected, logits=outputs["logits"] / 1.1)
+    assert compare_outputs(tmp_path / "engine", image, expected, "int8") == pytest.approx(20, abs=0.1)
+    with pytest.raises(UserError, match=r"output 'logits' of the engine is \d+ dB from the reference's .*30 or more"):
+        compare_outputs(tmp_path / "engine", image, expected, "fp32")
+    np.savez(expected, logits=outputs["logits"][..., ::-1])
+    with pytest.raises(UserError, match="do not use it"):
+        compare_outputs(tmp_path / "engine", image, expected, "int8")

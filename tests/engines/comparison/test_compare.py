@@ -10,7 +10,7 @@ from effedge.deploy.common.cli import UserError
 from effedge.deploy.runtime.manifest import read_manifest
 from effedge.engines.build import make_engine
 from effedge.engines.build_options import BuildOptions
-from effedge.engines.build_request import BuildRequest
+from effedge.engines.build_request import BuildRequest, RefusedError
 from effedge.engines.comparison import compare
 from effedge.engines.comparison.inputs import inputs_of_run
 from effedge.engines.comparison.reference import Reference
@@ -157,3 +157,12 @@ def test_inputs_that_do_not_fit_are_refused(prepared, tmp_path):
             inputs_of_run(header, str(tmp_path / name))
     with pytest.raises(UserError, match="does not say how it takes images"):
         inputs_of_run(header, str(tmp_path / "i.png"))
+
+
+def test_a_run_that_fails_is_no_traceback(prepared):
+    def fail(feeds):
+        raise RuntimeError("Exception from src/x.cpp:1\nno kernel\n")
+
+    path = prepared("f32")
+    with pytest.raises(RefusedError, match="openvino cannot run '.*f32.onnx': no kernel"):
+        compare.compared(request(path), replace(built(path, 100), run=fail), path.parent)

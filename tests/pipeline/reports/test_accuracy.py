@@ -171,7 +171,7 @@ def test_an_onnx_file_is_evaluated_on_onnx_runtime_as_an_engine_is(tmp_path):
         Image.new("RGB", (40, 32), colour).save(tmp_path / "data" / name / "0.png")
     given = {"size": [32, 32], "batch": [1, 1, 1], "interpolation": "bilinear", "resize": "center-crop", "crop": 1.0}
     spec = {"model": "tiny", "task": "classification", "labels": ["red", "green", "blue"], "input": given}
-    result = evaluate_file(tmp_path / "model.onnx", {"spec": spec}, str(tmp_path / "data"), limit=None)
+    result = evaluate_file(tmp_path / "model.onnx", {"spec": spec, "backend": {}}, str(tmp_path / "data"), limit=None)
     assert result["images"] == 2 and result["figures"]["top-1"] == 1.0
 
 

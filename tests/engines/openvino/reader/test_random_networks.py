@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 from effedge import Runner
+from effedge.deploy.common.cli import UserError
 from effedge.engines.build import build_engine
 from effedge.engines.comparison.reference import open_session
 from effedge.engines.targets import TARGETS
@@ -20,6 +21,9 @@ from tests.engines.openvino.reader.random_networks import random_network
 
 pytest.importorskip("openvino")
 FAST, SLOW = range(150), range(2000)
+# Refused are constant networks, and those whose sizes onnx's shape inference has otherwise than ONNX Runtime (a pool
+# with ceil_mode before opset 22, whose last window begins behind the input).
+MOST_REFUSED = 0.01
 INTEGERS_THAT_MAY_DIFFER = 0.01
 
 
@@ -61,7 +65,16 @@ def test_engines_of_random_networks_are_right(start, tmp_path):
 
 @pytest.mark.slow
 def test_two_thousand_random_networks_come_out_right_of_the_chain(tmp_path):
-    print(Counter(check(seed, tmp_path, simplify=True) for seed in SLOW))
+    """None is wrong and none ends with a traceback; few are refused, each with a line."""
+    counts = Counter()
+    for seed in SLOW:
+        try:
+            counts[check(seed, tmp_path, simplify=True)] += 1
+        except UserError as error:
+            counts["refused"] += 1
+            print(seed, error)
+    print(counts)
+    assert counts["refused"] <= MOST_REFUSED * len(SLOW)
 
 
 def test_a_seed_is_a_network():
