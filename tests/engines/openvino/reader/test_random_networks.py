@@ -77,6 +77,11 @@ def test_two_thousand_random_networks_come_out_right_of_the_chain(tmp_path):
     assert counts["refused"] <= MOST_REFUSED * len(SLOW)
 
 
+def test_a_fault_of_operators_together_is_no_rounding(tmp_path):
+    """A Concat of one tensor three times behind a MaxPool, each right by itself: 11 dB in OpenVINO 2026.4."""
+    assert check(1093, tmp_path, simplify=False) == "cpu-ort"
+
+
 def test_a_seed_is_a_network():
     assert random_network(7) == random_network(7)
     operators = {node.op_type for seed in range(150) for node in random_network(seed).graph.node}
