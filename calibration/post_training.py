@@ -115,12 +115,15 @@ class PostTrainingQuantizer:
         small. So what is left without the chosen groups is measured, and shared among the others.
         """
         chosen: list[int] = []
-        gains, error, room = np.array(self.gains), self.output_error, self.settings.float_share
-        while more := choose_float_groups(gains.tolist(), error, self.costs, room):
+        gains, costs = np.array(self.gains), self.costs
+        error, room = self.output_error, self.settings.float_share
+        in_int8 = {index: value for index, value in enumerate(self.thresholds) if value > 0}
+        while more := choose_float_groups(gains.tolist(), error, costs, room):
             chosen += more
-            room -= sum(self.costs[index] for index in more)
-            in_int8 = {index: value for index, value in enumerate(self.thresholds) if value > 0}
-            error = self.switched.output_error({i: value for i, value in in_int8.items() if i not in chosen})
+            room -= sum(costs[index] for index in more)
+            for index in more:
+                in_int8.pop(index, None)
+            error = self.switched.output_error(in_int8)
             gains[more] = 0
             gains *= error / max(gains.sum(), 1e-30)
         return chosen
@@ -220,9 +223,12 @@ class PostTrainingQuantizer:
         return sorted(rows, key=lambda row: -row["gain"])
 
 
-def raise_nothing_to_quantize(float_layers: Mapping[str, str]) -> NoReturn:
+def raise_nothing_to_quantize(
+    float_layers: Mapping[str, str], kind: str = "INT8", others: str = "fp16 or fp32"
+) -> NoReturn:
+    """Raises the UserError for a model without a layer that can be `kind`; `others` are the precisions to build."""
     why = "; ".join(sorted(set(float_layers.values()))) or "it has no convolution and no matrix product"
-    raise UserError(f"nothing in the model can be INT8 ({why}): build it as fp16 or fp32")
+    raise UserError(f"nothing in the model can be {kind} ({why}): build it as {others}")
 
 
 def merge_histograms(groups: Sequence[Sequence[str]], histograms: Mapping[str, Histogram]) -> list[Histogram]:

@@ -22,6 +22,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from effedge.calibration.graph.onnx_path import check_is_file
 from effedge.calibration.ranges.source import DEFAULT_IMAGES, add_data, find_data, load_samples
 from effedge.calibration.settings import DEFAULT, Budget, Settings, add_settings, read_settings
 from effedge.deploy.common.cli import Parser, UserError
@@ -52,10 +53,7 @@ def calibrate(
         True if it ran.
     """
     settings.check()
-    if not model.is_file():
-        raise UserError(
-            f"no ONNX file at '{model}': expected one made by effedge.pipeline.export.simplify or any other exporter"
-        )
+    check_is_file(model)
     calibration_data = find_data(data, images_dir, images)
 
     def make(temporary: Path) -> None:

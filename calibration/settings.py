@@ -86,6 +86,11 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     kinds = f"kinds of convolutions that stay in 16 bit: {', '.join(CONVOLUTION_KINDS)}, or no word for all in INT8 "
     default = "(default: what the target is not faster with in INT8)"
     parser.add_argument("--float-kinds", nargs="*", metavar="KIND", help=kinds + default)
+    add_output_kinds(parser)
+
+
+def add_output_kinds(parser: argparse.ArgumentParser) -> None:
+    """Adds --output-kind, of a command that measures an output error."""
     outputs = f"the meaning of an output, where its line says another: {', '.join(OUTPUT_KINDS)}; may be repeated"
     parser.add_argument("--output-kind", action="append", default=[], metavar="NAME=KIND", help=outputs)
 
@@ -93,12 +98,20 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 def read_settings(arguments: argparse.Namespace) -> Settings:
     """Returns the settings that the options of `add_settings` ask for; UserError as `Settings.check`."""
     kinds = None if arguments.float_kinds is None else tuple(arguments.float_kinds)
-    outputs = tuple(read_output_kind(text) for text in arguments.output_kind)
     settings = Settings(
-        arguments.method, arguments.correction, arguments.float_share, float_kinds=kinds, output_kinds=outputs
+        arguments.method,
+        arguments.correction,
+        arguments.float_share,
+        float_kinds=kinds,
+        output_kinds=read_output_kinds(arguments),
     )
     settings.check()
     return settings
+
+
+def read_output_kinds(arguments: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    """Returns (name, kind) of each --output-kind; UserError as `read_output_kind`."""
+    return tuple(read_output_kind(text) for text in arguments.output_kind)
 
 
 def read_output_kind(text: str) -> tuple[str, str]:

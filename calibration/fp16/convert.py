@@ -24,6 +24,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from effedge.calibration.graph.onnx_path import check_is_file
 from effedge.calibration.ranges.samples import Samples
 from effedge.calibration.ranges.source import DEFAULT_IMAGES, CalibrationData, add_data, find_data, load_samples
 from effedge.calibration.report import attach_report
@@ -115,10 +116,7 @@ def convert(
     Returns:
         True if it ran.
     """
-    if not model.is_file():
-        raise UserError(
-            f"no ONNX file at '{model}': expected one made by effedge.pipeline.export.simplify or any other exporter"
-        )
+    check_is_file(model)
     calibration_data = CalibrationData(None, {}, {}) if data is None else find_data(data, images_dir, images)
 
     def make(temporary: Path) -> None:

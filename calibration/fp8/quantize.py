@@ -17,11 +17,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from effedge.calibration.graph.onnx_path import check_is_file
 from effedge.calibration.ranges.samples import Samples
 from effedge.calibration.ranges.source import DEFAULT_IMAGES, add_data, find_data, load_samples
 from effedge.calibration.report import attach_report
-from effedge.calibration.settings import OUTPUT_KINDS, Settings, read_output_kind
-from effedge.deploy.common.cli import Parser, UserError
+from effedge.calibration.settings import Settings, add_output_kinds, read_output_kinds
+from effedge.deploy.common.cli import Parser
 from effedge.deploy.common.contracts import CalibrationReport
 from effedge.deploy.common.messages import log
 from effedge.engines.onnx_header import onnx_files
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 METHOD = "fp8"
 JUDGES = 16  # samples that judge the result, and that no range is taken from where there are others
-WORTHLESS = 0.25  # an output error: a quarter of what the outputs say is noise
 
 OutputKinds = tuple[tuple[str, str], ...]
 
@@ -56,6 +56,7 @@ def quantize(model: ir.Model, samples: Samples, output_kinds: OutputKinds = ()) 
     from effedge.calibration.fp16.quantized import raised
     from effedge.calibration.graph.macs import macs
     from effedge.calibration.placement.insert import FP8, InsertQDQPass
+    from effedge.calibration.post_training import ALL_ZERO, raise_nothing_to_quantize
     from effedge.calibration.ranges.collect import collect
     from effedge.calibration.search.sqnr import last_layers, sqnr
     from effedge.calibration.search.trials import Trials
@@ -64,11 +65,10 @@ def quantize(model: ir.Model, samples: Samples, output_kinds: OutputKinds = ()) 
     plan = make_fp8_plan(changed)
     ranges = samples.without(JUDGES) if len(samples) > 2 * JUDGES else samples
     histograms = collect(changed, ranges, plan.tensors)
-    unusable = {name: "its input was 0 on all calibration data" for name in plan.tensors if not histograms[name].amax}
+    unusable = {name: ALL_ZERO for name in plan.tensors if not histograms[name].amax}
     plan = make_fp8_plan(changed, unusable)
     if not plan.layers:
-        why = "; ".join(sorted(set(plan.float_layers.values()))) or "it has no convolution and no matrix product"
-        raise UserError(f"nothing in the model can be FP8 ({why}): build it as fp16 or int8")
+        raise_nothing_to_quantize(plan.float_layers, "FP8", "fp16 or int8")
     largest = [max(histograms[name].amax for name in group) for group in plan.groups]
     amax = {name: value for group, value in zip(plan.groups, largest, strict=True) for name in group}
     InsertQDQPass(plan.reads, amax, plan.layers, number_format=FP8)(changed)
@@ -131,14 +131,12 @@ def fp8_stage(
         True if it ran.
     """
     Settings(output_kinds=output_kinds).check()
-    if not model.is_file():
-        raise UserError(
-            f"no ONNX file at '{model}': expected one made by effedge.pipeline.export.simplify or any other exporter"
-        )
+    check_is_file(model)
     calibration_data = find_data(data, images_dir, images)
 
     def make(temporary: Path) -> None:
         from effedge.calibration.graph import onnx_file
+        from effedge.calibration.search.last_word import WORTHLESS
 
         loaded = onnx_file.load(model)
         onnx_file.check_float(loaded, model)
@@ -168,8 +166,7 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="float32 ONNX, opset 13 or later")
     add_data(parser, required=True)
-    kinds = f"the meaning of an output, where its line says another: {', '.join(OUTPUT_KINDS)}; may be repeated"
-    parser.add_argument("--output-kind", action="append", default=[], metavar="NAME=KIND", help=kinds)
+    add_output_kinds(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.onnx")
     parser.add_quiet()
     arguments = parser.parse_args()
@@ -177,7 +174,7 @@ def main() -> None:
         arguments.model,
         arguments.calibration,
         arguments.out,
-        output_kinds=tuple(read_output_kind(text) for text in arguments.output_kind),
+        output_kinds=read_output_kinds(arguments),
         images=arguments.images,
         images_dir=arguments.images_dir,
     )

@@ -17,6 +17,7 @@ import onnxruntime
 from google.protobuf.message import DecodeError, EncodeError
 from onnx_ir.passes import common
 
+from effedge.calibration.graph.onnx_path import check_is_file
 from effedge.calibration.graph.raise_opset import raise_opset
 from effedge.calibration.graph.training_mode import check_inference
 from effedge.calibration.graph.unknown_sizes import name_unknown_sizes
@@ -62,10 +63,7 @@ def read_own_opset(path: str | Path) -> ir.Model:
         UserError: the file is missing, cut short, empty, in training mode, or lacks its external weights.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(
-            f"no ONNX file at '{path}': expected one made by effedge.pipeline.export.simplify or any other exporter"
-        )
+    check_is_file(path)
     try:
         model = ir.load(path)
     except (DecodeError, ValueError, TypeError) as error:

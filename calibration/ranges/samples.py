@@ -52,19 +52,20 @@ class Samples:
 
     def spread(self, count: int) -> Samples:
         """Returns at most `count` of the samples, evenly spread."""
-        return self._select(spread(range(len(self)), count))
+        return self.select(spread(range(len(self)), count))
 
     def without(self, count: int) -> Samples:
         """Returns the samples that `spread(count)` leaves out."""
         taken = set(spread(range(len(self)), count))
-        return self._select([index for index in range(len(self)) if index not in taken])
+        return self.select([index for index in range(len(self)) if index not in taken])
 
     def beside(self, count: int) -> Samples:
         """Returns the samples that `spread(count)` leaves out; all samples, where it leaves less than half."""
         rest = self.without(count)
         return self if 2 * len(rest) < len(self) else rest
 
-    def _select(self, indices: Sequence[int]) -> Samples:
+    def select(self, indices: Sequence[int]) -> Samples:
+        """Returns the samples at these positions."""
         return Samples([self.names[index] for index in indices], lambda index: self.load(indices[index]))
 
 

@@ -18,7 +18,6 @@ import onnx_ir as ir
 from effedge.calibration.post_training import PostTrainingQuantizer
 from effedge.calibration.report import attach_report
 from effedge.calibration.search.precision_choice import ranking
-from effedge.calibration.search.switched_session import SwitchedTrials
 from effedge.calibration.search.threshold_search import error_shares
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import BudgetAttempt, CalibrationReport
@@ -98,9 +97,9 @@ def measured_gains(quantizer: PostTrainingQuantizer) -> list[float]:
     together has a small output error."""
     if any(quantizer.gains):
         return quantizer.gains
-    switched = SwitchedTrials(quantizer.equalized, quantizer.plan, quantizer.trials, quantizer.lows)
     bar = track(quantizer.thresholds, desc="gains", unit="group")
-    errors = [switched.isolated_error(i, value) if value > 0 else 0.0 for i, value in enumerate(bar)]
+    errors = [quantizer.switched.isolated_error(i, value) if value > 0 else 0.0 for i, value in enumerate(bar)]
+    quantizer.switched.forget_parts()
     return error_shares(errors, quantizer.output_error)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import onnx_ir as ir
 
-from effedge.calibration.ranges.samples import Samples, spread
+from effedge.calibration.ranges.samples import Samples
 from effedge.calibration.report import attach_report
 from effedge.calibration.search.isolate_group import isolate_group
 from effedge.calibration.search.trials import Trials
@@ -44,15 +44,12 @@ def hold_out(model: ir.Model, samples: Samples, trials: Trials, fitted: Collecti
     Returns:
         None if there are too few samples.
     """
-    count = len(samples)
-    seen = set(spread(range(count), len(trials.feeds)))
-    others = [index for index in range(count) if index not in seen]
-    unseen = [index for index in others if samples.names[index] not in set(fitted)]
+    others = samples.without(len(trials.feeds))
+    unseen = others.select([index for index, name in enumerate(others.names) if name not in set(fitted)])
     chosen = unseen if len(unseen) >= SAMPLES[0] else others
     if len(chosen) < SAMPLES[0]:
         return None
-    chosen = spread(chosen, max(SAMPLES[1], len(trials.feeds)))
-    held_out = Samples([samples.names[index] for index in chosen], lambda index: samples.load(chosen[index]))
+    held_out = chosen.spread(max(SAMPLES[1], len(trials.feeds)))
     return HeldOut(Trials(model, held_out, choice=trials.choice), fitted=len(unseen) < SAMPLES[0])
 
 
