@@ -27,6 +27,7 @@ from effedge.engines.onnx_header import FLOAT16, onnx_files, read_header
 from effedge.engines.prepared import check_prepared
 from effedge.engines.stage import run_stage
 from effedge.engines.targets import (
+    BY_PAIRS,
     FP8,
     PRECISIONS,
     TARGETS,
@@ -182,7 +183,7 @@ def check_built(request: BuildRequest, built: BuiltEngine) -> List[str]:
         return []
     in_blocks = {layer.name for layer in built.layers if layer.tactic == CPU_BLOCKS}
     candidates = header.fp16_convolutions or header.convolutions
-    if precision in ("int8", "fp8"):
+    if precision in BY_PAIRS:
         candidates = header.quantized_convolutions
     if request.ranges is not None:
         candidates = [node for node in header.convolutions if node.name not in header.float_layers]

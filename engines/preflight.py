@@ -19,7 +19,7 @@ from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.engines.build_options import DLA_MODES
 from effedge.engines.fusion import is_depthwise
 from effedge.engines.onnx_header import INT32, OTHER_FP8, PAIRS, UINT8, Header, Node, read_header
-from effedge.engines.targets import TARGETS, TYPED_DLA, Target
+from effedge.engines.targets import TARGETS, TYPED_DLA, Target, targets_with_fp8
 from effedge.engines.traffic import describe_traffic, traffic_on
 
 # ONNX operators that TensorRT reads only from this version on ...
@@ -130,8 +130,9 @@ def check_pairs(header: Header, target: Target) -> Iterator[Finding]:
 def check_fp8(header: Header, target: Target) -> Iterator[Finding]:
     """Finds FP8 for a target without it, and forms of FP8 that no TensorRT takes."""
     if header.is_fp8 and not target.fp8:
-        having = ", ".join(row.name for row in TARGETS.values() if row.fp8)
-        yield Finding("", f"Q/DQ of FP8, which {having} have, not {target.name}: quantize the float model to INT8")
+        yield Finding(
+            "", f"Q/DQ of FP8, which {targets_with_fp8()} have, not {target.name}: quantize the float model to INT8"
+        )
     if header.pair_types.intersection(OTHER_FP8):
         yield Finding("", "Q/DQ of another FP8 than E4M3FN, which no TensorRT takes: quantize it anew (effedge fp8)")
 

@@ -3,7 +3,7 @@
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.messages import log
 from effedge.engines.build_request import BuildRequest
-from effedge.engines.targets import FP8, TARGETS, TYPED, check_precision
+from effedge.engines.targets import BY_PAIRS, FP8, TARGETS, TYPED, check_precision
 
 
 def check_prepared(request: BuildRequest) -> None:
@@ -15,7 +15,7 @@ def check_prepared(request: BuildRequest) -> None:
         if fp16:
             raise UserError(f"int8 was asked for, but '{onnx}' has {len(fp16)} FP16 layers: give the FP32 one")
         return
-    by_pairs = precision in ("int8", FP8)
+    by_pairs = precision in BY_PAIRS
     quantize = f"effedge {'fp8' if precision == FP8 else 'quantize'} writes such a file"
     if by_pairs and not quantized:
         has_pairs = any(node.op == "QuantizeLinear" for node in header.nodes)

@@ -16,7 +16,7 @@ from effedge.calibration.settings import DEFAULT, Settings
 from effedge.deploy.common.cli import UserError, choose
 from effedge.engines.build_options import DEFAULT as DEFAULT_BUILD
 from effedge.engines.build_options import BuildOptions
-from effedge.engines.targets import FP8, TYPED, Target, check_buildable_here, check_gpu, check_precision
+from effedge.engines.targets import BY_PAIRS, TYPED, Target, check_buildable_here, check_gpu, check_precision
 from effedge.pipeline.evaluation.accuracy_limit import AccuracyLimit
 from effedge.pipeline.export.torch_to_onnx import ANCHORS_HELP, Batch, parse_batch
 from effedge.pipeline.models.tables import MODELS, check_model
@@ -126,7 +126,7 @@ class Request:
     @property
     def is_quantized(self) -> bool:
         """True for the precisions that need calibration data."""
-        return self.precision in ("int8", FP8)
+        return self.precision in BY_PAIRS
 
     @property
     def reads_data(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, List
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import BackendDescription
-from effedge.deploy.runtime.onnxruntime_backend import WRONG_OPTIMIZERS, OnnxRuntimeEngine
+from effedge.deploy.runtime.onnxruntime_backend import OnnxRuntimeEngine, make_session
 from effedge.engines.build_request import BuildRequest
 from effedge.engines.manifest import BuiltEngine, Layer
 from effedge.engines.onnx_header import Header, onnx_files, read_header
@@ -40,12 +40,7 @@ def build(onnxruntime: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
         executed = Path(scratch) / ENGINE
         options.optimized_model_filepath = str(executed)
         try:
-            session = onnxruntime.InferenceSession(
-                str(folder / ENGINE),
-                options,
-                providers=["CPUExecutionProvider"],
-                disabled_optimizers=WRONG_OPTIMIZERS,
-            )
+            session = make_session(str(folder / ENGINE), options, fp8=False)
         except Exception as error:  # its errors have no common class but Exception
             raise UserError(f"ONNX Runtime cannot build '{request.onnx}': {' '.join(str(error).split())}") from error
         layers = executed_layers(read_header(executed))

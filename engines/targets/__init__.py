@@ -14,6 +14,7 @@ from effedge.engines.gpu import first_gpu
 from effedge.engines.targets.jetson import Jetson, find_jetson
 from effedge.engines.targets.packages import how_to_get, how_to_pip_install, installed, installed_version
 from effedge.engines.targets.table import (
+    BY_PAIRS,
     CONVOLUTION_KINDS,
     DEPTHWISE,
     FLAGS,
@@ -33,10 +34,10 @@ JETSONS = [row for row in ROWS if row.jetson]
 NO_TENSORRT = "No module named 'tensorrt'"
 
 __all__ = [
-    "CONVOLUTION_KINDS", "DEPTHWISE", "FLAGS", "FP8", "FP8_CAPABILITY", "GROUPED", "HINT", "PRECISIONS", "ROWS",
-    "TARGETS", "TYPED", "TYPED_DLA", "Target", "automatic_target", "check_buildable_here", "check_gpu",
+    "BY_PAIRS", "CONVOLUTION_KINDS", "DEPTHWISE", "FLAGS", "FP8", "FP8_CAPABILITY", "GROUPED", "HINT", "PRECISIONS",
+    "ROWS", "TARGETS", "TYPED", "TYPED_DLA", "Target", "automatic_target", "check_buildable_here", "check_gpu",
     "check_machine", "check_precision", "find_jetson", "gpu_answers", "has_fp8", "import_backend", "installed",
-    "installed_version", "resolve_target", "runs_here", "targets_of", "what_to_do",
+    "installed_version", "resolve_target", "runs_here", "targets_of", "targets_with_fp8", "what_to_do",
 ]  # fmt: skip
 
 JETPACK_ARCHIVE = "https://developer.nvidia.com/embedded/jetpack-archive"
@@ -161,11 +162,10 @@ def check_precision(precision: str, target: Target) -> None:
     """Raises UserError for a precision that the target cannot build, or is not worth building there."""
     choose("precision", precision, (*PRECISIONS, FP8))
     if precision == FP8 and not target.fp8:
-        having = ", ".join(row.name for row in ROWS if row.fp8)
         lowest = ".".join(map(str, FP8_CAPABILITY))
         raise UserError(
-            f"{target.name} ({target.device}) has no FP8; {having} have it, on GPUs from compute capability {lowest} "
-            "on: build PRECISION=int8 or fp16"
+            f"{target.name} ({target.device}) has no FP8; {targets_with_fp8()} have it, on GPUs from compute "
+            f"capability {lowest} on: build PRECISION=int8 or fp16"
         )
     if precision == "int8" and not target.fast_int8:
         raise UserError(f"{target.name} ({target.device}) has no fast INT8: build PRECISION=fp16 for it")
@@ -184,6 +184,11 @@ def check_gpu(precision: str, target: Target) -> None:
             f"{gpu.name} has compute capability {gpu.capability}, and FP8 needs {lowest} or later: build "
             "PRECISION=int8 or fp16"
         )
+
+
+def targets_with_fp8() -> str:
+    """Lists the names of the targets that have FP8."""
+    return ", ".join(row.name for row in ROWS if row.fp8)
 
 
 def has_fp8(capability: str) -> bool:

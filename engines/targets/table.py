@@ -15,6 +15,7 @@ from effedge.engines.targets.jetson import NANO, ORIN, THOR, XAVIER
 
 PRECISIONS = ("fp32", "fp16", "int8")
 FP8 = "fp8"  # the precision of targets whose row has it
+BY_PAIRS = ("int8", FP8)  # the precisions that an ONNX states by Q/DQ pairs
 FP8_CAPABILITY = (8, 9)  # the first compute capability with FP8 (CUDA C++ Programming Guide, "Compute Capabilities")
 
 # How the builder is told a precision:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from effedge.engines.comparison.nearness import CANDIDATES, INTEGERS_THAT_MAY_DIFFER
 from effedge.engines.comparison.reference import Reference
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ Outputs = Mapping[str, np.ndarray]
 Difference = Callable[[Outputs, Outputs], float]  # of a reference and another run, 0 for equal ones
 
 TOLERANCE = 1e-4  # a difference up to this is rounding
-INTEGERS_THAT_MAY_DIFFER = 0.01  # an argmax changes where two values are equal but for rounding
-CANDIDATES = ("boxes", "scores", "classes")
 
 
 def run_outputs(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], source: Path) -> dict[str, np.ndarray]:

@@ -16,10 +16,10 @@ from effedge.pipeline.models.tables import is_detector
 from effedge.pipeline.weights.key_dialects import BIAS_OF_NORM, fit_biases
 from effedge.pipeline.weights.match_keys import COUNTER, Match, find_matches
 from effedge.pipeline.weights.state_file import as_float32
-from effedge.pipeline.weights.which_model import recognize
+from effedge.pipeline.weights.which_model import CLASS_HEAD, recognize
 
 CLASSIFIER_KEY = "classifier.weight"
-CLASS_KEY, BOX_KEY = "class_net.predict.conv_pw.weight", "box_net.predict.conv_pw.weight"
+BOX_HEAD = "box_net.predict.conv_pw.weight"
 
 
 class Fitted(NamedTuple):
@@ -94,7 +94,7 @@ def read_heads(name: str, state: Mapping[str, Tensor], file: Path) -> tuple[int,
     if not is_detector(name):
         head = state.get(CLASSIFIER_KEY)
         return ANCHORS_PER_CELL, head.shape[0] if head is not None and head.ndim == 2 else None
-    class_head, box_head = (state.get(key) for key in (CLASS_KEY, BOX_KEY))
+    class_head, box_head = (state.get(key) for key in (CLASS_HEAD, BOX_HEAD))
     per_cell = box_head.shape[0] // 4 if box_head is not None and box_head.ndim == 4 else ANCHORS_PER_CELL
     if class_head is None or class_head.ndim != 4:
         return per_cell, None

@@ -13,7 +13,8 @@ If no operator is left, the whole graph runs once more with these outputs set, w
 values between operators are looked at.
 """
 
-from typing import Any, Dict, List, Mapping, NamedTuple
+import functools
+from typing import Any, Dict, List, Mapping, NamedTuple, Set
 
 import numpy as np
 
@@ -65,6 +66,12 @@ class Search:
     def __init__(self, ov: Any, core: Any, model: Any, request: BuildRequest) -> None:
         self.ov, self.core, self.model, self.request = ov, core, model, request
         self.limits = INT8 if request.precision == "int8" else FLOAT
+
+    @functools.cached_property
+    def held(self) -> Set[str]:
+        """The names of all tensors of OpenVINO's graph, other than constants."""
+        values = values_by_name(self.model)
+        return {name for name, value in values.items() if value.get_node().get_type_name() != "Constant"}
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> Found:
         """Searches on one set of inputs."""
@@ -119,8 +126,7 @@ class Search:
 
     def computed(self, names: Any) -> List[str]:
         """Lists the tensors that OpenVINO's graph holds under these names, other than constants."""
-        values = values_by_name(self.model)
-        return [name for name in names if name in values and values[name].get_node().get_type_name() != "Constant"]
+        return [name for name in names if name in self.held]
 
     def first_difference(
         self, model: Any, part: List[Node], reference: Reference, feeds: Arrays, inputs: Arrays

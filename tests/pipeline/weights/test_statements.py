@@ -1,4 +1,4 @@
-"""What a file says of its network is compared with the model, and taken over where it is on the input."""
+"""The statements of a file: those on its network are compared with the model, those on its input are taken over."""
 
 from pathlib import Path
 
