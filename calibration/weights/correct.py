@@ -35,10 +35,10 @@ from effedge.calibration.weights.patches import Patches, from_matrix, kernel_mat
 from effedge.calibration.weights.rounding import compensated, refit, regularized, search_scales
 from effedge.deploy.common.messages import track
 
-POSITIONS = (2048, 16384)  # of all samples together, at least and at most
+POSITIONS = (1024, 16384)  # of all samples together, at least and at most
 POSITIONS_PER_INPUT = 6  # K, of a row of weights
 SAMPLES = (16, 128)  # at least and at most
-TOTAL_MACS = 6e10  # multiply-accumulates of the float model's runs: what lies around them takes far longer
+TOTAL_MACS = 4e10  # multiply-accumulates of the float model's runs: what lies around them takes far longer
 HELD_BYTES = 3 << 27  # of all models between two levels
 FEWEST_SAMPLES = 4
 LARGEST_KERNEL = 8192  # rows of weights beyond it are left as they are: their H would take gigabytes
@@ -83,13 +83,17 @@ class Moments:
                 for patches in (quantized, float_)
             )
         root = np.sqrt(weights, dtype=np.float64).astype(np.float32)
-        own = (quantized - self.offset) * root
-        float_ = (float_ - self.float_offset) * root
+        own = quantized - self.offset
+        own *= root
         self.own += own @ own.swapaxes(1, 2)
-        if self.cross is not None:
-            self.cross += float_ @ own.swapaxes(1, 2)
         self.mean += own @ root
-        self.float_mean += float_ @ root
+        if self.cross is None:
+            self.float_mean += float_ @ (root * root) - self.float_offset[..., 0] * (root @ root)
+        else:
+            float_ = float_ - self.float_offset
+            float_ *= root
+            self.cross += float_ @ own.swapaxes(1, 2)
+            self.float_mean += float_ @ root
         self.weight += float(weights.sum(dtype=np.float64))
         self.positions += len(weights)
 
