@@ -1,9 +1,10 @@
 """Runs a stage, which makes an artefact from files, and records what the artefact was made from.
 
-The record (`<artefact>.json`) holds the SHA-256 of each input, each option, the version of each tool, the digest of
-effedge's code, and the time (of the clock and of the CPU) and memory that the stage took. A stage whose record matches
-is not run again; a stage whose inputs changed is, whatever the files' dates say. The artefact is renamed into place
-before its record, so a kill between the two only means that the stage runs once more.
+The record (`<artefact>.json`) holds the SHA-256 of the artefact and of each input, each option, the version of each
+tool, the digest of effedge's code, and the time (of the clock and of the CPU) and memory that the stage took. A stage
+whose record matches is not run again; a stage whose inputs changed is, whatever the files' dates say. The artefact is
+renamed into place before its record. After a kill between the two, the earlier record, with the SHA-256 of another
+artefact, vouches for nothing, and the stage runs once more. Two runs of one stage wait for each other (locks.py).
 """
 
 import importlib.metadata
@@ -16,7 +17,10 @@ from typing import Any, Callable, Dict, Mapping, Sequence
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.code_digest import code_digest
 from effedge.deploy.common.files import atomic_file, atomic_folder, read_json, sha256, sha256_of_path, write_json
+from effedge.deploy.common.locks import locked
 from effedge.deploy.common.messages import log
+from effedge.deploy.common.outputs import replaced_file
+from effedge.deploy.common.scratch import remove_left_overs
 
 
 def tool_versions(distributions: Sequence[str]) -> Dict[str, str]:
@@ -75,35 +79,49 @@ def run_stage(
     Returns:
         True if the stage ran, False if it was up to date. A message says which.
     """
-    key = {
-        "stage": name,
-        "inputs": {role: sha256(path) for role, path in inputs.items()},
-        "options": dict(options),
-        "tools": tool_versions(tools),
-        "code": code_digest(*code),
-    }
-    key = json.loads(json.dumps(key))  # as it will be read back: tuples become lists
-    if up_to_date(artefact, key):
-        log.info(f"{name}: up to date, {artefact}")
-        return False
-    log.info(f"{name}: making {artefact}")
-    started, cpu_started = time.perf_counter(), time.process_time()
-    write = atomic_folder if folder else atomic_file
-    with write(artefact) as temporary:
-        make(temporary)
-        # From here until the new record is written there is no record, so a kill means one more run.
-        record_path(artefact).unlink(missing_ok=True)
-    seconds, cpu, mib = time.perf_counter() - started, time.process_time() - cpu_started, peak_memory_mib()
-    record = {
-        "key": key,
-        "sha256": sha256_of_path(artefact),
-        "seconds": round(seconds, 2),
-        "cpu_seconds": round(cpu, 2),
-        "peak_mib": mib,
-    }
-    write_json(record_path(artefact), record)
+    if replaced_file(record_path(artefact)) is None or (not folder and replaced_file(artefact) is None):
+        kind = "folder" if folder else "file"
+        raise UserError(f"'{artefact}' is a device or a fifo: expected a {kind}, beside which a record can stand")
+    with locked(artefact):
+        remove_left_overs(artefact.parent)
+        hashes = {role: sha256(path) for role, path in inputs.items()}
+        key = {
+            "stage": name,
+            "inputs": hashes,
+            "options": dict(options),
+            "tools": tool_versions(tools),
+            "code": code_digest(*code),
+        }
+        key = json.loads(json.dumps(key))  # as it will be read back: tuples become lists
+        if up_to_date(artefact, key):
+            log.info(f"{name}: up to date, {artefact}")
+            return False
+        log.info(f"{name}: making {artefact}")
+        started, cpu_started = time.perf_counter(), time.process_time()
+        with (atomic_folder if folder else atomic_file)(artefact) as temporary:
+            make(temporary)
+            check_unchanged(inputs, hashes)
+            # Of the file that was made here, whatever may be at the artefact's path by the time of the record.
+            digest = sha256_of_path(temporary)
+        seconds, cpu, mib = time.perf_counter() - started, time.process_time() - cpu_started, peak_memory_mib()
+        record = {
+            "key": key,
+            "sha256": digest,
+            "seconds": round(seconds, 2),
+            "cpu_seconds": round(cpu, 2),
+            "peak_mib": mib,
+        }
+        write_json(record_path(artefact), record)
     log.info(f"{name}: done in {seconds:.1f} s, peak memory {mib} MiB")
     return True
+
+
+def check_unchanged(inputs: Mapping[str, Path], hashes: Mapping[str, str]) -> None:
+    """Raises UserError if an input is not what it was at the stage's start: the artefact may be made of something that
+    the record does not name."""
+    for role, path in inputs.items():
+        if not path.is_file() or sha256(path) != hashes[role]:
+            raise UserError(f"'{path}' was changed while it was read, so what was made of it is not kept: run it again")
 
 
 def json_stage(

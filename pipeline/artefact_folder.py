@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.common.files import atomic_file, explain_os_error
+from effedge.deploy.common.files import atomic_file
+from effedge.deploy.common.locks import locked
 from effedge.deploy.common.messages import log
+from effedge.deploy.common.outputs import scratch_beside
 from effedge.pipeline.export.torch_to_onnx import Batch
 from effedge.pipeline.request import Checkpoint, OnnxFile, Request
 from effedge.pipeline.weights.published import KINDS
@@ -27,7 +29,8 @@ SOURCE = "source.txt"
 def artefact_folder(request: Request) -> Iterator[Path]:
     """Yields the folder of a request's artefacts, which is made and marked as its source's.
 
-    It is removed again if the block fails before anything is in it.
+    No other run writes there within the block: it waits. The folder is removed again if the block fails before anything
+    is in it.
 
     Raises:
         UserError: the folder cannot be made, or is another source's and there is no other name.
@@ -46,7 +49,8 @@ def artefact_folder(request: Request) -> Iterator[Path]:
     elif folder != first:
         log.info(f"folder: {folder}, because {first} is of '{owner_of(first)}' (NAME, --name, gives another)")
     try:
-        yield folder
+        with locked(folder):
+            yield folder
     except BaseException:
         if [path.name for path in folder.iterdir()] == [SOURCE]:
             with contextlib.suppress(OSError):  # another process may have put something there
@@ -61,14 +65,18 @@ def claim(folder: Path, owner: str) -> bool:
     """Makes a folder and marks it as of `owner`, unless it is; returns False if it is of another, even just now."""
     if owner_of(folder) not in (None, owner):
         return False
-    with explain_os_error(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / SOURCE
+    if owner_of(folder) == owner:
+        return True
+    with scratch_beside(mark) as scratch:
+        temporary = scratch / SOURCE
+        temporary.write_text(owner + "\n", encoding="utf-8")
         try:
-            with (folder / SOURCE).open("x", encoding="utf-8") as file:
-                file.write(owner + "\n")
-        except FileExistsError:
-            return owner_of(folder) == owner
-    return True
+            os.link(temporary, mark)  # as a rename, which fails if another run was first
+        except OSError:
+            if owner_of(folder) is None:  # a mark that was cut short, or a file system without links
+                os.replace(temporary, mark)
+    return owner_of(folder) == owner
 
 
 def owner_of(folder: Path) -> str | None:

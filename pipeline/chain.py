@@ -4,8 +4,8 @@
     effedge engine --onnx net.onnx --calibration arrays.npz --precision int8 --target cpu
 
 The stages are: load and export, simplify, calibrate or convert, build. Each is skipped while its record says that it is
-up to date, so a second precision re-uses the export, and a second call does nothing. The engine's folder is printed
-last.
+up to date, so a second precision re-uses the export, and a second call makes nothing. It ends with a table of what the
+engine is and does here, beside the FP32 engine if there is one, and the engine's folder as the last line.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from effedge.calibration.fp8.quantize import fp8_stage
 from effedge.calibration.fp16.convert import convert
 from effedge.calibration.quantize import calibrate
 from effedge.calibration.ranges.samples import ARRAY_SUFFIXES, list_images
+from effedge.calibration.ranges.usable_images import first_usable
 from effedge.calibration.settings import add_settings, read_settings
 from effedge.calibration.tensorrt_cache import ranges_stages
 from effedge.deploy.common.cli import Parser, UserError
+from effedge.deploy.common.messages import log
 from effedge.engines.build import make_engine
 from effedge.engines.build_options import add_build_options, read_build_options
 from effedge.engines.build_request import BuildRequest
@@ -37,6 +39,7 @@ from effedge.pipeline.export.foreign_model import check_inputs, simplify_foreign
 from effedge.pipeline.export.simplify import simplify_stage
 from effedge.pipeline.export.torch_to_onnx import HeadOptions, export_stage
 from effedge.pipeline.models.tables import input_size, is_detector
+from effedge.pipeline.reports.engine_table import engine_table
 from effedge.pipeline.request import STAGES, Checkpoint, OnnxFile, Request, add_source, read_source
 from effedge.pipeline.training.finetune.stage import fine_tune
 from effedge.pipeline.training.finetune.tuning import Tuning
@@ -61,42 +64,42 @@ def run_chain(request: Request) -> Path:
         UserError: whatever is wrong with the model or the data, before the first long stage where that can be known.
     """
     if isinstance(request.source, OnnxFile):
-        return chain_of_onnx(request.source, request)
-    return chain_of_checkpoint(request.source, request)
-
-
-def chain_of_checkpoint(checkpoint: Checkpoint, request: Request) -> Path:
-    """Run the stages from the export on."""
-    locate_weights(checkpoint.model, checkpoint.weights)
-    data = data_of_checkpoint(checkpoint, request)
+        header = read_header(request.source.path)
+        check_float_onnx(request.source, header)
+        data = data_of_onnx(request.source, header, request)
+        with artefact_folder(request) as folder:
+            return chain_of_onnx(request.source, header, folder, request, data)
+    locate_weights(request.source.model, request.source.weights)
+    data = data_of_checkpoint(request.source, request)
     with artefact_folder(request) as folder:
-        exported, simplified = folder / "model.onnx", folder / "simplified.onnx"
-        export_stage(
-            exported,
-            checkpoint.model,
-            checkpoint.weights,
-            size=checkpoint.size,
-            batch=checkpoint.batch,
-            heads=HeadOptions(checkpoint.classes, checkpoint.labels, checkpoint.anchors),
-        )
+        return chain_of_checkpoint(request.source, folder, request, data)
+
+
+def chain_of_checkpoint(checkpoint: Checkpoint, folder: Path, request: Request, data: ChainData) -> Path:
+    """Run the stages from the export on."""
+    exported, simplified = folder / "model.onnx", folder / "simplified.onnx"
+    export_stage(
+        exported,
+        checkpoint.model,
+        checkpoint.weights,
+        size=checkpoint.size,
+        batch=checkpoint.batch,
+        heads=HeadOptions(checkpoint.classes, checkpoint.labels, checkpoint.anchors),
+    )
     if request.until == "export":
         return exported
     simplify_stage(exported, simplified)
     return chain_of_simplified(simplified, request, data)
 
 
-def chain_of_onnx(onnx: OnnxFile, request: Request) -> Path:
+def chain_of_onnx(onnx: OnnxFile, header: Header, folder: Path, request: Request, data: ChainData) -> Path:
     """Run the stages from the simplification on."""
-    header = read_header(onnx.path)
-    check_float_onnx(onnx, header)
-    data = data_of_onnx(onnx, header, request)
-    with artefact_folder(request) as folder:
-        simplified = folder / "simplified.onnx"
-        if header.spec:
-            simplify_stage(onnx.path, simplified)
-        else:
-            arrays = data.calibration if data.calibration and data.calibration.suffix in ARRAY_SUFFIXES else None
-            simplify_foreign_stage(onnx.path, simplified, batch=onnx.batch or (1, 1, 1), data=arrays)
+    simplified = folder / "simplified.onnx"
+    if header.spec:
+        simplify_stage(onnx.path, simplified)
+    else:
+        arrays = data.calibration if data.calibration and data.calibration.suffix in ARRAY_SUFFIXES else None
+        simplify_foreign_stage(onnx.path, simplified, batch=onnx.batch or (1, 1, 1), data=arrays)
     return chain_of_simplified(simplified, request, data)
 
 
@@ -128,7 +131,7 @@ def chain_of_simplified(simplified: Path, request: Request, data: ChainData) -> 
     build_options = request.build_options
     if data.calibration is not None and not build_options.compare_on:
         arrays = data.calibration.suffix in ARRAY_SUFFIXES
-        sample = data.calibration if arrays else list_images(data.calibration)[0]
+        sample = data.calibration if arrays else first_usable(list_images(data.calibration))
         build_options = dataclasses.replace(build_options, compare_on=str(sample))
     make_engine(
         prepared, engine, precision=request.precision, target=request.target, build_options=build_options, ranges=ranges
@@ -294,4 +297,7 @@ def main() -> None:
         build_options=read_build_options(arguments),
         selftest_image=arguments.selftest_image,
     )
-    print(run_chain(request))
+    made = run_chain(request)
+    if request.until == "engine":
+        log.info(engine_table(made, request))
+    print(made)

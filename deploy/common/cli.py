@@ -1,21 +1,28 @@
 """Parses the command lines of effedge's commands and reports their errors: one line and exit status 2.
 
-`Parser` is argparse's parser with one-line errors. `run` calls a command's `main` and turns a `UserError` and Ctrl-C,
-which the user causes, into one line. Any other exception is a defect and keeps its traceback.
+`Parser` is argparse's parser with one-line errors. `run` calls a command's `main` and turns a `UserError`, Ctrl-C,
+SIGTERM and SIGHUP, which the user causes, into one line. Any other exception is a defect and keeps its traceback.
 """
 
 import argparse
 import contextlib
 import difflib
+import errno
 import os
+import select
 import signal
+import stat
 import sys
 import threading
-from typing import Any, Callable, Iterable, Iterator, List, NoReturn
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NoReturn, Optional
 
 from effedge.deploy.common.messages import hide_progress, show_messages
 
 EXIT_USER_ERROR = 2
+EXIT_SIGNAL = 128  # and the signal's number, as in a shell
+HANG_UP = getattr(signal, "SIGHUP", None)  # the terminal or the ssh session has gone; Windows has no such signal
+SIGNALS = tuple(int(number) for number in (signal.SIGINT, signal.SIGTERM, HANG_UP) if number is not None)
+_received: List[int] = []  # signals since the command's start
 COMPLETING = "_ARGCOMPLETE"  # the environment variable of a shell that completes a line, by argcomplete
 INTERRUPTED = "interrupted: nothing half-written was kept; run the same command to go on"
 
@@ -68,51 +75,130 @@ def choose(kind: str, given: str, known: Iterable[str]) -> str:
 
 
 @contextlib.contextmanager
-def noted_interrupts() -> Iterator[List[int]]:
-    """Yields a list to which each Ctrl-C within the block appends its signal number before it raises KeyboardInterrupt.
+def handled_signals(handle: Callable[[int], None]) -> Iterator[List[int]]:
+    """Calls `handle` with the number of each signal of SIGNALS within the block, instead of what they did before.
 
-    In other threads than the main one, which alone receives signals, and where Ctrl-C is ignored, as in a background
-    job, the list stays empty.
+    Yields the list of the numbers so far. Signals that are ignored stay ignored, as Ctrl-C in a background job and
+    SIGHUP under nohup; off the main thread, which alone receives signals, nothing changes.
     """
     noted: List[int] = []
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(previous):
-        yield noted
-        return
+    previous: Dict[int, Any] = {}  # handlers, by signal
 
     def handler(number: int, _frame: Any) -> None:
         noted.append(number)
-        raise KeyboardInterrupt
+        _received.append(number)
+        if number == HANG_UP:
+            leave_terminal()
+        handle(number)
 
-    signal.signal(signal.SIGINT, handler)
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                previous[number] = signal.signal(number, handler)
     try:
         yield noted
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+def interrupt(_number: int) -> None:
+    """Raises KeyboardInterrupt, as Python does for Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def leave_terminal() -> None:
+    """Replaces a terminal by /dev/null: after SIGHUP it is gone, and a message would fail with EIO while results are
+    still being kept."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
+                discard(stream)
+
+
+def discard(stream: Any) -> None:
+    """Sends all further output of a stream, with what it still holds, to /dev/null."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+def stdout_error() -> Optional[OSError]:
+    """Returns the reason why standard output cannot be written, such as a reader that has enough; None if it can."""
+    try:
+        sys.stdout.flush()  # what could not be written is still held, and fails again
+        descriptor = sys.stdout.fileno()
+        os.write(descriptor, b"")  # fails where the device is full
+        # Without a buffer (PYTHONUNBUFFERED) nothing is held, and the state of the pipe or disk tells.
+        if not hasattr(sys.stdout.buffer, "raw"):
+            if is_left(descriptor):
+                return BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+            if stat.S_ISREG(os.fstat(descriptor).st_mode) and os.fstatvfs(descriptor).f_bavail == 0:
+                return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        return error if error.errno is not None else None  # a stream of a test has no descriptor
+    except (AttributeError, ValueError):  # closed, or none at all
+        pass
+    return None
+
+
+def is_left(descriptor: int) -> bool:
+    """Tells if the reader of a pipe has closed it."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+def say(line: str) -> None:
+    """Prints a line to standard error, if that can be written."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        discard(sys.stderr)
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Runs a command's `main` and exits with status 0, or for a UserError or Ctrl-C with status 2 and a line on stderr.
+    """Runs a command's `main` and exits with its status.
 
-    A library that is being imported may catch the KeyboardInterrupt and fail with an error of its own; after a Ctrl-C
+    That is 0, or 2 for a UserError and for Ctrl-C, or 128 and the number of another signal that ended the command
+    (SIGTERM, SIGHUP); and what `main` exits with by itself. A UserError and a signal are a line on stderr. A reader of
+    standard output that has enough, such as `head`, changes nothing; any other failure of standard output is an error.
+
+    A library that is being imported may catch the KeyboardInterrupt and fail with an error of its own; after a signal
     any error counts as the interrupt.
     """
     show_messages()
-    with noted_interrupts() as noted:
-        try:
-            main()
-        except UserError as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            sys.exit(EXIT_USER_ERROR)
-        except BrokenPipeError:  # whoever read the output, such as `head`, has enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's own flush has a reader
-            sys.exit(0)
-        except KeyboardInterrupt:
-            print(INTERRUPTED, file=sys.stderr)
-            sys.exit(EXIT_USER_ERROR)
-        except Exception:
-            if not noted:
-                raise
-            print(INTERRUPTED, file=sys.stderr)
-            sys.exit(EXIT_USER_ERROR)
-    sys.exit(0)
+    _received.clear()
+    with handled_signals(interrupt):
+        status = status_of(main)
+        error = stdout_error()
+        if error is not None:
+            discard(sys.stdout)  # so that Python's own flush does not fail
+            if not isinstance(error, BrokenPipeError):
+                say(f"error: cannot write to standard output: {error.strerror}")
+                status = status or EXIT_USER_ERROR
+    if status and _received and _received[0] != signal.SIGINT:
+        status = EXIT_SIGNAL + _received[0]
+    sys.exit(status)
+
+
+def status_of(main: Callable[[], None]) -> Any:
+    """Runs a command's `main`; returns its exit status, once the line for a UserError or a signal is printed."""
+    try:
+        main()
+    except SystemExit as end:
+        return end.code
+    except UserError as error:
+        say(f"error: {' '.join(str(error).split())}")
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        say(INTERRUPTED)
+        return EXIT_USER_ERROR
+    except Exception as error:
+        if isinstance(error, OSError) and stdout_error() is not None:
+            return 0  # `run` reports it
+        if not _received:
+            raise
+        say(INTERRUPTED)
+        return EXIT_USER_ERROR
+    return 0

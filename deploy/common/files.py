@@ -1,21 +1,21 @@
-"""Writes files and folders atomically, and computes digests.
-
-Everything that effedge writes goes to a temporary name first and is then renamed. A rename within a folder is atomic on
-POSIX file systems, so a reader, or a later run after a kill, finds the complete file or none.
-"""
+"""Reads files and computes digests; files are written by the functions of outputs.py, which are here by name too."""
 
 import codecs
-import contextlib
-import errno
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Union
+from typing import Any, Iterable, Union
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.outputs import atomic_file as atomic_file
+from effedge.deploy.common.outputs import atomic_files as atomic_files
+from effedge.deploy.common.outputs import atomic_folder as atomic_folder
+from effedge.deploy.common.outputs import check_output_path as check_output_path
+from effedge.deploy.common.outputs import explain_os_error as explain_os_error
+from effedge.deploy.common.outputs import scratch_beside as scratch_beside
+from effedge.deploy.common.outputs import write_json as write_json
+from effedge.deploy.common.strict_json import parse_json
 
 CHUNK_BYTES = 1 << 20
 # Encodings by their byte-order mark (Unicode 15.0, section 23.8); UTF-32's begins with UTF-16's and comes first.
@@ -91,23 +91,11 @@ def read_text(path: Union[str, Path], expected: str) -> str:
 def read_json(path: Union[str, Path], remedy: str) -> Any:
     """Reads a JSON file. Raises UserError if it cannot be read, or is damaged: then with the `remedy`."""
     try:
-        return json.loads(Path(path).read_bytes())  # of bytes, json finds the encoding, and skips a byte-order mark
+        return parse_json(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror}") from error
-    except ValueError as error:  # no JSON, or no UTF-8
+    except ValueError as error:  # no JSON, no UTF-8, or a number that is not finite
         raise UserError(f"'{path}' is damaged ({error}): {remedy}") from error
-
-
-def check_output_path(path: Path) -> None:
-    """Raises UserError if `path` is a folder, or lies in a folder that does not exist. To be called before the work."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"cannot write '{path}': expected a file in a folder that exists")
-
-
-# Errors of a disk that cannot be written. Any other OSError has another cause, and is not turned into a UserError.
-REFUSALS = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
-)  # fmt: skip
 
 
 def user_cache() -> Path:
@@ -120,70 +108,3 @@ def user_cache() -> Path:
     if not root.is_absolute():
         raise UserError("this user has no home folder: set XDG_CACHE_HOME")
     return root / "effedge"
-
-
-@contextlib.contextmanager
-def explain_os_error(path: Union[str, Path]) -> Iterator[None]:
-    """Turns errors of the disk (no permission, no space, a file where a folder must be) into a UserError with the
-    path."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in REFUSALS:
-            raise
-        raise UserError(f"cannot write '{path}': {error.strerror}; make room there or choose another place") from error
-
-
-@contextlib.contextmanager
-def scratch_beside(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`, whose parents are created. If the block fails, all of them are
-    removed."""
-    created = [parent for parent in path.parents if not parent.exists()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=str(path.parent)))
-    except OSError as error:
-        raise UserError(f"cannot write '{path}': {error.strerror}; choose another place") from error
-    try:
-        with explain_os_error(path):
-            yield scratch
-    except BaseException:
-        shutil.rmtree(str(scratch), ignore_errors=True)
-        with contextlib.suppress(OSError):  # another process may have put something there
-            for parent in created:
-                parent.rmdir()
-        raise
-    shutil.rmtree(str(scratch), ignore_errors=True)
-
-
-@contextlib.contextmanager
-def atomic_file(path: Union[str, Path]) -> Iterator[Path]:
-    """Yields a temporary path; renames the file there to `path` if the block ends well, else removes it.
-
-    The folder of `path` is created if need be. Raises UserError if the disk cannot be written.
-    """
-    path = Path(path)
-    with scratch_beside(path) as scratch:
-        # The name keeps its suffix: onnx, safetensors and OpenVINO choose the format by it.
-        temporary = scratch / path.name
-        yield temporary
-        os.replace(str(temporary), str(path))
-
-
-@contextlib.contextmanager
-def atomic_folder(path: Union[str, Path]) -> Iterator[Path]:
-    """Like `atomic_file`, for a folder: a folder at `path` is replaced, with all of its files."""
-    path = Path(path)
-    with scratch_beside(path) as scratch:
-        temporary, previous = scratch / "new", scratch / "old"
-        temporary.mkdir()
-        yield temporary
-        if path.exists():
-            os.replace(str(path), str(previous))
-        os.replace(str(temporary), str(path))
-
-
-def write_json(path: Union[str, Path], content: object) -> None:
-    """Writes JSON values to a file, whole or not at all. Raises UserError if the disk refuses."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

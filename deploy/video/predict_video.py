@@ -6,18 +6,14 @@ there are kept, as a video that plays and lines that are whole. Nothing is writt
 
 import contextlib
 import itertools
-import os
-import signal
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import TYPE_CHECKING, Callable, Iterator, List, Optional, Sequence
 
-from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.cli import UserError, discard, handled_signals, interrupt, stdout_error
 from effedge.deploy.common.files import atomic_file
 from effedge.deploy.common.json_lines import STDOUT, JsonLines, open_json_lines
-from effedge.deploy.image.records import as_record
 from effedge.deploy.video.frame_reader import Frame, FrameReader
 from effedge.deploy.video.progress import Progress, closing_line
 from effedge.deploy.video.source import Video, display_name, local_file, open_video
@@ -145,14 +141,15 @@ class VideoRun:
                 for file in self.files:
                     check_room(file.parent)
                 started = time.perf_counter()
-                results: Sequence[Result] = list(self.model([frame.pixels for frame in taken]))
+                results: Sequence[Result] = self.model([frame.pixels for frame in taken])
                 for frame, result in zip(taken, results):
                     self.write(frame, result, progress, 1000 * (time.perf_counter() - started) / len(taken))
         except BrokenPipeError:  # the reader of the lines has gone
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - or Python complains once more when it exits
+            discard(sys.stdout)  # or Python complains once more when it exits
             return "nobody reads the lines of --json - any more"
         except OSError as error:
-            return f"cannot write the lines of --json: {error.strerror}"
+            output = "the lines of --json" if stdout_error() is None else "to standard output"
+            return f"cannot write {output}: {error.strerror}"
         except UserError as error:
             return str(error)
         return None if reader.stopped else reader.end_reason()
@@ -165,19 +162,17 @@ class VideoRun:
         times = []
         for _ in range(1 + TRIAL_RUNS):
             started = time.perf_counter()
-            list(self.model([first.pixels]))
+            self.model(first.pixels)
             times.append(time.perf_counter() - started)
         if self.writer is not None:
             self.writer.fps = max(1.0, min(self.video.fps or USUAL_FPS, round(1 / min(times[1:]))))
 
     def write(self, frame: Frame, result: "Result", progress: "Progress", run_ms: float) -> None:
         """Writes the result of a frame to all outputs."""
-        record = as_record(result)
-        if self.writer is not None and not isinstance(result, list):
-            from effedge.deploy.image.draw import draw_detections
-
+        record = result.to_dict()
+        if self.writer is not None:
             seconds = None if self.video.live else frame.seconds
-            self.writer.write(draw_detections(frame.pixels, result), self.times(frame), seconds)
+            self.writer.write(result.drawn_on(frame.pixels), self.times(frame), seconds)
         if self.lines is not None:
             self.lines.write({"frame": frame.number, "time": round(frame.seconds, 3), **record})
         age = 1000 * (time.perf_counter() - frame.arrival)
@@ -194,24 +189,14 @@ class VideoRun:
 
 @contextlib.contextmanager
 def ended_by_signals(stop: Callable[[], None]) -> Iterator[List[int]]:
-    """Lets the first Ctrl-C, or SIGTERM, within the block call `stop`, and adds its number to the list that it yields.
+    """Lets the first Ctrl-C, SIGTERM or SIGHUP within the block call `stop`, and yields the list of their numbers. The
+    second raises KeyboardInterrupt."""
+    count = itertools.count()
 
-    The second signal acts as ever. Ignored signals stay ignored; off the main thread nothing is changed.
-    """
-    noted: List[int] = []
-    previous: Dict[int, Any] = {}  # handlers, by signal
-
-    def handler(number: int, _frame: object) -> None:
-        noted.append(number)
-        signal.signal(number, previous[number])
+    def handle(number: int) -> None:
+        if next(count):
+            interrupt(number)
         stop()
 
-    if threading.current_thread() is threading.main_thread():
-        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                previous[number] = signal.signal(number, handler)
-    try:
+    with handled_signals(handle) as noted:
         yield noted
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before)

@@ -1,10 +1,10 @@
 """Runs a TensorRT build on a thread of its own, with a progress bar; Ctrl-C stops it where the version allows it."""
 
 import contextlib
-import signal
 import threading
 from typing import Any, Iterator, List
 
+from effedge.deploy.common.cli import handled_signals
 from effedge.deploy.common.messages import log
 from effedge.engines.targets import Target
 from effedge.engines.tensorrt.build_progress import progress_monitor
@@ -30,7 +30,7 @@ def build_plan(trt: Any, builder: Any, network: Any, config: Any, target: Target
             finished.set()
 
     worker = threading.Thread(target=work, name="builder")
-    with ctrl_c_sets(cancelled):
+    with signals_set(cancelled):
         worker.start()
         while not finished.wait(0.1):
             if monitor is not None:
@@ -44,23 +44,14 @@ def build_plan(trt: Any, builder: Any, network: Any, config: Any, target: Target
 
 
 @contextlib.contextmanager
-def ctrl_c_sets(cancelled: threading.Event) -> Iterator[None]:
-    """Has Ctrl-C set the event within the block, and raise nothing: an exception would leave the builder's thread.
+def signals_set(cancelled: threading.Event) -> Iterator[None]:
+    """Has Ctrl-C, and the other signals that end a command, set the event within the block, and raise nothing: an
+    exception would leave the builder's thread."""
 
-    Does nothing on other threads than the main thread, which alone receives signals, and where Ctrl-C is ignored.
-    """
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or previous in (signal.SIG_IGN, None):
-        yield
-        return
-
-    def handler(number: int, frame: Any) -> None:
+    def cancel(_number: int) -> None:
         if not cancelled.is_set():
             cancelled.set()
             log.warning("cancelling: the builder stops after its current step")
 
-    signal.signal(signal.SIGINT, handler)
-    try:
+    with handled_signals(cancel):
         yield
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -36,8 +36,9 @@ from effedge.deploy.common.contracts import Spec
 from effedge.deploy.common.files import sha256
 from effedge.deploy.image.files import open_image
 from effedge.deploy.image.preprocess import preparation
-from effedge.deploy.image.records import Record, as_record
+from effedge.deploy.image.records import Record
 from effedge.deploy.runtime import onnxruntime_backend
+from effedge.deploy.runtime.selection import Selection
 from effedge.engines import install
 from effedge.engines.build_request import BuildRequest
 from effedge.engines.comparison.inputs import image_batch
@@ -246,10 +247,10 @@ def expected_results(onnx: Path, spec: Spec, images: Sequence[np.ndarray], thres
     backend = onnxruntime_backend.load(onnx, {"backend": {"fp8": read_header(onnx).is_fp8}})
     engine = BackendEngine(backend, str(onnx), spec)
     if threshold is None:
-        return [as_record(classes) for classes in BackendClassifier(engine)(images)]
+        return [classes.to_dict() for classes in BackendClassifier(engine).stream(images)]
     detector = BackendDetector(engine)
-    detector.set_selection(threshold)
-    return [as_record(detections) for detections in detector(images)]
+    detector.selection = Selection(threshold)
+    return [detections.to_dict() for detections in detector.stream(images)]
 
 
 def expected_outputs(onnx: Path, spec: Spec, image: np.ndarray) -> dict[str, np.ndarray]:

@@ -27,6 +27,7 @@ from typing import Any
 
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.files import atomic_file, read_json, write_json
+from effedge.deploy.common.locks import locked
 from effedge.deploy.common.messages import log
 from effedge.deploy.runtime.manifest import NAME as MANIFEST
 from effedge.engines.build_options import BuildOptions, add_build_options, read_build_options
@@ -216,7 +217,7 @@ def make_bundle(case: Case, plan: Plan) -> Path:
 def read_installed(row: Row, folder: Path) -> None:
     """Reads the results that `deploy` has brought back, into the row."""
     row["installed"], row["latency"], manifest = (
-        json.loads((folder / name).read_text()) for name in (INSTALLED.name, LATENCY.name, MANIFEST)
+        read_json(folder / name, "run it again") for name in (INSTALLED.name, LATENCY.name, MANIFEST)
     )
     if row["latency"]:
         del row["latency"]["samples_ms"]
@@ -238,7 +239,7 @@ def run_proof(row: Row, archive: Path, beside: Path | None, board: Board, plan: 
     run_job(board, names, "prove", " ".join(words))
     folder = archive.with_name(f"{names['name']}@{board.word}-proof")
     fetch(board, names, [str(PROOF)], folder)
-    row["proof"] = proof = json.loads((folder / PROOF.name).read_text())
+    row["proof"] = proof = read_json(folder / PROOF.name, "run it again")
     disagreement = (proof["agreement"] or {}).get("disagreement")
     row["reason"] = "; ".join([*proof["problems"], *([disagreement] if disagreement else [])])
 
@@ -304,7 +305,8 @@ def main() -> None:
     parser.add_quiet()
     arguments = parser.parse_args()
     board = Board(arguments.host, arguments.ssh_options)
-    folder = prove(read_plan(arguments, board), board)
+    with locked(arguments.out / f"prove-{board.word}"):
+        folder = prove(read_plan(arguments, board), board)
     report = json.loads((folder / "report.json").read_text())
     sys.stdout.flush()
     print(table(report["rows"]))

@@ -26,9 +26,10 @@ from typing import Any
 
 from effedge.deploy.common.cli import EXIT_USER_ERROR, Parser, UserError
 from effedge.deploy.common.files import atomic_folder, sha256
+from effedge.deploy.common.locks import locked
 from effedge.deploy.common.messages import log, track
 from effedge.deploy.latency import table
-from effedge.engines.install import MADE_HERE
+from effedge.engines.installation.candidate import MADE_HERE
 from effedge.engines.proof.prove import SUFFIX as PROOF_SUFFIX
 from effedge.pipeline.shipping.ssh import Board, ConnectionLost
 
@@ -59,12 +60,23 @@ rm -rf .{name}-????????????????.new
 df -Pk . | awk 'NR == 2 {{ print $4 }}'
 if [ -d {work} ]; then echo whole; else wc -c 2>/dev/null < {work}.part || echo 0; fi
 """
-COPY = "cd effedge && cat >> {work}.part"
+# Appends to the archive's part there. A lock on it, where the board has util-linux's flock, keeps two runs apart.
+COPY = """
+cd effedge || exit 1
+exec 9>> {work}.part
+if command -v flock >/dev/null && ! flock -n 9; then
+    echo "another run is copying {name} there: wait for it, then run the same command again" >&2; exit 1
+fi
+[ "$(wc -c < {work}.part)" -eq {start} ] || {{
+    echo "another run has copied a part of {name} there: run the same command again" >&2; exit 1; }}
+cat >> {work}.part
+"""
 # What the bundle of the last installation made is linked into the new folder: what is up to date there is not made
 # anew. {twin} is the name of the same model's bundle for a proof, or without one. A folder of the final name is whole,
 # as it is renamed; `sync` is for boards that lose their power.
 UNPACK = """
 cd effedge || exit 1
+[ ! -d {work} ] || {{ rm -f {work}.part; exit 0; }}
 trap 'rm -rf {work}.new' EXIT
 trap 'exit 1' HUP INT TERM
 [ "$(sha256sum < {work}.part | cut -d ' ' -f 1)" = {digest} ] || {{
@@ -128,6 +140,18 @@ def deploy(archive: Path, board: Board, python: str = "python3", iterations: int
     if not archive.name.endswith(SUFFIX) or not archive.is_file():
         raise UserError(f"no bundle at '{archive}': expected the {SUFFIX} that `make bundle` writes")
     names = names_there(archive, python)
+    folder = archive.with_name(f"{names['name']}@{board.word}")
+    with locked(folder):
+        install(archive, board, names, iterations)
+        fetch(board, names, RESULTS, folder)
+    return folder
+
+
+def install(archive: Path, board: Board, names: dict[str, str], iterations: int | None) -> None:
+    """Copies the bundle to the board and installs it there.
+
+    Args: as of `deploy`, and what `names_there` returns.
+    """
     free, state = board.run(INSPECT.format(**names)).decode().split()[-2:]
     if state == "whole":
         log.info(f"copy: up to date, {board.host}:effedge/{names['name']}")
@@ -141,9 +165,6 @@ def deploy(archive: Path, board: Board, python: str = "python3", iterations: int
         board.run(UNPACK.format(made=" ".join(map(str, MADE_HERE)), **names))
     count = "" if iterations is None else f" --iterations {iterations}"
     run_job(board, names, "install", f"sh install.sh{count}", TURN.format(**names))
-    folder = archive.with_name(f"{names['name']}@{board.word}")
-    fetch(board, names, RESULTS, folder)
-    return folder
 
 
 def names_there(archive: Path, python: str) -> dict[str, str]:
@@ -168,14 +189,14 @@ def quoted(path: str) -> str:
 
 def copy(archive: Path, board: Board, names: dict[str, str], start: int) -> None:
     """Appends the archive's bytes from `start` on to the board's part of it."""
-    size = archive.stat().st_size
+    size, script = archive.stat().st_size, COPY.format(start=start, **names)
     start = min(start, size)  # where the board has more bytes, the hash will differ
     log.info(
         f"copy: {board.host}:effedge/{names['name']}" + (f", going on at {mib(start)} of {mib(size)}" if start else "")
     )
     sent = start
     bar = track(total=size, initial=start, unit="B", unit_scale=True, desc="copying")
-    with bar, open(archive, "rb") as file, board.open(COPY.format(**names), stdin=subprocess.PIPE) as process:
+    with bar, open(archive, "rb") as file, board.open(script, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stderr is not None
         messages: list[bytes] = []
         stderr = process.stderr

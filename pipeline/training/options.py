@@ -58,6 +58,8 @@ def make_parser(description: str) -> Parser:
     add("model")
     add("--data", default=DIGITS, help="training data (see above); default: digits")
     add("--images", metavar="DIR", type=Path, help="folder of DATA's images, if not beside it")
+    skip = "train without the images of DATA that cannot be read (default: refuse, as the rest may be another data set)"
+    add("--skip-unreadable", action="store_true", help=skip)
     add("--val", metavar="DATA", help="validation data; default: none, or unseen digits for digits")
     add("--val-images", metavar="DIR", type=Path, help="folder of its images; default: --images")
     every = "steps; default: every epoch where the run counts in epochs, otherwise only at the end"

@@ -16,9 +16,13 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
+from pathlib import Path
 
+from effedge.deploy.common.locks import locked
 from effedge.deploy.common.messages import log, silence
 from effedge.deploy.timing.machine import cores
+from effedge.pipeline.datasets.checks import LEAVE_OUT, REFUSE
 from effedge.pipeline.datasets.problems import line_by_line
 from effedge.pipeline.datasets.report import report
 from effedge.pipeline.models.tables import is_detector
@@ -55,23 +59,29 @@ def main() -> None:
     arguments = make_parser(__doc__ or "").parse_args()
     apply_recipe(arguments)
     check_out(arguments.out)
-    with join_process_group(arguments.device) as group, contextlib.ExitStack() as quietly:
+    with lock_of(arguments.out), join_process_group(arguments.device) as group, contextlib.ExitStack() as quietly:
         if arguments.quiet or group.rank > 0:
             quietly.enter_context(silence())
         run_process(group, arguments)
+
+
+def lock_of(out: Path) -> contextlib.AbstractContextManager[None]:
+    """Locks the output of a training; only the first of torchrun's processes does, for all of them."""
+    return locked(out) if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext()
 
 
 def run_process(group: ProcessGroup, arguments: argparse.Namespace) -> None:
     """Runs the training in one process of the group."""
     look, metadata = trained_preprocessing(arguments.model, arguments.data)
     val, validation = arguments.val or (DIGITS if arguments.data == DIGITS else None), None
+    unreadable = LEAVE_OUT if arguments.skip_unreadable else REFUSE
     with line_by_line(), group.rank_0_first():  # rank 0 draws the digits
         data = training_data(arguments.model, arguments.data, arguments.images, arguments.size, arguments.seed,
-                             make_augmentation(arguments))  # fmt: skip
+                             make_augmentation(arguments), unreadable)  # fmt: skip
         options = read_options(arguments, data.epoch_length, group.world_size)
         if val is not None:
             validation = make_validation(options.model, val, arguments.val_images or arguments.images, data.labels,
-                                         options.size, look, group.spread)  # fmt: skip
+                                         options.size, look, unreadable)._replace(spread=group.spread)  # fmt: skip
     if data.checked is not None:
         log.info("\n".join(report(data.checked, options.model, options.size)))
     log.info(f"training {options.model} at {options.size}: {describe(options, data, group)}")

@@ -1,6 +1,7 @@
 """The folders of models under OUT: one for each, the same each time."""
 
 import multiprocessing
+import threading
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,27 @@ def test_models_that_are_built_at_one_moment_do_not_share(tmp_path):
     assert len(set(names)) == len(paths) and "model" in names
     for path, name in zip(paths, names, strict=True):
         assert (tmp_path / "out" / name / SOURCE).read_text() == f"../{path.parent.name}/model.onnx\n"
+
+
+def hold(out, begun, end):
+    with artefact_folder(Request(Checkpoint("d0"), "fp32", TARGETS["cpu"], out)):
+        begun.set()
+        end.wait(30)
+
+
+def test_a_second_run_waits_for_the_folder_until_the_first_is_done(tmp_path, caplog):
+    context = multiprocessing.get_context("fork")
+    begun, end = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(tmp_path, begun, end))
+    process.start()
+    assert begun.wait(30)
+    threading.Timer(0.5, end.set).start()
+    assert folder_of(Checkpoint("d0"), tmp_path) == "d0-digits" and end.is_set()
+    process.join()
+    assert f"waiting for process {process.pid}" in caplog.text
+    # Another model's folder is free meanwhile, and a mark that an earlier effedge was killed in is mended.
+    (tmp_path / "b0-digits").mkdir()
+    (tmp_path / "b0-digits" / SOURCE).write_text("")
+    assert folder_of(Checkpoint("b0"), tmp_path) == "b0-digits"
+    assert (tmp_path / "b0-digits" / SOURCE).read_text() == "b0-digits\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b0-digits", "d0-digits"]

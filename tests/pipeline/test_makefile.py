@@ -21,6 +21,7 @@ def asked(tmp_path: Path):
     python.parent.mkdir()
     python.write_text('#!/bin/sh\necho "$@"\n')
     python.chmod(0o755)
+    shutil.copy(python, python.with_name("torchrun"))
 
     def run(*words: str) -> list[str]:
         done = subprocess.run(
@@ -61,3 +62,59 @@ def test_help_lists_every_target_and_variable() -> None:
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for word in ("engine", "deploy", "latency-test", "PRECISION", "SELFTEST_IMAGE", "PATIENCE", "BASELINE"):
         assert word in shown.split(), word
+
+
+ATTACKS = ["a'; touch {0} #", 'a"; touch {0} #', "`touch {0}`", "$(touch {0})", "$$(touch {0})", "$(shell touch {0})",
+           "a;touch\t{0}", "a\n\ttouch {0}", "a & touch {0}", "a | touch {0}", "${{x:=`touch {0}`}}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", ["engine", "deploy", "train", "predict", "latency", "accuracy", "help", "prove"])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_variables_value_is_never_run(asked, tmp_path, target, attack) -> None:
+    mark = tmp_path / "touched"
+    value = attack.format(mark)
+    for extra in ("core", "train", "plot", "lite0"):
+        (tmp_path / f".installed-{extra}").touch()
+    variables = {"engine": "MODEL SIZE BUILD_OPTIONS CAPABILITY", "deploy": "HOST OUT SELFTEST_IMAGE DEVICE_PYTHON",
+                 "train": "ARGS OUT DATA PROCESSES WEIGHTS", "predict": "ENGINE SOURCE", "latency": "JSON PLOT OUT",
+                 "accuracy": "PEERS BCCD OUT", "help": "MODEL OUT", "prove": "MODELS SOAK"}[target]  # fmt: skip
+    for name in variables.split():
+        try:
+            asked(target, f"{name}={value}", f"VENV={tmp_path}", f"PYTHON={tmp_path}/none")
+        except subprocess.CalledProcessError as error:
+            pytest.fail(f"{name}: {error.stderr}")
+        assert not mark.exists(), name
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("name", ["VENV", "PYTHON"])
+def test_nor_is_that_of_the_environments_folder_or_python(tmp_path, attack, name) -> None:
+    mark = tmp_path / "touched"
+    words = ["make", "-s", "setup", f"VENV={tmp_path}/venv", f"{name}={attack.format(mark)}"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2 and not mark.exists()
+    if "$(" not in attack:  # make itself expands a variable's name, before it reads a file
+        words = ["make", f"{attack.format(mark)}=1".replace(" ", "\t")]
+        assert subprocess.run(words, cwd=ROOT, capture_output=True, check=False).returncode == 2
+        assert not mark.exists()
+
+
+def test_a_value_reaches_the_command_as_it_is(tmp_path) -> None:
+    value = 'it\'s $HOME; a "quoted" `word` * \\ $(x)'
+    tool = tmp_path / "effedge"
+    tool.write_text('#!/bin/sh\nfor word; do printf "%s\\n" "$word"; done\n')
+    tool.chmod(0o755)
+    words = ["make", "-s", "-C", str(ROOT), f"BIN={tmp_path}", "INSTALLED=", "summary", f"MODEL={value}"]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == f"summary\n{value}\n"
+
+
+def test_clean_removes_its_folder_and_never_the_checkout(tmp_path) -> None:
+    (tmp_path / "out" / "x").mkdir(parents=True)
+    subprocess.run(["make", "-s", "clean", f"OUT={tmp_path}/out"], cwd=ROOT, check=True)
+    subprocess.run(["make", "-s", "clean", f"OUT={tmp_path}/out"], cwd=ROOT, check=True)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "copy").mkdir()
+    shutil.copy(ROOT / "Makefile", tmp_path / "copy")
+    for out in (".", "..", str(tmp_path)):
+        done = subprocess.run(["make", "-s", "clean", f"OUT={out}"], cwd=tmp_path / "copy", capture_output=True)
+        assert done.returncode == 2 and (tmp_path / "copy" / "Makefile").exists()

@@ -64,12 +64,14 @@ class Journal:
 
     def flush(self) -> None:
         if self.writer is not None:
-            self.writer.flush()
+            with explain_os_error(self.path):
+                self.writer.flush()
 
     def close(self) -> None:
-        self.file.close()
-        if self.writer is not None:
-            self.writer.close()
+        with explain_os_error(self.path):
+            self.file.close()
+            if self.writer is not None:
+                self.writer.close()
 
 
 def _short(value: float) -> float:

@@ -1,5 +1,6 @@
 """One line and exit status 2 for what a user causes; a traceback for a defect; Ctrl-C even where a library hides it."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -127,3 +128,105 @@ def test_a_reader_that_has_enough_ends_the_command_without_a_word():
         assert done.stdout.readline() == b"line\n"
         done.stdout.close()
         assert done.stderr.read() == b"" and done.wait(30) == 0
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 2)])
+def test_the_end_of_a_session_and_systemds_stop_are_as_ctrl_c_with_a_shells_status(capsys, number, status):
+    before = signal.getsignal(number)
+    assert ends(lambda: os.kill(os.getpid(), number), capsys) == (status, [INTERRUPTED])
+    assert signal.getsignal(number) is before
+
+    def main():
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt:
+            raise UserError("interrupted after step 3") from None
+
+    assert ends(main, capsys) == (status, ["error: interrupted after step 3"])
+
+
+def test_under_nohup_the_end_of_a_session_ends_nothing(capsys):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert ends(lambda: os.kill(os.getpid(), signal.SIGHUP), capsys) == (0, [])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_that_main_handles_well_is_status_0(capsys):
+    """As the end of a live video."""
+
+    def main():
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert ends(main, capsys) == (0, [])
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "body",
+    ["print('x')", "print('x', flush=True)", "log.info('x')", "Parser(prog='p').parse_args(['--help'])",
+     "print('x'); raise SystemExit(0)"],
+)  # fmt: skip
+def test_a_full_standard_output_is_one_line(body, unbuffered):
+    script = f"from effedge.deploy.common.cli import Parser, run; from effedge.deploy.common.messages import log\n\
+def main():\n    {body}\nrun(main)"
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=str(ROOT),
+            env=environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    message = b"error: cannot write to standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, message)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_left_before_the_first_line_ends_the_command_without_a_word(unbuffered):
+    script = "import sys; from effedge.deploy.common.cli import run; sys.stdin.read(); run(lambda: print('x'))"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=str(ROOT), env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as done:  # fmt: skip
+        done.stdout.close()
+        done.stdin.close()
+        assert done.stderr.read() == b"" and done.wait(30) == 0
+
+
+def test_standard_error_that_is_full_changes_no_status():
+    script = "from effedge.deploy.common.cli import UserError, run\ndef main():\n    raise UserError('x')\nrun(main)"
+    with open("/dev/full", "wb") as full:
+        assert subprocess.run([sys.executable, "-c", script], cwd=str(ROOT), stderr=full, check=False).returncode == 2
+
+
+def test_a_terminal_that_is_gone_disturbs_nothing_that_is_still_to_be_kept(tmp_path):
+    """As a lost ssh session: SIGHUP, and then EIO from each write to the terminal."""
+    import pty
+
+    script = (
+        "import sys, time; from effedge.deploy.common.cli import run, handled_signals\n"
+        "def main():\n"
+        "    stopped = []\n"
+        "    with handled_signals(stopped.append):\n"
+        "        print('ready', flush=True)\n"
+        "        while not stopped: time.sleep(0.01)\n"
+        "    for _ in range(3): print('words', flush=True); print('words', file=sys.stderr, flush=True)\n"
+        f"    open({str(tmp_path / 'kept')!r}, 'w').close()\n"
+        "run(main)"
+    )
+    child, terminal = pty.fork()
+    if child == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        os.chdir(str(ROOT))
+        os.execv(sys.executable, [sys.executable, "-c", script])
+    said = b""
+    while not said.endswith(b"\n"):
+        said += os.read(terminal, 100)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert (tmp_path / "kept").exists() and os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0

@@ -87,8 +87,10 @@ def test_a_classifier(build, clip, tmp_path):
     done = run(engine, clip, "--json", tmp_path / "found.jsonl")
     assert done.returncode == 0 and len(lines_of(tmp_path / "found.jsonl")[7]["classes"]) == 5
     assert len(done.stdout.splitlines()) == 3  # one for all frames: the class stays, though its score does not
-    done = run(engine, clip, "--out", tmp_path / "a.mp4")
-    assert done.returncode == 2 and "--out is for detectors" in done.stderr and not (tmp_path / "a.mp4").exists()
+    done = run(engine, clip, "--out", tmp_path / "a.mp4")  # its classes are written into each frame
+    assert done.returncode == 0 and (tmp_path / "a.mp4").stat().st_size > 0
+    done = run(engine, clip, "--classes", "a")
+    assert done.returncode == 2 and "--classes is for detectors" in done.stderr
 
 
 def test_json_lines_on_standard_output_and_nothing_else(engine, clip):
@@ -127,7 +129,7 @@ def predict_live(monkeypatch, build, tmp_path):
         monkeypatch.setattr(predict_video, "open_video", lambda source: Video(source, camera, True, None, fps))
 
         def load():
-            model = predict.load(str(build(name=f"engine-{time.time()}")), None, drawing=True)
+            model = predict.load(str(build(name=f"engine-{time.time()}")), {})
             infer = model.engine.backend
             model.engine.backend = lambda feeds: time.sleep(slow) or infer(feeds)
             return model
@@ -168,8 +170,8 @@ def test_ctrl_c_ends_a_camera_well(predict_live, capsys, tmp_path):
     assert "age when done" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_systemds_stop_end_a_file_with_what_was_done(engine, tmp_path, number):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 2), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_ctrl_c_systemds_stop_and_a_lost_session_end_a_file_with_what_was_done(engine, tmp_path, number, status):
     clip = write_video(tmp_path / "long.mp4", frames=2000)
     # A job in the background of a shell, and all that it starts, has Ctrl-C ignored.
     script = "import signal; signal.signal(2, signal.default_int_handler); from effedge.deploy import predict;"
@@ -184,7 +186,7 @@ def test_ctrl_c_and_systemds_stop_end_a_file_with_what_was_done(engine, tmp_path
     process.send_signal(number)
     out, errors = process.communicate(timeout=60)
     records = lines_of(tmp_path / "a.jsonl")
-    assert process.returncode == 2 and 0 < len(records) < 2000
+    assert process.returncode == status and 0 < len(records) < 2000
     assert errors == f"error: interrupted after {len(records)} frames of '{clip}', which are kept\n"
     assert len(read_video(tmp_path / "a.mp4")[0]) == len(records)
     assert f"{len(records)} frames in " in out

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from effedge.deploy.common.cli import UserError
-from effedge.pipeline.datasets.crops import crop_window, main
+from effedge.pipeline.datasets.crops import crop_window, distinct_names, main
 from effedge.pipeline.datasets.read import read_data
 from tests.pipeline.small_training import COLOURS, write_coco
 
@@ -41,7 +41,7 @@ def test_small_objects_are_left_out_and_what_is_no_place_or_data_is_one_line(mon
     path, images = write_coco(tmp_path, 3), tmp_path / "photographs"
     run_main(monkeypatch, path, "--images", images, "--out", tmp_path / "crops", "--smallest", 500, "-q")
     assert capsys.readouterr().out.startswith("blue: 0\n")
-    with pytest.raises(UserError, match="files of something else"):
+    with pytest.raises(UserError, match="effedge did not write what is in it"):
         run_main(monkeypatch, path, "--images", images, "--out", images)
     with pytest.raises(UserError, match="has no boxes"):
         run_main(monkeypatch, folders, "--out", tmp_path / "other")
@@ -69,3 +69,57 @@ def test_images_of_one_name_in_two_folders_keep_their_crops_apart(monkeypatch, t
     path.write_text(json.dumps(content))
     run_main(monkeypatch, path, "--images", tmp_path / "photographs", "--out", tmp_path / "crops", "-q")
     assert len(read_data(tmp_path / "crops").records) == 6
+
+
+def test_no_object_is_lost_by_names_of_files_and_classes_that_are_nearly_alike(monkeypatch, tmp_path, caplog):
+    """Files of one stem, one of another's number and stem; classes that would share a folder, or be none."""
+    labels = ["a/b", "a_b", "A_B", ".", "..", " ", "3"]
+    files = ["x.png", "x.bmp", "1-x.png", "X.tif", "x_2.png"]
+    (tmp_path / "images").mkdir()
+    for name in files:
+        Image.fromarray(np.full((40, 40, 3), 200, np.uint8)).save(tmp_path / "images" / name)
+    annotations = [
+        {"id": 1 + len(labels) * image + label, "image_id": image, "category_id": label + 1, "iscrowd": 0, "area": 100,
+         "bbox": [label, label, 10, 10]}
+        for image in range(len(files)) for label in range(len(labels))
+    ]  # fmt: skip
+    images = [{"id": index, "file_name": name, "width": 40, "height": 40} for index, name in enumerate(files)]
+    categories = [{"id": index + 1, "name": name} for index, name in enumerate(labels)]
+    data = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    words = (tmp_path / "data.json", "--images", tmp_path / "images", "--out", tmp_path / "crops", "-q")
+    for _ in range(2):  # the second replaces the first
+        run_main(monkeypatch, *words)
+        crops = read_data(tmp_path / "crops")
+        assert len(crops.records) == len(annotations) and len(crops.labels) == len(labels)
+        assert np.bincount([record.class_ids[0] for record in crops.records]).tolist() == [len(files)] * len(labels)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["crops", "data.json", "images"]
+    assert "the folder of the class 'a/b' is 'a_b'" in caplog.text
+    (tmp_path / "crops" / "a_b" / "mine.png").write_bytes(b"")
+    with pytest.raises(UserError, match="did not write what is in it .'a_b/mine.png'"):
+        run_main(monkeypatch, *words)
+
+
+def test_names_are_distinct_on_any_file_system_and_never_lead_elsewhere():
+    texts = [
+        "a/b",
+        "a_b",
+        "A_B",
+        ".",
+        "..",
+        "...",
+        "a",
+        "a",
+        "a_2",
+        "é" * 200,
+        "é" * 201,
+        "x.",
+        "x ",
+        "c:d",
+        "\0",
+        "..",
+    ]
+    names = distinct_names(texts)
+    assert len({name.casefold() for name in names}) == len(texts)
+    for name in names:
+        assert name and "/" not in name and name[0] != "." and len(name.encode()) <= 210

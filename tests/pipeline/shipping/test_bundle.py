@@ -22,7 +22,7 @@ from effedge.engines import install as install_module
 from effedge.engines.build_options import DEFAULT, BuildOptions
 from effedge.engines.build_request import BuildRequest
 from effedge.engines.device import DetectedDevice
-from effedge.engines.install import MADE_HERE
+from effedge.engines.installation.candidate import MADE_HERE
 from effedge.engines.onnx_header import read_header
 from effedge.engines.targets import TARGETS
 from effedge.pipeline.shipping import bundle
@@ -281,7 +281,8 @@ def test_a_wrong_option_is_refused(root):
 
 def reseal(root):
     """The hashes of a folder that was changed on purpose."""
-    names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+    files = [path.relative_to(root) for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    names = [path.as_posix() for path in files]
     sums = [
         f"{hashlib.sha256((root / name).read_bytes()).hexdigest()}  {name}\n" for name in names if name != "SHA256SUMS"
     ]
@@ -415,5 +416,5 @@ def test_make_shows_both_commands():
         ["make", "-n", "deploy", "HOST=me@board", "TARGET=jetson-orin", "PYTHON=true"],
         cwd=bundle.ROOT, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    assert "--target 'jetson-orin'" in shown and "--until bundle" in shown
-    assert "'me@board' --ssh-options=" in shown
+    assert '--target "$TARGET"' in shown and "--until bundle" in shown
+    assert '"$HOST" --ssh-options=' in shown

@@ -3,12 +3,15 @@
 The bundle's install.sh is a stand-in too: it says some lines, waits if it shall, and leaves what a real one leaves.
 """
 
+import fcntl
 import gzip
 import io
 import json
 import os
+import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import pytest
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.files import sha256
+from effedge.deploy.common.outputs import names_in
 from effedge.deploy.timing.board import board as read_board
 from effedge.pipeline.shipping import push
 from effedge.pipeline.shipping.push import deploy
@@ -102,7 +106,7 @@ def test_it_copies_installs_brings_back_and_gives_the_figures_last(call, archive
     )
     folder = archive.parent / "net-int8-jetson-orin@board"
     assert lines[-1] == str(folder)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(name.split("/")[-1] for name in push.RESULTS)
+    assert names_in(folder) == sorted(name.split("/")[-1] for name in push.RESULTS)
     assert json.loads((folder / "latency.json").read_text()) == LATENCY
     assert (folder / "install.log").read_text().splitlines() == lines[1:3]
     assert not list((board / "effedge").glob(".*.part"))
@@ -418,3 +422,30 @@ def test_no_ssh_here_is_one_line(archive, tmp_path, monkeypatch):
 def test_no_bundle_is_one_line(tmp_path, board):
     with pytest.raises(UserError, match="no bundle at"):
         deploy(tmp_path / "none.tar.gz", Board("me@board"))
+
+
+def test_two_deploys_at_once_take_turns_and_one_from_elsewhere_is_told(archive, board, tmp_path, monkeypatch):
+    """From here they wait for each other; a copy from another machine meets the lock on the board."""
+    done = []
+    threads = [threading.Thread(target=lambda: done.append(deploy_in_process(archive))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [status for status, _ in done] == [0, 0] and runs(board) == 2
+    assert (
+        sum("copy: up to date" in said for _, said in done) == 1 and sum("waiting for" in said for _, said in done) <= 1
+    )
+    other = pack(tmp_path / "build" / f"{NAME}.tar.gz")
+    place = board / "effedge" / f".{NAME}-{sha256(other)[:16]}.part"
+    with place.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another run is copying net-int8-jetson-orin there"):
+            deploy(other, Board("me@board"))
+    deploy(other, Board("me@board"))
+
+
+def deploy_in_process(archive):
+    words = [sys.executable, "-m", "effedge", "deploy", str(archive), "me@board", "-q"]
+    done = subprocess.run(words, cwd=Path(__file__).parents[3], capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr

@@ -1,0 +1,56 @@
+"""Kills and failing disks at each change of a file: no half artefact, no false record, nothing lost, nothing left."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.faults.harness import FAULTS, Harness, Stage, compile_library
+from tests.faults.stages import BASELINE, BUNDLE, CROPS, TRAINING, chain
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that fails calls."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler (gcc) for the library that fails calls")
+    return compile_library(compiler, tmp_path_factory.mktemp("faults"))
+
+
+def run_all(stage: Stage, folder: Path, library: Path, every: int = 1) -> None:
+    """Injects each kind of fault at every n-th call, each kind at others."""
+    harness = Harness(stage, folder, library)
+    try:
+        for offset, kind in enumerate(FAULTS.values()):
+            for at in range(1 + offset % every, harness.calls + 1, every):
+                harness.inject(kind, at)
+        print(f"{stage.name}: {harness.calls} calls, {harness.injected} faults injected")
+        assert harness.injected
+    finally:
+        harness.close()
+
+
+@pytest.mark.parametrize(("stage", "every"), [(CROPS, 7), (BASELINE, 5)], ids=lambda value: getattr(value, "name", ""))
+def test_some_faults_of_small_stages(stage, every, tmp_path, library) -> None:
+    run_all(stage, tmp_path, library, every)
+
+
+# A training's checkpoints are thousands of writes, of which every two-hundredth is enough.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "every"),
+    [
+        (chain("fp32", "cpu-ort"), 1),
+        (chain("int8", "cpu-ort"), 1),
+        (CROPS, 1),
+        (BASELINE, 1),
+        (TRAINING, 200),
+        (BUNDLE, 1),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_every_fault_of_every_stage(stage, every, tmp_path, library) -> None:
+    run_all(stage, tmp_path, library, every)
