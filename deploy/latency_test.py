@@ -29,6 +29,7 @@ from effedge.deploy.latency import PACKAGES, UNCOMPILED, Identity, first_blocks_
 from effedge.deploy.native.compiled_library import COMPILED
 from effedge.deploy.runtime.backends import BACKENDS, first_blocks_computed_by
 from effedge.deploy.runtime.manifest import NAME, parse_manifest, read_manifest
+from effedge.deploy.timing.baseline import wrong_field
 from effedge.deploy.timing.board import Board, board
 from effedge.deploy.timing.board_notes import notes
 
@@ -40,11 +41,8 @@ if TYPE_CHECKING:
 FORMAT = 5
 ATTEMPTS = 4
 TOLERANCE = 5.0  # per cent
+MOST_TOLERANCE = 1000.0  # times the baseline
 SLOWER, CANNOT_TELL = 1, 3
-FIELDS = {
-    "format": int, "engine": dict, "machine": dict, "versions": dict, "reference": dict, "loads": list, "ms": dict,
-    "yardstick_ms": dict,
-}  # fmt: skip
 OWN_CODE, STEPS = "effedge's runtime", "letterbox and NMS"  # in "versions"
 
 
@@ -83,8 +81,6 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.no_engine and not args.record:
         parser.error("--no-engine goes with --record")
-    if not args.tolerance >= 0:
-        parser.error(f"--tolerance {args.tolerance}: expected 0 or more per cent")
     return args
 
 
@@ -194,20 +190,20 @@ def read_baseline(path: Path) -> Baseline:
     """Reads a baseline. Raises UserError if there is none, or if it is damaged or of another format."""
     if not path.is_file():
         raise UserError(f"no baseline '{path}': record one first, with --record")
-    baseline = read_json(path, "record it again")
-    fits = isinstance(baseline, dict) and all(isinstance(baseline.get(name), kind) for name, kind in FIELDS.items())
-    if isinstance(baseline, dict) and isinstance(baseline.get("format"), int) and baseline["format"] != FORMAT:
-        raise UserError(f"'{path}' is of format {baseline['format']}, this effedge reads {FORMAT}: record it again")
-    rows = [*baseline["ms"].values(), *baseline["yardstick_ms"].values()] if fits else []
-    if (
-        not rows
-        or not all(isinstance(row, list) and len(row) == len(baseline["loads"]) for row in rows)
-        or not set(baseline["ms"]) == set(baseline["yardstick_ms"])
-    ):
+    content = read_json(path, "record it again")
+    if not isinstance(content, dict):
         raise UserError(f"'{path}' is no latency baseline: record it again, with --record")
+    number = content.get("format")
+    if number != FORMAT and isinstance(number, int):
+        raise UserError(f"'{path}' is of format {number}, this effedge reads {FORMAT}: record it again")
+    wrong = "format" if number != FORMAT else wrong_field(content)
+    if wrong is not None:
+        raise UserError(f"'{path}' is no latency baseline (its '{wrong}' is missing or wrong): record it again")
+    content.pop("kept_at", None)  # only this function says where it is
+    baseline: Baseline = content  # type: ignore[assignment]  # its fields are as checked above
     kept = kept_path(path)
     if baseline.get("kept") and kept.is_dir():
-        if read_manifest(kept)["files"] != baseline["engine"].get("files"):
+        if read_manifest(kept)["files"] != baseline["engine"]["files"]:
             raise UserError(f"'{kept}' is not the engine that '{path}' was recorded of: record it again")
         baseline["kept_at"] = kept
     return baseline
@@ -216,10 +212,12 @@ def read_baseline(path: Path) -> Baseline:
 def check(folder: str, baseline: Baseline, tolerance: float) -> Dict[str, "Verdict"]:
     """Measures an engine, several times before it is called slower, and returns the verdicts by step.
 
-    Raises UserError if the baseline is of another machine or of another kind of engine.
+    Raises UserError if the baseline is of another machine or of another kind of engine, or the tolerance is none.
     """
     from effedge.deploy.timing import interleaved
 
+    if not 0 <= tolerance < MOST_TOLERANCE:
+        raise UserError(f"tolerance {100 * tolerance:g} (--tolerance): expected 0 or more per cent")
     check_machine(baseline)
     verdicts: Dict[str, Verdict] = {}
     if "kept_at" in baseline:

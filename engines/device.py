@@ -2,18 +2,18 @@
 
 import signal
 import subprocess
-import sys
 from typing import List, NamedTuple, Optional, Tuple
 
 from effedge.deploy.common.cli import UserError
+from effedge.engines.installation.launch import command
 from effedge.engines.targets import TARGETS, Target, check_machine, find_jetson
 from effedge.engines.targets.packages import how_to_get, installed_version
 
 INITIALIZE_CUDA = "from effedge.deploy.runtime.tensorrt.gpu import cuda; cuda.init()"
 # An import alone does not show that a backend works here: a probe also imports its dependencies and makes a first call.
 PROBES = {
-    "openvino": "import openvino as backend; backend.Core()",
-    "onnxruntime": "import onnxruntime as backend",
+    "openvino": "import effedge, openvino as backend; backend.Core()",  # effedge turns telemetry off
+    "onnxruntime": "import effedge, onnxruntime as backend",
     "tensorrt": f"import tensorrt as backend; {INITIALIZE_CUDA}",
     "tensorrt_rtx": f"import tensorrt_rtx as backend; {INITIALIZE_CUDA}",
 }
@@ -56,7 +56,7 @@ def backend_version(backend: str) -> Tuple[Optional[str], str]:
     The probe runs in a process of its own, because a backend that was built for another CPU may end its process.
     """
     code = f"{PROBES[backend]}; print(backend.__version__)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(command("-c", code), capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return done.stdout.split()[-1], ""
     if done.returncode < 0:

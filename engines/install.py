@@ -8,15 +8,12 @@ and was timed, so that an engine of an earlier installation serves until then, a
 may be run again: a finished step is skipped unless the device changed.
 """
 
-import contextlib
 import os
-import platform
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Optional
 
 from effedge.deploy.common.cli import EXIT_USER_ERROR, Parser, UserError, run
 from effedge.deploy.common.contracts import Manifest
@@ -25,21 +22,28 @@ from effedge.deploy.common.messages import LINES, log
 from effedge.deploy.runtime.backends import BACKENDS
 from effedge.deploy.runtime.manifest import NAME as MANIFEST
 from effedge.engines.device import DetectedDevice, detect_device
-from effedge.engines.stage import json_stage, record_path
+from effedge.engines.installation.candidate import (
+    BUNDLE,
+    CANDIDATE,
+    ENGINE,
+    EXPECTED,
+    FALLBACK,
+    IMAGE,
+    INSTALLED,
+    LATENCY,
+    MODEL,
+    OUTPUTS,
+    PREDICTION,
+    RANGES,
+    begin_candidate,
+    keep_earlier_engine,
+    move_up,
+)
+from effedge.engines.installation.launch import command
+from effedge.engines.stage import json_stage
 from effedge.engines.targets import TARGETS
 from effedge.engines.targets.packages import how_to_pip_install
 
-BUNDLE, DEVICE, INSTALLED = Path("bundle.json"), Path("device.json"), Path("installed.json")
-MODEL, IMAGE, EXPECTED = Path("model/model.onnx"), Path("selftest/image.png"), Path("selftest/expected.json")
-OUTPUTS = Path("selftest/outputs.npz")  # of the reference, for IMAGE
-FALLBACK = Path("model/fallback.onnx")  # plan B, where the builder may have no INT8 implementation of some layers
-RANGES = Path("model/calibration.cache")  # where INT8 is by ranges
-ENGINE, PREDICTION, LATENCY = Path("engine"), Path("found.json"), Path("latency.json")
-# In the order in which they move up: wherever a kill interrupts that, the next run finds each record with its file.
-MADE_HERE = (
-    DEVICE, PREDICTION, record_path(PREDICTION), LATENCY, record_path(LATENCY), ENGINE, record_path(ENGINE), INSTALLED,
-)  # fmt: skip
-CANDIDATE, EARLIER = Path("candidate"), Path("earlier-engine")
 LEAST_PILLOW = (7, 0)
 REMEDY = "unpack the bundle again"
 ERROR = "error: "  # the beginning of the line that effedge.deploy.common.cli.run prints
@@ -79,20 +83,6 @@ def lasting_folder(folder: Path) -> Path:
     return name if name.is_dir() and name.samefile(str(folder)) else folder
 
 
-@contextlib.contextmanager
-def keep_earlier_engine() -> Iterator[None]:
-    """Adds to a UserError within the block that the engine of an earlier installation is still there, if there is
-    one."""
-    try:
-        if not ENGINE.exists() and EARLIER.exists():  # a kill came between the two renames of `move_up`
-            os.replace(str(EARLIER), str(ENGINE))
-        yield
-    except UserError as error:
-        if not ENGINE.exists():
-            raise
-        raise UserError(f"{error}; the earlier engine stays") from error
-
-
 def check_packages() -> None:
     """Raises UserError unless NumPy and a Pillow that is new enough are installed."""
     try:
@@ -105,69 +95,6 @@ def check_packages() -> None:
         raise UserError(
             f"Pillow {PIL.__version__} is here, expected 7.0 or later: {how_to_pip_install('--upgrade pillow')}"
         )
-
-
-def begin_candidate(device: DetectedDevice) -> None:
-    """Prepares candidate/ for the steps, with what an unfinished run has left there.
-
-    Files of a finished installation are linked into it, so that a step is skipped if it is up to date; but none that
-    were made with another backend or on another device, as a plan runs only where it was built.
-    """
-    current = {
-        "machine": [platform.node(), platform.machine()],
-        "target": device.target.name,
-        "version": device.version,
-        "l4t": device.l4t,
-    }
-    begun = CANDIDATE / DEVICE
-    if begun.exists() and read_json(begun, f"remove {CANDIDATE}/") != current:
-        shutil.rmtree(str(CANDIDATE))
-    write_json(begun, current)
-    if not DEVICE.exists():
-        return
-    if read_json(DEVICE, "remove it") != current:
-        log.info("install: this device or its backend has changed, so everything is made anew")
-        return
-    for path in MADE_HERE:
-        if path.exists() and not (CANDIDATE / path).exists():
-            link(path, CANDIDATE / path)
-
-
-def link(source: Path, target: Path) -> None:
-    """Makes hard links of a file, or of a folder's files; copies where the file system has no links. Nothing writes
-    into a file that exists (effedge.deploy.common.files), so a link is as good as a copy."""
-
-    def link_file(old: str, new: str) -> None:
-        try:
-            os.link(old, new)
-        except OSError:
-            shutil.copy2(old, new)
-
-    if source.is_dir():
-        shutil.copytree(str(source), str(target), copy_function=link_file)
-    else:
-        link_file(str(source), str(target))
-
-
-def move_up() -> None:
-    """Moves the files of candidate/, whose engine has passed, to their places, the engine with two renames."""
-    is_new = not same_file(CANDIDATE / record_path(ENGINE), record_path(ENGINE))
-    for path in MADE_HERE:
-        if path != ENGINE:
-            os.replace(str(CANDIDATE / path), str(path))
-        elif is_new or not ENGINE.exists():
-            if EARLIER.exists():
-                shutil.rmtree(str(EARLIER))
-            if ENGINE.exists():
-                os.replace(str(ENGINE), str(EARLIER))
-            os.replace(str(CANDIDATE / ENGINE), str(ENGINE))
-    for folder in (CANDIDATE, EARLIER):
-        shutil.rmtree(str(folder), ignore_errors=True)
-
-
-def same_file(first: Path, second: Path) -> bool:
-    """Tells if both exist with the same content."""
-    return second.exists() and first.read_bytes() == second.read_bytes()
 
 
 def build(bundle: Dict[str, Any], device: DetectedDevice) -> None:
@@ -268,7 +195,7 @@ def report(bundle: Dict[str, Any], device: DetectedDevice, outcome: Dict[str, An
     )
 
 
-def call(command: str, *words: str) -> None:
+def call(name: str, *words: str) -> None:
     """Runs a command of effedge with this Python. Raises UserError, where it ends with one with the same words.
 
     The command is killed if this process is interrupted: not every builder can be cancelled, and a second one beside
@@ -278,7 +205,7 @@ def call(command: str, *words: str) -> None:
     sys.stdout.flush()
     error = ""
     with subprocess.Popen(
-        [sys.executable, "-m", "effedge", command, *words], env=environment, stderr=subprocess.PIPE, errors="replace"
+        command("effedge", name, *words), env=environment, stderr=subprocess.PIPE, errors="replace"
     ) as process:
         assert process.stderr is not None
         try:
@@ -296,7 +223,7 @@ def call(command: str, *words: str) -> None:
         raise UserError(error)
     if status != 0:
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        raise UserError(f"effedge {command} {' '.join(words)} ended with {how}: what it printed above says why")
+        raise UserError(f"effedge {name} {' '.join(words)} ended with {how}: what it printed above says why")
 
 
 if __name__ == "__main__":

@@ -12,15 +12,29 @@ fail() {
     exit 2
 }
 
-# The check comes before any Python code, because a damaged file could fail in any manner.
+# The check comes before any Python code, because a damaged file could fail in any manner. Every file is listed, and
+# every listed file is as it was packed. Python's own caches could hold other code than the files, and are removed.
 [ -f SHA256SUMS ] || fail "SHA256SUMS is missing beside install.sh: unpack the bundle again"
-damaged=$(LC_ALL=C sha256sum -c SHA256SUMS 2>/dev/null | sed -n 's/: FAILED.*//p' | head -n 1)
+for tool in sha256sum awk find; do
+    command -v "$tool" >/dev/null 2>&1 || fail "there is no '$tool' here, which checks the bundle: install it (coreutils, mawk, findutils)"
+done
+checked=$(LC_ALL=C sha256sum --strict -c SHA256SUMS 2>/dev/null)
+status=$?
+damaged=$(printf '%s\n' "$checked" | sed -n 's/: FAILED.*//p' | head -n 1)
 [ -z "$damaged" ] || fail "'$damaged' is missing or not the file that was packed: unpack the bundle again"
+[ "$status" -eq 0 ] || fail "SHA256SUMS is damaged, or sha256sum failed (exit status $status): unpack the bundle again"
+for name in bundle.json install.sh model/model.onnx selftest/image.png selftest/expected.json; do
+    grep -q "^[0-9a-f]\{64\}  $name\$" SHA256SUMS || fail "SHA256SUMS is cut short ('$name' is not in it): unpack the bundle again"
+done
+find effedge -name __pycache__ -type d -prune -exec rm -rf {} + || fail "cannot remove Python's caches in effedge/"
+unlisted=$(find effedge model selftest ! -type d | LC_ALL=C awk '
+    FNR == NR { listed[substr($0, 67)]; next } !($0 in listed)' SHA256SUMS - | head -n 1)
+[ -z "$unlisted" ] || fail "'$unlisted' is none of the bundle's files: remove it, or unpack the bundle into a new folder"
 
 PYTHON=${PYTHON:-python3}
 command -v "$PYTHON" >/dev/null 2>&1 || fail "there is no '$PYTHON' here: install Python 3.8 or later (PYTHON= names it)"
-"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 8))' ||
+"$PYTHON" -I -c 'import sys; sys.exit(sys.version_info < (3, 8))' ||
     fail "'$PYTHON' is $("$PYTHON" -V 2>&1), expected Python 3.8 or later: name a newer one with PYTHON="
 module=install
 [ "$1" != prove ] || { shift; module=proof.prove; }
-exec "$PYTHON" -m "effedge.engines.$module" "$@"
+exec "$PYTHON" -I effedge/engines/installation/launch.py "effedge.engines.$module" "$@"

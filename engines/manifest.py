@@ -98,7 +98,8 @@ def write_manifest(
         versions: of the packages that built the engine, by name.
     """
     header = request.header
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != NAME and path.suffix != ".log")
+    present = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".log")
+    files = [path for path in present if path != folder / NAME]  # an ONNX's weights may be in folders of their own
     manifest: Manifest = {
         "format": FORMAT,
         "spec": header.spec,
@@ -117,7 +118,7 @@ def write_manifest(
         "target": request.target.name,
         "backend": built.backend,
         "engine": built.engine,
-        "files": {path.name: sha256(path) for path in files},
+        "files": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
         "versions": dict(versions),
         "sources": {"onnx": sha256(request.onnx)},
         "warnings": built.warnings,

@@ -1,19 +1,26 @@
 """Reads the facts of an ONNX file that a builder needs: spec, opset, inputs, nodes, Q/DQ pairs and FP16 weights.
 
-The reader decodes the protobuf wire format itself (protobuf.dev/programming-guides/encoding, field numbers of
-onnx.proto3), because an engine for a Jetson is built on the Jetson, where there is no onnx package. Weights are
-skipped, not read: the file is mapped into memory, so a model of hundreds of MB takes milliseconds.
+The reader decodes protobuf itself (deploy/common/protobuf.py, field numbers of onnx.proto3), because an engine for a
+Jetson is built on the Jetson, where there is no onnx package. Weights are skipped, not read: the file is mapped into
+memory, so a model of hundreds of MB takes milliseconds. The file may come from anywhere: what the builders rely on is
+checked.
 """
 
-import json
+import math
 import mmap
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple, Union
+from typing import Dict, List, Mapping, Optional, Set, Tuple, Union
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import BATCH_KEY, CALIBRATION_KEY, SPEC_KEY, Spec
+from effedge.deploy.common.paths import inside
+from effedge.deploy.common.protobuf import Data
+from effedge.deploy.common.strict_json import parse_json
+from effedge.deploy.runtime.manifest_fields import wrong_field
+from effedge.deploy.runtime.onnx_external import external_files
+from effedge.engines.onnx_format.messages import Message
 
 PAIRS = ("QuantizeLinear", "DequantizeLinear")
 LAYER_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # input 0 is data, input 1 a weight
@@ -25,7 +32,13 @@ DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string", 9: "bool",
     10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16", 17: "fp8",
 }  # fmt: skip
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
+# Numbers of inputs that the readers of a header rely on: a Q/DQ pair's are data, scale and zero point.
+LEAST_INPUTS = {
+    **dict.fromkeys((*PAIRS, *LAYER_OPERATORS), 2),
+    **dict.fromkeys(("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"), 1),
+}
+MOST_ELEMENTS = 1 << 31  # of an input; a tensor of float32 would have 8 GiB
+MOST_DIMS = 64
 Dims = Optional[Tuple[Union[int, str], ...]]  # a dynamic dimension is its name, "" without one; None: of any rank
 
 
@@ -127,15 +140,17 @@ class Header:
 def onnx_files(path: Path) -> Dict[str, Path]:
     """Lists an ONNX model's files, as a stage's inputs: the model itself as "onnx", the files of its weights by name.
 
-    Raises UserError as `read_header`, and if a file is missing.
+    Raises UserError as `read_header`, and if a file is missing, or would lie outside the model's folder.
     """
     files = {"onnx": path}
     for name in read_header(path).external:
-        files[name] = path.parent / name
-        if not files[name].is_file():
-            raise UserError(
-                f"'{path}' keeps its weights in '{files[name]}', which is missing: put it beside the ONNX file"
-            )
+        file = inside(path.parent, name, f"'{path}'")
+        role = file.relative_to(path.parent).as_posix()
+        if role == "onnx":
+            raise UserError(f"'{path}' keeps its weights in a file named 'onnx': give it a name with a suffix")
+        if not file.is_file():
+            raise UserError(f"'{path}' keeps its weights in '{file}', which is missing: put it beside the ONNX file")
+        files[role] = file
     return files
 
 
@@ -143,188 +158,131 @@ def read_header(path: Path) -> Header:
     """Reads `path`. Raises UserError if the file is missing or no whole ONNX model."""
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _read_model(data)
+            header = _read_model(data)
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror or error}; give the path of an ONNX model") from error
-    except (ValueError, IndexError, struct.error) as error:  # an empty file, or one that ends within a field
+    except (ValueError, IndexError, OverflowError, struct.error) as error:  # an empty file, or one that is damaged
         raise UserError(f"'{path}' is no whole ONNX model ({error}); export it again") from error
+    return replace(header, external=tuple(sorted(external_files(path))))
 
 
-Span = Tuple[int, int]  # start and end of a length-delimited field in the file
-
-
-def _varint(data: mmap.mmap, at: int) -> Tuple[int, int]:
-    """Reads a number; returns it and the position of the next byte."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError(f"a number of more than 64 bits at byte {at}")
-
-
-def _fields(data: mmap.mmap, span: Span) -> Iterator[Tuple[int, Any]]:
-    """Yields (field number, value) of a message: an int, or the Span of a number of fixed size, a string, bytes or a
-    nested message."""
-    at, end = span
-    while at < end:
-        tag, at = _varint(data, at)
-        number, wire = tag >> 3, tag & 7
-        if wire == VARINT:
-            value, at = _varint(data, at)
-            yield number, value
-        elif wire == BYTES:
-            length, at = _varint(data, at)
-            if at + length > end:
-                raise ValueError(f"field {number} ends beyond byte {end}")
-            yield number, (at, at + length)
-            at += length
-        elif wire in (FIXED64, FIXED32):
-            size = 8 if wire == FIXED64 else 4
-            yield number, (at, at + size)
-            at += size
-        else:
-            raise ValueError(f"wire type {wire} at byte {at}")
-
-
-def _text(data: mmap.mmap, span: Span) -> str:
-    return data[span[0] : span[1]].decode()
-
-
-def _read_model(data: mmap.mmap) -> Header:
-    """Reads a ModelProto: 7 graph, 8 opset_import, 14 metadata_props."""
-    opset, graph, metadata = 0, (0, 0), {}
-    for number, value in _fields(data, (0, len(data))):
-        if number == 7:
-            graph = value
-        elif number == 8:  # OperatorSetId: 1 domain, 2 version
-            entry = dict(_fields(data, value))
-            if 1 not in entry or _text(data, entry[1]) in ("", "ai.onnx"):
-                opset = entry.get(2, 0)
-        elif number == 14:  # StringStringEntry
-            entry = dict(_fields(data, value))
-            metadata[_text(data, entry[1])] = _text(data, entry[2]) if 2 in entry else ""
-    if graph == (0, 0):
+def _read_model(data: Data) -> Header:
+    """Reads a ModelProto: 7 graph, 8 opset_import (1 domain, 2 version), 14 metadata_props (1 key, 2 value); but
+    `external`."""
+    model = Message(data, (0, len(data)))
+    if 7 not in model:
         raise ValueError("it has no graph")
-    nodes: List[Node] = []
-    inputs: Dict[str, Tuple[int, Dims]] = {}
-    outputs: Dict[str, Tuple[int, Dims]] = {}
-    initializers: Dict[str, int] = {}
-    spans: Dict[str, Span] = {}  # of the initializers
-    tensors: Dict[str, Tuple[int, Dims]] = {}
-    external: Set[str] = set()
-    for number, value in _fields(data, graph):
-        if number == 1:
-            nodes.append(_read_node(data, value))
-        elif number == 5:  # TensorProto: 1 dims, 2 data_type, 8 name, 13 external_data, of StringStringEntry
-            fields = list(_fields(data, value))
-            tensor = dict(fields)
-            name = _text(data, tensor[8])
-            initializers[name] = tensor.get(2, 0)
-            spans[name] = value
-            tensors[name] = (initializers[name], _read_integers(data, [size for key, size in fields if key == 1]))
-            for entry in (dict(_fields(data, span)) for key, span in fields if key == 13):
-                if _text(data, entry[1]) == "location":
-                    external.add(_text(data, entry[2]))
-        elif number in (11, 12, 13):  # input, output, value_info
-            name, element, dims = _read_value_info(data, value)
-            tensors.setdefault(name, (element, dims))
-            if number != 13:
-                (inputs if number == 11 else outputs)[name] = (element, dims)
+    domains = [(entry.text(1), entry.number(2)) for entry in model.messages(8)]
+    opset = next((version for domain, version in reversed(domains) if domain in ("", "ai.onnx")), 0)
+    metadata = {entry.text(1): entry.text(2) for entry in model.messages(14)}
+    graph = model.message(7)
+    nodes = [_read_node(node) for node in graph.messages(1)]
     if not nodes:
         raise ValueError("it has no nodes")
-    spec = json.loads(metadata.get(SPEC_KEY, "{}"))
-    batch = spec["input"]["batch"] if spec else json.loads(metadata.get(BATCH_KEY, "null"))
+    # TensorProto: 1 dims, 2 data_type, 8 name
+    constants = {tensor.text(8): tensor for tensor in graph.messages(5)}
+    initializers = {name: tensor.number(2) for name, tensor in constants.items()}
+    tensors: Dict[str, Tuple[int, Dims]] = {
+        name: (initializers[name], tensor.numbers(1)) for name, tensor in constants.items()
+    }
+    inputs, outputs, others = (dict(map(_read_value_info, graph.messages(number))) for number in (11, 12, 13))
     inputs = {name: kind for name, kind in inputs.items() if name not in initializers}  # as before ONNX's IR 4
-    limits = tuple(batch) if batch else None
-    shifted = tuple(
-        node.name
-        for node in nodes
-        if node.op in PAIRS
-        and node.inputs[2:]
-        and node.inputs[2] in spans
-        and _has_nonzero(data, spans[node.inputs[2]])
-    )
-    report = json.loads(metadata.get(CALIBRATION_KEY, "{}"))
-    kept, float32_nodes = report.get("float_layers", {}), report.get("float32_nodes", {})
+    for name, kind in {**others, **outputs, **inputs}.items():
+        tensors.setdefault(name, kind)
+    for name, (_, dims) in inputs.items():
+        if math.prod(size for size in dims or () if isinstance(size, int)) > MOST_ELEMENTS:
+            raise ValueError(f"its input '{name:.80}' has the shape {dims}")
+    spec, batch, report = _read_metadata(metadata)
     weights = {name for node in nodes if node.op in LAYER_OPERATORS for name in node.inputs}
-    small = [name for name, span in spans.items() if name not in weights and span[1] - span[0] < 4 * SMALL]
-    constants = {name: _floats(data, spans[name]) for name in small if initializers[name] == FLOAT32}
-    files = tuple(sorted(external))
     return Header(
-        opset, spec, limits, nodes, inputs, outputs, initializers, files, shifted, kept, tensors, float32_nodes,
-        constants,
+        opset, spec, batch, nodes, inputs, outputs, initializers,
+        external=(),
+        shifted=tuple(
+            node.name
+            for node in nodes
+            if node.op in PAIRS and node.inputs[2:] and _has_nonzero(constants.get(node.inputs[2]))
+        ),
+        float_layers=report["float_layers"],
+        tensors=tensors,
+        float32_nodes=report["float32_nodes"],
+        constants={
+            # 4 float_data, 9 raw_data; neither where the values are in another file
+            name: tensor.floats(4, 9)
+            for name, tensor in constants.items()
+            if name not in weights and initializers[name] == FLOAT32 and tensor.size < 4 * SMALL
+        },
     )  # fmt: skip
 
 
-def _floats(data: mmap.mmap, tensor: Span) -> Tuple[float, ...]:
-    """Reads the values of a float32 TensorProto: 4 float_data, packed or one by one, 9 raw_data; none where they are in
-    another file."""
-    spans = [value for number, value in _fields(data, tensor) if number in (4, 9)]
-    return tuple(value for start, end in spans for (value,) in struct.iter_unpack("<f", data[start:end]))
+def _read_metadata(
+    metadata: Mapping[str, str],
+) -> Tuple[Spec, Optional[Tuple[int, int, int]], Dict[str, Dict[str, str]]]:
+    """Reads the spec, the batch, and the reasons of the calibration's report; checks what they may hold."""
+    values = {key: parse_json(metadata.get(key, "{}")) for key in (SPEC_KEY, CALIBRATION_KEY)}
+    for key, value in values.items():
+        if not isinstance(value, dict):
+            raise ValueError(f"its metadata '{key}' is no object")
+    spec, report = values[SPEC_KEY], values[CALIBRATION_KEY]
+    batch = parse_json(metadata.get(BATCH_KEY, "null"))
+    if spec:
+        missing = [name for name in ("model", "weights", "task", "labels", "input") if name not in spec]
+        batch = None if missing or not isinstance(spec["input"], dict) else spec["input"].get("batch")
+        if batch is None:
+            raise ValueError(f"its metadata '{SPEC_KEY}' lacks '{next(iter(missing), 'input.batch')}'")
+    manifest = {"spec": spec, "batch": batch, "backend": {}, "engine": "", "files": {}}
+    wrong = wrong_field(manifest)
+    if wrong is not None:
+        raise ValueError(f"its metadata has a wrong '{wrong}'")
+    reasons = {key: report.get(key, {}) for key in ("float_layers", "float32_nodes")}
+    for key, value in reasons.items():
+        if not isinstance(value, dict) or not all(isinstance(reason, str) for reason in value.values()):
+            raise ValueError(f"its metadata '{CALIBRATION_KEY}' has a wrong '{key}'")
+    return spec, tuple(batch) if batch else None, reasons
 
 
-def _read_integers(data: mmap.mmap, values: List[Union[int, Span]]) -> Tuple[int, ...]:
-    """Reads a repeated integer field, packed into one span or one value after the other."""
-    numbers: List[int] = []
-    for value in values:
-        if isinstance(value, int):
-            numbers.append(value)
-            continue
-        at, end = value
-        while at < end:
-            number, at = _varint(data, at)
-            numbers.append(number)
-    return tuple(numbers)
-
-
-def _has_nonzero(data: mmap.mmap, tensor: Span) -> bool:
+def _has_nonzero(tensor: Optional[Message]) -> bool:
     """Tells if an integer tensor has a value other than 0, that is, a byte other than 0.
 
     TensorProto: 5 int32_data, packed or one by one, 9 raw_data.
     """
-    values = [value for number, value in _fields(data, tensor) if number in (5, 9)]
-    return any(value if isinstance(value, int) else any(data[slice(*value)]) for value in values)
+    if tensor is None:
+        return False
+    return any(tensor.numbers(5)) or any(any(tensor.data[start:end]) for start, end in tensor.spans(9))
 
 
-def _read_node(data: mmap.mmap, span: Span) -> Node:
+def _read_node(node: Message) -> Node:
     """Reads a NodeProto: 1 input, 2 output, 3 name, 4 op_type, 5 attribute (AttributeProto: 1 name, 3 i, 4 s, 8
     ints)."""
-    texts: Dict[int, List[str]] = {1: [], 2: [], 3: [""], 4: [""]}
     attributes: Dict[str, Union[int, str]] = {}
     lists: Dict[str, Tuple[int, ...]] = {}
-    for number, value in _fields(data, span):
-        if number in texts:
-            texts[number].append(_text(data, value))
-        elif number == 5:
-            entries = list(_fields(data, value))
-            attribute = {key: content for key, content in entries if key in (1, 3, 4)}
-            if any(key == 8 for key, _ in entries):
-                integers = [content for key, content in entries if key == 8]
-                lists[_text(data, attribute[1])] = _read_integers(data, integers)
-            if 3 in attribute or 4 in attribute:
-                content = attribute[3] if 3 in attribute else data[slice(*attribute[4])].decode(errors="replace")
-                attributes[_text(data, attribute[1])] = content
-    return Node(texts[4][-1], texts[3][-1], tuple(texts[1]), tuple(texts[2]), attributes, lists)
+    for attribute in node.messages(5):
+        name, text = attribute.text(1), attribute.span(4)
+        if 8 in attribute:
+            lists[name] = attribute.numbers(8)
+        if 3 in attribute:
+            attributes[name] = attribute.number(3)
+        elif text is not None:
+            attributes[name] = node.data[slice(*text)].decode(errors="replace")
+    op, name, inputs = node.text(4), node.text(3), tuple(node.texts(1))
+    if len(inputs) < LEAST_INPUTS.get(op, 0) or not node.spans(2):
+        raise ValueError(f"its {op} '{name:.80}' has {len(inputs)} inputs, {len(node.spans(2))} outputs")
+    return Node(op, name, inputs, tuple(node.texts(2)), attributes, lists)
 
 
-def _read_value_info(data: mmap.mmap, span: Span) -> Tuple[str, int, Dims]:
+def _read_value_info(info: Message) -> Tuple[str, Tuple[int, Dims]]:
     """Reads a ValueInfoProto: 1 name, 2 type > 1 tensor_type > (1 elem_type, 2 shape > 1 dim > (1 value | 2 name)).
 
     The dims are None where there is no shape; the element type is also 0 where the type is no tensor's.
     """
-    info = dict(_fields(data, span))
-    tensor = dict(_fields(data, dict(_fields(data, info.get(2, (0, 0)))).get(1, (0, 0))))
+    tensor = info.message(2).message(1)
+    name, element = info.text(1), tensor.number(1)
     if 2 not in tensor:
-        return _text(data, info[1]), tensor.get(1, 0), None
+        return name, (element, None)
     dims: List[Union[int, str]] = []
-    for _, dim in _fields(data, tensor[2]):
-        entry = dict(_fields(data, dim))
-        size = entry.get(1, 0)
+    for dim in tensor.message(2).messages(1):
+        size = dim.number(1)
         # Some exporters write a dynamic dimension as 0 or -1, which the wire format holds as 2^64 - 1.
-        dims.append(size if 0 < size < 1 << 63 else _text(data, entry.get(2, (0, 0))))
-    return _text(data, info[1]), tensor.get(1, 0), tuple(dims)
+        dims.append(size if 0 < size < 1 << 63 else dim.text(2))
+    if len(dims) > MOST_DIMS:
+        raise ValueError(f"its tensor '{name:.80}' has {len(dims)} dimensions")
+    return name, (element, tuple(dims))

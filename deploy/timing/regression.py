@@ -38,5 +38,5 @@ def compare(baseline: Optional[Measurement], now: Measurement, step: str, tolera
     ratio, low, high = interval(figures, None if baseline is None else log_ratios(baseline, step))
     limit = 1 + tolerance
     slower, settled = low > limit, high <= limit
-    unknown = not slower and not settled and high - low > WIDEST
+    unknown = not slower and not settled and not high - low <= WIDEST  # also where they are not finite
     return Verdict(ratio, low, high, len(figures), None if unknown else slower, settled)

@@ -36,10 +36,10 @@ def throughput(folder: str, task: str, images: Sequence[Path], count: int, laten
             path = Path(scratch) / "synthetic.jpg"
             Image.fromarray(synthetic_image()).save(str(path), quality=90)
             images = [path]
-        for _ in model(itertools.islice(itertools.cycle(images), WARM_UP)):
+        for _ in model.stream(itertools.islice(itertools.cycle(images), WARM_UP)):
             pass
         started = time.perf_counter()
-        for _ in model(itertools.islice(itertools.cycle(images), count)):
+        for _ in model.stream(itertools.islice(itertools.cycle(images), count)):
             pass
         seconds = time.perf_counter() - started
     rate = count / seconds

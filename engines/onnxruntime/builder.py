@@ -15,6 +15,7 @@ from typing import Any, List
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import BackendDescription
+from effedge.deploy.runtime.manifest import NAME as MANIFEST
 from effedge.deploy.runtime.onnxruntime_backend import OnnxRuntimeEngine, make_session
 from effedge.engines.build_request import BuildRequest
 from effedge.engines.manifest import BuiltEngine, Layer
@@ -30,10 +31,16 @@ INTEGER = ("QLinear", "ConvInteger", "MatMulInteger")
 def build(onnxruntime: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
     """Writes `folder`/engine.onnx, and beside it the files that hold its weights. No build option applies.
 
-    Raises UserError if ONNX Runtime refuses the model.
+    Raises UserError if ONNX Runtime refuses the model, or its weights are in a file of a name that the engine needs.
     """
     for role, source in onnx_files(request.onnx).items():
-        shutil.copyfile(str(source), str(folder / (ENGINE if role == "onnx" else role)))
+        target = folder / (ENGINE if role == "onnx" else role)
+        if target.exists() or role == MANIFEST:
+            raise UserError(
+                f"'{request.onnx}' keeps its weights in '{role}', as a file of the engine is named: rename it"
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(str(source), str(target))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS
     with tempfile.TemporaryDirectory() as scratch:

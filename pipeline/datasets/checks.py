@@ -7,14 +7,14 @@ may be intended are counted in notes, a line each.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.common.messages import track
-from effedge.deploy.image.files import open_image
+from effedge.deploy.image.unreadable import MOST_LISTED, find_unreadable
 from effedge.pipeline.datasets.image_sizes import EDGE, read_size
 from effedge.pipeline.datasets.labelled import read_for_task
 from effedge.pipeline.datasets.problems import Problems
@@ -36,12 +36,20 @@ class CheckedData(NamedTuple):
     notes: list[str]
 
 
-def check_data(data: str, images: Path | None, model: str | None = None) -> CheckedData:
+# What becomes of images that cannot be read: they are a mistake, left out with a note, or met by whoever opens them.
+REFUSE, LEAVE_OUT, KEEP = "refuse", "leave out", "keep"
+
+
+def check_data(data: str, images: Path | None, model: str | None = None, unreadable: str = REFUSE) -> CheckedData:
     """Reads and checks a data set, for `model` if that is not None.
+
+    Args:
+        unreadable: REFUSE or LEAVE_OUT: all images are decoded, as one that was cut short has a sound head; KEEP: only
+            their heads are read.
 
     Raises:
         UserError: no such data, data of another task, nothing to learn in it; BrokenData for malformed annotations,
-            missing files, files that are no images, boxes outside of their images.
+            missing files, files that are no images or cut short, boxes outside of their images.
     """
     problems = Problems()
     if model is None:
@@ -49,11 +57,13 @@ def check_data(data: str, images: Path | None, model: str | None = None) -> Chec
     else:
         task = "detection" if is_detector(model) else "classification"
         dataset = read_for_task(task, Path(data), images, problems, model=model)
-    sizes = [
-        check_image(record, problems)
-        for record in track(dataset.records, desc="checking images", unit="image")
-        if record.path.is_file()
-    ]
+    present = [record for record in dataset.records if record.path.is_file()]
+    errors = {} if unreadable == KEEP else find_unreadable((record.path for record in present), "checking images")
+    if unreadable == LEAVE_OUT and errors:
+        dataset = left_out(dataset, errors)
+    else:
+        add_unreadable(errors, len(dataset.records), problems)
+    sizes = [check_image(record, problems) for record in present if record.path not in errors]
     problems.refuse()
     if dataset.task == "detection" and all(record.ignored.all() for record in dataset.records):
         raise UserError(f"'{data}' has {len(dataset.records)} images without any object: nothing to learn or to find")
@@ -62,17 +72,43 @@ def check_data(data: str, images: Path | None, model: str | None = None) -> Chec
     return CheckedData(dataset, np.array(sizes), [*dataset.notes, *notes_on(dataset, np.array(sizes))])
 
 
+def add_unreadable(errors: Mapping[Path, str], count: int, problems: Problems) -> None:
+    """Adds a problem for each of the first MOST_LISTED images that cannot be read, and one with the advice.
+
+    Args:
+        count: the number of all images.
+    """
+    for index, line in enumerate(errors.values()):
+        problems.add(f"no image {min(index, MOST_LISTED - 1)}", line)
+    if errors:
+        advice = "replace them, or train without them by --skip-unreadable"
+        problems.add("no images", f"{len(errors)} of {count} images cannot be read: {advice}")
+
+
+def left_out(dataset: DataSet, errors: Mapping[Path, str]) -> DataSet:
+    """Returns the data without the images that have an error, with the errors among its notes.
+
+    Raises:
+        UserError: no image is left.
+    """
+    records = [record for record in dataset.records if record.path not in errors]
+    if not records:
+        first = next(iter(errors.values()))
+        raise UserError(f"none of the {len(dataset.records)} images can be read; the first: {first}")
+    lines = list(errors.values())[:MOST_LISTED]
+    count = f"{len(dataset.records) - len(records)} of {len(dataset.records)} images cannot be read and are left out"
+    return dataset._replace(records=records, notes=[*dataset.notes, *lines, count])
+
+
 def check_image(record: Record, problems: Problems) -> tuple[int, int]:
     """Reads an image's (width, height) from the head of its file; adds problems for no image and for boxes outside."""
     try:
         width, height = read_size(record.path).upright
     except Exception:
-        try:
-            open_image(record.path)  # raises the UserError that explains the file
-            raise
-        except UserError as error:
-            problems.add("no image", str(error))
+        for line in find_unreadable([record.path]).values():  # explains the file
+            problems.add("no image", line)
             return 1, 1
+        raise
     x0, y0, x1, y1 = record.boxes.T
     for index in np.flatnonzero((x1 <= 0) | (y1 <= 0) | (x0 >= width) | (y0 >= height)):
         box = [round(float(value), 1) for value in record.boxes[index]]

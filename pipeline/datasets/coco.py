@@ -16,9 +16,10 @@ import numpy as np
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.files import read_text
+from effedge.deploy.common.paths import shown, why_not
 from effedge.pipeline.datasets.image_sizes import stated_size, to_upright_pixels
 from effedge.pipeline.datasets.problems import Problems
-from effedge.pipeline.datasets.records import DataSet, Record, require_files
+from effedge.pipeline.datasets.records import LARGEST, DataSet, Record, image_path, is_number, require_files
 
 
 def read_coco(path: Path, images: Path | None = None, problems: Problems | None = None) -> DataSet:
@@ -44,9 +45,14 @@ def read_coco(path: Path, images: Path | None = None, problems: Problems | None 
         if _is_valid(path, annotation, files, names, collected):
             by_image[annotation["image_id"]].append(annotation)
     folder = images or _image_folder(path, next(iter(files.values()))["file_name"])
-    records = [_record(folder / image["file_name"], by_image[image_id], class_ids) for image_id, image in files.items()]
+    paths = {image_id: image_path(folder, image["file_name"], path, collected) for image_id, image in files.items()}
+    records = [_record(file, by_image[image_id], class_ids) for image_id, file in paths.items() if file is not None]
     require_files(records, "give their folder with --images", collected)
-    stated = [stated_size(image.get("width"), image.get("height")) for image in files.values()]
+    stated = [
+        stated_size(files[image_id].get("width"), files[image_id].get("height"))
+        for image_id, file in paths.items()
+        if file is not None
+    ]
     records, moved = to_upright_pixels(records, stated, collected)
     if problems is None:
         collected.refuse()
@@ -59,13 +65,19 @@ def _files(path: Path, images: list[Any], problems: Problems) -> dict[Any, dict[
     """Maps image ids to the images' entries, which have a file_name."""
     files: dict[Any, dict[str, Any]] = {}
     for image in images:
-        if not isinstance(image, dict) or "id" not in image or not isinstance(image.get("file_name"), str):
-            problems.add("image", f"'{path}' has an image without id or file_name: {image!r:.80}")
+        is_whole = isinstance(image, dict) and _is_id(image.get("id")) and isinstance(image.get("file_name"), str)
+        if not is_whole:
+            problems.add("image", f"'{path}' has an image without id or file_name: {_short(image)}")
         elif image["id"] in files:
-            problems.add("image id", f"'{path}' has two images with the id {image['id']}: ids must differ")
+            problems.add("image id", f"'{path}' has two images with the id {shown(image['id'])}: ids must differ")
         else:
             files[image["id"]] = image
     return files
+
+
+def _is_id(value: object) -> bool:
+    """Returns True for an id: COCO's are integers, those of others may be texts."""
+    return isinstance(value, int | str) and not isinstance(value, bool)
 
 
 def _notes(annotations: list[Any], without_area: int) -> list[str]:
@@ -74,7 +86,7 @@ def _notes(annotations: list[Any], without_area: int) -> list[str]:
     if without_area:
         notes.append(f"{without_area} objects have a box without area and are left out")
     ids = [annotation["id"] for annotation in annotations if isinstance(annotation, dict) and "id" in annotation]
-    if repeated := len(ids) - len(set(map(str, ids))):
+    if repeated := len(ids) - len(set(map(repr, ids))):
         notes.append(f"{repeated} annotations have the id of another; each counts as an object of its own")
     return notes
 
@@ -83,7 +95,9 @@ def _load(path: Path) -> dict[str, Any]:
     text = read_text(path, "a COCO json")
     try:
         content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise UserError(f"'{path}' is nested too deeply: expected a COCO json") from None
+    except ValueError as error:
         raise UserError(f"'{path}' is no JSON ({error}): expected a COCO json") from error
     for part in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
@@ -98,10 +112,13 @@ def _categories(path: Path, categories: list[Any], problems: Problems) -> dict[i
     """Maps category ids to names."""
     names: dict[int, str] = {}
     for category in categories:
-        if not (isinstance(category, dict) and isinstance(category.get("id"), int) and category.get("name")):
-            problems.add("category", f"'{path}' has a category without a whole-number id or a name: {category!r:.80}")
+        is_whole = isinstance(category, dict) and isinstance(category.get("id"), int)
+        if not is_whole or not isinstance(category.get("name"), str | int) or category["name"] == "":
+            problems.add("category", f"'{path}' has a category without a whole-number id or a name: {_short(category)}")
         elif category["id"] in names:
-            problems.add("category id", f"'{path}' has two categories with the id {category['id']}: ids must differ")
+            problems.add(
+                "category id", f"'{path}' has two categories with the id {shown(category['id'])}: ids must differ"
+            )
         else:
             names[category["id"]] = str(category["name"])
     return names
@@ -109,25 +126,33 @@ def _categories(path: Path, categories: list[Any], problems: Problems) -> dict[i
 
 def _is_valid(path: Path, annotation: Any, files: dict[Any, Any], names: dict[int, str], problems: Problems) -> bool:
     """Returns True for an annotation of a known image and category, with a box of four finite numbers."""
-    is_object = isinstance(annotation, dict)
-    box: Any = annotation.get("bbox") if is_object else None
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)
-    if not is_object or annotation.get("image_id") not in files:
+    if not isinstance(annotation, dict) or not _is_id(image_id := annotation.get("image_id")) or image_id not in files:
         problems.add("unknown image", f"'{path}' has an annotation of an unknown image: {_short(annotation)}")
-    elif annotation.get("category_id") not in names:
+        return False
+    category, box = annotation.get("category_id"), annotation.get("bbox")
+    if not _is_id(category) or category not in names:
         problems.add("unknown category", f"'{path}' has an annotation of an unknown category: {_short(annotation)}")
-    elif not numbers or not np.isfinite(box).all() or min(box[2:]) < 0:
+    elif not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)) or min(box[2:]) < 0:
         problems.add("bbox", f"'{path}' has an annotation without a bbox [x, y, width, height]: {_short(annotation)}")
+    elif not _has_area(annotation) or annotation.get("iscrowd", 0) not in (0, 1, None):
+        problems.add("area", f"'{path}' has an annotation whose area or iscrowd is no number: {_short(annotation)}")
     else:
         return True
     return False
 
 
+def _has_area(annotation: dict[str, Any]) -> bool:
+    """Returns True if the area, in square pixels, is a finite number, or absent: then it is the box's."""
+    area = annotation.get("area", 0)
+    return isinstance(area, int | float) and 0 <= area <= LARGEST**2
+
+
 def _short(annotation: Any) -> str:
-    """Prints an annotation without its mask, cut to a line's length."""
+    """Prints an annotation, an image or a category without its mask, cut to a line's length."""
     if isinstance(annotation, dict):
-        annotation = {key: value for key, value in annotation.items() if key != "segmentation"}
-    return repr(annotation)[:120]
+        items = [f"{key!r:.40}: {shown(value)}" for key, value in annotation.items() if key != "segmentation"]
+        return f"{{{', '.join(items)}"[:120]
+    return shown(annotation)
 
 
 def _record(path: Path, annotations: list[dict[str, Any]], class_ids: dict[int, int]) -> Record:
@@ -148,4 +173,4 @@ def _record(path: Path, annotations: list[dict[str, Any]], class_ids: dict[int, 
 def _image_folder(path: Path, first: str) -> Path:
     """Returns `images/` beside the json where the first image lies there, else the json's own folder."""
     beside = path.parent / "images"
-    return beside if (beside / first).is_file() else path.parent
+    return beside if why_not(beside, first) is None and (beside / first).is_file() else path.parent

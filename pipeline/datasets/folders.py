@@ -8,7 +8,7 @@ from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.files import read_text
 from effedge.deploy.image.files import SUFFIXES, is_hidden, is_image
 from effedge.pipeline.datasets.problems import Problems
-from effedge.pipeline.datasets.records import DataSet, class_record, require_files
+from effedge.pipeline.datasets.records import MOST_CLASSES, DataSet, class_record, image_path, require_files
 
 
 def read_class_folders(path: Path) -> DataSet:
@@ -56,13 +56,17 @@ def read_table(path: Path, images: Path | None = None, problems: Problems | None
     classes = [row[1].strip() for row in rows]
     labels: list[str | None]
     if all(name.isdecimal() for name in classes):
+        largest = max(classes, key=lambda name: (len(name.lstrip("0")), name.lstrip("0")))
+        if len(largest.lstrip("0")) > 10 or int(largest) >= MOST_CLASSES:
+            raise UserError(f"'{path}' has the class id {largest:.40}: expected 0 to {MOST_CLASSES - 1}")
         class_ids = [int(name) for name in classes]
         labels = [None] * (max(class_ids) + 1)
     else:
         names = sorted(set(classes))
         class_ids, labels = [names.index(name) for name in classes], list(names)
     folder = images or path.parent
-    records = [class_record(folder / row[0].strip(), class_id) for row, class_id in zip(rows, class_ids, strict=True)]
+    paths = [image_path(folder, row[0].strip(), path, collected) for row in rows]
+    records = [class_record(file, class_id) for file, class_id in zip(paths, class_ids, strict=True) if file]
     require_files(records, "give their folder with --images", collected)
     if problems is None:
         collected.refuse()

@@ -21,19 +21,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from effedge.deploy.common.messages import track
-from effedge.deploy.image.files import orientation
+from effedge.deploy.image.files import TURNS, open_head, orientation
 from effedge.pipeline.datasets.problems import Problems
 from effedge.pipeline.datasets.records import Record
 
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-# Whether the turn of each orientation transposes, and then mirrors x and y: EXIF 2.3, table 6.
-TURNS = {
-    2: (False, True, False), 3: (False, True, True), 4: (False, False, True),
-    5: (True, False, False), 6: (True, True, False), 7: (True, True, True), 8: (True, False, True),
-}  # fmt: skip
 PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # the chunks that Pillow finds an orientation in
 SAME = 2.0  # pixels; tools that count from 1 or round are off by that
 EDGE = 1.0  # pixels; rounding alone puts boxes that far over the edge
@@ -56,10 +50,10 @@ class FileSize(NamedTuple):
 
 
 def read_size(path: Path) -> FileSize:
-    """Reads an image's size from the head of its file; raises whatever Pillow does for no image."""
+    """Reads an image's size from the head of its file; raises whatever `open_head` does for no image."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(path) as image:
+        with open_head(path) as image:
             # Pillow decodes a PNG for its EXIF, which may stand behind the pixels.
             may_turn = image.format != "PNG" or _has_metadata(path)
             number = orientation(image) if may_turn else None
@@ -84,7 +78,7 @@ def stated_size(width: Any, height: Any) -> Size | None:
     """Returns the size that annotations state, as numbers or text; None where they state none."""
     try:
         size = float(width), float(height)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return size if all(0 < side < float("inf") for side in size) else None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.messages import log
+from effedge.deploy.image.unreadable import find_unreadable, log_unreadable
 from effedge.pipeline.datasets.problems import Problems
 from effedge.pipeline.datasets.read import read_data
 from effedge.pipeline.datasets.records import DataSet, match_labels
@@ -43,3 +44,18 @@ def model_class_ids(data: DataSet, labels: Sequence[str | None]) -> list[int | N
         some = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         log.warning(f"note: {len(unknown)} classes are unknown to the model and count as not found: {some}")
     return matched
+
+
+def without_unreadable(data: DataSet) -> DataSet:
+    """Returns the data without the images that cannot be read, and warns of them.
+
+    Raises:
+        UserError: none of the images can be read.
+    """
+    errors = find_unreadable(record.path for record in data.records)
+    records = [record for record in data.records if record.path not in errors]
+    if not records:
+        first = next(iter(errors.values()), "there are none")
+        raise UserError(f"none of the {len(data.records)} labelled images can be read; the first: {first}")
+    log_unreadable(list(errors.values()), len(data.records), f"measured on the other {len(records)}", "warning")
+    return data._replace(records=records)

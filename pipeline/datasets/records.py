@@ -14,7 +14,16 @@ import numpy as np
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.files import sha256_of_bytes
+from effedge.deploy.common.paths import inside
 from effedge.pipeline.datasets.problems import Problems
+
+MOST_CLASSES = 100_000  # a class id beyond it is a mistake, or would be a list that no memory holds
+LARGEST = 1e7  # pixels of a coordinate, and a number's in an annotation at all
+
+
+def is_number(value: object) -> bool:
+    """Returns True for a number that an annotation may have: finite, and no larger than LARGEST."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 class Record(NamedTuple):
@@ -98,6 +107,16 @@ def _some(labels: Sequence[str | None]) -> str:
     names = [name for name in labels if name is not None]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
+
+
+def image_path(folder: Path, name: object, said_by: Path, problems: Problems) -> Path | None:
+    """Returns the path of an image that an annotation names, in `folder`; adds a problem and returns None if it would
+    be outside of it, or is no name."""
+    try:
+        return inside(folder, name, f"'{said_by}'")
+    except UserError as error:
+        problems.add("file name", f"{error} (--images says where the images are)")
+        return None
 
 
 def require_files(records: Sequence[Record], advice: str, problems: Problems) -> None:

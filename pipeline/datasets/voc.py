@@ -15,10 +15,11 @@ import numpy as np
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.files import read_text
+from effedge.deploy.common.paths import inside, why_not
 from effedge.deploy.image.files import SUFFIXES, is_hidden
 from effedge.pipeline.datasets.image_sizes import Size, stated_size, to_upright_pixels
 from effedge.pipeline.datasets.problems import Problems
-from effedge.pipeline.datasets.records import DataSet, Record, require_files
+from effedge.pipeline.datasets.records import LARGEST, DataSet, Record, image_path, require_files
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -47,13 +48,17 @@ def read_voc(path: Path, images: Path | None = None, problems: Problems | None =
         # A class's own list has a second column: 1, -1 or 0 (difficult).
         lines = read_text(path, "a list of ImageSets/Main").splitlines()
         names = [line.split()[0] for line in lines if line.strip()]
+        for name in names:
+            inside(annotations, f"{name}.xml", f"'{path}'")
     if not names:
         raise UserError(f"'{path}' names no images: expected Annotations/*.xml, or a list in ImageSets/Main")
     folder = images or root / "JPEGImages"
     collected, parsed = problems or Problems(), []
     for name in names:
         try:
-            parsed.append(_parse(annotations / f"{name}.xml", folder))
+            annotation = _parse(annotations / f"{name}.xml", folder)
+            if image_path(folder, annotation.image_name, annotations / f"{name}.xml", collected) is not None:
+                parsed.append(annotation)
         except Malformed as error:
             collected.add(error.kind, str(error))
     labels = sorted({name for annotation in parsed for name, _, _ in annotation.objects})
@@ -83,12 +88,19 @@ Object = tuple[str, tuple[float, ...], bool]  # name, xyxy, difficult
 
 
 class Annotation(NamedTuple):
-    """An annotation file: the path of its image, its <filename>, the size that it states, and its objects."""
+    """An annotation file: the folder of its image and its name there, its <filename>, the size that it states, and its
+    objects."""
 
-    image: Path
+    folder: Path
+    image_name: str
     filename: str
     size: Size | None
     objects: list[Object]
+
+    @property
+    def image(self) -> Path:
+        """The path of the image."""
+        return self.folder / self.image_name
 
     @property
     def is_stale(self) -> bool:
@@ -105,9 +117,9 @@ def _parse(path: Path, folder: Path) -> Annotation:
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: of its encoding
         raise Malformed("XML", f"annotation '{path}' is no XML ({error}): expected Pascal VOC's, in UTF-8") from error
     filename = (root.findtext("filename") or "").strip()
-    image = _image_path(filename, path.stem, folder)
+    image_name = _image_name(filename, path.stem, folder)
     size = stated_size(root.findtext("size/width"), root.findtext("size/height"))
-    return Annotation(image, filename, size, [_object(path, item) for item in root.iter("object")])
+    return Annotation(folder, image_name, filename, size, [_object(path, item) for item in root.iter("object")])
 
 
 def _object(path: Path, item: ElementTree.Element) -> Object:
@@ -116,15 +128,15 @@ def _object(path: Path, item: ElementTree.Element) -> Object:
         box = [float(item.findtext(f"bndbox/{corner}") or "") for corner in CORNERS]
     except ValueError:
         box = [math.nan] * 4
-    if not name or not all(map(math.isfinite, box)):
+    if not name or not all(abs(corner) <= LARGEST for corner in box):  # NaN is no less than anything
         line = f"annotation '{path}' has an object without a name or a bndbox ({', '.join(CORNERS)})"
         raise Malformed("object", line)
     corners = (box[0] - 1, box[1] - 1, box[2], box[3])
     return name, corners, (item.findtext("difficult") or "0").strip() == "1"
 
 
-def _image_path(filename: str, stem: str, folder: Path) -> Path:
-    """Finds the image's path: the file with the annotation's stem, else `filename`.
+def _image_name(filename: str, stem: str, folder: Path) -> str:
+    """Finds the image's name in `folder`: that of the file with the annotation's stem, else `filename`.
 
     Data sets are renumbered, and copied with other suffixes, while <filename> stays as it was. It counts where it has
     the annotation's stem, and where no file has.
@@ -132,7 +144,8 @@ def _image_path(filename: str, stem: str, folder: Path) -> Path:
     own = [stem + suffix for lower in SUFFIXES for suffix in (lower, lower.upper())]
     named = [filename] if filename else []
     candidates = [*named, *own] if Path(filename).stem == stem else [*own, *named]
-    return next((folder / name for name in candidates if (folder / name).is_file()), folder / (filename or own[0]))
+    there = (name for name in candidates if why_not(folder, name) is None and (folder / name).is_file())
+    return next(there, filename or own[0])
 
 
 def _record(image: Path, objects: list[Object], labels: list[str]) -> Record:

@@ -26,6 +26,7 @@ from effedge.pipeline.models.anchors import ASPECTS, anchor_shapes, level_sizes,
 EXAMPLE = "'base=4 scales=1,1.26,1.59 ratios=1x1,1.4x0.7,0.7x1.4', or zylo117's project file (.yml)"
 HALF_PRECISION = 2.0**-10  # boxes of a model that was saved in float16 are rounded by less than this share
 FINEST_STRIDE = 8
+MOST_SCALES = 64  # in an octave
 SAME_SHAPE = 2 * HALF_PRECISION  # shapes within this share of each other count as equal
 OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.Pow: pow,
@@ -95,6 +96,8 @@ def of_config(scale: object, aspects: object, scales: object, own_scale: float, 
         return None
     try:
         aspects, scales = (_evaluate(each) if isinstance(each, str) else each for each in (aspects, scales))
+        if isinstance(scales, int) and not 0 < scales <= MOST_SCALES:
+            return None
         factors = 2.0 ** (np.arange(scales) / scales) if isinstance(scales, int) else scales
         pairs = ASPECTS if aspects is None else [_pair(aspect) for aspect in aspects]  # type: ignore[attr-defined]
         bases = own_scale if scale is None else scale
@@ -102,7 +105,7 @@ def of_config(scale: object, aspects: object, scales: object, own_scale: float, 
             shapes = np.stack([anchor_shapes(float(base), pairs, factors) for base in bases])  # type: ignore[arg-type]
             return one_level_if_equal(shapes) if len(shapes) == levels else None
         return anchor_shapes(float(bases), pairs, factors)  # type: ignore[arg-type]
-    except (TypeError, ValueError, SyntaxError, ArithmeticError):
+    except (TypeError, ValueError, SyntaxError, ArithmeticError, RecursionError, MemoryError):  # the last: of ast.parse
         return None
 
 
@@ -176,7 +179,7 @@ def _evaluate(text: str) -> object:
             return node.value
         if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
             left, right = value(node.left), value(node.right)
-            if isinstance(left, int | float) and isinstance(right, int | float) and abs(right) < 100:
+            if isinstance(left, int | float) and isinstance(right, int | float) and max(abs(left), abs(right)) < 100:
                 return OPERATORS[type(node.op)](left, right)
         raise ValueError(f"'{text}' is no arithmetic")
 

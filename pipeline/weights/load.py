@@ -8,7 +8,6 @@ half-initialized network. What was chosen or found where the user might expect o
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.messages import log
+from effedge.deploy.common.strict_json import parse_json
 from effedge.pipeline.models.anchors import ANCHORS_PER_CELL, anchor_shapes
 from effedge.pipeline.models.create import create_model
 from effedge.pipeline.models.efficientdet import EfficientDet
@@ -50,6 +50,7 @@ from effedge.pipeline.weights.statements import (
 from effedge.pipeline.weights.which_model import check_twins
 
 ANCHOR_BOXES = "anchors.boxes"  # effdet's buffer
+LARGEST_SIZE = 1 << 14  # of an input, in pixels a side
 
 
 class Weights(NamedTuple):
@@ -121,9 +122,8 @@ def load_weights(
     fitted = fit(name, content.tensors, file, classes, said_architecture(content.values))
     named = _labels(name, fitted.classes, labels, content.metadata)
     if weights in KINDS or "labels" in content.metadata:  # published, or effedge's own
-        metadata = content.metadata
-        look = look._replace(crop=float(metadata["crop"])) if "crop" in metadata else look
-        size = int(metadata["size"]) if "size" in metadata else None
+        crop, size = _metadata_numbers(content)
+        look = look if crop is None else look._replace(crop=crop)
         _check_count(name, fitted, shapes, file)
         return Weights(fitted.state, fitted.classes, named, look, size, file, shapes)
     is_named = check_model_said(content.values, name, file)
@@ -253,9 +253,34 @@ def _labels(name: str, classes: int, file: Path | None, metadata: Mapping[str, s
             raise UserError(f"labels file '{file}' has {len(labels)} lines, expected one for each of {classes} classes")
         return labels
     if "labels" in metadata:
-        return json.loads(metadata["labels"])
+        return _metadata_labels(metadata["labels"], classes)
     if is_detector(name) and classes == COCO_CLASSES:
         return coco_labels()
     if not is_detector(name) and classes == IMAGENET_CLASSES:
         return imagenet_labels()
     return numbered_labels(classes)
+
+
+def _metadata_numbers(content: StateFile) -> tuple[float | None, int | None]:
+    """Reads the crop and the size in a file's metadata; None for what is not there. Raises UserError for no numbers."""
+    metadata = content.metadata
+    try:
+        crop = float(metadata["crop"]) if "crop" in metadata else None
+        size = int(metadata["size"]) if "size" in metadata else None
+    except ValueError as error:
+        raise UserError(f"checkpoint '{content.path}' is damaged ({error} in its metadata): get it again") from error
+    if not (crop is None or 0 < crop <= 1) or not (size is None or 0 < size <= LARGEST_SIZE):
+        raise UserError(f"checkpoint '{content.path}' is damaged (crop {crop}, size {size}): get it again")
+    return crop, size
+
+
+def _metadata_labels(text: str, classes: int) -> list[str | None]:
+    """Reads the labels in a file's metadata. Raises UserError unless there is a name, or null, for each class."""
+    try:
+        labels = parse_json(text)
+    except ValueError:
+        labels = None
+    is_list = isinstance(labels, list) and all(label is None or isinstance(label, str) for label in labels)
+    if not is_list or len(labels) != classes:
+        raise UserError(f"the checkpoint's labels are no list of {classes} names ({text:.40}): get it again")
+    return labels

@@ -8,7 +8,6 @@ optimizer's, in dicts of dicts. All tensors come out under dotted paths, "state_
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Iterator, Mapping
@@ -20,11 +19,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.strict_json import parse_json
 from effedge.pipeline.weights.locate import SUFFIXES, config_file
 from effedge.pipeline.weights.pickled_types import SAFE_TYPES, plain
 
 # Modules that wrap others without a change to them: DataParallel, torch.compile, FSDP, activation checkpointing.
 TRANSPARENT = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+
+
+MOST_REASON = 200  # characters
 
 
 class StateFile(NamedTuple):
@@ -98,7 +101,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             return {key: file.get_tensor(key) for key in list(file.keys())}, file.metadata() or {}
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError, AttributeError, KeyError) as error:  # a dtype, a shape
         raise _unreadable(path, error) from error
 
 
@@ -108,7 +111,7 @@ def _read_torch(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(_unsafe(path, str(error))) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except Exception as error:  # torch.load raises almost anything on a damaged file
         raise _unreadable(path, error) from error
 
 
@@ -124,11 +127,11 @@ def _unsafe(path: Path, reason: str) -> str:
 
 def _read_json(path: Path) -> object:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:MOST_REASON]
     return UserError(f"checkpoint '{path}' is damaged or cut short ({reason}): get it again")

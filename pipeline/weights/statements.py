@@ -121,7 +121,7 @@ def said_size(values: Mapping[str, object]) -> tuple[int, int] | None:
         return None
     sides = said[1] if isinstance(said[1], Sequence) and not isinstance(said[1], str) else [said[1]] * 2
     sides = list(sides)[-2:]
-    whole = [side for side in sides if isinstance(side, int) and not isinstance(side, bool) and side > 0]
+    whole = [side for side in sides if isinstance(side, int) and not isinstance(side, bool) and 0 < side < 1 << 16]
     return (whole[0], whole[1]) if len(whole) == 2 else None
 
 
@@ -149,11 +149,11 @@ def said_preprocessing(values: Mapping[str, object], name: str, usual: Preproces
             red, green, blue = (round(255 * value) for value in mean)
             look = look._replace(fill=(red, green, blue))
     interpolation, crop, fill = (entry(values, key) for key in ("interpolation", "crop_pct", "fill_color"))
-    if interpolation is not None and interpolation[1] in INTERPOLATIONS:
+    if interpolation is not None and isinstance(interpolation[1], str) and interpolation[1] in INTERPOLATIONS:
         look = look._replace(interpolation=str(interpolation[1]))
     if look.crop is not None and crop is not None and isinstance(crop[1], int | float) and 0 < crop[1] <= 1:
         look = look._replace(crop=float(crop[1]))
-    if is_detector(name) and fill is not None and isinstance(fill[1], int):
+    if is_detector(name) and fill is not None and isinstance(fill[1], int) and 0 <= fill[1] <= 255:
         look = look._replace(fill=(fill[1],) * 3)
     return look
 
@@ -161,7 +161,7 @@ def said_preprocessing(values: Mapping[str, object], name: str, usual: Preproces
 def _three(said: tuple[str, object] | None) -> tuple[float, float, float] | None:
     """Returns three numbers of an entry with three or with one, or None."""
     numbers = said[1] if said is not None else None
-    if not isinstance(numbers, list) or not all(isinstance(number, int | float) for number in numbers):
+    if not isinstance(numbers, list) or not all(isinstance(each, int | float) and 0 <= each <= 255 for each in numbers):
         return None
     numbers = numbers * 3 if len(numbers) == 1 else numbers
     return (float(numbers[0]), float(numbers[1]), float(numbers[2])) if len(numbers) == 3 else None
@@ -170,6 +170,6 @@ def _three(said: tuple[str, object] | None) -> tuple[float, float, float] | None
 def _equal(value: object, expected: object) -> bool:
     """Compares an entry with a value: numbers to their last digits, names of models as `model_of_arch` reads them."""
     numbers = [each for each in (value, expected) if isinstance(each, int | float)]
-    if len(numbers) == 2:
+    if len(numbers) == 2 and max(map(abs, numbers)) < 1e300:
         return math.isclose(*numbers, rel_tol=1e-6)
     return value == expected or (isinstance(value, str) and expected is not None and model_of_arch(value) == expected)

@@ -12,7 +12,8 @@ import pytest
 from effedge.deploy.common.cli import UserError
 from effedge.engines import install
 from effedge.engines.device import DetectedDevice
-from effedge.engines.install import (
+from effedge.engines.install import lasting_folder
+from effedge.engines.installation.candidate import (
     CANDIDATE,
     DEVICE,
     EARLIER,
@@ -20,7 +21,6 @@ from effedge.engines.install import (
     MADE_HERE,
     begin_candidate,
     keep_earlier_engine,
-    lasting_folder,
     move_up,
 )
 from effedge.engines.targets import TARGETS

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from effedge.deploy.common.cli import UserError
-from effedge.engines.onnx_header import read_header
+from effedge.engines.onnx_header import onnx_files, read_header
 from tests.engines.graphs import spec
 
 
@@ -130,3 +130,69 @@ def test_numbers_that_are_written_one_by_one_are_read_as_packed_ones(tmp_path):
     (tmp_path / "apart.onnx").write_bytes(apart)
     header = read_header(tmp_path / "apart.onnx")
     assert header.constants["floats"] == (1.5, -2.0) and header.shifted == ("shifted",)
+
+
+def with_weights_in(path, location):
+    """Saves a model whose only weight is in the file `location`."""
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [2], [1.0, 2.0])
+    weight.data_location = TensorProto.EXTERNAL
+    weight.ClearField("float_data")
+    weight.external_data.add(key="location", value=location)
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", values[:1], values[1:], [weight])
+    path.write_bytes(helper.make_model(graph).SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("location", ["../w.bin", "a/../../w.bin", "/etc/passwd", "", ".", "w" * 300, "link", "a\0b"])
+def test_weights_outside_of_the_models_folder_are_refused(tmp_path, location):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "w.bin").write_bytes(bytes(8))
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "w.bin")
+    with pytest.raises(UserError, match=r"m\.onnx' names the file .*, which "):
+        onnx_files(with_weights_in(tmp_path / "in" / "m.onnx", location))
+
+
+def test_weights_in_a_folder_beside_the_model_are_its_files(tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "w.bin").write_bytes(bytes(8))
+    path = with_weights_in(tmp_path / "m.onnx", "./parts/w.bin")
+    assert onnx_files(path) == {"onnx": path, "parts/w.bin": tmp_path / "parts" / "w.bin"}
+
+
+INPUT = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+
+
+@pytest.mark.parametrize(
+    ("node", "metadata", "said"),
+    [
+        (helper.make_node("Conv", ["x"], ["y"]), {}, "its Conv '' has 1 inputs"),
+        (helper.make_node("QuantizeLinear", ["x", "s"], []), {}, "its QuantizeLinear '' has 2 inputs, 0 outputs"),
+        (None, {"effedge": "[1]"}, "metadata 'effedge' is no object"),
+        (None, {"effedge": "[" * 100_000}, "nested too deeply"),
+        (None, {"effedge": "{"}, "no whole ONNX model"),
+        (None, {"effedge": json.dumps({**spec(), "labels": 7})}, "a wrong 'spec.labels'"),
+        (None, {"effedge": json.dumps({"model": "b0"})}, "lacks 'weights'"),
+        (None, {"effedge": json.dumps({**spec(), "input": {"size": [4_000_000_000, 8], "batch": [1, 1, 1]}})},
+         "a wrong 'spec.input.size'"),
+        (None, {"effedge": json.dumps({**spec(), "input": {"size": [8, 8]}})}, "lacks 'input.batch'"),
+        (None, {"effedge_batch": "[1, NaN, 2]"}, "no finite number"),
+        (None, {"effedge_batch": "[1, 2]"}, "a wrong 'batch'"),
+        (None, {"effedge_calibration": '{"float_layers": ["a"]}'}, "a wrong 'float_layers'"),
+    ],
+)  # fmt: skip
+def test_what_the_builders_rely_on_is_checked(tmp_path, node, metadata, said):
+    graph = helper.make_graph([node or helper.make_node("Relu", ["x"], ["y"])], "g", [INPUT], [])
+    model = helper.make_model(graph)
+    helper.set_model_props(model, metadata)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(UserError, match=said):
+        read_header(tmp_path / "m.onnx")
+
+
+def test_an_input_that_no_memory_holds_is_refused(tmp_path):
+    huge = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1 << 40, 1 << 40])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [huge], [])
+    (tmp_path / "m.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    with pytest.raises(UserError, match="its input 'x' has the shape"):
+        read_header(tmp_path / "m.onnx")

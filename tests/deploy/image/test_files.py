@@ -1,15 +1,19 @@
 """Images of every kind, written here with known colours, and read back as upright RGB."""
 
+import os
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageFile
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.image import files
 from effedge.deploy.image.files import list_images, open_image
 
 # Four corners of different colours, so that every turn and flip is told apart.
@@ -250,3 +254,92 @@ def test_empty_and_missing_folders_are_named(tmp_path):
         list_images(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         list_images(tmp_path / "gone")
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_eps_under_any_name_does_not_start_ghostscript(tmp_path, monkeypatch):
+    started = tmp_path / "started"
+    program = tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {started}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", "gs" if hasattr(EpsImagePlugin, "gs_binary") else None, False)
+    (tmp_path / "a.jpg").write_bytes(EPS)
+    with pytest.raises(UserError, match=r"a\.jpg"):
+        open_image(tmp_path / "a.jpg")
+    assert not started.exists()
+
+
+@pytest.mark.parametrize("kind", ["ICO", "PCX", "SGI", "IM", "PDF"])
+def test_other_formats_are_refused_under_any_name(tmp_path, kind):
+    Image.fromarray(corners()).save(tmp_path / "a.png", kind)
+    with pytest.raises(UserError, match=r"a\.png"):
+        open_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["PPM", "TGA", "BMP", "TIFF", "PNG"])
+def test_the_formats_that_are_read_are_read_under_any_name(tmp_path, kind):
+    Image.fromarray(corners()).save(tmp_path / "a.jpg", kind)
+    np.testing.assert_array_equal(open_image(tmp_path / "a.jpg"), corners())
+
+
+def test_a_small_file_with_a_huge_image_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    bomb(tmp_path / "bomb.png", 9_000)
+    assert (tmp_path / "bomb.png").stat().st_size < 20_000
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
+    with pytest.raises(
+        UserError, match=r"bomb\.png.* 9000 x 9000 pixels, 81 million, .*EFFEDGE_MAX_MEGAPIXELS to more"
+    ):
+        open_image(tmp_path / "bomb.png")
+
+
+def test_the_user_may_set_the_limit_also_beyond_pillows_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    bomb(tmp_path / "large.png", 1_500)
+    monkeypatch.setenv("EFFEDGE_MAX_MEGAPIXELS", "2.3")
+    assert open_image(tmp_path / "large.png").shape == (1_500, 1_500, 3)
+    monkeypatch.setenv("EFFEDGE_MAX_MEGAPIXELS", "2.2")
+    with pytest.raises(UserError, match="at most 2.2 are read"):
+        open_image(tmp_path / "large.png")
+
+
+@pytest.mark.parametrize("limit", ["", "many", "0", "-1", "nan", "inf", "1e9"])
+def test_a_limit_that_is_none_is_one_line(tmp_path, monkeypatch, limit):
+    Image.fromarray(corners()).save(tmp_path / "a.png")
+    monkeypatch.setenv("EFFEDGE_MAX_MEGAPIXELS", limit)
+    with pytest.raises(UserError, match=f"EFFEDGE_MAX_MEGAPIXELS is '{limit}': expected a number"):
+        open_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_bands_give_the_pixels_of_the_whole(tmp_path, monkeypatch, mode, orientation):
+    noise = np.random.default_rng(0).integers(0, 256, (33, 20, 4), dtype=np.uint8)
+    image = Image.fromarray(noise) if mode != "I;16" else Image.fromarray(noise[..., 0].astype(np.uint16) * 251)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "a.tif"
+    (image if mode in ("RGBA", "I;16") else image.convert("RGB").convert(mode)).save(path, exif=exif)
+    whole = open_image(path)
+    monkeypatch.setattr(files, "BAND", 60)  # three rows
+    np.testing.assert_array_equal(open_image(path), whole)
+
+
+def test_an_image_takes_eleven_bytes_a_pixel_at_most(tmp_path):
+    """In a process of its own, whose largest resident set is that of this image (in KiB on Linux)."""
+    code = (
+        "import resource, sys; from effedge.deploy.image.files import open_image; "
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024; "
+        "open_image(sys.argv[1]); before = peak(); open_image(sys.argv[2]); print(peak() - before)"
+    )
+    sizes = ((32, 32), (3000, 4000))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for size in sizes:
+        Image.new("RGBA", size, (9, 9, 9, 9)).save(tmp_path / f"{size[0]}.png", exif=exif)
+    words = [sys.executable, "-c", code, *(str(tmp_path / f"{width}.png") for width, _ in sizes)]
+    grown = int(subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout)
+    assert grown < 12 * 3000 * 4000

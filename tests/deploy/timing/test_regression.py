@@ -97,3 +97,13 @@ def test_settled_is_what_can_hardly_be_slower():
     assert found(measurement(1)).settled
     undecided = compare(None, measurement(3, engine_ms=10.5, luck=0.02), "engine", 0.05)
     assert undecided.low < 1.05 < undecided.high and undecided.slower is False and not undecided.settled
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0])
+def test_numbers_that_are_none_leave_the_verdict_open(bad):
+    now = measurement(0)
+    for run in range(20):  # all of the first load
+        now["ms"]["engine"][run] = bad
+    with np.errstate(all="ignore"):
+        assert found(now).slower is None
+        assert found(measurement(0), baseline=now).slower is None

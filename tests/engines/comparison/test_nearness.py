@@ -87,3 +87,12 @@ def test_candidates_beneath_the_noise_of_scores_do_not_count():
     actual["scores"] = expected["scores"] + RNG.normal(size=(1, 20)).astype(np.float32) * 1e-4
     actual["boxes"] = actual["boxes"][:, ::-1]
     assert nearness(expected, actual, DETECTION)["boxes"] == EQUAL
+
+
+def test_the_maximum_of_nothing_may_be_minus_infinity_or_the_lowest_number():
+    lowest = np.finfo(np.float32).min
+    infinite, finite = np.where(VALUES < -1, -np.inf, VALUES), np.where(VALUES < -1, lowest, VALUES)
+    for expected, actual in ((infinite, finite), (finite, infinite), (finite, finite)):
+        assert decibels(expected.astype(np.float32), actual.astype(np.float32)) == EQUAL
+    assert decibels(infinite, -finite) == DIFFERENT
+    assert decibels(infinite.astype(np.float32), np.where(VALUES < -1, -1e30, VALUES).astype(np.float32)) == DIFFERENT

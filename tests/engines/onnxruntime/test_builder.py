@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -97,3 +98,38 @@ def test_a_pad_by_zeros_in_front_of_a_pool_stays(pool, pad, tmp_path):
     windows = np.lib.stride_tricks.sliding_window_view(padded, (2, 2))
     expected = windows.max((2, 3)) if pool == "MaxPool" else windows.mean((2, 3))
     np.testing.assert_allclose(Runner(tmp_path / "engine")({"x": x})["y"][0, 0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("location", "said"),
+    [("../w.bin", "is not inside the folder"), ("engine.onnx", "rename it"), ("manifest.json", "rename it")],
+)
+def test_weights_overwrite_no_file_of_another_name(prepared, tmp_path, location, said):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "w.bin").write_bytes(b"somebody's")
+    model = onnx.load(prepared("f32"))
+    onnx.save(model, tmp_path / "in" / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    for tensor in (model := onnx.load(tmp_path / "in" / "m.onnx", load_external_data=False)).graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = location if entry.key == "location" else entry.value
+    (tmp_path / "in" / "m.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "in" / "w.bin").rename((tmp_path / "in" / location).with_name("x" + Path(location).name))
+    if not location.startswith(".."):
+        (tmp_path / "in" / ("x" + location)).rename(tmp_path / "in" / location)
+    with pytest.raises(UserError, match=said):
+        make_engine(tmp_path / "in" / "m.onnx", tmp_path / "out" / "engine", precision="fp32", target=ORT)
+    assert (tmp_path / "w.bin").read_bytes() == b"somebody's" and not (tmp_path / "out" / "engine").exists()
+
+
+def test_weights_in_a_folder_of_their_own_are_listed_and_loaded(prepared, tmp_path):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    model = onnx.load(prepared("f32"))
+    onnx.save(model, tmp_path / "in" / "m.onnx", save_as_external_data=True, location="sub/w.bin", size_threshold=0)
+    make_engine(tmp_path / "in" / "m.onnx", tmp_path / "engine", precision="fp32", target=ORT)
+    assert set(read_manifest(tmp_path / "engine")["files"]) == {"engine.onnx", "sub/w.bin"}
+    make_engine(prepared("f32"), tmp_path / "plain", precision="fp32", target=ORT)
+    expected = Runner(tmp_path / "plain")({"image": IMAGE})["logits"]
+    np.testing.assert_array_equal(Runner(tmp_path / "engine")({"image": IMAGE})["logits"], expected)
+    (tmp_path / "engine" / "sub" / "w.bin").write_bytes(b"other weights")
+    with pytest.raises(UserError, match="is not the file that was built"):
+        Runner(tmp_path / "engine")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -290,3 +291,89 @@ def test_hidden_files_and_those_of_systems_are_no_images_and_no_classes(tmp_path
 def test_a_hidden_annotation_is_none(voc):
     (voc / "Annotations" / "._000001.xml").write_bytes(b"Mac OS X")
     assert len(read_data(voc).records) == 2
+
+
+OUTSIDE = ["../secret.jpg", "images/../../secret.jpg", "link.jpg", "n" * 300 + ".jpg", "a\0.jpg", "", "."]
+
+
+@pytest.fixture
+def secret(folder):
+    """A folder of data with an image beside it, which a link and the names OUTSIDE lead to."""
+    write_image(folder.parent / "secret.jpg")
+    for place in (folder, folder / "images", folder / "JPEGImages"):
+        place.mkdir(exist_ok=True)
+        (place / "link.jpg").symlink_to(folder.parent / "secret.jpg")
+    return folder
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE, "/etc/hostname"])
+def test_an_image_outside_of_the_data_is_no_image_of_it(secret, name):
+    images = [{"id": 3, "file_name": name}]
+    with pytest.raises(UserError, match=r"instances.json' names the file .*, which .*--images says where"):
+        read_data(write(secret, coco(images=images, annotations=[])))
+    if name.strip() and "\0" not in name:
+        (secret / "labels.tsv").write_text(f"{name}\t1\n")
+        with pytest.raises(UserError, match=r"labels.tsv' names the file .*, which "):
+            read_data(secret / "labels.tsv")
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "link.jpg", "n" * 300 + ".jpg", "/etc/hostname"])
+def test_a_voc_annotation_and_a_list_name_no_files_outside(secret, name):
+    (secret / "Annotations").mkdir()
+    (secret / "ImageSets" / "Main").mkdir(parents=True)
+    (secret / "Annotations" / "1.xml").write_text(VOC.format(file=name, difficult=0))
+    with pytest.raises(UserError, match=r"1.xml' names the file .*, which "):
+        read_data(secret)
+    (secret / "ImageSets" / "Main" / "val.txt").write_text("../../1\n")
+    with pytest.raises(UserError, match=r"val.txt' names the file '../../1.xml', which is not inside"):
+        read_data(secret / "ImageSets" / "Main" / "val.txt")
+
+
+def one(**fields):
+    return coco(annotations=[{"image_id": 3, "category_id": 1, "bbox": [0, 0, 1, 1], **fields}])
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (one(bbox=[0, 0, 2**70, 1]), "without a bbox"),
+        (one(bbox=[0, 0, 10**400, 1]), "without a bbox"),
+        (one(bbox=[0, 0, True, 1]), "without a bbox"),
+        (one(image_id=[3]), "unknown image"),
+        (one(category_id={}), "unknown category"),
+        (one(area="large"), "area or iscrowd is no number"),
+        (one(area=float("nan")), "area or iscrowd is no number"),
+        (one(iscrowd="no"), "area or iscrowd is no number"),
+        (coco(images=[{"id": [3], "file_name": "a.jpg"}]), "image without id"),
+        (coco(categories=[{"id": 1, "name": {"a": 1}}]), "without a whole-number id or a name"),
+        (coco(images=[{"id": 10**5000, "file_name": 1}]), "no JSON|image without id"),
+        ("[" * 100_000, "is nested too deeply"),
+        ('{"images": ' + "[" * 100_000, "is nested too deeply"),
+    ],
+)
+def test_numbers_and_types_that_no_data_set_has_are_one_line(folder, content, expected):
+    sys.set_int_max_str_digits(0)  # Python's own limit, which a program may lift
+    path = write(folder, content)
+    sys.set_int_max_str_digits(4300)
+    with pytest.raises(UserError, match=expected) as caught:
+        read_data(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("class_id", ["4000000000", "100000", "9" * 5000])
+def test_a_class_id_that_no_list_of_classes_holds_is_refused(tmp_path, class_id):
+    write_image(tmp_path / "a.jpg")
+    (tmp_path / "labels.tsv").write_text(f"a.jpg\t0\na.jpg\t{class_id}\n")
+    with pytest.raises(UserError, match=r"labels.tsv' has the class id \d{1,40}: expected 0 to 99999"):
+        read_data(tmp_path / "labels.tsv")
+
+
+def test_an_xml_that_grows_a_billionfold_or_has_huge_boxes_is_one_line(voc):
+    path = voc / "Annotations" / "000001.xml"
+    entities = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10}">' for i in range(1, 12))
+    path.write_text(f'<!DOCTYPE a [<!ENTITY e0 "laughter">{entities}]><annotation>&e11;</annotation>')
+    with pytest.raises(UserError, match="000001.xml' is no XML"):
+        read_data(voc)
+    path.write_text(VOC.format(file="000001.jpg", difficult=0).replace("<xmax>40", "<xmax>1e30"))
+    with pytest.raises(UserError, match="000001.xml' has an object without"):
+        read_data(voc)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effedge.pipeline.datasets.checks import check_data
+from effedge.pipeline.datasets.checks import KEEP, LEAVE_OUT, check_data
 from effedge.pipeline.datasets.problems import BrokenData
 from effedge.pipeline.datasets.report import report
 from tests.pipeline.small_training import ROOT, write_coco
@@ -61,7 +61,7 @@ def test_all_kinds_of_mistakes_are_told_at_once_a_line_each(squares):
     (images / "5.png").unlink()
     (images / "6.png").write_text("text")
     lines = broken(path, images)
-    assert len(lines) == 9
+    assert len(lines) == 10
     for expected in (
         "two categories with the id 1",
         "two images with the id 0",
@@ -71,11 +71,26 @@ def test_all_kinds_of_mistakes_are_told_at_once_a_line_each(squares):
         "without a bbox [x, y, width, height]",
         "1 of 33 images are missing, the first is '",
         "6.png' is no image",
+        "1 of 33 images cannot be read: replace them, or train without them by --skip-unreadable",
         "the box [170.0, 10.0, 190.0, 30.0] (x0, y0, x1, y1) lies outside its image",
     ):
         assert sum(expected in line for line in lines) == 1, expected
     assert next(line for line in lines if "unknown category" in line).endswith("(and 1 more like this)")
     assert next(line for line in lines if "lies outside" in line).endswith("(and 1 more like this)")
+
+
+def test_images_that_were_cut_short_are_refused_a_line_each_or_left_out_with_a_note(squares):
+    path, images = squares
+    for index in range(12):
+        content = (images / f"{index}.png").read_bytes()
+        (images / f"{index}.png").write_bytes(content[: len(content) * 2 // 3])
+    lines = broken(path, images)
+    assert len(lines) == 11 and lines[9].endswith("(and 2 more like this)")
+    assert lines[10].startswith("12 of 33 images cannot be read")
+    checked = check_data(str(path), images, unreadable=LEAVE_OUT)
+    assert [record.path.name for record in checked.data.records] == [f"{index}.png" for index in range(12, 33)]
+    assert len(checked.sizes) == 21 and "12 of 33 images cannot be read and are left out" in checked.notes
+    assert len(check_data(str(path), images, unreadable=KEEP).data.records) == 33
 
 
 def test_boxes_without_area_are_counted(squares):

@@ -103,3 +103,8 @@ def test_effdets_and_zylo117s_entries_are_read():
     np.testing.assert_allclose(of_config(None, None, text, 4.0, 5), anchor_shapes(4.0))
     assert of_config(None, None, None, 4.0, 5) is None
     assert of_config(None, "open('x')", None, 4.0, 5) is None
+
+
+@pytest.mark.parametrize("scales", [4_000_000_000, 0, -3, "[99 ** 99 ** 99]", "[" * 5000, "[2 ** 1e308]"])
+def test_scales_that_no_memory_holds_are_none(scales):
+    assert of_config(None, None, scales, 4.0, 5) is None

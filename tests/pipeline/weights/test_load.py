@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 
 from effedge.deploy.common.cli import UserError
 from effedge.pipeline.models.create import create_model
-from effedge.pipeline.weights import locate
+from effedge.pipeline.weights import load, locate
 from effedge.pipeline.weights.load import load_weights, module_of, side_of_input
 from effedge.pipeline.weights.locate import lite0_package_file, locate_weights
 from effedge.pipeline.weights.random_weights import random_state
-from effedge.pipeline.weights.state_file import read_state
+from effedge.pipeline.weights.state_file import StateFile, read_state
 
 
 @pytest.fixture(scope="module")
@@ -259,3 +259,24 @@ def test_a_module_has_as_many_anchors_as_the_weights():
     loaded = load_weights("d0", "random", classes=2, anchors="base=4 scales=1 ratios=1x1,2x0.5")
     module = module_of("d0", loaded)
     assert module.box_net.predict.conv_pw.out_channels == 8 and module.class_net.predict.conv_pw.out_channels == 4
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({"crop": "nan"}, "crop nan"),
+        ({"crop": "large"}, "could not convert"),
+        ({"size": "4000000000"}, "size 4000000000"),
+        ({"size": "1" * 5000}, "is damaged"),
+    ],
+)
+def test_numbers_of_the_metadata_that_are_none_are_one_line(metadata, said):
+    with pytest.raises(UserError, match=said):
+        load._metadata_numbers(StateFile(Path("a.safetensors"), {}, {}, metadata))
+
+
+@pytest.mark.parametrize("labels", ["{", "[" * 100_000, '["a"]', "[1, 2]", '{"a": 1, "b": 2}', "null"])
+def test_labels_of_the_metadata_that_are_none_are_one_line(labels):
+    with pytest.raises(UserError, match="the checkpoint's labels are no list of 2 names"):
+        load._labels("lite0", 2, None, {"labels": labels})
+    assert load._labels("lite0", 2, None, {"labels": '["a", null]'}) == ["a", None]

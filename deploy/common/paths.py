@@ -1,0 +1,52 @@
+"""Resolves the names of files that other files say: a manifest's, an ONNX's, a data set's."""
+
+import os
+from pathlib import Path
+from typing import Optional
+
+from effedge.deploy.common.cli import UserError
+
+MAX_BYTES, MAX_PATH_BYTES = 255, 4000  # of the name of a file or folder, and of all of `name`; Linux's are 255 and 4095
+SHOWN = 80  # characters of a value in a message
+
+
+def inside(folder: Path, name: object, said_by: str) -> Path:
+    """Returns the path of the file `name` in `folder`, or in a folder below it, where it may not exist yet.
+
+    Args:
+        folder: the folder that may not be left; it may itself be a link.
+        name: the file's path relative to `folder`, as it stands in a file that anybody may have written.
+        said_by: that file, for the message ("manifest.json").
+
+    Raises:
+        UserError: the name is no text, is empty, absolute, has "..", cannot be a file's name, or a link on the way
+            leads out of the folder.
+    """
+    problem = why_not(folder, name)
+    if problem is not None:
+        raise UserError(f"{said_by} names the file {shown(name)}, which {problem}: expected a file inside '{folder}'")
+    return folder / str(name)
+
+
+def shown(value: object) -> str:
+    """Returns a value of a file as it is shown in a message: on one line, and cut where it is long."""
+    text = repr(value) if not isinstance(value, int) or abs(value) < 10**SHOWN else "a number of many digits"
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
+
+
+def why_not(folder: Path, name: object) -> Optional[str]:
+    """Returns the reason why a name is not that of a file inside `folder`, or None."""
+    if not isinstance(name, str):
+        return "is no text"
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeError:
+        return "has characters that a file's name cannot have"
+    path = Path(name)
+    too_long = len(encoded) > MAX_PATH_BYTES or any(len(os.fsencode(part)) > MAX_BYTES for part in path.parts)
+    if too_long or not path.parts or b"\0" in encoded:
+        return "cannot be a file's name"
+    if path.anchor or ".." in path.parts:
+        return "is not inside the folder"
+    root, target = os.path.realpath(str(folder)), os.path.realpath(str(folder / path))
+    return None if target.startswith(os.path.join(root, "")) else "is a link that leads out of the folder"
