@@ -1,6 +1,7 @@
 """Loads an engine with the backend that its manifest names. No other backend's module is imported."""
 
 import importlib
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import Callable, Dict, List, Optional, Protocol, Union
@@ -9,6 +10,7 @@ import numpy as np
 
 from effedge.deploy.common.cli import UserError, choose
 from effedge.deploy.common.contracts import Manifest
+from effedge.deploy.runtime.manifest import loaded_file
 
 # From the engine's inputs by name to its outputs by name, arrays that the caller may keep.
 Infer = Callable[[Dict[str, np.ndarray]], Dict[str, np.ndarray]]
@@ -48,7 +50,8 @@ def load_backend(folder: Union[str, Path], manifest: Manifest, throughput: bool 
     Raises UserError if the backend is unknown or not installed, or cannot load the engine on this machine.
     """
     try:
-        return import_backend(folder, manifest).load(Path(folder) / manifest["engine"], manifest, throughput)
+        path = loaded_file(Path(folder), manifest, manifest["engine"])
+        return import_backend(folder, manifest).load(path, manifest, throughput)
     except ImportError as error:  # the module was imported, but a library that it loads by name is missing
         raise missing_package(folder, manifest, error) from error
 
@@ -59,7 +62,8 @@ def first_blocks_computed_by(folder: Union[str, Path], manifest: Manifest) -> Op
     backend = import_backend(folder, manifest)
     if not hasattr(backend, "first_blocks_computed_by"):
         return None
-    computed_by: Optional[str] = backend.first_blocks_computed_by(Path(folder) / manifest["engine"], manifest)
+    path = loaded_file(Path(folder), manifest, manifest["engine"])
+    computed_by: Optional[str] = backend.first_blocks_computed_by(path, manifest)
     return computed_by
 
 
@@ -67,6 +71,18 @@ def cuda_called_by(folder: Union[str, Path], manifest: Manifest) -> Optional[str
     """Returns the module that calls CUDA for the engine, "pycuda" or "libcuda"; None for an engine without CUDA. Raises
     UserError as `load_backend` does."""
     return getattr(import_backend(folder, manifest), "CUDA_CALLED_BY", None)
+
+
+def check_process(loaded_by: int) -> None:
+    """Raises UserError in another process than `loaded_by`, which loaded the engine.
+
+    A process has by a fork(2) none of the threads that the runtimes compute with, so a run there would never end.
+    """
+    if os.getpid() != loaded_by:
+        raise UserError(
+            f"the engine was loaded by process {loaded_by}, and this process is a fork of it: load the engine in the "
+            "process that uses it, or start that by multiprocessing's method 'spawn'"
+        )
 
 
 def import_backend(folder: Union[str, Path], manifest: Manifest) -> ModuleType:

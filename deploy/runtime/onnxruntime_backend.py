@@ -1,6 +1,7 @@
 """Runs engines for CPUs on which OpenVINO does not run, by ONNX Runtime. The engine's file is the prepared ONNX
 itself."""
 
+import os
 from pathlib import Path
 from typing import Any, Dict, Union
 
@@ -9,7 +10,9 @@ import onnxruntime
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import Manifest
-from effedge.deploy.runtime.backends import Backend
+from effedge.deploy.runtime.backends import Backend, check_process
+from effedge.deploy.runtime.manifest import loaded_file
+from effedge.deploy.runtime.onnx_external import external_files
 from effedge.deploy.timing.machine import cores
 
 LOG_ERRORS = 3  # the log's level: warnings are about ONNX Runtime's own passes, and no user could act on them
@@ -26,8 +29,11 @@ def load(path: Path, manifest: Manifest, throughput: bool = False) -> Backend:
 
     For latency all cores compute one run; for throughput as many runs as there are cores are parallel, each on one
     core.
-    Raises UserError if ONNX Runtime refuses the model.
+    Raises UserError if ONNX Runtime refuses the model, or the manifest does not list a file that holds its weights.
     """
+    if "files" in manifest:
+        for name in external_files(path):
+            loaded_file(path.parent, manifest, name)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = LOG_ERRORS
     options.intra_op_num_threads = 1 if throughput else cores()
@@ -63,7 +69,9 @@ class OnnxRuntimeEngine:
     def __init__(self, session: Any, parallel: int) -> None:
         self.session, self.parallel = session, parallel
         self.outputs = [output.name for output in session.get_outputs()]
+        self.process = os.getpid()
 
     def __call__(self, feeds: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
-        """Runs arrays by input name. Returns the outputs by name."""
+        """Runs arrays by input name. Returns the outputs by name. Raises UserError in a forked process."""
+        check_process(self.process)
         return dict(zip(self.outputs, self.session.run(self.outputs, feeds)))

@@ -1,6 +1,8 @@
 """Runs engines for CPUs by OpenVINO, with the first blocks in C++ where the engine has CPU blocks."""
 
+import contextlib
 import io
+import os
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
@@ -9,11 +11,15 @@ import openvino as ov
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import Manifest
+from effedge.deploy.common.paths import shown
 from effedge.deploy.native.cpu_blocks.blocks import CpuBlocks, load_cpu_blocks
-from effedge.deploy.runtime.backends import Backend
+from effedge.deploy.runtime.backends import Backend, check_process
 from effedge.deploy.runtime.compiled_cache import cache_path, keep_compiled, read_compiled
+from effedge.deploy.runtime.manifest import loaded_file
 from effedge.deploy.timing.machine import cores, cpu
 
+# The settings that a manifest may name, and their values: others make OpenVINO write files, or run on other devices.
+SETTINGS = {"INFERENCE_PRECISION_HINT": ("f32", "bf16", "f16")}
 Shapes = Mapping[str, Tuple[int, int, int]]  # [h,w,channels] of the CPU blocks' outputs, by their operations' names
 
 
@@ -21,10 +27,11 @@ def load(path: Path, manifest: Manifest, throughput: bool = False) -> Backend:
     """Compiles the OpenVINO model at `path` for this CPU, with the settings of the manifest's `backend.config`.
 
     For latency all cores compute one run; for throughput OpenVINO runs several in parallel, each on one core or a few.
-    Raises UserError if OpenVINO refuses the model.
+    Raises UserError if OpenVINO refuses the model, or the manifest does not list a file or names another setting.
     """
+    check_files(path, manifest)
     hint = "THROUGHPUT" if throughput else "LATENCY"
-    config = {"PERFORMANCE_HINT": hint, **manifest["backend"].get("config", {})}
+    config = {**manifest_settings(path, manifest), "PERFORMANCE_HINT": hint}
     blocks, _ = load_cpu_blocks(path, manifest["backend"], 1 if throughput else cores())
     try:
         compiled = compile_or_import(path, manifest, config, None if blocks is None else blocks.output_shapes)
@@ -37,8 +44,41 @@ def load(path: Path, manifest: Manifest, throughput: bool = False) -> Backend:
     return OpenVinoEngine(compiled, blocks)
 
 
+def check_files(path: Path, manifest: Manifest) -> None:
+    """Raises UserError unless the manifest lists all files that are read for the engine at `path`.
+
+    OpenVINO chooses its reader by the content as well as by the name. Only that of its own format is let in: the others
+    read any file that the model names. A `<` at the start, of XML, begins no other format that OpenVINO knows.
+    """
+    if "files" not in manifest:
+        return
+    try:
+        with open(str(path), "rb") as file:
+            start = file.read(1)
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror}") from error
+    if path.suffix != ".xml" or start != b"<":
+        raise UserError(f"'{path}' is no model of OpenVINO's format (.xml): build the engine again")
+    loaded_file(path.parent, manifest, path.with_suffix(".bin").name)
+    if "cpu_blocks" in manifest["backend"]:
+        loaded_file(path.parent, manifest, manifest["backend"]["cpu_blocks"].get("file"))
+
+
+def manifest_settings(path: Path, manifest: Manifest) -> Dict[str, str]:
+    """Returns the manifest's `backend.config`. Raises UserError for a setting or a value that SETTINGS lacks."""
+    config = manifest["backend"].get("config", {})
+    for name, value in config.items():
+        if value not in SETTINGS.get(name, ()):
+            known = ", ".join(f"{name}={'|'.join(values)}" for name, values in SETTINGS.items())
+            raise UserError(
+                f"the manifest of '{path}' sets {shown(name)}={shown(value)}, expected {known}: build the engine again"
+            )
+    return dict(config)
+
+
 def first_blocks_computed_by(path: Path, manifest: Manifest) -> Optional[str]:
     """Returns what computes the first blocks; see backends.first_blocks_computed_by."""
+    check_files(path, manifest)
     return load_cpu_blocks(path, manifest["backend"], threads=1)[1]
 
 
@@ -61,7 +101,8 @@ def compile_or_import(path: Path, manifest: Manifest, config: Dict[str, str], bl
     cached = cache_path(path, config["PERFORMANCE_HINT"].lower(), depends_on)
     blob = read_compiled(cached)
     if blob is not None:
-        return core.import_model(io.BytesIO(blob), "CPU", config)
+        with contextlib.suppress(RuntimeError):  # OpenVINO refuses it: it is compiled anew
+            return core.import_model(io.BytesIO(blob), "CPU", config)
     compiled = compile_model(core, path, config, block_outputs)
     exported = io.BytesIO()
     compiled.export_model(exported)
@@ -112,9 +153,11 @@ class OpenVinoEngine:
         self.parallel = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self.names = [(name, index) for index, output in enumerate(compiled.outputs) for name in output.get_names()]
         self.idle: List[Tuple[Any, Optional[CpuBlocks]]] = [(compiled.create_infer_request(), cpu_blocks)]
+        self.process = os.getpid()
 
     def __call__(self, feeds: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
-        """Runs arrays by input name. Returns the outputs by name."""
+        """Runs arrays by input name. Returns the outputs by name. Raises UserError in a forked process."""
+        check_process(self.process)
         try:
             request, blocks = self.idle.pop()
         except IndexError:

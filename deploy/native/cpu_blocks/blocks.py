@@ -19,11 +19,12 @@ import numpy as np
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import BackendDescription
+from effedge.deploy.common.paths import inside
 from effedge.deploy.native.compiled_library import COMPILED, LibrarySource, load_compiled_library
 from effedge.deploy.native.cpu_blocks.description import (
     FORMAT,
     BlocksDescription,
-    is_supported,
+    check_description,
     read_description,
     relative_error,
     sample_image,
@@ -38,6 +39,7 @@ SOURCE = LibrarySource(
     ("-std=c++17", "-pthread", "-ffp-contract=fast", "-fno-math-errno"),
     {},
 )
+MANIFEST = "manifest.json"
 OLD_KEY = "front"  # of the manifest's backend in older versions; OpenVINO alone runs their engines
 # Reasons why the inference runtime computes the blocks.
 OTHER_CPU, NO_LIBRARY = "the engine was built on another CPU", "there is no C++ compiler, or no AMX for this process"
@@ -100,10 +102,8 @@ class CpuBlocks:
 
         Raises UserError if the description is damaged or memory is short.
         """
-        layout = np.ascontiguousarray(description.layout, np.int32)
-        weights = np.ascontiguousarray(description.weights, np.float32)
-        if not is_supported(description):
-            raise UserError("the engine's CPU blocks are damaged: build the engine again")
+        check_description(description)
+        layout, weights = np.ascontiguousarray(description.layout), np.ascontiguousarray(description.weights)
         if library.weight_count(layout.ctypes.data, len(layout)) != weights.size:
             raise UserError("the engine's CPU blocks have not as many weights as their layout says: build it again")
         handle = library.create(layout.ctypes.data, len(layout), weights.ctypes.data, threads)
@@ -122,7 +122,7 @@ class CpuBlocks:
 
         Raises ValueError for images of another size, TooLarge if an intermediate value is larger than its type holds.
         """
-        if images.shape[1:] != self.image_shape or images.dtype != np.uint8:
+        if images.ndim != 4 or images.shape[1:] != self.image_shape or images.dtype != np.uint8:
             raise ValueError(f"images are {images.dtype} {list(images.shape)}, not uint8 [N, *{self.image_shape}]")
         images = np.ascontiguousarray(images)
         outputs = {name: np.empty((len(images), *shape), np.float32) for name, shape in self.output_shapes.items()}
@@ -184,6 +184,6 @@ def load_cpu_blocks(
         return None, NO_LIBRARY
     if entry.get("precisions") != library.precisions:
         return None, OTHER_COMPILER
-    description = read_description(engine.parent / str(entry.get("file")))
+    description = read_description(inside(engine.parent, entry.get("file"), MANIFEST))
     blocks = checked_cpu_blocks(library, description, threads)
     return blocks, WRONG if blocks is None else COMPILED

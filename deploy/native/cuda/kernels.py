@@ -18,12 +18,12 @@ SOURCES = Path(__file__).resolve().parent
 DEFAULT_FOLDER = "/usr/local/cuda/bin"  # JetPack's, which is not on its PATH
 
 
-def compiled_kernels(name: str, architecture: str, engine: Path) -> bytes:
-    """Returns the cubin of NAME.cu for an architecture ("sm_87"). Raises UserError, with the reason, if it cannot be
-    compiled."""
+def compiled_kernels(name: str, architecture: str, engine: Path, anew: bool = False) -> bytes:
+    """Returns the cubin of NAME.cu for an architecture ("sm_87"), compiled `anew` or as it was kept. Raises UserError,
+    with the reason, if it cannot be compiled."""
     sources = {path.name: sha256(path) for path in (SOURCES / f"{name}.cu", SOURCES / f"{name}.h")}
     cached = cache_path(engine, name, {"architecture": architecture, "sources": sources})
-    binary = read_compiled(cached)
+    binary = None if anew else read_compiled(cached)
     if binary is None:
         binary = compile_cubin(name, architecture)
         keep_compiled(cached, binary)

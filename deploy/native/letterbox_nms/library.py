@@ -53,8 +53,14 @@ class LetterboxNms:
             out: uint8 [H,W,3].
             resized: the size (height, width) to which the image is resized bilinearly; it is placed at the top left.
             fill: the RGB colour of the rest.
+
+        Raises ValueError for arrays of another type or size: the C++ knows no bounds.
         """
+        check_image(image)
+        check_image(out)
         (height, width), (new_height, new_width) = image.shape[:2], resized
+        if not (1 <= new_height <= out.shape[0] and 1 <= new_width <= out.shape[1] and 0 <= start <= stop <= len(out)):
+            raise ValueError(f"rows {start} to {stop}, resized to {resized}, are not in a letterbox of {out.shape}")
         across, taps_across = resample_table(width, new_width)
         down, taps_down = resample_table(height, new_height)
         red, green, blue = fill
@@ -68,7 +74,14 @@ class LetterboxNms:
         self, boxes: np.ndarray, scores: np.ndarray, class_ids: np.ndarray, size: Tuple[int, int], threshold: float,
         iou: float, max_detections: int,
     ) -> np.ndarray:  # fmt: skip
-        """Does the same as `effedge.deploy.image.nms.choose_boxes`, for finite numbers."""
+        """Does the same as `effedge.deploy.image.nms.choose_boxes`, for finite numbers.
+
+        Raises UserError for arrays of different lengths, as an engine of another network may give: the C++ knows no
+        bounds.
+        """
+        check_candidates(boxes, scores, class_ids)
+        if max_detections < 0:
+            raise UserError(f"max_detections={max_detections} was given, expected a whole number from 1 on")
         boxes, scores = np.ascontiguousarray(boxes, np.float32), np.ascontiguousarray(scores, np.float32)
         class_ids = np.ascontiguousarray(class_ids, np.int32)
         kept = np.empty(min(max_detections, len(scores)), np.int32)
@@ -78,6 +91,27 @@ class LetterboxNms:
             len(kept), kept.ctypes.data,
         )  # fmt: skip
         return kept[:count]
+
+
+def check_image(image: np.ndarray) -> None:
+    """Raises ValueError unless an array is uint8 [h,w,3] with pixels, one after the other in memory."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"an array is {image.dtype} {list(image.shape)}, not uint8 [h,w,3]")
+    if not image.flags.c_contiguous:
+        raise ValueError("an array's pixels are not one after the other in memory")
+
+
+def check_candidates(boxes: np.ndarray, scores: np.ndarray, class_ids: np.ndarray) -> None:
+    """Raises UserError unless boxes are [K,4], scores [K] and class ids [K], which fit into 32 bits."""
+    shapes = [array.shape for array in (boxes, scores, class_ids)]
+    if scores.ndim != 1 or shapes != [(len(scores), 4), (len(scores),), (len(scores),)]:
+        found = ", ".join(str(list(shape)) for shape in shapes)
+        raise UserError(
+            f"the engine gives boxes, scores and classes of {found}, expected [K,4], [K], [K]: build it again"
+        )
+    limits = np.iinfo(np.int32)
+    if len(class_ids) and not limits.min <= class_ids.min() <= class_ids.max() <= limits.max:
+        raise UserError(f"the engine gives the class {class_ids.max()}, expected at most {limits.max}: build it again")
 
 
 @lru_cache(maxsize=None)

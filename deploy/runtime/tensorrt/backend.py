@@ -6,6 +6,7 @@ It needs TensorRT 8.5 or later, the first with tensors addressed by name and wit
 
 import contextlib
 import importlib
+import os
 import queue
 import weakref
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import InputSpec, Manifest
 from effedge.deploy.common.messages import log
-from effedge.deploy.runtime.backends import FusedDetector
+from effedge.deploy.runtime.backends import FusedDetector, check_process
 from effedge.deploy.runtime.compiled_cache import cache_path, keep_compiled, read_compiled
 from effedge.deploy.runtime.tensorrt.api import (
     RuntimeCache,
@@ -87,7 +88,7 @@ class TensorRTEngine:
     """
 
     def __init__(self, module: Any, gpu: Gpu, path: Path, manifest: Manifest, throughput: bool) -> None:
-        self.gpu, self.path = gpu, path
+        self.gpu, self.path, self.process = gpu, path, os.getpid()
         self.loaded = LoadedPlan(gpu)
         self.finalizer = weakref.finalize(self, self.loaded.release)
         with gpu.current():
@@ -129,7 +130,9 @@ class TensorRTEngine:
 
     @contextlib.contextmanager
     def idle_slot(self) -> Iterator[ExecutionSlot]:
-        """Yields a slot that no other thread uses within the block, with the GPU's context current."""
+        """Yields a slot that no other thread uses within the block, with the GPU's context current. Raises UserError in
+        a forked process."""
+        check_process(self.process)
         if not self.finalizer.alive:
             raise UserError(f"'{self.path}' has been released, because the program ends: run it earlier")
         slot = self.loaded.idle.get()

@@ -10,12 +10,13 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
+from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import InputSpec
 from effedge.deploy.image.preprocess import letterboxed_size
 from effedge.deploy.image.resample import resample_table
 from effedge.deploy.native.cuda.kernels import compiled_kernels
 from effedge.deploy.runtime.tensorrt.execution_slot import ExecutionSlot
-from effedge.deploy.runtime.tensorrt.gpu import Gpu, launch_blocks, launch_rows
+from effedge.deploy.runtime.tensorrt.gpu import Gpu, KernelError, launch_blocks, launch_rows
 
 INPUT = "image"
 NMS_THREADS = 512
@@ -39,11 +40,20 @@ class Kernels(NamedTuple):
 
 
 def load_kernels(gpu: Gpu, path: Path) -> Kernels:
-    """Loads the kernels for this GPU from the folder of the engine at `path`, after compiling them if need be.
+    """Loads the kernels for this GPU from the folder of the engine at `path`, after compiling them if need be: where
+    the folder has none, or the driver refuses those that it has.
 
-    Raises UserError, with the reason, if they cannot be compiled.
+    Raises UserError, with the reason, if they cannot be compiled or loaded.
     """
-    letterbox, nms = (compiled_kernels(name, gpu.architecture, path) for name in ("letterbox", "nms"))
+    try:
+        return kernels_in(gpu, path, anew=False)
+    except KernelError:
+        return kernels_in(gpu, path, anew=True)
+
+
+def kernels_in(gpu: Gpu, path: Path, anew: bool) -> Kernels:
+    """Loads the kernels that were kept, or that are compiled anew."""
+    letterbox, nms = (compiled_kernels(name, gpu.architecture, path, anew) for name in ("letterbox", "nms"))
     return Kernels(
         gpu.kernel(letterbox, "resize_horizontal", "PPPiiii"),
         gpu.kernel(letterbox, "letterbox", "PPPiiiiiI"),
@@ -179,9 +189,12 @@ class DetectorSteps:
             address = int(self.image) + index * 3 * self.height * self.width
             target = LetterboxTarget(address, self.height, self.width, self.fill)
             enqueue_letterbox(self.kernels, stream, packed, image, int(self.horizontal), target)
+        shapes = [tuple(slot.shape(name)) for name in ("boxes", "scores", "classes")]
+        batch, count = len(self.packed_images), shapes[1][-1]
+        if shapes != [(batch, count, 4), (batch, count), (batch, count)]:  # the kernel knows no bounds
+            raise UserError(f"the engine gives boxes, scores and classes of {shapes}, expected [N,K,4], [N,K], [N,K]")
         slot.enqueue_engine()
-        count = slot.shape("scores")[1]
         candidates = [slot.outputs[name].address for name in ("boxes", "scores", "classes")]
         addresses = [*candidates, packed, self.kept.address]
-        enqueue_nms(self.kernels, stream, addresses, len(self.packed_images), count, self.selection)
-        self.kept.download(4 * len(self.packed_images) * self.selection.max_detections, stream)
+        enqueue_nms(self.kernels, stream, addresses, batch, count, self.selection)
+        self.kept.download(4 * batch * self.selection.max_detections, stream)

@@ -46,6 +46,10 @@ THREADS = 256  # of a block, for kernels whose threads do not wait for each othe
 MAX_GRID_ROWS = 65535  # in CUDA
 
 
+class KernelError(UserError):
+    """The driver refuses a compiled module, as a driver that is older than the compiler may."""
+
+
 class Gpu:
     """GPU 0 with its primary context, which other CUDA libraries in the process use too.
 
@@ -104,14 +108,14 @@ class Gpu:
     def kernel(self, binary: bytes, name: str, types: str) -> Any:
         """Loads a kernel of a compiled module; `types`: its parameters' types as in struct (P a pointer, i, I, f).
 
-        Raises UserError if the driver refuses the module, as a driver that is older than the compiler may.
+        Raises KernelError if the driver refuses the module.
         """
         try:
             return cuda.module_from_buffer(binary).get_function(name).prepare(types)
         except OutOfMemory:
             raise
         except CudaError as error:
-            raise UserError(
+            raise KernelError(
                 f"the driver of {self.name} does not load the compiled kernel '{name}' ({error})"
             ) from error
 

@@ -72,13 +72,13 @@ def test_throughput_mode_finds_the_same(build, batch):
                 assert expected == result
             else:
                 np.testing.assert_array_equal(expected.boxes, result.boxes)
-                assert expected.names == result.names
+                assert expected.labels == result.labels
 
 
 def test_an_image_that_cannot_be_read_is_one_line_in_throughput_mode_too(build, tmp_path):
     detector = Detector(build(), throughput=True)
     detector.engine.parallel = 2
-    detections = detector([np.zeros((9, 9, 3), np.uint8), tmp_path / "missing.jpg"])
+    detections = detector.stream([np.zeros((9, 9, 3), np.uint8), tmp_path / "missing.jpg"])
     next(detections)
     with pytest.raises(UserError, match="missing.jpg"):
         next(detections)

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import threading
+import zipfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -228,6 +229,8 @@ def test_images_of_another_size_are_refused(compiled, description):
         (0, "width", 8), (1, "channels", 0), (1, "out_height", 0), (1, "entry", 3), (0, "entry", EXPANSION),
         (1, "entry", STEM), (1, "in_channels", 25), (1, "in_height", 99), (0, "residual", 1), (1, "kernel", 7),
         (1, "stride", 3), (1, "top", 3), (0, "out_width", 200), (0, "entry_left", 3), (1, "feature", 0), (0, "top", -1),
+        (0, "feature", 2), (0, "in_channels", 4), (1, "height", 101), (1, "width", 17), (0, "height", 102),
+        (0, "width", 33), (1, "squeezed", 2**31 - 1), (1, "out_channels", 2**20),
     ],
 )  # fmt: skip
 def test_a_layout_that_cannot_be_is_told(compiled, description, block, field, value):
@@ -242,7 +245,13 @@ def test_other_damage_is_told(compiled, description):
     wider[0, FIELDS.index("squeezed")] += 1
     with pytest.raises(UserError, match="not as many weights"):
         CpuBlocks(compiled, description._replace(layout=wider), 1)
-    for changed in ({"layout": description.layout[:, 1:]}, {"layout": description.layout[:0]}, {"outputs": []}):
+    for changed in (
+        {"layout": description.layout[:, 1:]}, {"layout": description.layout[:0]}, {"outputs": []},
+        {"layout": description.layout.astype(np.int64) + 2**32}, {"layout": description.layout + 0.5},
+        {"layout": description.layout[0]},
+        {"weights": description.weights.astype(np.float64)}, {"weights": description.weights[None]},
+        {"outputs": [*description.outputs, "more"]}, {"expected": description.expected.astype(np.int64)},
+    ):  # fmt: skip
         with pytest.raises(UserError, match="CPU blocks are damaged"):
             CpuBlocks(compiled, description._replace(**changed), 1)
 
@@ -266,6 +275,14 @@ def test_a_damaged_file_is_told(tmp_path, description):
     path.unlink()
     with pytest.raises(UserError, match="is damaged"):
         read_description(path)
+    np.save(str(path), np.array([{"an": "object"}]), allow_pickle=True)
+    path.with_suffix(".npz.npy").rename(path)
+    with pytest.raises(UserError, match="is damaged"):
+        read_description(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("layout.npy", bytes(2**30 + 1))  # one MB, and one GB in memory
+    with pytest.raises(UserError, match="too large"):
+        read_description(path)
 
 
 def test_it_is_computed_only_on_the_cpu_that_timed_it_and_with_a_compiler(monkeypatch, tmp_path, compiled, description):
@@ -285,8 +302,9 @@ def test_it_is_computed_only_on_the_cpu_that_timed_it_and_with_a_compiler(monkey
     ):
         assert blocks.load_cpu_blocks(engine, {"cpu_blocks": {**entry, field: other}}, 1) == (None, reason)
     assert blocks.load_cpu_blocks(engine, {"front": entry}, 1) == (None, blocks.OTHER_FORMAT)  # the older key
-    with pytest.raises(UserError, match="is damaged"):
-        blocks.load_cpu_blocks(engine, {"cpu_blocks": {**entry, "file": None}}, 1)
+    for name in (None, "../cpu_blocks.npz", str(tmp_path / "cpu_blocks.npz"), "none.npz"):
+        with pytest.raises(UserError, match=r"is damaged|expected a file inside"):
+            blocks.load_cpu_blocks(engine, {"cpu_blocks": {**entry, "file": name}}, 1)
     monkeypatch.setattr(blocks, "load_cpu_blocks_library", lambda: None)
     assert blocks.load_cpu_blocks(engine, backend, 1) == (None, blocks.NO_LIBRARY)
     monkeypatch.setattr(blocks, "load_cpu_blocks_library", lambda: compiled)

@@ -87,5 +87,5 @@ def assert_same(detections, expected):
     for row, expected_row in zip(detections, expected):
         np.testing.assert_array_equal(row.boxes, expected_row.boxes)
         np.testing.assert_array_equal(row.scores, expected_row.scores)
-        assert row.names == expected_row.names
+        assert row.labels == expected_row.labels
     assert sum(map(len, expected)) > 5 * len(expected)

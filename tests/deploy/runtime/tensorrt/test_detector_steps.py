@@ -35,6 +35,23 @@ def test_detections_are_those_of_pillow_and_numpy_whatever_the_sizes(
     assert_same(detections, on_the_cpu(tmp_path, images, **options))
 
 
+@pytest.mark.parametrize(
+    "options", [{"class_agnostic": True}, {"classes": ["b"]}, {"classes": [0, "b"], "class_agnostic": True}], ids=str
+)
+def test_some_classes_and_nms_across_classes_are_those_of_pillow_and_numpy(
+    pretend, kernels, host_kernels, tmp_path, options
+):
+    cuda = FakeCuda(host_kernels)
+    pretend(cuda, finder(cuda))
+    write_detector(tmp_path)
+    images = random_images(7, 30)
+    detections = Detector(tmp_path, threshold=0.1, **options)(images)
+    assert "nms" in cuda.events
+    assert_same(detections, on_the_cpu(tmp_path, images, threshold=0.1, **options))
+    everything = Detector(tmp_path, threshold=0.1)(images)
+    assert sum(map(len, detections)) < sum(map(len, everything))
+
+
 def test_arrays_and_images_may_alternate(pretend, kernels, host_kernels, tmp_path):
     cuda = FakeCuda(host_kernels)
     pretend(cuda, finder(cuda))
@@ -93,6 +110,42 @@ def test_where_the_driver_refuses_the_kernels_the_steps_run_on_the_cpu(pretend, 
     assert line.startswith("note: letterbox and NMS run on the CPU: the driver of Pretended does not load the compiled")
     assert line.count("\n") == 1 and "start the program again" not in line
     assert_same(detections, on_the_cpu(tmp_path, images))
+
+
+def test_kept_kernels_that_the_driver_refuses_are_compiled_anew(pretend, kernels, host_kernels, tmp_path, monkeypatch):
+    from effedge.deploy.runtime.compiled_cache import keep_compiled, read_compiled
+
+    cuda = FakeCuda(host_kernels)
+    pretend(cuda, finder(cuda))
+    write_detector(tmp_path)
+    Detector(tmp_path)
+    from effedge.deploy.runtime.tensorrt import gpu
+
+    [kept] = (tmp_path / ".compiled").glob("nms-*")
+    keep_compiled(kept, b"of an older driver")
+    load = gpu.Gpu.kernel
+
+    def strict(self, binary, name, types):
+        if binary == b"of an older driver":
+            raise gpu.KernelError("no")
+        return load(self, binary, name, types)
+
+    monkeypatch.setattr(gpu.Gpu, "kernel", strict)
+    images = random_images(5, 9)
+    assert_same(list(Detector(tmp_path)(images)), on_the_cpu(tmp_path, images))
+    assert "nms" in cuda.events and read_compiled(kept) != b"of an older driver"
+
+
+@pytest.mark.parametrize("name", ["boxes", "classes"])
+def test_candidates_of_different_lengths_are_refused(pretend, kernels, host_kernels, tmp_path, name):
+    cuda = FakeCuda(host_kernels)
+    engine = finder(cuda)
+    direction, shape, kind = engine.tensors[name]
+    engine.tensors[name] = (direction, (shape[0], 5, *shape[2:]), kind)
+    pretend(cuda, engine)
+    write_detector(tmp_path)
+    with pytest.raises(UserError, match=r"expected \[N,K,4\], \[N,K\], \[N,K\]"):
+        list(Detector(tmp_path)(random_images(5, 2)))
 
 
 def test_a_graph_is_not_used_again_when_only_half_of_the_memory_could_be_had(pretend, kernels, host_kernels, tmp_path):
