@@ -11,6 +11,7 @@ original images' pixels:
     [{"image": "a.jpg", "detections": [{"box": [x0, y0, x1, y1], "score": 0.93, "class_id": 7, "label": "7"}]}]
 
 and for classifiers, the five best: {"image": "a.jpg", "classes": [{"class_id": 7, "label": "7", "score": 0.93}]}.
+--classes reports only some of a detector's, by label or id; --class-agnostic an object once, as its best class.
 Boxes are rounded to 1/100 pixel, scores to six decimals. Images that cannot be read are listed at the end, and the exit
 status is 1; if none can, nothing is written, and it is 2.
 
@@ -21,8 +22,8 @@ time, without sound; --json FILE has a line a frame:
     {"frame": 12, "time": 0.48, "detections": [...]}
 
 The time is in seconds from a file's start; for cameras and streams it is the time of the day (Unix time). --json -
-prints these lines as they come. Ctrl-C ends the run, and what was written until then is whole. Video needs OpenCV (pip
-install 'effedge[video]').
+prints these lines as they come. Ctrl-C ends the run, as SIGTERM and SIGHUP do, and what was written until then is
+whole. Video needs OpenCV (pip install 'effedge[video]').
 """
 
 # Modules that need NumPy, Pillow or the backend are imported in the functions, so that --help and mistakes answer at
@@ -31,27 +32,24 @@ import argparse
 import contextlib
 import itertools
 import json
-import os
 import sys
-import tempfile
 import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from effedge.deploy.common.cli import Parser, UserError
-from effedge.deploy.common.files import atomic_file, explain_os_error
+from effedge.deploy.common.files import atomic_file, atomic_files
 from effedge.deploy.common.messages import log
 from effedge.deploy.runtime.manifest import parse_manifest
+from effedge.deploy.runtime.selection import MAX_DETECTIONS, THRESHOLD
 
 if TYPE_CHECKING:
     import numpy as np
 
     from effedge.deploy.image.records import ImageRecord, Model, Result
-    from effedge.deploy.runtime.detector import Detections
 
-THRESHOLD = 0.3
 EXIT_PARTLY_DONE = 1  # some images could not be read
 # Suffixes whose drawings keep the image's name; images of other formats become NAME.png.
 KEPT_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
@@ -68,17 +66,30 @@ def probability(text: str) -> float:
     return value
 
 
+def positive_count(text: str) -> int:
+    """Parses an argument that is a whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' was given, expected a whole number from 1 on")
+    return int(text)
+
+
 def parse_args() -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument("engine", metavar="ENGINE", help="an engine's folder, such as build/d0-digits/int8-cpu")
     help = "an image, a folder of images (not its sub-folders), or video"
     parser.add_argument("source", metavar="SOURCE", help=help)
-    help = "draw the detections into this folder, or this FILE.mp4 for video (detectors)"
+    help = "draw the detections or classes into this folder, or this FILE.mp4 for video"
     parser.add_argument("--out", metavar="DIR", help=help)
     parser.add_argument("--json", metavar="FILE", help="write detections or classes to this file")
     parser.add_argument(
         "--threshold", metavar="T", type=probability, help=f"lowest score to report (detectors; default {THRESHOLD})"
     )
+    help = "report only these classes, by label or id (detectors)"
+    parser.add_argument("--classes", metavar="CLASS", nargs="+", help=help)
+    help = f"most detections of an image (detectors; default {MAX_DETECTIONS})"
+    parser.add_argument("--max-detections", metavar="N", type=positive_count, help=help)
+    help = "boxes of different classes suppress each other too (detectors)"
+    parser.add_argument("--class-agnostic", action="store_true", default=None, help=help)
     parser.add_argument("-q", "--quiet", action="store_true", help="print only the summary")
     return parser.parse_args()
 
@@ -93,7 +104,7 @@ def main() -> None:
     if is_video(args.source):
         from effedge.deploy.video.predict_video import predict_video
 
-        loaded = partial(load, args.engine, args.threshold, drawing=args.out is not None)
+        loaded = partial(load, args.engine, selection_options(args))
         predict_video(loaded, args.source, args.out, args.json, args.quiet)
         return
     from effedge.deploy.image.files import find_images, read_images
@@ -101,7 +112,7 @@ def main() -> None:
     sources = find_images(args.source)
     drawings = name_drawings(sources, args.out) if args.out is not None else []
     check_json(args.json, sources + drawings)
-    model = load(args.engine, args.threshold, drawing=args.out is not None)
+    model = load(args.engine, selection_options(args))
     # Both outputs are begun first, so that one that cannot be written is known before the work, and ended last.
     with contextlib.ExitStack() as outputs:
         json_file = outputs.enter_context(atomic_file(args.json)) if args.json is not None else None
@@ -151,37 +162,24 @@ def check_json(path: Optional[str], images: List[Path]) -> None:
         raise UserError(f"--json {path} would replace an image: choose another file")
 
 
-def load(folder: str, threshold: Optional[float], drawing: bool) -> "Model":
-    """Loads an engine folder. Raises UserError for options that a classifier does not have."""
+def selection_options(args: argparse.Namespace) -> Dict[str, Any]:
+    """Returns the options of a Detector that were given."""
+    options = {name: getattr(args, name) for name in ("threshold", "classes", "max_detections", "class_agnostic")}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def load(folder: str, options: Dict[str, Any]) -> "Model":
+    """Loads an engine folder. Raises UserError for a detector's `options` where it is a classifier's."""
     if parse_manifest(folder)["spec"].get("task") == "classification":
         from effedge.deploy.runtime.classifier import Classifier
 
-        if drawing or threshold is not None:
-            option = "--out" if drawing else "--threshold"
-            raise UserError(f"{option} is for detectors and '{folder}' is a classifier: leave it out, or use --json")
+        for name in options:
+            option = "--" + name.replace("_", "-")
+            raise UserError(f"{option} is for detectors and '{folder}' is a classifier: leave it out")
         return Classifier(folder)
     from effedge.deploy.runtime.detector import Detector
 
-    return Detector(folder, threshold=THRESHOLD if threshold is None else threshold)
-
-
-@contextlib.contextmanager
-def atomic_files(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder inside `folder`, which is made if need be. Its files move to `folder` if the block ends
-    well; else they are removed, and so is `folder` if it was made here."""
-    with explain_os_error(folder):
-        is_new = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with tempfile.TemporaryDirectory(prefix=".predict.", dir=str(folder)) as scratch:
-                yield Path(scratch)
-                for path in sorted(Path(scratch).iterdir()):
-                    os.replace(str(path), str(folder / path.name))
-        except BaseException:
-            if is_new:
-                with contextlib.suppress(OSError):  # something else was put there meanwhile
-                    folder.rmdir()
-            raise
+    return Detector(folder, **options)
 
 
 def predict(
@@ -191,7 +189,7 @@ def predict(
     and returns the records for the JSON."""
     import numpy as np
 
-    from effedge.deploy.image.records import as_record, summary
+    from effedge.deploy.image.records import summary
 
     records: List[ImageRecord] = []
     milliseconds: List[float] = []
@@ -200,25 +198,15 @@ def predict(
         taken = list(itertools.islice(images, model.batch))
         if not taken:
             break
-        results: Sequence[Result] = list(model([image for _, image in taken]))
+        results: Sequence[Result] = model([image for _, image in taken])
         milliseconds += [1000 * (time.perf_counter() - started) / len(taken)] * len(taken)
         for (path, image), result in zip(taken, results):
-            if drawings and not isinstance(result, list):
-                save_drawing(image, result, drawings[path])
-            records.append({"image": str(path), **as_record(result)})
+            if drawings:
+                result.save(drawings[path], image)
+            records.append({"image": str(path), **result.to_dict()})
             if not quiet:
                 print(f"{path}: {summary(records[-1])}", flush=True)
     if records:
         count = f"{len(records)} images" if len(records) > 1 else "1 image"
         print(f"{count}, median {np.median(milliseconds):.1f} ms an image (reading, resizing, engine, selection)")
     return records
-
-
-def save_drawing(image: "np.ndarray", detections: "Detections", path: Path) -> None:
-    """Draws the detections onto a copy of the image, and saves it."""
-    from PIL import Image
-
-    from effedge.deploy.image.draw import draw_detections
-
-    # Only JPEG has a quality; the other formats ignore it.
-    Image.fromarray(draw_detections(image, detections)).save(str(path), quality=95)

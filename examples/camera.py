@@ -15,12 +15,12 @@ from effedge.deploy.video.source import open_video
 
 
 def main(engine: str, source: str) -> None:
-    detector = Detector(engine, threshold=0.4)
+    detector = Detector(engine)
     with FrameReader(open_video(source)) as frames:
         for frame in frames:
-            [detections] = detector([frame.pixels])
-            counts = ", ".join(f"{count} x {name}" for name, count in Counter(detections.names).most_common())
-            print(f"frame {frame.number}: {counts or 'nothing'}", flush=True)
+            counts = Counter(detector(frame.pixels).labels).most_common()
+            text = ", ".join(f"{count} x {label}" for label, count in counts)
+            print(f"frame {frame.number}: {text or 'nothing'}", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,8 @@ from effedge import Detector, UserError
 
 def main(engine: str, folder: str) -> None:
     images = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    detector = Detector(engine, threshold=0.4)
-    for path, detections in zip(images, detector(images)):
-        print(path.name)
-        for (x0, y0, x1, y1), score, name in zip(detections.boxes, detections.scores, detections.names):
-            print(f"  {name} {score:.2f} at {x0:.0f},{y0:.0f} to {x1:.0f},{y1:.0f}")
+    for detections in Detector(engine).stream(images):
+        print(f"{detections.source}: {detections}")
 
 
 if __name__ == "__main__":

@@ -4,29 +4,22 @@ python examples/service.py build/d0-digits/int8-cpu 8000 &
 curl --data-binary @photo.jpg http://localhost:8000
 """
 
-import io
 import json
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-import numpy as np
-from PIL import Image
-
-from effedge import Detector
+from effedge import Detector, UserError
 
 
 class Service(BaseHTTPRequestHandler):
     detector: Detector
 
     def do_POST(self) -> None:
-        data = self.rfile.read(int(self.headers["Content-Length"]))
         try:
-            image = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-        except OSError:
-            return self.send_error(400, "expected an image")
-        [detections] = self.detector([image])
-        rows = zip(detections.boxes.tolist(), detections.scores.tolist(), detections.names)
-        answer = json.dumps([{"box": box, "score": score, "name": name} for box, score, name in rows]).encode()
+            detections = self.detector(self.rfile.read(int(self.headers["Content-Length"])))
+        except UserError as error:
+            return self.send_error(400, str(error))
+        answer = json.dumps(detections.to_dict()).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(answer)))
@@ -35,5 +28,5 @@ class Service(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    Service.detector = Detector(sys.argv[1], threshold=0.4)
+    Service.detector = Detector(sys.argv[1])
     HTTPServer(("localhost", int(sys.argv[2])), Service).serve_forever()

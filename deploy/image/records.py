@@ -1,14 +1,16 @@
-"""Writes the result of an image as a record of --json, and as a line."""
+"""Types the result of an image as a record of --json, and writes it as a line."""
 
 from collections import Counter
 from typing import TYPE_CHECKING, List, TypedDict, Union
 
 if TYPE_CHECKING:
-    from effedge.deploy.runtime.classifier import Classifier, ClassScore
-    from effedge.deploy.runtime.detector import Detections, Detector
+    from effedge.deploy.image.classification import Classification
+    from effedge.deploy.image.detections import Detections
+    from effedge.deploy.runtime.classifier import Classifier
+    from effedge.deploy.runtime.detector import Detector
 
     Model = Union[Detector, Classifier]
-    Result = Union[Detections, List[ClassScore]]
+    Result = Union[Detections, Classification]
 
 
 class DetectionRecord(TypedDict):
@@ -39,28 +41,6 @@ class ImageRecord(Record):
     """The result of an image of a file."""
 
     image: str
-
-
-def as_record(result: "Result") -> Record:
-    """Returns the result of one image as the JSON holds it."""
-    if isinstance(result, list):
-        return {
-            "classes": [
-                {"class_id": best.class_id, "label": best.name, "score": round(best.score, 6)} for best in result
-            ]
-        }
-    detections = zip(result.boxes.tolist(), result.scores.tolist(), result.class_ids.tolist(), result.names)
-    return {
-        "detections": [
-            {
-                "box": [round(side, 2) for side in box],
-                "score": round(score, 6),
-                "class_id": class_id,
-                "label": name,
-            }
-            for box, score, class_id, name in detections
-        ]
-    }
 
 
 def summary(record: Record) -> str:

@@ -3,22 +3,24 @@
 import itertools
 from functools import partial
 from pathlib import Path
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple, TypeVar, Union
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar, Union, cast
 
 import numpy as np
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import Spec
 from effedge.deploy.common.parallel import ordered_map
-from effedge.deploy.image.files import open_image
+from effedge.deploy.image.inputs import RGB, ImageLike, read_image
 from effedge.deploy.image.preprocess import Prepared, letterboxed_size, preparation
 from effedge.deploy.runtime.backends import FusedDetector, Infer, load_backend
 from effedge.deploy.runtime.manifest import read_manifest
+from effedge.deploy.runtime.signature import Keys
 
-ImageLike = Union[str, Path, np.ndarray]  # a file, or RGB uint8 [H,W,3]
 Batch = Union[np.ndarray, List[np.ndarray]]  # uint8 [N,H,W,3]; or the images themselves, for a FusedDetector
 Outputs = Dict[str, np.ndarray]
 Result = TypeVar("Result")
+# From an image, its row of every output, and its path if it was a file, to the result.
+Finish = Callable[[Prepared, Outputs, Optional[Path]], Result]
 CLASS_OF_TASK = {"detection": "Detector", "classification": "Classifier"}
 INPUT = "image"
 
@@ -35,13 +37,15 @@ class Engine:
         prepare: from an image, RGB uint8 [h,w,3], to the input.
     """
 
-    def __init__(self, folder: Union[str, Path], task: str, throughput: bool = False) -> None:
+    def __init__(
+        self, folder: Union[str, Path], task: str, throughput: bool = False, trusted_keys: Optional[Keys] = None
+    ) -> None:
         """Loads the engine in `folder`. Raises UserError if it is damaged, cannot run here, or is not for `task`.
 
         With `throughput` several images are processed in parallel by threads: more images a second, each with a higher
-        latency.
+        latency. `trusted_keys` are as `read_manifest` takes them.
         """
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, trusted_keys)
         spec = manifest["spec"]
         if not spec:
             raise UserError(
@@ -80,25 +84,50 @@ class Engine:
             selection = {"threshold": threshold, "iou": iou, "max_detections": max_detections}
             self.fused = self.backend.fuse(self.input_spec, selection)
 
-    def run(self, images: Iterable[ImageLike], finish: Callable[[Prepared, Outputs], Result]) -> Iterator[Result]:
+    def run_call(
+        self, images: Union[ImageLike, Sequence[ImageLike]], finish: Finish[Result], color: str
+    ) -> Union[Result, List[Result]]:
+        """Returns the result of an image, or the list of those of a list or tuple; see `run`.
+
+        Raises UserError for an iterable of another kind: it may have no end.
+        """
+        if isinstance(images, (list, tuple)):
+            return list(self.run(images, finish, color))
+        if hasattr(images, "__next__"):
+            raise UserError("an iterator was given, expected an image or a list of images: .stream(images) takes it")
+        [result] = self.run_batch([cast(ImageLike, images)], finish, color)
+        return result
+
+    def run(self, images: Iterable[ImageLike], finish: Finish[Result], color: str = RGB) -> Iterator[Result]:
         """Yields the result of `finish` for each image, in order.
 
         Images are read when they are needed, a batch at a time (a few batches, in throughput mode).
 
         Args:
-            finish: from the prepared image and its row of every output to the result.
+            color: the order of an array's channels, as `effedge.deploy.image.inputs.read_image` takes it.
+
+        Raises UserError for a single image, which could be iterated over too.
         """
+        is_array = isinstance(images, np.ndarray) or hasattr(images, "detach")
+        is_one = is_array and len(getattr(images, "shape", ())) < 4
+        if is_one or isinstance(images, (str, bytes, bytearray, memoryview)) or not hasattr(images, "__iter__"):
+            raise UserError("one image was given, expected several: put it into a list, as in stream([image])")
         remaining = iter(images)
         batches = iter(lambda: list(itertools.islice(remaining, self.max_batch)), [])
-        for results in ordered_map(partial(self.run_batch, finish=finish), batches, self.parallel):
-            yield from results
+        return (
+            result
+            for results in ordered_map(partial(self.run_batch, finish=finish, color=color), batches, self.parallel)
+            for result in results
+        )
 
-    def run_batch(self, images: List[ImageLike], finish: Callable[[Prepared, Outputs], Result]) -> List[Result]:
+    def run_batch(self, images: List[ImageLike], finish: Finish[Result], color: str) -> List[Result]:
         """Runs all steps for one batch."""
-        prepared, batch = self.prepare_batch([to_rgb(image) for image in images])
+        prepared, batch = self.prepare_batch([read_image(image, color) for image in images])
         outputs = self.infer(batch)
+        sources = [Path(image) if isinstance(image, (str, Path)) else None for image in images]
         return [
-            finish(image, {name: output[row] for name, output in outputs.items()}) for row, image in enumerate(prepared)
+            finish(image, {name: output[row] for name, output in outputs.items()}, source)
+            for row, (image, source) in enumerate(zip(prepared, sources))
         ]
 
     def prepare_batch(self, images: List[np.ndarray]) -> Tuple[List[Prepared], Batch]:
@@ -130,28 +159,10 @@ class Engine:
 
     def label(self, class_id: int) -> str:
         """Returns the label of a class; its number where the label is a gap (as in COCO's 90) or missing."""
-        label = self.labels[class_id] if class_id < len(self.labels) else None
+        label = self.labels[class_id] if 0 <= class_id < len(self.labels) else None
         return str(class_id) if label is None else label
 
     def check_finite(self, *outputs: np.ndarray) -> None:
         """Raises UserError if the engine computed NaN or infinity: 16 bits do not hold every network's values."""
         if not all(np.isfinite(output).all() for output in outputs):
             raise UserError(f"the engine '{self.folder}' returned values that are not finite: build it with fp32")
-
-
-def check_sequence(images: object) -> None:
-    """Raises UserError for a single image where several are expected: a path or an array could be iterated over too."""
-    if isinstance(images, (str, Path)) or (isinstance(images, np.ndarray) and images.ndim < 4):
-        raise UserError("one image was given, expected several: put it into a list, as in detector([image])")
-
-
-def to_rgb(image: ImageLike) -> np.ndarray:
-    """Returns an image as RGB uint8 [H,W,3]: opens a file, checks an array. Raises UserError for anything else."""
-    if isinstance(image, (str, Path)):
-        return open_image(image)
-    if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
-        kind = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise UserError(f"an image of {kind} was given, expected a path or RGB uint8 [H,W,3]")
-    if image.size == 0:
-        raise UserError(f"an image without pixels was given: {list(image.shape)}")
-    return image

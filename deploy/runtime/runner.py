@@ -13,6 +13,7 @@ from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import TensorDescription
 from effedge.deploy.runtime.backends import load_backend
 from effedge.deploy.runtime.manifest import read_manifest
+from effedge.deploy.runtime.signature import Keys
 
 
 class Tensor(NamedTuple):
@@ -26,17 +27,20 @@ class Tensor(NamedTuple):
 class Runner:
     """An engine folder, ready to run.
 
-    >>> runner = Runner("build/net/int8-cpu")  # doctest: +SKIP
-    >>> runner({"x": np.zeros((1, 3, 64, 64), np.float32)})["y"].shape  # doctest: +SKIP
-    (1, 10)
+    >>> runner = Runner("build/net/int8-cpu")
+    >>> runner.inputs[0]
+    Tensor(name='x', dtype='float32', shape=(None, 3))
+    >>> outputs = runner({"x": np.zeros((1, 3), np.float32), "y": np.full((1, 1), 2, np.int32)})
+    >>> outputs["sum"].shape
+    (1, 3)
 
     Attributes: `inputs` and `outputs`, lists of Tensor; `batch`, the smallest and the largest that a dynamic first
     dimension may be, or None where the engine sets no limits.
     """
 
-    def __init__(self, folder: Union[str, Path]) -> None:
+    def __init__(self, folder: Union[str, Path], trusted_keys: Optional[Keys] = None) -> None:
         """Loads the engine in `folder`. Raises UserError if it is damaged or cannot run here."""
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, trusted_keys)
         try:
             self.inputs = [as_tensor(description) for description in manifest["inputs"]]
             self.outputs = [as_tensor(description) for description in manifest["outputs"]]

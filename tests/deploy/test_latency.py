@@ -9,6 +9,7 @@ from PIL import Image
 
 from effedge.deploy import latency
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.files import sha256
 from effedge.deploy.latency_test import circumstances
 from effedge.deploy.timing.board import board
 from effedge.deploy.timing.machine import field, machine, versions
@@ -71,6 +72,8 @@ def test_why_a_front_is_not_computed_is_told(monkeypatch, capsys, build, tmp_pat
     assert json.loads(out.read_text())["cpu_blocks"] is None and "first blocks" not in capsys.readouterr().out
     manifest = json.loads((engine / "manifest.json").read_text())
     manifest["backend"]["cpu_blocks"] = {"format": 1, "file": "cpu_blocks.npz", "cpu": {"model": "another"}}
+    (engine / "cpu_blocks.npz").write_bytes(b"")
+    manifest["files"]["cpu_blocks.npz"] = sha256(engine / "cpu_blocks.npz")
     (engine / "manifest.json").write_text(json.dumps(manifest))
     run_main(monkeypatch, engine, "--iterations", 2, "--no-throughput", "--json", out)
     assert json.loads(out.read_text())["cpu_blocks"] == "the engine was built on another CPU"

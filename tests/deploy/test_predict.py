@@ -213,9 +213,31 @@ def test_mistakes_about_the_engine(build, images, tmp_path, edit):
 
 def test_options_that_a_classifier_does_not_have(build, images, tmp_path):
     engine = build("classification")
-    check_error(predict(engine, images, "--out", tmp_path / "out"), "--out is for detectors")
-    check_error(predict(engine, images, "--threshold", "0.5"), "--threshold is for detectors")
+    for option in (["--threshold", "0.5"], ["--classes", "a"], ["--max-detections", "3"], ["--class-agnostic"]):
+        check_error(predict(engine, images, "--out", tmp_path / "out", *option), f"{option[0]} is for detectors")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_classifiers_classes_are_drawn(build, images, tmp_path):
+    assert predict(build("classification"), images / "c.jpg", "--out", tmp_path / "out").returncode == 0
+    with Image.open(tmp_path / "out" / "c.jpg") as drawn:
+        assert (np.array(drawn)[:60, :40] > 100).any() and (np.array(drawn)[100:] < 20).all()
+
+
+def test_some_classes_and_a_largest_number_of_detections(build, images):
+    engine = build()
+    for options, line in (
+        (["--classes", "blue"], "1 x blue"),
+        (["--classes", "red", "2"], "1 x red, 1 x blue"),
+        (["--classes", "green"], "nothing"),
+        (["--max-detections", "1"], "1 x red"),
+        (["--class-agnostic"], "1 x red, 1 x blue"),
+    ):
+        done = predict(engine, images / "b.png", *options)
+        assert done.stdout.splitlines()[0] == f"{images}/b.png: {line}", done.stderr
+    check_error(predict(engine, images, "--classes", "rde"), "unknown class 'rde': did you mean 'red'")
+    check_error(predict(engine, images, "--classes", "3"), "from 0 to 2")
+    check_error(predict(engine, images, "--max-detections", "0"), "--max-detections", "from 1 on")
 
 
 def test_outputs_that_cannot_be_written(build, images, tmp_path):

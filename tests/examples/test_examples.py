@@ -46,7 +46,7 @@ def test_an_example_is_short_and_tested(path):
 
 def test_detect_in_folder(build, red_square):
     done = run_example("detect_in_folder.py", build(), red_square)
-    assert done.stdout == "a.png\n  red 0.90 at 10,20 to 30,40\n", done.stderr
+    assert done.stdout == f"{red_square}/a.png: 1 detection\n  red 0.90 at 10,20 to 30,40\n", done.stderr
     done = run_example("detect_in_folder.py", red_square, red_square)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
@@ -79,7 +79,7 @@ def test_service(build, red_square):
                 urllib.request.urlopen(f"http://localhost:{port}", data=b"no image", timeout=10)
         finally:
             service.kill()
-    assert detections == [{"box": [10, 20, 30, 40], "score": pytest.approx(0.9), "name": "red"}]
+    assert detections == {"detections": [{"box": [10, 20, 30, 40], "score": 0.9, "class_id": 0, "label": "red"}]}
 
 
 def test_foreign_onnx(tmp_path):

@@ -130,17 +130,26 @@ def test_a_detector_finds_with_letterbox_and_nms_on_the_gpu_what_it_finds_with_t
     for row, expected_row in zip(detections, expected):
         np.testing.assert_array_equal(row.boxes, expected_row.boxes)
         np.testing.assert_array_equal(row.scores, expected_row.scores)
-        assert row.names == expected_row.names
+        assert row.labels == expected_row.labels
     assert sum(map(len, detections)) > 100
     note = capsys.readouterr().err
     assert "without a CUDA graph" not in note, note
+
+
+@pytest.mark.parametrize("options", [{"class_agnostic": True}, {"classes": ["green"]}], ids=str)
+def test_some_classes_and_nms_across_classes_are_those_of_the_cpu(make, tmp_path, options):
+    folder = make(colour_finder(tmp_path / "finder.onnx", (1, 2, 4)), "fp32")
+    fused, apart = Detector(folder, **options), Detector(folder, **options)
+    apart.engine.fused = None
+    images = list(random_images(20))
+    assert fused(images) == apart(images)
 
 
 def test_where_a_rectangle_is(make, tmp_path):
     image = np.zeros((96, 128, 3), np.uint8)  # twice the input's size
     image[20:40, 30:70, 1] = 255
     [detections] = Detector(make(colour_finder(tmp_path / "finder.onnx", (1, 1, 1)), "fp32"))([image])
-    assert detections.names == ["green"]
+    assert detections.labels == ["green"]
     np.testing.assert_allclose(detections.boxes, [[30, 20, 70, 40]], atol=2)
     np.testing.assert_allclose(detections.scores, [0.8], rtol=1e-6)
 

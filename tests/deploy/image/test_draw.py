@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import ImageDraw, ImageFont
 
+from effedge.deploy.image.detections import Detections
 from effedge.deploy.image.draw import class_colour, draw_detections, plate_corner, text_colour
-from effedge.deploy.runtime.detector import Detections
 
 
 def found(*boxes, name="seven"):
@@ -13,8 +13,8 @@ def found(*boxes, name="seven"):
     return Detections(
         boxes=np.float32(boxes).reshape(count, 4),
         scores=np.linspace(0.9, 0.3, count).astype(np.float32),
-        class_ids=np.arange(count),
-        names=[name] * count,
+        classes=np.arange(count),
+        labels=[name] * count,
     )
 
 
