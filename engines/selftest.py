@@ -6,14 +6,15 @@ score say nothing of the others: so the engine's outputs themselves are compared
 the bundle.
 """
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Sequence
 
 import numpy as np
 
-from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.cli import EXIT_USER_ERROR, UserError, run
 from effedge.deploy.image.files import open_image
 from effedge.deploy.image.iou import iou_matrix
 from effedge.deploy.image.preprocess import preparation
@@ -22,7 +23,9 @@ from effedge.deploy.runtime.manifest import read_manifest
 from effedge.engines.comparison.compare import LEAST
 from effedge.engines.comparison.inputs import image_batch
 from effedge.engines.comparison.nearness import nearness
+from effedge.engines.installation.launch import command
 
+ERROR = "error: "  # the beginning of the line that effedge.deploy.common.cli.run prints
 SURE = 0.3  # the lowest score that needs a counterpart; a counterpart may lie below it within the tolerance
 # By precision: the least IoU, and the largest difference of scores.
 TOLERANCES = {"fp32": (0.98, 0.02), "fp16": (0.95, 0.05), "int8": (0.9, 0.1), "fp8": (0.9, 0.1)}
@@ -56,9 +59,7 @@ def compare_outputs(engine: Path, image: Path, expected: Path, precision: str) -
 
     Raises UserError for an output that is further away than rounding explains.
     """
-    # In a process of its own, so that what the backend takes is free again while the engine is timed.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        values = pool.submit(measure_outputs, engine, image, expected).result()
+    values = measured_apart(engine, image, expected)
     worst = min(values, key=lambda name: values[name])
     if values[worst] < LEAST[precision]:
         raise UserError(
@@ -66,6 +67,36 @@ def compare_outputs(engine: Path, image: Path, expected: Path, precision: str) -
             f"{LEAST[precision]:.0f} or more): do not use it, and build another precision"
         )
     return values[worst]
+
+
+def measured_apart(engine: Path, image: Path, expected: Path) -> Dict[str, float]:
+    """Runs `measure_outputs` in a process of its own, so that what the backend takes is free again while the engine is
+    timed.
+
+    It is a plain process: multiprocessing's pools need /dev/shm, which a container on a board may not have, and its
+    processes do not find the package of a bundle (installation/launch.py).
+
+    Raises UserError as `measure_outputs`, or if the process fails or is killed.
+    """
+    words = command("effedge.engines.selftest", *map(str, (engine, image, expected)))
+    done = subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace")
+    lines = done.stderr.splitlines()
+    if done.returncode == EXIT_USER_ERROR and lines and lines[-1].startswith(ERROR):
+        raise UserError(lines[-1][len(ERROR) :])
+    sys.stderr.write(done.stderr)
+    if done.returncode != 0:
+        raise UserError(
+            f"the comparison of the engine's outputs ended with exit status {done.returncode} (-9: killed, as where "
+            "the memory is too small): what it printed above says why"
+        )
+    values: Dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return values
+
+
+def main() -> None:
+    """Prints the result of `measure_outputs` as JSON; see `measured_apart`."""
+    engine, image, expected = map(Path, sys.argv[1:])
+    print(json.dumps(measure_outputs(engine, image, expected)))
 
 
 def measure_outputs(engine: Path, image: Path, expected: Path) -> Dict[str, float]:
@@ -120,3 +151,7 @@ def compare_classes(
         if difference > max_difference:
             problems.append(f"'{best['label']}': probabilities {best['score']} and {scores[0]}")
     return Outcome(1, 1.0, worst_difference, problems)
+
+
+if __name__ == "__main__":
+    run(main)

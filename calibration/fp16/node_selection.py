@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from effedge.calibration.graph.control_flow import DOMAIN
 from effedge.calibration.graph.onnx_file import constant
 from effedge.calibration.placement.sharing import data_inputs, passes_values_on
 from effedge.deploy.common.cli import UserError
@@ -19,17 +20,13 @@ HEADROOM = 2.0  # other images than those of the calibration may go further
 
 def select_nodes(graph: ir.Graph) -> list[ir.Node]:
     """Returns the layers with weights, the nodes that lead to them, and the nodes that move or select their results; in
-    the graph's order.
+    the graph's order. Control flow (graph/control_flow.py) stays float32, as the tensors within it do.
 
-    Raises UserError if a node has a subgraph, as the tensors that it reads from outside cannot be followed, and if
-    shape inference could not tell the type of a tensor.
+    Raises UserError if shape inference could not tell the type of a tensor.
     """
-    for node in graph:
-        if any(attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in _attributes(node)):
-            raise UserError(f"node '{node.name}' ({node.op_type}) has a subgraph, which FP16 conversion cannot follow")
     nodes = list(graph)
     half = half_nodes([_as_header_node(node) for node in nodes])
-    selected = [node for at, node in enumerate(nodes) if at in half]
+    selected = [node for at, node in enumerate(nodes) if at in half and node.domain != DOMAIN]
     for value in (value for node in selected for value in node.outputs):
         if value.dtype is None:
             raise UserError(f"the type of tensor '{value.name}' is unknown (an operator that ONNX does not define?)")
@@ -42,10 +39,6 @@ def _as_header_node(node: ir.Node) -> Node:
     mode = node.attributes.get("mode") if node.op_type == "Resize" else None
     attributes = {} if mode is None else {"mode": mode.as_string()}
     return Node(node.op_type, node.name or "", inputs, tuple(value.name or "" for value in node.outputs), attributes)
-
-
-def _attributes(node: ir.Node) -> list[ir.Attr]:
-    return [attribute for attribute in node.attributes.values() if isinstance(attribute, ir.Attr)]
 
 
 def holds_infinity(graph: ir.Graph) -> set[ir.Value]:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx import version_converter
 
+from effedge.calibration.graph.control_flow import unwrap_control_flow
 from effedge.calibration.graph.onnx_file import PAIR, constant, prepare
 from effedge.deploy.common.cli import UserError
 
@@ -59,7 +60,7 @@ def raised(model: ir.Model) -> ir.Model:
     if model.opset_imports.get("", 0) >= OPSET:
         return model
     try:
-        converted = ir.from_proto(version_converter.convert_version(ir.to_proto(model), OPSET))
+        converted = ir.from_proto(version_converter.convert_version(ir.to_proto(unwrap_control_flow(model)), OPSET))
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"the model cannot be brought to opset {OPSET}, which FP8 and FP16 around INT8 need: {error}"

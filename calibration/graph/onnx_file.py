@@ -1,7 +1,8 @@
 """Reads, runs and writes ONNX files, and brings models into the form that the passes rely on.
 
 After `load`, a model has no Constant nodes and no initializers among its inputs, every node and tensor has its own
-name, tensors carry the type and shape that ONNX's shape inference finds, and the weights are in memory.
+name, tensors carry the type and shape that ONNX's shape inference finds, the weights are in memory, and a node with a
+graph of its own is a function's call (control_flow.py) until `save`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import onnxruntime
 from google.protobuf.message import DecodeError, EncodeError
 from onnx_ir.passes import common
 
+from effedge.calibration.graph.control_flow import unwrap_control_flow, wrap_control_flow
 from effedge.calibration.graph.onnx_path import check_is_file
 from effedge.calibration.graph.raise_opset import raise_opset
 from effedge.calibration.graph.training_mode import check_inference
 from effedge.calibration.graph.unknown_sizes import name_unknown_sizes
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.paths import inside
+from effedge.deploy.runtime.onnx_external import external_files
 from effedge.deploy.runtime.onnxruntime_backend import make_session
 
 INITIALIZERS_APART = 4  # the first IR version in which an initializer need not be an input too
@@ -40,11 +44,9 @@ def load(path: str | Path) -> ir.Model:
     """Reads an ONNX file for a pass over its whole graph.
 
     Raises:
-        UserError: as `read`; a graph within a node (If, Loop, Scan), which no pass looks into.
+        UserError: as `read`.
     """
-    model = read(path)
-    check_flat(model, path)
-    return prepare(model)
+    return prepare(read(path))
 
 
 def read(path: str | Path) -> ir.Model:
@@ -80,7 +82,8 @@ def read_own_opset(path: str | Path) -> ir.Model:
 
 
 def prepare(model: ir.Model) -> ir.Model:
-    """Brings a model in memory into the form that the passes expect (in place)."""
+    """Brings a model in memory into the form that the passes expect, in place where it has no functions; returns it."""
+    model = unwrap_control_flow(model)
     if model.functions:
         model = common.InlinePass()(model).model
     for tidy in (
@@ -98,10 +101,13 @@ def prepare(model: ir.Model) -> ir.Model:
             name, count = f"{base}_{count}", count + 1
         node.name = name
         taken.add(name)
+    wrap_control_flow(model)
     return model
 
 
 def _check_external_data(model: ir.Model, path: Path) -> None:
+    for name in external_files(path):
+        inside(path.parent, name, f"'{path}'")
     for tensor in (value.const_value for value in model.graph.initializers.values()):
         if not isinstance(tensor, ir.ExternalTensor):
             continue
@@ -113,20 +119,6 @@ def _check_external_data(model: ir.Model, path: Path) -> None:
         else:
             continue
         raise UserError(f"'{path}' keeps its weights in '{tensor.path}', which {problem}: put it beside the ONNX file")
-
-
-def check_flat(model: ir.Model, path: str | Path) -> None:
-    """Raises a UserError if a node holds a graph of its own."""
-    for node in (*model.graph, *(node for function in model.functions.values() for node in function)):
-        if any(
-            attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-            for attribute in node.attributes.values()
-        ):
-            raise UserError(
-                f"'{path}' has a graph within a graph ({node.op_type} '{node.name or node.outputs[0].name}'), which "
-                "can be neither calibrated nor converted to FP16: build it as fp32, or export the model without "
-                "control flow that its input decides"
-            )
 
 
 def check_float(model: ir.Model, path: str | Path, allowed: Sequence[str] = ()) -> None:
@@ -147,7 +139,7 @@ def check_float32_scales(model: ir.Model, path: str | Path) -> None:
 def save(model: ir.Model, path: str | Path) -> None:
     """Writes the model, weights inside, to `path`. Raises UserError beyond protobuf's 2 GiB."""
     try:
-        ir.save(model, path)
+        ir.save(unwrap_control_flow(model), path)
     except (EncodeError, ValueError) as error:
         raise UserError(f"cannot write '{path}': {error}; a model is at most 2 GiB here") from error
 

@@ -8,9 +8,7 @@ found out in no time.
 
 from __future__ import annotations
 
-import json
 import math
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +17,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.paths import inside
+from effedge.deploy.common.strict_json import parse_json
 from effedge.deploy.image.files import is_hidden, is_image, open_image
 from effedge.deploy.image.files import list_images as list_folder
 from effedge.deploy.image.preprocess import preparation
+from effedge.engines.comparison.inputs import DAMAGED_ARRAYS
 
 ARRAY_SUFFIXES = (".npz", ".npy")
 Item = TypeVar("Item")
@@ -107,7 +108,9 @@ def list_images(data: Path, images_dir: Path | None = None, count: int | None = 
 
 def _coco_images(data: Path, images_dir: Path) -> list[Path]:
     try:
-        paths = [images_dir / image["file_name"] for image in json.loads(data.read_bytes())["images"]]
+        paths = [
+            inside(images_dir, image["file_name"], f"'{data}'") for image in parse_json(data.read_bytes())["images"]
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"'{data}' is no COCO json (no images with file_name): give one, or a folder") from error
     if not paths:
@@ -193,7 +196,7 @@ def _read_arrays(path: Path, inputs: Sequence[Input]) -> dict[str, np.ndarray]:
         if missing:
             raise UserError(f"'{path}' has {loaded.files}, but the model also needs {missing}: add them by name")
         return {name: loaded[name] for name in names}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED_ARRAYS as error:
         raise UserError(f"'{path}' is no whole .npz or .npy file of plain arrays ({error}): make it again") from error
 
 

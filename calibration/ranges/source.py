@@ -15,6 +15,7 @@ from effedge.calibration.ranges.samples import (
     image_samples,
     list_images,
 )
+from effedge.calibration.ranges.usable_images import usable_images
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import SPEC_KEY
 from effedge.deploy.common.files import sha256_of_files
@@ -82,7 +83,7 @@ def load_samples(model: ir.Model, data: Path, images: list[Path] | None, count: 
         count: of arrays, the number of samples to take; None takes all.
 
     Raises:
-        UserError: as image_samples and array_samples; images for a model without a spec.
+        UserError: as usable_images and array_samples; images for a model without a spec.
     """
     inputs = model_inputs(model)
     if images is None:
@@ -92,4 +93,4 @@ def load_samples(model: ir.Model, data: Path, images: list[Path] | None, count: 
         raise UserError(
             f"'{data}' holds images, but the model does not say how it wants them: give an .npz with arrays {names}"
         )
-    return image_samples(images, json.loads(model.metadata_props[SPEC_KEY]), inputs[0])
+    return image_samples(usable_images(images, data), json.loads(model.metadata_props[SPEC_KEY]), inputs[0])

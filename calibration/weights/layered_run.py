@@ -98,7 +98,10 @@ class LayeredRun:
         for output, value in zip(graph.output, wanted, strict=True):
             output.CopyFrom(ir.serde.serialize_value(value))
         opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in self.model.opset_imports.items()]
-        part = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=self.model.ir_version)
+        functions = [ir.serde.serialize_function(function) for function in self.model.functions.values()]
+        part = onnx.helper.make_model(
+            graph, functions=functions, opset_imports=opsets, ir_version=self.model.ir_version
+        )
         return part.SerializeToString()
 
 

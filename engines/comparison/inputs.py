@@ -1,5 +1,9 @@
 """Makes the inputs on which an engine is compared: an image as the model's spec takes it, or arrays."""
 
+import struct
+import tokenize
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Dict, Optional
 
@@ -14,6 +18,12 @@ from effedge.engines.onnx_header import DTYPES, Header
 
 IMAGE = "image"  # the input of effedge's own models
 ARRAYS = (".npz", ".npy")
+
+# What np.load raises for a damaged file: its own errors, those of zipfile and zlib, and of the memory for a huge array.
+DAMAGED_ARRAYS = (
+    OSError, ValueError, TypeError, KeyError, EOFError, SyntaxError, OverflowError, MemoryError, RuntimeError,
+    struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def inputs_of_run(header: Header, file: str = "") -> Optional[Dict[str, np.ndarray]]:
@@ -55,7 +65,7 @@ def read_arrays(path: Path, header: Header) -> Dict[str, np.ndarray]:
     try:
         loaded: Any = np.load(str(path), allow_pickle=False)
         arrays = {next(iter(header.inputs)): loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (OSError, ValueError) as error:
+    except DAMAGED_ARRAYS as error:
         raise UserError(f"--compare-on '{path}' is no whole .npz or .npy file of plain arrays ({error})") from error
     missing = [name for name in header.inputs if name not in arrays]
     if missing:

@@ -14,10 +14,18 @@ from effedge.deploy.runtime.backends import Infer
 from effedge.deploy.runtime.classifier import Classifier
 from effedge.deploy.runtime.detector import Detector
 from effedge.deploy.runtime.engine import Engine
-from effedge.pipeline.evaluation.evaluate import MAX_DETECTIONS, THRESHOLD, Evaluation, Model, evaluate
+from effedge.deploy.runtime.selection import Selection
+from effedge.pipeline.evaluation.evaluate import (
+    MAX_DETECTIONS,
+    THRESHOLD,
+    Evaluation,
+    PathModel,
+    evaluate,
+    of_paths,
+)
 
 # Makes a model that shares its images with other processes of a model that does not.
-Spread: TypeAlias = "Callable[[Model], Model]"
+Spread: TypeAlias = "Callable[[PathModel], PathModel]"
 
 
 def evaluate_backend(
@@ -33,7 +41,7 @@ def evaluate_backend(
         spread: shares the images with other processes.
     """
     kind = BackendDetector if spec["task"] == "detection" else BackendClassifier
-    model: Model = kind(BackendEngine(backend, name, spec))
+    model = of_paths(kind(BackendEngine(backend, name, spec)).stream)
     return evaluate(spread(model) if spread else model, spec, data, images=images, limit=limit)
 
 
@@ -49,7 +57,7 @@ class BackendDetector(Detector):
     """A detector on a BackendEngine, with the settings of an evaluation."""
 
     def __init__(self, engine: Engine) -> None:
-        self.set_engine(engine, THRESHOLD, iou=0.5, max_detections=MAX_DETECTIONS)
+        self.set_engine(engine, Selection(THRESHOLD, max_detections=MAX_DETECTIONS))
 
 
 class BackendClassifier(Classifier):

@@ -4,13 +4,16 @@
 
 A detector gets COCO's average precision, a classifier top-1 and top-5. DATA is a COCO json, a Pascal VOC folder, a
 folder with a folder for each class, a .tsv of file<TAB>class, or the word `digits` for the bundled validation data.
-Classes are matched by name; the images go through the same code as on the device.
+Classes are matched by name; the images go through the same code as on the device. Images that cannot be read are left
+out and listed at the end, and the exit status is 1.
 """
 
 # The readers, metrics and backends are imported in the functions, so that --help and mistakes answer at once.
 from __future__ import annotations
 
+import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypedDict, cast
@@ -23,13 +26,16 @@ from effedge.deploy.common.files import write_json
 from effedge.deploy.common.messages import track
 
 if TYPE_CHECKING:
-    from effedge.deploy.runtime.classifier import ClassScore
-    from effedge.deploy.runtime.detector import Detections
+    from effedge.deploy.image.classification import Classification
+    from effedge.deploy.image.detections import Detections
+    from effedge.deploy.image.inputs import ImageLike
     from effedge.pipeline.datasets.records import DataSet
 
-# A detector or classifier of effedge.deploy, or a function that answers as one does: paths -> results in their order.
-Result: TypeAlias = "Detections | Sequence[ClassScore]"
-Model: TypeAlias = "Callable[[Iterable[Path]], Iterator[Result]]"
+# A detector or classifier of effedge.deploy, or a function that answers as one does: images -> results in their order.
+Result: TypeAlias = "Detections | Classification"
+Model: TypeAlias = "Callable[[Iterable[ImageLike]], Iterator[Result]]"
+# The same of paths; an image that cannot be read has its error for a result.
+PathModel: TypeAlias = "Callable[[Iterable[Path]], Iterator[Result | UserError]]"
 
 # Average precision integrates over all scores, so no candidate is left out; COCO takes the best 100 boxes of an image.
 THRESHOLD, MAX_DETECTIONS = 0.0, 100
@@ -46,13 +52,15 @@ class Scores(TypedDict, total=False):
 
 
 class Evaluation(Scores, total=False):
-    """An evaluation in JSON values; `engine` is for an engine's folder only, `images` the number of images."""
+    """An evaluation in JSON values; `engine` is for an engine's folder only, `images` the number of images that the
+    figures are of, `unread` the errors of those that could not be read."""
 
     engine: str
     model: str
     task: str
     data: str
     images: int
+    unread: list[str]
     seconds: float
 
 
@@ -74,6 +82,19 @@ def main() -> None:
     if args.json is not None:
         write_json(args.json, result)
         print(f"json: {args.json}")
+    if result["unread"]:
+        from effedge.deploy.predict import EXIT_PARTLY_DONE
+
+        sys.stdout.flush()
+        log_evaluated(result)
+        sys.exit(EXIT_PARTLY_DONE)
+
+
+def log_evaluated(result: Evaluation) -> None:
+    """Warns of the images that an evaluation could not read."""
+    from effedge.deploy.image.unreadable import log_unreadable
+
+    log_unreadable(result["unread"], result["images"] + len(result["unread"]), "the figures are of the others")
 
 
 def evaluate_engine(folder: Path, data: str, *, images: Path | None = None, limit: int | None = None) -> Evaluation:
@@ -85,7 +106,8 @@ def evaluate_engine(folder: Path, data: str, *, images: Path | None = None, limi
         limit: the number of images to take, from the first on; None: all.
 
     Raises:
-        UserError: no such engine or data, or data for another task or of classes that the model does not have.
+        UserError: no such engine or data, data for another task or of classes that the model does not have, or none of
+            the images can be read.
     """
     from effedge.deploy.runtime.classifier import Classifier
     from effedge.deploy.runtime.detector import Detector
@@ -93,12 +115,39 @@ def evaluate_engine(folder: Path, data: str, *, images: Path | None = None, limi
 
     spec = parse_manifest(folder)["spec"]
     detector = spec.get("task") == "detection"
-    model: Model = Detector(folder, THRESHOLD, max_detections=MAX_DETECTIONS) if detector else Classifier(folder)
-    return {"engine": str(folder), **evaluate(model, spec, data, images=images, limit=limit)}
+    model = Detector(folder, THRESHOLD, max_detections=MAX_DETECTIONS) if detector else Classifier(folder)
+    return {"engine": str(folder), **evaluate(of_paths(model.stream), spec, data, images=images, limit=limit)}
+
+
+def of_paths(model: Model) -> PathModel:
+    """Makes a model of paths, which goes on after an image that cannot be read."""
+
+    def results(paths: Iterable[Path]) -> Iterator[Result | UserError]:
+        from effedge.deploy.image.files import open_image
+
+        outcomes = deque[UserError | None]()  # of the images that the model has taken and not answered yet
+
+        def readable() -> Iterator[np.ndarray]:
+            for path in paths:
+                try:
+                    image = open_image(path)
+                except UserError as error:
+                    outcomes.append(error)
+                else:
+                    outcomes.append(None)
+                    yield image
+
+        for result in model(readable()):
+            while (error := outcomes.popleft()) is not None:
+                yield error
+            yield result
+        yield from (error for error in outcomes if error is not None)
+
+    return results
 
 
 def evaluate(
-    model: Model,
+    model: PathModel,
     spec: Spec,
     data: str,
     *,
@@ -113,15 +162,22 @@ def evaluate(
     ids = model_class_ids(dataset, spec["labels"])
     started = time.perf_counter()
     paths = [record.path for record in dataset.records]
-    results = list(track(model(paths), total=len(paths), unit="image"))
+    outcomes = list(track(model(paths), total=len(paths), unit="image"))
     seconds = time.perf_counter() - started
+    unread = [str(outcome) for outcome in outcomes if isinstance(outcome, UserError)]
+    if len(unread) == len(paths):
+        raise UserError(f"none of the {len(paths)} images of '{data}' can be read; the first: {unread[0]}")
+    read = [(record, outcome) for record, outcome in zip(dataset.records, outcomes, strict=True)
+            if not isinstance(outcome, UserError)]  # fmt: skip
+    dataset = dataset._replace(records=[record for record, _ in read])
     return {
         "model": spec["model"],
         "task": dataset.task,
         "data": data,
-        "images": len(paths),
+        "images": len(read),
+        "unread": unread,
         "seconds": round(seconds, 2),
-        **scores_of(dataset, ids, results),
+        **scores_of(dataset, ids, [result for _, result in read]),
     }
 
 
@@ -146,7 +202,7 @@ def scores_of(data: DataSet, model_class_ids: Sequence[int | None], results: Seq
     """
     if data.task == "detection":
         return detection_scores(data, model_class_ids, cast("Sequence[Detections]", results))
-    return classification_scores(data, model_class_ids, cast("Sequence[Sequence[ClassScore]]", results))
+    return classification_scores(data, model_class_ids, cast("Sequence[Classification]", results))
 
 
 def detection_scores(data: DataSet, model_class_ids: Sequence[int | None], results: Sequence[Detections]) -> Scores:
@@ -156,7 +212,7 @@ def detection_scores(data: DataSet, model_class_ids: Sequence[int | None], resul
     data_ids = {model_id: data_id for data_id, model_id in enumerate(model_class_ids) if model_id is not None}
     detections = []
     for result in results:
-        class_ids = np.array([data_ids.get(class_id, -1) for class_id in result.class_ids.tolist()], np.int64)
+        class_ids = np.array([data_ids.get(class_id, -1) for class_id in result.classes.tolist()], np.int64)
         in_data = class_ids >= 0
         detections.append(ImageDetections(result.boxes[in_data], result.scores[in_data], class_ids[in_data]))
     metrics = coco_metrics(data, detections)
@@ -164,7 +220,7 @@ def detection_scores(data: DataSet, model_class_ids: Sequence[int | None], resul
 
 
 def classification_scores(
-    data: DataSet, model_class_ids: Sequence[int | None], results: Sequence[Sequence[ClassScore]]
+    data: DataSet, model_class_ids: Sequence[int | None], results: Sequence[Classification]
 ) -> Scores:
     """Computes the share of images whose class is the best of the model's, or among the five best."""
     ranks = []

@@ -116,6 +116,9 @@ def modernize(model: ir.Model, source: Path, trial: Trial) -> ir.Model:
     from effedge.pipeline.export.passes.float16_to_float32 import float16_to_float32
 
     reference = trial.run(ir.to_proto(model), source)
+    lists = [name for name, value in reference.items() if not isinstance(value, np.ndarray)]
+    if lists:
+        raise UserError(f"output '{lists[0]}' of '{source}' is no tensor: export the model so that it returns tensors")
     before, model = model.opset_imports.get(""), raise_opset(model, source, verified=True)
     after = model.opset_imports.get("")
     halves = float16_to_float32(model)

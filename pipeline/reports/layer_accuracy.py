@@ -139,7 +139,7 @@ def read_labelled_images(int8: Path, data: str, images: Path | None, limit: int)
     """
     from effedge.calibration.ranges.samples import spread
     from effedge.engines.onnx_header import read_header
-    from effedge.pipeline.datasets.labelled import model_class_ids, read_for_task
+    from effedge.pipeline.datasets.labelled import model_class_ids, read_for_task, without_unreadable
     from effedge.pipeline.evaluation.evaluate import data_path
 
     spec = read_header(int8).spec
@@ -150,7 +150,7 @@ def read_labelled_images(int8: Path, data: str, images: Path | None, limit: int)
         )
     dataset = read_for_task(spec["task"], data_path(data, spec), images, model=f"'{int8}'")
     model_class_ids(dataset, spec["labels"])
-    return dataset._replace(records=spread(dataset.records, limit))
+    return without_unreadable(dataset._replace(records=spread(dataset.records, limit)))
 
 
 def describe_chance(drops: list[float], header: dict[str, Any]) -> str:

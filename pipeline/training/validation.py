@@ -10,7 +10,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from effedge.deploy.common.contracts import Spec
-from effedge.pipeline.datasets.checks import check_data
+from effedge.deploy.common.messages import log
+from effedge.pipeline.datasets.checks import LEAVE_OUT, REFUSE, check_data
 from effedge.pipeline.datasets.digits_cache import digits_folder
 from effedge.pipeline.datasets.records import match_labels
 from effedge.pipeline.evaluation.backend import Spread
@@ -64,9 +65,11 @@ class Validation(NamedTuple):
 
 def make_validation(
     model: str, data: str, images: Path | None, labels: list[str | None], size: int, preprocessing: Preprocessing,
-    spread: Spread | None = None,
+    unreadable: str = REFUSE,
 ) -> Validation:  # fmt: skip
     """Reads and checks the validation data, `digits` or a path, before hours are spent.
+
+    `unreadable` is that of `check_data`.
 
     Raises UserError as `check_data`, or if the data has no class in common with `labels`.
     """
@@ -75,5 +78,8 @@ def make_validation(
         task = spec["task"]
         folder = digits_folder(task, "val", size=size, count=DIGITS_COUNT[task])
         data, images = str(folder / "instances.json" if is_detector(model) else folder), None
-    match_labels(check_data(data, images, model).data.labels, labels)
-    return Validation(data, images, spec, preprocessing, spread)
+    checked = check_data(data, images, model, unreadable)
+    for note in checked.notes if unreadable == LEAVE_OUT else ():
+        log.info(f"warning: validation: {note}")
+    match_labels(checked.data.labels, labels)
+    return Validation(data, images, spec, preprocessing)

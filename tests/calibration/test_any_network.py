@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 
 from effedge import Runner
 from effedge.calibration.quantize import calibrate
@@ -353,17 +353,3 @@ def test_weights_that_are_missing_are_one_line(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", **arrays(path))
     (tmp_path / "w.bin").unlink()
     refused(path, tmp_path, "w.bin', which is missing")
-
-
-def test_a_graph_within_a_graph_is_one_line(tmp_path: Path) -> None:
-    branches = {}
-    for name, op in (("then_branch", "Relu"), ("else_branch", "Neg")):
-        output = helper.make_tensor_value_info(op, TensorProto.FLOAT, [1, 4, 8, 8])
-        branches[name] = helper.make_graph([helper.make_node(op, ["conv"], [op])], op, [], [output])
-    net = networks.Network(13)
-    conv = net.conv(net.input("x", [1, 4, 8, 8]), "conv", 4, 4)
-    summed = net.node("ReduceSum", [conv], "sum", keepdims=0)
-    net.node("If", [net.node("Cast", [summed], "yes", to=TensorProto.BOOL)], "decide", **branches)
-    net.output("decide", [1, 4, 8, 8])
-    np.savez(tmp_path / "data.npz", x=np.ones((4, 4, 8, 8), np.float32))
-    refused(net.save(tmp_path / "net.onnx", opset=17), tmp_path, r"a graph within a graph \(If 'decide'\)")

@@ -56,6 +56,26 @@ def test_quantize_from_a_folder_then_nothing_to_do_then_other_images(
     assert calibrate(model, images, out, settings=changes[-1], images=4)
 
 
+def test_a_calibration_leaves_out_images_that_cannot_be_read_and_its_record_depends_on_them(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, settings = tmp_path / "int8.onnx", Settings("minmax", correction=False, float_share=0)
+    whole = (images / "2.png").read_bytes()
+    (images / "2.png").write_bytes(whole[: len(whole) // 2])
+    assert calibrate(model, images, out, settings=settings)
+    warnings = capsys.readouterr().err
+    assert "2.png" in warnings and "1 of 6 images could not be read; calibrated on the other 5" in warnings
+    report = json.loads({prop.key: prop.value for prop in onnx.load(out).metadata_props}["effedge_calibration"])
+    assert report["images"] == 5
+    assert not calibrate(model, images, out, settings=settings)
+    (images / "2.png").write_bytes(whole)
+    assert calibrate(model, images, out, settings=settings)
+    for index in range(4):
+        (images / f"{index}.png").write_text("no image")
+    with pytest.raises(UserError, match="4 of the 6 calibration images of .* cannot be read, the first: '.*0.png'"):
+        calibrate(model, images, out, settings=settings)
+
+
 def test_the_command_takes_its_settings_from_the_options(model: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "int8.onnx"
     options = ["--method", "entropy", "--no-correction", "--float-share", "0", "--images", "3", "--quiet"]

@@ -97,6 +97,28 @@ def test_a_self_test_that_disagrees_is_one_line(kind, installed):
     assert "the engine does not find what" in line and "the earlier engine stays" in line
 
 
+def but_for_the_best(outputs):
+    """Turns the logits around, but for the largest, which keeps its class and its probability."""
+    turned = {}
+    for name, values in outputs.items():
+        rows = values.copy()
+        for row in rows.reshape(-1, values.shape[-1]):
+            others = row < row.max()
+            row[others] = row[others][::-1]
+        turned[name] = rows
+    return turned
+
+
+def test_an_engine_whose_outputs_are_wrong_below_the_best_is_one_line(installed):
+    board, first, second = installed(JETPACK_62)
+    with Unchanged(board, first):
+        board.gpu.spoil = but_for_the_best
+        line = error_of(deploy(board, second))
+        board.gpu.spoil = lambda outputs: outputs
+    assert "output 'logits' of the engine is " in line and "dB from the reference's" in line, line
+    assert "the earlier engine stays" in line
+
+
 def test_an_engine_that_returns_nan_is_one_line(start, tmp_path):
     board = start(JETPACK_62)
     board.gpu.spoil = lambda outputs: {name: values * float("nan") for name, values in outputs.items()}

@@ -20,6 +20,7 @@ import pytest
 from effedge.calibration.tensorrt_cache import cache_text
 from effedge.deploy.image.iou import iou_matrix
 from effedge.engines.build_options import BuildOptions
+from effedge.engines.comparison.compare import LEAST
 from effedge.engines.onnx_header import read_header
 from tests.engines import graphs
 from tests.pipeline.shipping.test_prove import detector
@@ -105,6 +106,8 @@ def test_int8_is_built_and_a_second_deployment_makes_nothing_anew(kind, start, t
     first = deploy(board, archive)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "3 int8" in first.stdout.splitlines()[-2], first.stdout
+    decibels = int(re.search(r"all outputs within (\d+) dB", first.stdout)[1])
+    assert decibels >= LEAST["int8"]
     digest, builds = engine_digest(board, archive), board.gpu.builds
     second = deploy(board, archive)
     assert second.returncode == 0 and "copy: up to date" in second.stdout and "engine: up to date" in second.stdout

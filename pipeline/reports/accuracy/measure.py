@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from effedge.calibration.ranges.samples import list_images
+from effedge.calibration.ranges.usable_images import usable_images
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import CALIBRATION_KEY, Spec
 from effedge.deploy.common.files import sha256_of_files
@@ -23,7 +24,7 @@ from effedge.deploy.runtime.manifest import parse_manifest
 from effedge.engines.stage import record_path, run_stage
 from effedge.engines.targets import PRECISIONS, TARGETS
 from effedge.pipeline.chain import CALIBRATION_IMAGES, calibration_images, run_chain
-from effedge.pipeline.evaluation.evaluate import evaluate_engine
+from effedge.pipeline.evaluation.evaluate import evaluate_engine, log_evaluated
 from effedge.pipeline.reports.accuracy.cases import Case, LocatedCase
 from effedge.pipeline.reports.accuracy.other_runtimes import evaluate_file
 from effedge.pipeline.reports.accuracy.own_process import in_own_process
@@ -68,7 +69,7 @@ def measure(
     if peers:
         data = located.calibration or calibration_images(checkpoint, needed=True)
         assert data is not None
-        images = list_images(data, count=CALIBRATION_IMAGES)
+        images = usable_images(list_images(data, count=CALIBRATION_IMAGES), data)
         inputs = in_own_process(calibration_inputs, images, manifest["spec"], folder)
         for peer, python in peers.items():
             files[peer] = make_peer(peer, python, folder / "simplified.onnx", inputs) / PEERS[peer]
@@ -87,6 +88,7 @@ def measure(
             else:
                 result = in_own_process(evaluate_file, path, manifest, data_path, limit=limit)
             results[variant] = result
+            log_evaluated(result)
             figure = FIGURE[result["task"]]
             say(f"{case.name}: {variant} on {name}: {figure} {result['figures'][figure]} in {result['seconds']:.0f} s")
         rows.append({

@@ -27,12 +27,15 @@ import functools
 import importlib.metadata
 import json
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as if not installed: NNCF and OpenVINO do without
 
 MODELOPT = ("nvidia-modelopt", "onnxruntime", "onnx")
 PACKAGES = {

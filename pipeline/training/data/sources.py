@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from effedge.deploy.common.files import sha256_of_bytes
 from effedge.pipeline.datasets import digits
-from effedge.pipeline.datasets.checks import CheckedData, check_data
+from effedge.pipeline.datasets.checks import REFUSE, CheckedData, check_data
 from effedge.pipeline.datasets.records import annotations_digest
 from effedge.pipeline.models.tables import EFFICIENTDETS, is_detector
 from effedge.pipeline.training.data.augment import Augmentation
@@ -46,8 +46,9 @@ class TrainingData(NamedTuple):
 
 
 def training_data(
-    model: str, data: str, images: Path | None, size: int, seed: int, augmentation: Augmentation
-) -> TrainingData:
+    model: str, data: str, images: Path | None, size: int, seed: int, augmentation: Augmentation,
+    unreadable: str = REFUSE,
+) -> TrainingData:  # fmt: skip
     """Reads and checks the training data of a model.
 
     Args:
@@ -55,6 +56,7 @@ def training_data(
         images: the folder of its images, where that is not the usual place.
         size: side of the input in pixels.
         augmentation: of images from the disk; drawn digits vary in their own ways.
+        unreadable: as of `effedge.pipeline.datasets.checks.check_data`.
 
     Raises:
         UserError: as `effedge.pipeline.datasets.checks.check_data`.
@@ -66,7 +68,7 @@ def training_data(
         draw_crop, draw_image = digit_crops(size, seed), digit_images(size, seed, look.fill)
         epoch_length, digest = None, DIGITS
     else:
-        checked = check_data(data, images, model)
+        checked = check_data(data, images, model, unreadable)
         dataset, records = checked.data, checked.data.records
         labels = dataset.labels if any(dataset.labels) else numbered_labels(len(dataset.labels))
         draw_crop = record_crops(records, size, seed, augmentation, look)

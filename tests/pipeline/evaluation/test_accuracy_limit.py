@@ -27,7 +27,7 @@ pytest.importorskip("openvino")
 LABELS = ["red", "green", "blue"]
 COLOURS = {"red": (200, 10, 10), "green": (10, 200, 10)}
 SPEC = {
-    "model": "tiny", "task": "classification", "labels": LABELS,
+    "model": "tiny", "weights": "", "task": "classification", "labels": LABELS,
     "input": {"size": [8, 8], "batch": [1, 1, 1], "interpolation": "bilinear", "resize": "center-crop", "crop": 1.0},
 }  # fmt: skip
 

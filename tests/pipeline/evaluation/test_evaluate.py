@@ -173,3 +173,49 @@ def test_digits_are_drawn_once_into_the_cache(tmp_path, monkeypatch):
     written = (folder / "instances.json").stat().st_mtime_ns
     assert evaluate_torch(ColourFinder(), described, "digits")["figures"] == result["figures"]
     assert (folder / "instances.json").stat().st_mtime_ns == written
+
+
+def cut_short(path):
+    """Leaves two thirds of a file, with its head."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+
+
+def test_images_that_cannot_be_read_are_left_out_and_listed_at_the_end_with_status_1(
+    engine, folders, tmp_path, monkeypatch, capsys
+):
+    cut_short(folders / "red" / "0.png")
+    (folders / "green" / "1.png").write_text("<html>404</html>")
+    out = tmp_path / "result.json"
+    monkeypatch.setattr("sys.argv", ["evaluate", str(engine), "--data", str(folders), "--json", str(out)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed, errors = capsys.readouterr()
+    lines = [line for line in errors.splitlines() if line.startswith("error")]
+    assert ended.value.code == 1 and f"tiny on {folders}: 3 images" in printed
+    assert [name in line for line, name in zip(lines, ("1.png", "0.png", "2 of 5 images"), strict=True)] == [True] * 3
+    result = json.loads(out.read_text())
+    assert (result["images"], len(result["unread"])) == (3, 2) and result["figures"]["top-1"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_results_stay_with_their_images_where_one_between_cannot_be_read(coco, tmp_path, batch):
+    cut_short(tmp_path / "2.png")
+    result = evaluate_torch(ColourFinder(), spec("detection", ["red", "green", None], batch), str(coco))
+    assert result["images"] == 2 and result["figures"]["AP"] == 1.0 and "2.png" in result["unread"][0]
+
+
+def test_data_none_of_which_can_be_read_are_an_error(coco, tmp_path):
+    for index in (1, 2, 3):
+        (tmp_path / f"{index}.png").write_bytes(b"")
+    with pytest.raises(UserError, match="none of the 3 images of .* can be read; the first: '.*1.png' is no image"):
+        evaluate_torch(ColourFinder(), spec("detection", ["red", "green", None]), str(coco))
+
+
+def test_at_most_ten_images_are_listed(caplog):
+    from effedge.deploy.image.unreadable import log_unreadable
+
+    log_unreadable([f"cannot read {index}" for index in range(25)], 30, "the others are done")
+    assert len(caplog.messages) == 12
+    assert caplog.messages[-2:] == ["error: and 15 more like these",
+                                    "error: 25 of 30 images could not be read; the others are done"]  # fmt: skip

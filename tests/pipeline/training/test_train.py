@@ -257,6 +257,20 @@ def test_data_without_objects_or_with_a_file_that_is_no_image_is_refused(tmp_pat
         data_of(D0, path, tmp_path / "photographs")
 
 
+def test_a_training_refuses_images_that_were_cut_short_unless_it_may_skip_them(tmp_path, monkeypatch, capsys):
+    path, out = write_coco(tmp_path, 6), tmp_path / "out.safetensors"
+    file = tmp_path / "photographs" / "3.png"
+    file.write_bytes(file.read_bytes()[:-2000])
+    words = ["det-lite0", "--data", path, "--images", tmp_path / "photographs", "--size", "128", "--steps", "1",
+             "--batch", "2", "--val", path, "--out", out]  # fmt: skip
+    assert "1 of 6 images cannot be read: replace them, or train without them" in error_of(monkeypatch, *words)
+    assert "3.png" in capsys.readouterr().err and not out.exists()
+    run_main(monkeypatch, *words, "--skip-unreadable")
+    printed = capsys.readouterr().out
+    assert "data: 5 images" in printed and "validation: 1 of 6 images cannot be read and are left out" in printed
+    assert out.exists()
+
+
 # That it learns. BatchNorm's statistics move by 1% a step, so even what is easy takes some hundred steps.
 
 
@@ -276,3 +290,14 @@ def test_a_detector_learns_coloured_squares(tmp_path):
     validation = make_validation("det-lite0", str(path), images, data.labels, 128, look)
     figure = train(options, data, tmp_path / "det.safetensors", Schedule(validation))[1]
     assert figure is not None and figure > 0.5
+
+
+def test_two_trainings_into_one_output_wait_and_other_processes_of_torchrun_do_not(monkeypatch, tmp_path):
+    from effedge.pipeline.training.train import lock_of
+
+    out = tmp_path / "mine.safetensors"
+    with lock_of(out):
+        assert [path.name for path in tmp_path.iterdir()] == [".mine.safetensors.lock"]
+    monkeypatch.setenv("RANK", "1")
+    with lock_of(out):
+        assert list(tmp_path.iterdir()) == []

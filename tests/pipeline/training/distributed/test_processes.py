@@ -151,7 +151,7 @@ def test_two_processes_validate_as_one(tmp_path):
     labels, look = ["blue", "green", "red"], preprocessing("det-lite0", "")
 
     def figures(group):
-        validation = make_validation("det-lite0", str(path), images, labels, 128, look, group.spread)
+        validation = make_validation("det-lite0", str(path), images, labels, 128, look)._replace(spread=group.spread)
         return validation(model, model.state_dict())
 
     assert side_by_side(figures, tmp_path / "run") == [figures(SINGLE_PROCESS)] * 2
