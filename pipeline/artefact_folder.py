@@ -124,7 +124,8 @@ def artefact_name(source: Checkpoint | OnnxFile, prefix: str = "") -> str:
     """
     file = file_of(source)
     if isinstance(source, OnnxFile):
-        return "-".join([prefix + word(source.path.stem), *([batch_word(source.batch)] if source.batch else [])])
+        parts = [prefix + word(source.path.stem), *([source.head] if source.head else [])]
+        return "-".join([*parts, *([batch_word(source.batch)] if source.batch else [])])
     parts = [source.model, source.weights if file is None else prefix + word(file.stem)]
     if source.size is not None:
         parts.append(str(source.size))

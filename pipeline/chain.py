@@ -36,6 +36,7 @@ from effedge.pipeline.datasets.digits_cache import digits_folder
 from effedge.pipeline.datasets.records import DataSet
 from effedge.pipeline.evaluation.accuracy_limit import add_limit, drop_budget, read_labelled, read_limit
 from effedge.pipeline.export.foreign_model import check_inputs, simplify_foreign_stage
+from effedge.pipeline.export.heads.attach import attach_stage, header_with_head
 from effedge.pipeline.export.simplify import simplify_stage
 from effedge.pipeline.export.torch_to_onnx import HeadOptions, export_stage
 from effedge.pipeline.models.tables import input_size, is_detector
@@ -66,6 +67,7 @@ def run_chain(request: Request) -> Path:
     if isinstance(request.source, OnnxFile):
         header = read_header(request.source.path)
         check_float_onnx(request.source, header)
+        header = header_with_head(header, request.source.path, request.source.head)
         data = data_of_onnx(request.source, header, request)
         with artefact_folder(request) as folder:
             return chain_of_onnx(request.source, header, folder, request, data)
@@ -95,7 +97,11 @@ def chain_of_checkpoint(checkpoint: Checkpoint, folder: Path, request: Request, 
 def chain_of_onnx(onnx: OnnxFile, header: Header, folder: Path, request: Request, data: ChainData) -> Path:
     """Run the stages from the simplification on."""
     simplified = folder / "simplified.onnx"
-    if header.spec:
+    if onnx.head is not None:
+        detector = folder / "model.onnx"
+        attach_stage(onnx.path, detector, onnx.head, onnx.labels, onnx.batch or (1, 1, 1))
+        simplify_stage(detector, simplified)
+    elif header.spec:
         simplify_stage(onnx.path, simplified)
     else:
         arrays = data.calibration if data.calibration and data.calibration.suffix in ARRAY_SUFFIXES else None
@@ -241,9 +247,10 @@ def data_of_onnx(onnx: OnnxFile, header: Header, request: Request) -> ChainData:
     """
     calibration, inputs = request.calibration, ", ".join(header.inputs)
     if calibration is None and request.is_quantized and request.reads_data:
+        kind = "a folder of images" if header.spec else f"an .npz with an array for each of its inputs, {inputs},"
         raise UserError(
-            f"{request.precision.upper()} of '{onnx.path}' needs data like what it will see: give an .npz with an "
-            f"array for each of its inputs, {inputs}, with CALIBRATION (--calibration), or build PRECISION=fp16"
+            f"{request.precision.upper()} of '{onnx.path}' needs data like what it will see: give {kind} with "
+            "CALIBRATION (--calibration), or build PRECISION=fp16"
         )
     if calibration is not None and not (calibration.suffix in ARRAY_SUFFIXES and calibration.is_file()):
         if not header.spec and calibration.exists():

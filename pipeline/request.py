@@ -18,6 +18,7 @@ from effedge.engines.build_options import DEFAULT as DEFAULT_BUILD
 from effedge.engines.build_options import BuildOptions
 from effedge.engines.targets import BY_PAIRS, TYPED, Target, check_buildable_here, check_gpu, check_precision
 from effedge.pipeline.evaluation.accuracy_limit import AccuracyLimit
+from effedge.pipeline.export.heads.table import HEADS, HEADS_HELP
 from effedge.pipeline.export.torch_to_onnx import ANCHORS_HELP, Batch, parse_batch
 from effedge.pipeline.models.tables import MODELS, check_model
 
@@ -55,10 +56,31 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """An ONNX file from any exporter; `batch` is for a model whose own is dynamic, None: 1."""
+    """An ONNX file from any exporter.
+
+    Attributes:
+        batch: for a model whose own is dynamic; None: 1.
+        head: a detector's, by its name in `effedge.pipeline.export.heads.table`; None: any model.
+        labels: with a head: a text file with a class name a line; None: the file's own names.
+
+    Raises UserError for a head that is unknown, and for labels without one.
+    """
 
     path: Path
     batch: Batch | None = None
+    head: str | None = None
+    labels: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.head is not None:
+            choose("HEAD (--head)", self.head, HEADS)
+        elif self.labels is not None:
+            raise UserError(
+                f"--labels '{self.labels}' names the classes of a detector, and --onnx '{self.path}' has no --head: "
+                f"give one of {', '.join(HEADS)}, or leave LABELS (--labels) out"
+            )
+        if self.labels is not None and not self.labels.is_file():
+            raise UserError(f"no labels file '{self.labels}': expected a text file with a class name a line")
 
 
 @dataclass(frozen=True)
@@ -139,6 +161,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of a command that say which model is meant."""
     parser.add_argument("model", nargs="?", help=", ".join(MODELS))
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="instead of a model: an ONNX file of any exporter")
+    parser.add_argument("--head", help=f"of the ONNX file, if it is a detector: {HEADS_HELP}")
     parser.add_argument("--weights", help="digits (the default), random, imagenet, coco, ... or a checkpoint")
     parser.add_argument("--size", type=int, help="side of the input in pixels (default: the weights' own)")
     parser.add_argument("--batch", help="N, or MIN:OPT:MAX for a dynamic batch (default: 1, or the ONNX file's own)")
@@ -155,6 +178,8 @@ def read_source(arguments: argparse.Namespace, parser: argparse.ArgumentParser) 
         given = "neither was given" if arguments.onnx is None else both
         parser.error(f"expected either a model ({MODELS_SHORT}) or --onnx FILE, {given}")
     if arguments.onnx is None:
+        if arguments.head is not None:
+            parser.error(f"--head is for --onnx FILE, and the model {arguments.model} was given: leave it out")
         return Checkpoint(
             arguments.model,
             arguments.weights or "digits",
@@ -164,9 +189,9 @@ def read_source(arguments: argparse.Namespace, parser: argparse.ArgumentParser) 
             labels=arguments.labels,
             anchors=arguments.anchors,
         )
-    for option in ("weights", "size", "classes", "labels", "anchors"):
+    for option in ("weights", "size", "classes", "anchors"):
         if getattr(arguments, option) is not None:
             parser.error(
                 f"--{option} is for the models of effedge, and --onnx '{arguments.onnx}' was given: leave it out"
             )
-    return OnnxFile(arguments.onnx, batch)
+    return OnnxFile(arguments.onnx, batch, arguments.head, arguments.labels)

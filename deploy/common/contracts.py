@@ -29,7 +29,11 @@ class InputSpec(TypedDict, total=False):
 
 
 class Spec(TypedDict, total=False):
-    """A prepared model's description of itself; `candidates` is a detector's. A class id without a class is None."""
+    """A prepared model's description of itself. A class id without a class is None.
+
+    `candidates` and `iou` are a detector's: the number of its candidates, and the IoU of its NMS where that is not the
+    runtime's default; 1 for a model whose detections need none.
+    """
 
     model: str
     weights: str
@@ -37,6 +41,7 @@ class Spec(TypedDict, total=False):
     labels: List[Optional[str]]
     input: InputSpec
     candidates: int
+    iou: float
 
 
 class SensitivityRow(TypedDict):

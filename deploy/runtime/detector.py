@@ -16,7 +16,7 @@ from effedge.deploy.image.nms import choose_boxes
 from effedge.deploy.image.preprocess import Prepared, boxes_to_image
 from effedge.deploy.native.letterbox_nms.library import load_letterbox_nms
 from effedge.deploy.runtime.engine import Engine, Outputs
-from effedge.deploy.runtime.selection import IOU, MAX_DETECTIONS, THRESHOLD, ClassName, Selection, class_ids
+from effedge.deploy.runtime.selection import MAX_DETECTIONS, THRESHOLD, ClassName, Selection, class_ids
 from effedge.deploy.runtime.signature import Keys
 
 NEVER = -1.0  # a score below every threshold
@@ -47,7 +47,7 @@ class Detector:
         self,
         folder: Union[str, Path],
         threshold: float = THRESHOLD,
-        iou: float = IOU,
+        iou: Optional[float] = None,
         max_detections: int = MAX_DETECTIONS,
         throughput: bool = False,
         classes: Union[None, ClassName, Iterable[ClassName]] = None,
@@ -59,7 +59,8 @@ class Detector:
 
         Args:
             threshold: the lowest score that is reported, 0 to 1.
-            iou: of two boxes of one class that overlap by more than this, only the better is reported.
+            iou: of two boxes of one class that overlap by more than this, only the better is reported; default: 0.5,
+                or what the model's spec says.
             max_detections: the largest number of detections in an image.
             throughput: process several images in parallel: more images a second, each with a higher latency.
             classes: report only these classes, given by their labels or ids; default: all.
@@ -71,7 +72,7 @@ class Detector:
         engine = Engine(folder, "detection", throughput, trusted_keys)
         wanted = class_ids(classes, [engine.label(number) for number in range(len(engine.labels))])
         self.set_engine(engine, Selection(threshold, iou, max_detections, wanted, class_agnostic))
-        self.engine.fuse(threshold=threshold, iou=iou, max_detections=max_detections)
+        self.engine.fuse(threshold=threshold, iou=engine.iou if iou is None else iou, max_detections=max_detections)
 
     def set_engine(self, engine: Engine, selection: Selection) -> None:
         """Sets the engine and the selection of its candidates, as `__init__` does after loading the engine."""
@@ -137,7 +138,8 @@ class Detector:
     def choose(self, outputs: Outputs, size: Tuple[int, int]) -> np.ndarray:
         """Returns the indices of the candidates that are reported, best first; `size` is that of
         `effedge.deploy.image.nms.choose_boxes`."""
-        threshold, iou, most, wanted, class_agnostic = self.selection
+        threshold, own_iou, most, wanted, class_agnostic = self.selection
+        iou = self.engine.iou if own_iou is None else own_iou
         if "kept" in outputs and wanted is None and not class_agnostic:  # a fused detector has run NMS: class by class
             return outputs["kept"][outputs["kept"] >= 0]
         scores, candidate_ids = outputs["scores"], outputs["classes"]

@@ -14,6 +14,7 @@ from effedge.deploy.image.inputs import RGB, ImageLike, read_image
 from effedge.deploy.image.preprocess import Prepared, letterboxed_size, preparation
 from effedge.deploy.runtime.backends import FusedDetector, Infer, load_backend
 from effedge.deploy.runtime.manifest import read_manifest
+from effedge.deploy.runtime.selection import IOU
 from effedge.deploy.runtime.signature import Keys
 
 Batch = Union[np.ndarray, List[np.ndarray]]  # uint8 [N,H,W,3]; or the images themselves, for a FusedDetector
@@ -34,6 +35,7 @@ class Engine:
         height, width: of the input.
         min_batch, usual_batch, max_batch: the fewest images that one run takes, the number that the engine was built
             for, and the most.
+        iou: of a detector's NMS, where none is asked for.
         prepare: from an image, RGB uint8 [h,w,3], to the input.
     """
 
@@ -71,6 +73,7 @@ class Engine:
         self.folder, self.model, self.labels = folder, spec["model"], list(spec["labels"])
         self.height, self.width = spec["input"]["size"]
         self.min_batch, self.usual_batch, self.max_batch = spec["input"]["batch"]
+        self.iou = spec.get("iou", IOU)
         self.input_spec, self.prepare = spec["input"], preparation(spec["input"])
 
     def set_backend(self, backend: Infer, parallel: int) -> None:

@@ -58,6 +58,10 @@ def is_crop(value: Any) -> bool:
     return isinstance(value, (int, float)) and LEAST_CROP <= value <= 1
 
 
+def is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
 def is_tensor(value: Any) -> bool:
     """Checks an entry of `inputs` or `outputs`."""
     shape = optional(list_of(lambda size: is_text(size) or integer(0, MAX_SIZE)(size)))
@@ -72,6 +76,7 @@ FIELDS: Mapping[str, Check] = {
     "spec.task": is_text,
     "spec.labels": list_of(optional(is_text)),
     "spec.candidates": integer(1, MAX_SIZE),
+    "spec.iou": is_share,
     "spec.input": is_object,
     "spec.input.size": is_size,
     "spec.input.batch": is_batch,

@@ -17,21 +17,21 @@ class Selection(NamedTuple):
     """The detections that are reported.
 
     threshold: the lowest score, 0 to 1.
-    iou: of two boxes of one class that overlap by more than this, only the better is reported.
+    iou: of two boxes of one class that overlap by more than this, only the better is reported; None: the model's own.
     max_detections: the largest number in an image.
     classes: the ids of the classes that are reported; None: all.
     class_agnostic: boxes of different classes suppress each other too.
     """
 
     threshold: float = THRESHOLD
-    iou: float = IOU
+    iou: Optional[float] = None
     max_detections: int = MAX_DETECTIONS
     classes: Optional[Sequence[int]] = None
     class_agnostic: bool = False
 
     def check(self) -> None:
         """Raises UserError for a value out of its range."""
-        for name, value in (("threshold", self.threshold), ("iou", self.iou)):
+        for name, value in (("threshold", self.threshold), ("iou", IOU if self.iou is None else self.iou)):
             if not (isinstance(value, Real) and 0 <= value <= 1):  # NaN neither
                 raise UserError(f"{name}={value!r} was given, expected a number from 0 to 1")
         count = self.max_detections

@@ -73,14 +73,25 @@ def random_feeds(inputs: list[Input], batch: int) -> dict[str, np.ndarray]:
 
 
 def simplify_foreign_file(source: Path, out: Path, batch: Batch, data: Path | None) -> None:
-    """Simplifies an ONNX from any exporter, and verifies it.
+    """Simplifies an ONNX from any exporter, and verifies it; arguments and errors as `read_foreign`.
+
+    Raises:
+        UserError: as `simplify_verified`.
+    """
+    model, trial = read_foreign(source, batch, data)
+    simplify_verified(model, source, out, trial)
+
+
+def read_foreign(source: Path, batch: Batch, data: Path | None) -> tuple[ir.Model, Trial]:
+    """Reads an ONNX from any exporter, at an opset and of a type that the later stages read; returns it with the trial
+    that it is verified by.
 
     Args:
         batch: (min, opt, max) of a model whose own batch is a symbol.
         data: calibration arrays for the verification; None: random numbers.
 
     Raises:
-        UserError: `source` is no float ONNX file, or as `modernize` and `simplify_verified`.
+        UserError: `source` is no float ONNX file, or as `modernize`.
     """
     from onnx_ir.passes import common
 
@@ -101,7 +112,7 @@ def simplify_foreign_file(source: Path, out: Path, batch: Batch, data: Path | No
         read = {value.name for value in model.graph.inputs if value.uses() or value.is_graph_output()}
         feeds.update(array_samples(data, [each for each in inputs if each.name in read], 1).load(0))
     trial = Trial(feeds, difference_by_magnitude, data="random numbers" if data is None else f"'{data}'")
-    simplify_verified(modernize(model, source, trial), source, out, trial)
+    return modernize(model, source, trial), trial
 
 
 def modernize(model: ir.Model, source: Path, trial: Trial) -> ir.Model:

@@ -90,8 +90,12 @@ def checkout(tmp_path_factory):
 
 
 def write_foreign_model(folder: Path) -> None:
-    """net.onnx and model.onnx, without effedge's description, and arrays for them."""
+    """net.onnx and model.onnx, without effedge's description, arrays for them, and a YOLOX with labels."""
     from tests.engines import graphs
+    from tests.pipeline.export.heads.networks import network
+
+    network("yolox", folder / "yolox_nano.onnx")
+    (folder / "coco.txt").write_text("0\n1\n2\n")
 
     for name in ("net.onnx", "model.onnx"):
         graphs.network(folder / name, metadata={})

@@ -8,12 +8,15 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
-from effedge import Runner
+from effedge import Detector, Runner
 from effedge.deploy.common.cli import run
 from effedge.deploy.runtime.manifest import read_manifest
 from effedge.engines.onnx_header import read_header
 from effedge.pipeline import chain
+from tests.pipeline.export.foreign_files import run_file
+from tests.pipeline.export.heads.networks import SIZE, network, network_input, reference
 
 pytest.importorskip("openvino")
 Done = namedtuple("Done", "status out err")
@@ -147,6 +150,56 @@ def test_the_engine_computes_what_the_file_does(call, two_inputs, arrays, tmp_pa
     assert noise_in_db(two_inputs, given, outputs) > least
 
 
+def test_a_head_makes_a_detector_of_the_file(call, tmp_path):
+    source = network("yolox", tmp_path / "net.onnx")
+    (tmp_path / "labels.txt").write_text("cat\ndog\nbird\n")
+    command = ("--onnx", source, "--head", "yolox", "--labels", tmp_path / "labels.txt", "--precision", "fp32")
+    done = call(*command)
+    assert (done.status, done.err) == (0, "")
+    folder = tmp_path / "build" / "net-yolox" / "fp32-cpu"
+    assert done.out.splitlines()[-1] == str(folder)
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3)).astype(np.uint8)
+    [expected] = run_file(source, {"images": network_input("yolox", image[None])}).values()
+    boxes, scores = reference("yolox", expected[0])
+    box, class_id = np.unravel_index(scores.argmax(), scores.shape)
+    detector = Detector(folder)
+    best = detector(image)[0]
+    assert best.label == ["cat", "dog", "bird"][class_id] and detector.engine.iou == 0.65
+    np.testing.assert_allclose(best.score, scores.max(), rtol=1e-4)
+    np.testing.assert_allclose(best.box, np.clip(boxes[box], 0, [SIZE[1], SIZE[0]] * 2), atol=1e-2)
+    assert "head: up to date" in call(*command).out
+    (tmp_path / "labels.txt").write_text("cat\ndog\nfish\n")
+    assert "head: making" in call(*command).out
+
+
+def test_a_detector_with_a_head_is_calibrated_on_images(call, tmp_path):
+    random = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for number in range(4):
+        image = Image.fromarray(random.integers(0, 256, (50, 80, 3)).astype(np.uint8))
+        image.save(tmp_path / "images" / f"{number}.png")
+    (tmp_path / "labels.txt").write_text("cat\ndog\nbird\n")
+    words = [
+        "--onnx",
+        network("yolov8", tmp_path / "net.onnx"),
+        "--head",
+        "yolov8",
+        "--labels",
+        tmp_path / "labels.txt",
+    ]
+    done = call(*words, "--calibration", tmp_path / "images", "--precision", "int8", "--until", "calibrate")
+    assert (done.status, done.err) == (0, "")
+    assert "judged as detections after NMS" in done.out
+    refused(call(*words, "--precision", "int8"), "give a folder of images with CALIBRATION")
+
+
+def test_a_likely_head_is_named_and_nothing_else_changes(call, tmp_path):
+    done = call("--onnx", network("yolov8", tmp_path / "net.onnx"), "--precision", "fp32")
+    assert "note: " in done.out and "with --head yolov8 (HEAD) it becomes a detector" in done.out
+    manifest = read_manifest(tmp_path / "build" / "net" / "fp32-cpu")
+    assert manifest["spec"] == {} and [each["name"] for each in manifest["outputs"]] == ["output"]
+
+
 def test_fp16_needs_no_data(call, two_inputs, tmp_path):
     assert call("--onnx", two_inputs, "--precision", "fp16", "--until", "calibrate").status == 0
     assert (tmp_path / "build" / "my_net.v2" / "simplified.onnx").is_file()
@@ -265,6 +318,11 @@ def refused(done, message):
         (["--onnx", "{net}"], "needs data like what it will see: give an .npz with an array for each of its inputs"),
         (["--onnx", "{net}", "--weights", "coco"], "--weights is for the models of effedge"),
         (["--onnx", "{net}", "--size", "64"], "--size is for the models of effedge"),
+        (["--onnx", "{net}", "--head", "yolo8"], "did you mean 'yolov8'"),
+        (["--onnx", "{net}", "--labels", "{text}"], "names the classes of a detector, and --onnx"),
+        (["--onnx", "{net}", "--head", "yolox", "--labels", "no.txt"], "no labels file 'no.txt'"),
+        (["d0", "--head", "yolox"], "--head is for --onnx FILE, and the model d0 was given"),
+        (["--onnx", "{one_input}", "--head", "yolox", "--labels", "{text}", "--precision", "fp32"], "has the inputs"),
         (["--onnx", "{net}", "--until", "export"], "is exported already"),
         (["--onnx", "{net}", "--precision", "fp32", "--batch", "0"], "batch '0' cannot be built"),
         (["--onnx", "{net}", "--calibration", "no.npz"], "no calibration data at 'no.npz'"),
@@ -299,6 +357,7 @@ def test_bad_input_is_one_line(arguments, message, call, two_inputs, tmp_path):
     files["fixed"] = save(tmp_path / "f.onnx", [("Relu", one, ["y"], {})], row, y)
     files["old"] = save(tmp_path / "o.onnx", [("Relu", one, ["y"], {})], row, y, opset=6)
     files["unknown"] = save(tmp_path / "u.onnx", [("NoSuchOperator", one, ["y"], {})], row, y)
+    files["one_input"] = save(tmp_path / "one.onnx", [("Relu", one, ["y"], {})], row, y)
     files["control"] = save_decision(tmp_path / "c.onnx")
     refused(call(*(argument.format(**files) for argument in arguments)), message)
 

@@ -47,6 +47,24 @@ def test_a_rotated_photograph_is_found_upright(build, tmp_path):
     np.testing.assert_array_equal(detections.boxes, [[10, 20, 50, 60]])
 
 
+@pytest.mark.parametrize(
+    ("stated", "asked", "found"), [(None, None, 1), (0.9, None, 2), (1, None, 2), (1, 0.5, 1), (0.3, 0.9, 2)]
+)
+def test_the_iou_of_nms_is_the_models_own_unless_one_is_asked_for(build, stated, asked, found):
+    folder = build()
+    if stated is not None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["spec"]["iou"] = stated
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    detector = Detector(folder, iou=asked)
+    outputs = {
+        "boxes": np.float32([[0, 0, 10, 10], [0, 0, 10, 8]]),  # IoU 0.8
+        "scores": np.float32([0.9, 0.8]),
+        "classes": np.int32([1, 1]),
+    }
+    assert len(detector.choose(outputs, (64, 64))) == found
+
+
 def test_nothing_found_gives_empty_arrays(build):
     [detections] = Detector(build())([scene(10, 10)])
     assert detections.boxes.shape == (0, 4)

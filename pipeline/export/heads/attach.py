@@ -1,0 +1,168 @@
+"""Makes a detector by effedge's contract of another project's ONNX: uint8 images in, candidates out.
+
+The network stays as it is, between a graph that makes its input of the image and one that decodes its output
+(`--head`). The spec in the metadata says the rest, so calibration on images, accuracy, NMS and the runtime are those of
+effedge's own exports.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.contracts import SPEC_KEY, Spec
+from effedge.deploy.common.messages import log
+from effedge.engines.onnx_header import Header, onnx_files
+from effedge.engines.stage import run_stage
+from effedge.pipeline.export.foreign_model import read_foreign
+from effedge.pipeline.export.heads.image_input import IMAGE, add_image_input, image_size
+from effedge.pipeline.export.heads.table import CORNERS, HEADS, Head, likely_head
+from effedge.pipeline.export.simplify import TOOLS
+from effedge.pipeline.weights.class_names import read_labels
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from effedge.pipeline.export.torch_to_onnx import Batch
+
+
+def attach_head(source: Path, name: str, labels: Path | None, batch: Batch) -> ir.Model:
+    """Makes the detector of an ONNX file.
+
+    Args:
+        name: of the head, a row of HEADS.
+        labels: a file with a class name a line; None: the names that Ultralytics' exporter writes into the file.
+        batch: (min, opt, max) of a model whose own batch is a symbol.
+
+    Raises:
+        UserError: as `effedge.pipeline.export.foreign_model.read_foreign`; the model's input, outputs or number of
+            classes are not those of the head, or nothing says the classes' names.
+    """
+    import onnx_ir as ir
+    from onnx_ir.passes import common
+
+    from effedge.pipeline.export.heads.builder import free_names
+    from effedge.pipeline.export.heads.candidates import OUTPUTS, add_candidates
+    from effedge.pipeline.export.onnx_spec import spec_text
+
+    head = HEADS[name]
+    model, trial = read_foreign(source, batch, None)
+    names = read_names(labels, dict(model.metadata_props), source, head, list(model.graph.outputs))
+    shapes = {output: array.shape for output, array in trial.run(ir.to_proto(model), source).items()}
+    free_names(model, {IMAGE, *OUTPUTS})
+    shapes = dict(zip([value.name or "" for value in model.graph.outputs], shapes.values(), strict=True))
+    size = add_image_input(model, head, source)
+    add_candidates(model, head, len(names), size, shapes, source)
+    common.RemoveUnusedNodesPass()(model)
+    first = model.graph.inputs[0].shape[0]  # type: ignore[index]
+    bounds = [first] * 3 if isinstance(first, int) else list(batch)
+    model.metadata_props.clear()
+    candidates = model.graph.outputs[1].shape[1]  # type: ignore[index]
+    spec = make_head_spec(source.stem, name, names, size, bounds)
+    spec["candidates"] = int(candidates)  # type: ignore[arg-type]
+    model.metadata_props[SPEC_KEY] = spec_text(spec)
+    return model
+
+
+def make_head_spec(
+    model: str, name: str, labels: Sequence[str | None], size: tuple[int, int], batch: Sequence[int]
+) -> Spec:
+    """Makes the spec of a detector with this head; see `effedge.pipeline.export.onnx_spec`."""
+    head = HEADS[name]
+    return {
+        "model": model,
+        "weights": name,
+        "task": "detection",
+        "labels": list(labels),
+        "iou": head.iou,
+        "input": {
+            "size": list(size),
+            "batch": list(batch),
+            "interpolation": "bilinear",
+            "resize": "letterbox",
+            "fill": list(head.fill),
+        },
+    }
+
+
+def read_names(
+    labels: Path | None, metadata: dict[str, str], source: Path, head: Head, outputs: Sequence[ir.Value]
+) -> list[str | None]:
+    """Reads the classes' names of a file, or those in the metadata, as {0: 'person', ...}.
+
+    Empty lines, which are class ids without a class, are dropped where the model's output has no column for them.
+
+    Raises:
+        UserError: there are neither, or the file has none.
+    """
+    if labels is not None:
+        names = read_labels(labels)
+        while names and names[-1] is None:
+            names.pop()
+        named: list[str | None] = [name for name in names if name is not None]
+        if not named:
+            raise UserError(f"'{labels}' (--labels) has no names: expected a class name a line")
+        widths = {size for value in outputs for size in value.shape or () if isinstance(size, int)}
+        return names if head.columns(len(names)) in widths or head.boxes == CORNERS else named
+    try:
+        stated = ast.literal_eval(metadata.get("names", ""))
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        stated = None
+    if isinstance(stated, dict) and sorted(stated) == list(range(len(stated))) and stated:
+        return [str(stated[number]) for number in range(len(stated))]
+    raise UserError(f"'{source}' does not say what its classes are: give a file with a name a line, LABELS (--labels)")
+
+
+def attach_stage(source: Path, artefact: Path, name: str, labels: Path | None, batch: Batch) -> bool:
+    """Runs `attach_head` as a stage that writes `artefact`; see `effedge.engines.stage.run_stage`."""
+
+    def make(temporary: Path) -> None:
+        from effedge.calibration.graph import onnx_file
+
+        onnx_file.save(attach_head(source, name, labels, batch), temporary)
+        log.info(f"head: {name}, {HEADS[name].models}{place_note(HEADS[name])}")
+
+    return run_stage(
+        "head",
+        artefact,
+        inputs={**onnx_files(source), **({} if labels is None else {"labels": labels})},
+        options={"head": name, "batch": batch, "model": source.stem},
+        tools=(*TOOLS, "numpy"),
+        code=[__name__],
+        make=make,
+    )
+
+
+def place_note(head: Head) -> str:
+    """Returns the words that say how effedge's letterbox differs from the project's."""
+    return f"; images are placed top-left, where the project {head.otherwise} them" if head.otherwise else ""
+
+
+def header_with_head(header: Header, path: Path, name: str | None) -> Header:
+    """Returns the header of the detector that a file becomes with its head; without one, the file's own, with a note.
+
+    Raises:
+        UserError: a head for a file that is effedge's own export.
+    """
+    if name is None:
+        note_likely_head(header, path)
+        return header
+    if header.spec:
+        raise UserError(f"'{path}' is effedge's own export, with a head of its own: leave HEAD (--head) out")
+    return dataclasses.replace(header, spec={"task": "detection"})
+
+
+def note_likely_head(header: Header, path: Path) -> None:
+    """Says in one line if a model without `--head` looks like one of the table; nothing is built otherwise for it."""
+    shapes = [dims for _, dims in header.inputs.values()]
+    size = image_size(shapes[0]) if len(shapes) == 1 else None
+    if header.spec or size is None:
+        return
+    outputs = {name: dims for name, (_, dims) in header.outputs.items()}
+    name = likely_head(size[:2], outputs, set(header.initializers))
+    if name is not None:
+        log.info(f"note: '{path}' looks like {HEADS[name].models}: with --head {name} (HEAD) it becomes a detector")

@@ -1,0 +1,67 @@
+"""Puts a graph in front of a network that makes its input of effedge's image: uint8 RGB [N,H,W,3], letterboxed.
+
+    image -> Cast -> Transpose -> Gather (RGB to BGR) -> (pixel - mean) / std -> the network
+
+The mean is not folded into the first convolution, because its padding is zero behind the subtraction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx_ir as ir
+
+from effedge.deploy.common.cli import UserError
+from effedge.pipeline.export.heads.builder import Builder
+from effedge.pipeline.export.heads.table import Head
+
+IMAGE, CHANNELS = "image", 3
+
+
+def image_size(shape: Iterable[object] | None) -> tuple[int, int, bool] | None:
+    """Returns (height, width) of an input of images, and if its channels come first; None: it is no such input."""
+    sizes = [size if isinstance(size, int) else 0 for size in shape or ()]
+    if len(sizes) == 4 and sizes[1] == CHANNELS and sizes[2] > 0 and sizes[3] > 0:
+        return sizes[2], sizes[3], True
+    if len(sizes) == 4 and sizes[3] == CHANNELS and sizes[1] > 0 and sizes[2] > 0:
+        return sizes[1], sizes[2], False
+    return None
+
+
+def add_image_input(model: ir.Model, head: Head, path: object) -> tuple[int, int]:
+    """Replaces the network's input by `image`, in place; returns (height, width).
+
+    Raises:
+        UserError: the model has more than one input, or none of images.
+    """
+    network_input = model.graph.inputs[0]
+    size = image_size(network_input.shape)
+    if len(model.graph.inputs) != 1 or size is None:
+        shapes = ", ".join(f"'{value.name}' {value.shape}" for value in model.graph.inputs)
+        raise UserError(f"'{path}' has the inputs {shapes}: a detector's head (--head) is for one, [N,3,H,W]")
+    assert network_input.shape is not None
+    height, width, channels_first = size
+    image = ir.Value(
+        name=IMAGE,
+        type=ir.TensorType(ir.DataType.UINT8),
+        shape=ir.Shape([network_input.shape[0], height, width, CHANNELS]),
+    )
+    builder = Builder("preprocessing", model.opset_imports[""])
+    pixels = builder.op("Cast", image, to=ir.DataType.FLOAT)
+    if channels_first:
+        pixels = builder.op("Transpose", pixels, perm=[0, 3, 1, 2])
+    axes = (CHANNELS, 1, 1) if channels_first else (CHANNELS,)
+    if head.bgr:
+        pixels = builder.op("Gather", pixels, builder.integers(2, 1, 0), axis=1 if channels_first else 3)
+    if any(head.mean):
+        pixels = builder.op("Sub", pixels, builder.constant(np.array(head.mean, np.float32).reshape(axes)))
+    if set(head.std) != {1.0}:
+        scale = (1 / np.array(head.std)).astype(np.float32)
+        pixels = builder.op("Mul", pixels, builder.constant(scale.reshape(axes)))
+    if network_input.dtype not in (None, ir.DataType.FLOAT):
+        pixels = builder.op("Cast", pixels, to=network_input.dtype)
+    network_input.replace_all_uses_with(pixels)
+    builder.insert(model.graph, in_front=True)
+    model.graph.inputs[:] = [image]
+    return height, width
