@@ -53,8 +53,10 @@ GROUPS: Dict[str, Dict[str, Command]] = {
         "predict": Command("effedge.deploy.predict", "what an engine detects in images, video or a camera"),
         "evaluate": Command("effedge.pipeline.evaluation.evaluate", "an engine's COCO AP or top-1 on labelled images"),
         "latency": Command("effedge.deploy.latency", "an engine's latency in percentiles, step by step"),
-        "sign": Command("effedge.deploy.sign", "signs an engine with a private key"),
-        "verify": Command("effedge.deploy.verify", "fails unless an engine is signed by a trusted key, and unchanged"),
+        "sign": Command("effedge.deploy.sign", "signs an engine or a bundle with a private key"),
+        "verify": Command(
+            "effedge.deploy.verify", "fails unless an engine or a bundle is signed by a trusted key, and unchanged"
+        ),
         "latency-test": Command("effedge.deploy.latency_test", "fails if an engine is slower than its baseline"),
     },
     "Models and data": {

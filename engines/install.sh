@@ -12,6 +12,16 @@ fail() {
     exit 2
 }
 
+PYTHON=${PYTHON:-python3}
+command -v "$PYTHON" >/dev/null 2>&1 || fail "there is no '$PYTHON' here: install Python 3.8 or later (PYTHON= names it)"
+"$PYTHON" -I -c 'import sys; sys.exit(sys.version_info < (3, 8))' ||
+    fail "'$PYTHON' is $("$PYTHON" -V 2>&1), expected Python 3.8 or later: name a newer one with PYTHON="
+
+# A key that is pinned on this board (effedge deploy --key) has to have signed the bundle. The program that checks that
+# is pinned too. It is for bundles that somebody unpacked here: `effedge deploy` runs it before it starts this file.
+trusted=${HOME:-}/effedge/.trusted
+[ ! -e "$trusted" ] || "$PYTHON" -I "$trusted/check.py" "$trusted/key.pub" "$PWD" || exit 2
+
 # The check comes before any Python code, because a damaged file could fail in any manner. Every file is listed, and
 # every listed file is as it was packed. Python's own caches could hold other code than the files, and are removed.
 [ -f SHA256SUMS ] || fail "SHA256SUMS is missing beside install.sh: unpack the bundle again"
@@ -31,10 +41,6 @@ unlisted=$(find effedge model selftest ! -type d | LC_ALL=C awk '
     FNR == NR { listed[substr($0, 67)]; next } !($0 in listed)' SHA256SUMS - | head -n 1)
 [ -z "$unlisted" ] || fail "'$unlisted' is none of the bundle's files: remove it, or unpack the bundle into a new folder"
 
-PYTHON=${PYTHON:-python3}
-command -v "$PYTHON" >/dev/null 2>&1 || fail "there is no '$PYTHON' here: install Python 3.8 or later (PYTHON= names it)"
-"$PYTHON" -I -c 'import sys; sys.exit(sys.version_info < (3, 8))' ||
-    fail "'$PYTHON' is $("$PYTHON" -V 2>&1), expected Python 3.8 or later: name a newer one with PYTHON="
 module=install
 [ "$1" != prove ] || { shift; module=proof.prove; }
 exec "$PYTHON" -I effedge/engines/installation/launch.py "effedge.engines.$module" "$@"

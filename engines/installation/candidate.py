@@ -13,6 +13,7 @@ from typing import Iterator
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.files import read_json, write_json
 from effedge.deploy.common.messages import log
+from effedge.deploy.common.outputs import exchange
 from effedge.engines.device import DetectedDevice
 from effedge.engines.stage import record_path
 
@@ -86,19 +87,30 @@ def link(source: Path, target: Path) -> None:
 
 
 def move_up() -> None:
-    """Moves the files of candidate/, whose engine has passed, to their places, the engine with two renames."""
+    """Moves the files of candidate/, whose engine has passed, to their places. The engine and the earlier one change
+    places in one step, or with two renames where the system has no such step."""
     is_new = not same_file(CANDIDATE / record_path(ENGINE), record_path(ENGINE))
     for path in MADE_HERE:
         if path != ENGINE:
             os.replace(str(CANDIDATE / path), str(path))
-        elif is_new or not ENGINE.exists():
-            if EARLIER.exists():
-                shutil.rmtree(str(EARLIER))
-            if ENGINE.exists():
-                os.replace(str(ENGINE), str(EARLIER))
+        elif not ENGINE.exists():
             os.replace(str(CANDIDATE / ENGINE), str(ENGINE))
+        elif is_new:
+            # candidate/ keeps the new engine: after a kill the next run finds it there, beside its record.
+            remove(EARLIER)
+            link(CANDIDATE / ENGINE, EARLIER)
+            if not exchange(EARLIER, ENGINE):
+                remove(EARLIER)
+                os.replace(str(ENGINE), str(EARLIER))
+                os.replace(str(CANDIDATE / ENGINE), str(ENGINE))
     for folder in (CANDIDATE, EARLIER):
         shutil.rmtree(str(folder), ignore_errors=True)
+
+
+def remove(folder: Path) -> None:
+    """Removes a folder, if it is there."""
+    if folder.exists():
+        shutil.rmtree(str(folder))
 
 
 def same_file(first: Path, second: Path) -> bool:

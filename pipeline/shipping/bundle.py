@@ -2,7 +2,7 @@
 
 It holds the prepared ONNX, deploy/ and engines/ (which need Python 3.8, NumPy, Pillow and the backend, neither torch
 nor onnx), an image, the ONNX's outputs and its detections or classes for it on ONNX Runtime, and install.sh. SHA256SUMS
-lists every file. The same inputs make the same archive, to the last byte.
+lists every file, sbom.cdx.json what it was made by and needs. The same inputs make the same archive, to the last byte.
 
 Where the target's builder may have no INT8 kernel for some layers (`risky_layers`), plan B comes too: the ONNX with
 these layers in 16 bit. For a proof (effedge prove) there are more images, each with its expected result.
@@ -24,16 +24,16 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image
 
 import effedge
 from effedge.calibration.graph import onnx_file
 from effedge.calibration.placement.without_int8 import without_int8
-from effedge.calibration.ranges.samples import list_images, spread
+from effedge.calibration.ranges.samples import spread
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.code_digest import PACKAGE, ROOT
 from effedge.deploy.common.contracts import Spec
 from effedge.deploy.common.files import sha256
+from effedge.deploy.common.paths import shown
 from effedge.deploy.image.files import open_image
 from effedge.deploy.image.preprocess import preparation
 from effedge.deploy.image.records import Record
@@ -49,17 +49,16 @@ from effedge.engines.proof.prove import EXPECTED as PROOF_EXPECTED
 from effedge.engines.proof.prove import IMAGES as PROOF_IMAGES
 from effedge.engines.proof.prove import SUFFIX as PROOF_SUFFIX
 from effedge.engines.selftest import SURE, TOLERANCES
-from effedge.engines.stage import run_stage
-from effedge.engines.targets import Target
-from effedge.pipeline.datasets import digits
+from effedge.engines.stage import run_stage, tool_versions
+from effedge.engines.targets import TARGETS, Target
 from effedge.pipeline.evaluation.backend import BackendClassifier, BackendDetector, BackendEngine
+from effedge.pipeline.shipping import sbom
+from effedge.pipeline.shipping.bundled_images import as_png, draw_test_image, images_of, scaled_down
 
 ROOMS = ("deploy", "engines")
 INSTALL = ROOT / "engines" / "install.sh"
 SUMS = "SHA256SUMS"
-DIGITS_INDEX, DIGITS_SHAPE = 1, (480, 640)  # of the validation split: the network has not seen it
-PHOTOGRAPHS = ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg", "motorcycle_left.png")  # of scikit-image
-LARGEST_PROOF = 1024  # pixels of the longer side: a proof's images are not to be the larger part of a bundle
+TOOLS = ["numpy", "onnxruntime", "pillow"]  # of the bundle itself
 FORMAT = 1
 
 
@@ -111,9 +110,10 @@ def bundle_stage(
             "reference": reference(),
             "risky_layers": risky,
             "proof_images": len(proof),
+            "prepared_by": sbom.recorded_tools(onnx),
             "device_files": {name: sha256(path) for path, name in device_files().items()},
         },
-        tools=["numpy", "onnxruntime", "pillow"],
+        tools=TOOLS,
         code=[__name__],
         make=partial(
             write_bundle,
@@ -145,18 +145,6 @@ def device_files() -> dict[Path, str]:
             if path.is_file() and "__pycache__" not in path.parts and path != INSTALL:
                 files[path] = f"{PACKAGE}/{path.relative_to(ROOT).as_posix()}"
     return files
-
-
-def images_of(spec: Spec, calibration: Path | None) -> list[Path] | None:
-    """Lists images of the kind that the network was trained on; None for drawn images."""
-    if spec["weights"] in ("digits", "random"):
-        return None
-    if calibration is not None and calibration.is_dir():
-        return list_images(calibration)
-    import skimage.data
-
-    folder = Path(skimage.data.__file__).parent
-    return [folder / name for name in PHOTOGRAPHS]
 
 
 def reference() -> str:
@@ -201,14 +189,16 @@ def write_bundle(
     files: dict[str, bytes] = {}
     for path, name in device_files().items():
         files[name] = path.read_bytes()
-    models = {install.MODEL: onnx}
+    models, model_data = {install.MODEL: onnx}, dict[str, bytes]()
     with tempfile.TemporaryDirectory() as scratch:
         if risky_layers:
             models[install.FALLBACK] = Path(scratch) / install.FALLBACK.name
             onnx_file.save(without_int8(onnx_file.load(onnx), risky_layers), models[install.FALLBACK])
         for place, model in models.items():
-            for role, path in onnx_files(model).items():
-                files[place.as_posix() if role == "onnx" else f"{place.parent}/{role}"] = path.read_bytes()
+            model_data.update(model_files(model, place))
+    files.update(model_data)
+    tools = sorted({*sbom.recorded_tools(onnx), *(" ".join(tool) for tool in tool_versions(TOOLS).items())})
+    files[sbom.NAME] = sbom.bill_of_materials(content, TARGETS[content["target"]], tools, model_data)
     if ranges is not None:
         files[install.RANGES.as_posix()] = ranges.read_bytes()
     files["install.sh"] = INSTALL.read_bytes()
@@ -228,18 +218,24 @@ def write_bundle(
     archive.write_bytes(pack(content["name"], files))
 
 
-def scaled_down(pixels: np.ndarray) -> np.ndarray:
-    """Scales an image down to LARGEST_PROOF, if it is larger."""
-    image = Image.fromarray(pixels)
-    image.thumbnail((LARGEST_PROOF, LARGEST_PROOF))
-    return np.asarray(image)
+def model_files(onnx: Path, place: Path) -> dict[str, bytes]:
+    """Reads an ONNX and the files of its weights, by their names in the bundle; `place` is the ONNX's.
 
-
-def draw_test_image(spec: Spec, number: int) -> np.ndarray:
-    """Draws an image of digits, uint8 [h,w,3]."""
-    if spec["task"] == "detection":
-        return digits.draw_image("val", DIGITS_INDEX + number, *DIGITS_SHAPE).image
-    return digits.draw_crop("val", DIGITS_INDEX + number, spec["input"]["size"][0])[0]
+    The ONNX says the names of its weights, so they stay as they are. Raises UserError for one that the bundle has
+    another file for, or that SHA256SUMS cannot hold.
+    """
+    files = {}
+    reserved = {name.as_posix() for name in (install.MODEL, install.FALLBACK, install.RANGES)}
+    for role, path in onnx_files(onnx).items():
+        name = place if role == "onnx" else place.parent / role
+        lowered = {part.as_posix().lower() for part in (name, *name.parents)}
+        if role != "onnx" and (lowered & reserved or not role.isprintable() or "\\" in role):
+            raise UserError(
+                f"'{onnx}' keeps its weights in {shown(role)}, a name that a bundle cannot have: save the ONNX anew "
+                "with its weights in a file of another name, such as weights.bin"
+            )
+        files[name.as_posix()] = path.read_bytes()
+    return files
 
 
 def expected_results(onnx: Path, spec: Spec, images: Sequence[np.ndarray], threshold: float | None) -> list[Record]:
@@ -262,13 +258,6 @@ def as_npz(arrays: dict[str, np.ndarray]) -> bytes:
     """Encodes arrays by name."""
     file = io.BytesIO()
     np.savez_compressed(file, allow_pickle=False, **arrays)
-    return file.getvalue()
-
-
-def as_png(pixels: np.ndarray) -> bytes:
-    """Encodes an image without loss: JPEG decoders differ by a grey level here and there."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
     return file.getvalue()
 
 

@@ -18,7 +18,6 @@ board runs on without the connection. The report is OUT/prove-BOARD/report.json 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -42,8 +41,8 @@ from effedge.pipeline.request import Checkpoint, Request
 from effedge.pipeline.shipping.bundle import bundle_stage, device_files, pack
 from effedge.pipeline.shipping.proof_page import page
 from effedge.pipeline.shipping.proof_report import Row, make_report, new_row, readme_row, table
-from effedge.pipeline.shipping.push import deploy, fetch, names_there, quoted, run_job
-from effedge.pipeline.shipping.ssh import Board, ConnectionLost
+from effedge.pipeline.shipping.push import deploy, fetch, names_there, run_job
+from effedge.pipeline.shipping.ssh import Board, ConnectionLost, quoted
 
 # The first two come with weights that find something. The detector for the smallest boards has none here; its latency
 # does not depend on them.
@@ -90,6 +89,7 @@ class Plan:
         python: the board's.
         soak: seconds; 0: no soak.
         iterations: runs of each latency measurement; None: seconds of them.
+        key: as of `deploy`.
     """
 
     checkpoints: Sequence[Checkpoint]
@@ -101,6 +101,7 @@ class Plan:
     python: str
     soak: float
     iterations: int | None = None
+    key: Path | None = None
 
 
 def prove(plan: Plan, board: Board) -> Path:
@@ -164,7 +165,7 @@ def proved(plan: Plan, board: Board) -> Iterator[Row]:
             rows[case] = new_row(checkpoint.model, checkpoint.weights, case.precision, case.dla)
             try:
                 archives[case] = make_bundle(case, plan)
-                read_installed(rows[case], deploy(archives[case], board, plan.python, plan.iterations))
+                read_installed(rows[case], deploy(archives[case], board, plan.python, plan.iterations, plan.key))
             except ConnectionLost:
                 raise
             except UserError as error:
@@ -278,7 +279,7 @@ def read_plan(arguments: argparse.Namespace, board: Board) -> Plan:
     target = find_target(board, arguments.device_python) if automatic else TARGETS[arguments.target]
     return Plan(
         checkpoints, precisions, target, arguments.out, arguments.calibration, options, arguments.device_python,
-        arguments.soak, arguments.iterations,
+        arguments.soak, arguments.iterations, arguments.key,
     )  # fmt: skip
 
 
@@ -300,6 +301,8 @@ def main() -> None:
     add_build_options(parser)
     python = "the device's Python, such as a venv's that sees the system's packages (default: %(default)s)"
     parser.add_argument("--device-python", default="python3", metavar="PATH", help=python)
+    key = "a private key, which signs the bundles that the board then trusts alone, as with `effedge deploy --key`"
+    parser.add_argument("--key", type=Path, metavar="FILE", help=key)
     parser.add_argument("--ssh-options", default="", metavar="TEXT", help='more for ssh, such as "-p 2222 -i key"')
     parser.add_argument("--out", type=Path, default=Path("build"), help="folder of all artefacts (%(default)s)")
     parser.add_quiet()
@@ -307,7 +310,7 @@ def main() -> None:
     board = Board(arguments.host, arguments.ssh_options)
     with locked(arguments.out / f"prove-{board.word}"):
         folder = prove(read_plan(arguments, board), board)
-    report = json.loads((folder / "report.json").read_text())
+    report = read_json(folder / "report.json", "run it again")
     sys.stdout.flush()
     print(table(report["rows"]))
     print("the row for the README's table of targets:")

@@ -4,7 +4,8 @@
 
 On the board ~/effedge/NAME is a link to the folder in which the bundle was installed, .NAME-HASH. Another bundle of the
 name gets a folder of its own, and the link is turned, in one rename, once its engine has passed its self-test: until
-then, and if anything fails, the earlier engine serves with the code and the model that it came with.
+then, and if anything fails, the earlier engine serves with the code and the model that it came with. With --key the
+board takes no bundle from now on that is not signed by that key (trust.py).
 
 Every step continues from where an earlier run stopped: a copy that was cut is resumed; an installation, which runs on
 without the connection, is watched again from its first line. The results are put beside the archive, into NAME@BOARD/.
@@ -13,7 +14,6 @@ without the connection, is watched again from its first line. The results are pu
 from __future__ import annotations
 
 import io
-import json
 import re
 import shlex
 import subprocess
@@ -25,16 +25,18 @@ from pathlib import Path
 from typing import Any
 
 from effedge.deploy.common.cli import EXIT_USER_ERROR, Parser, UserError
-from effedge.deploy.common.files import atomic_folder, sha256
+from effedge.deploy.common.files import atomic_folder, read_json, sha256
 from effedge.deploy.common.locks import locked
 from effedge.deploy.common.messages import log, track
 from effedge.deploy.latency import table
 from effedge.engines.installation.candidate import MADE_HERE
 from effedge.engines.proof.prove import SUFFIX as PROOF_SUFFIX
-from effedge.pipeline.shipping.ssh import Board, ConnectionLost
+from effedge.pipeline.shipping.ssh import Board, ConnectionLost, quoted
+from effedge.pipeline.shipping.trust import CHECK, pin, put_signature, sign_or_check
 
 SUFFIX = ".tar.gz"
 CHUNK_BYTES = 1 << 16
+REMEDY = "deploy the bundle again"
 RESULTS = ("engine/manifest.json", "latency.json", "installed.json", "found.json", "install.log")
 SPACE = 4  # times the archive: the archive itself, its files, the engine, the backend's cache of it
 # Prints the free KiB of the board's disk, then "whole" if the bundle is unpacked there, else the number of its bytes
@@ -104,8 +106,9 @@ cd .. && rm -rf .{name}-link && ln -s {work} .{name}-link &&
 for other in .{name}-???????????????? .{name}-earlier; do [ "$other" = {work} ] || rm -rf "$other"; done
 """
 # A job, such as the installation, is a process of its own, which runs on without the connection. While it runs, JOB.pid
-# holds its id; its exit status is written when it has ended. The log is followed by plain sh, as not every `tail` can
-# end with a process.
+# holds its id; its exit status is written when it has ended. In the middle of execve(2) a process has no command line:
+# one look does not tell that the job has ended. The log is followed by plain sh, as not every `tail` can end with
+# a process.
 JOB = """
 cd effedge/{work} || exit 1
 running() {{ kill -0 "$(cat {job}.pid)" && grep -q install.sh "/proc/$(cat {job}.pid)/cmdline"; }} 2>/dev/null
@@ -117,7 +120,7 @@ if running; then echo "{job}: it is running there already"; else
 fi
 shown=0
 while :; do
-    if running; then last=; else last=1; fi
+    if running || {{ [ ! -f {job}.status ] && sleep 0.1 && running; }}; then last=; else last=1; fi
     size=$(wc -c < {job}.log)
     if [ "$size" -gt "$shown" ]; then tail -c +$((shown + 1)) {job}.log | head -c $((size - shown)); shown=$size; fi
     [ -z "$last" ] || break
@@ -128,12 +131,15 @@ exit "$(cat {job}.status 2>/dev/null || echo 1)"
 FETCH = "cd effedge/{work} && tar cf - {files}"
 
 
-def deploy(archive: Path, board: Board, python: str = "python3", iterations: int | None = None) -> Path:
+def deploy(
+    archive: Path, board: Board, python: str = "python3", iterations: int | None = None, key: Path | None = None
+) -> Path:
     """Runs all steps; returns the folder of the results.
 
     Args:
         python: the board's.
         iterations: runs of the latency measurement; None: seconds of them.
+        key: a private key to sign the bundle with, or the public one that it is signed by; it is pinned on the board.
 
     Raises UserError, and ConnectionLost without a connection.
     """
@@ -142,6 +148,8 @@ def deploy(archive: Path, board: Board, python: str = "python3", iterations: int
     names = names_there(archive, python)
     folder = archive.with_name(f"{names['name']}@{board.word}")
     with locked(folder):
+        if key is not None and pin(board, sign_or_check(archive, key), names["python"]):
+            log.info(f"trust: {board.host} takes only bundles signed by '{key}' from now on")
         install(archive, board, names, iterations)
         fetch(board, names, RESULTS, folder)
     return folder
@@ -163,6 +171,7 @@ def install(archive: Path, board: Board, names: dict[str, str], iterations: int 
             )
         copy(archive, board, names, int(state))
         board.run(UNPACK.format(made=" ".join(map(str, MADE_HERE)), **names))
+    put_signature(board, archive, names["work"])
     count = "" if iterations is None else f" --iterations {iterations}"
     run_job(board, names, "install", f"sh install.sh{count}", TURN.format(**names))
 
@@ -176,15 +185,6 @@ def names_there(archive: Path, python: str) -> dict[str, str]:
     twin = name[: -len(PROOF_SUFFIX)] if name.endswith(PROOF_SUFFIX) else name + PROOF_SUFFIX
     work = f".{name}-{digest[:16]}"
     return {"name": name, "work": work, "twin": twin, "digest": digest, "python": quoted(python)}
-
-
-def quoted(path: str) -> str:
-    """A path for the board's shell, in which ~/ is the home folder there.
-
-    >>> quoted("python3"), quoted("~/my env/bin/python")
-    ('python3', '"$HOME"/\'my env/bin/python\'')
-    """
-    return f'"$HOME"/{shlex.quote(path[2:])}' if path.startswith("~/") else shlex.quote(path)
 
 
 def copy(archive: Path, board: Board, names: dict[str, str], start: int) -> None:
@@ -230,7 +230,7 @@ def run_job(board: Board, names: dict[str, str], job: str, command: str, afterwa
 
     Raises UserError with the job's own last line.
     """
-    script = f"""{command} >> {job}.log 2>&1 && ({afterwards or ":"}) >> {job}.log 2>&1; echo $? > .{job}.status
+    script = f"""(({CHECK}) && {command} && ({afterwards or ":"})) >> {job}.log 2>&1; echo $? > .{job}.status
 mv .{job}.status {job}.status"""
     error = None
     final = f"/effedge/{names['name']}/"
@@ -268,11 +268,11 @@ def mib(size: int) -> str:
 
 def summary(folder: Path, host: str) -> str:
     """Summarizes the results in a few lines."""
-    installed: dict[str, Any] = json.loads((folder / "installed.json").read_text())
+    installed: dict[str, Any] = read_json(folder / "installed.json", REMEDY)
     test, backend = installed["self_test"], installed["backend"]
     convolutions = ", ".join(f"{count} {kind}" for kind, count in installed["convolutions"].items())
     return "\n".join([
-        table(json.loads((folder / "latency.json").read_text())),
+        table(read_json(folder / "latency.json", REMEDY)),
         f"{installed['name']} on {host}: {backend['name']} {backend.get('version', '')} ({installed['built_for']}), "
         f"convolutions: {convolutions or 'unknown'}; self-test: {test['expected']} expected, IoU {test['iou']}, scores "
         f"within {test['score']}"
@@ -286,10 +286,15 @@ def main() -> None:
     parser.add_argument("host", metavar="HOST", help="user@board, or a Host of ~/.ssh/config")
     python = "the device's Python, such as a venv's that sees the system's packages (default: %(default)s)"
     parser.add_argument("--device-python", default="python3", metavar="PATH", help=python)
+    key = (
+        "a private key, which signs the bundle, or the public key that it is signed by; the board is to trust no other"
+    )
+    parser.add_argument("--key", type=Path, metavar="FILE", help=key)
     parser.add_argument("--ssh-options", default="", metavar="TEXT", help='more for ssh, such as "-p 2222 -i key"')
     parser.add_quiet()
     arguments = parser.parse_args()
-    folder = deploy(arguments.bundle, Board(arguments.host, arguments.ssh_options), arguments.device_python)
+    board = Board(arguments.host, arguments.ssh_options)
+    folder = deploy(arguments.bundle, board, arguments.device_python, key=arguments.key)
     sys.stdout.flush()
     print(summary(folder, arguments.host))
     print(folder)

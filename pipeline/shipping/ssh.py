@@ -33,6 +33,15 @@ REMEDIES = {
 }
 
 
+def quoted(path: str) -> str:
+    """A path for the board's shell, in which ~/ is the home folder there.
+
+    >>> quoted("python3"), quoted("~/my env/bin/python")
+    ('python3', '"$HOME"/\'my env/bin/python\'')
+    """
+    return f'"$HOME"/{shlex.quote(path[2:])}' if path.startswith("~/") else shlex.quote(path)
+
+
 class ConnectionLost(UserError):
     """The error of a connection that cannot be made, or that broke."""
 

@@ -44,6 +44,7 @@ OPTIONAL = {
     "messages.py": {"tqdm"},
     "cli.py": {"argcomplete"},
     "gpu_facts.py": {"pynvml"},
+    "signature.py": {"cryptography"},
 }
 
 
@@ -81,7 +82,7 @@ def too_new(source):
             union = id(node) in annotations or isinstance(node.left, ast.Dict) or isinstance(node.right, ast.Dict)
             if union or ast.dump(node.right) == ast.dump(ast.Constant(None)):
                 yield node.lineno, "X | Y of types is of 3.10, of dicts 3.9"
-        if isinstance(node, ast.Attribute) and node.attr in NEW_NAMES:
+        if isinstance(node, ast.Attribute) and node.attr in NEW_NAMES and name_of(node.value) != "os":  # os.readlink
             yield node.lineno, f".{node.attr} is of 3.9 or later"
         if isinstance(node, ast.Call):
             for keyword in node.keywords:

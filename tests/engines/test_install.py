@@ -13,6 +13,7 @@ from effedge.deploy.common.cli import UserError
 from effedge.engines import install
 from effedge.engines.device import DetectedDevice
 from effedge.engines.install import lasting_folder
+from effedge.engines.installation import candidate
 from effedge.engines.installation.candidate import (
     CANDIDATE,
     DEVICE,
@@ -61,9 +62,14 @@ def test_an_engine_that_passed_moves_up(installed):
     assert not CANDIDATE.exists() and not EARLIER.exists()
 
 
-@pytest.mark.parametrize("kill", range(len(MADE_HERE) + 1))
-def test_after_a_kill_there_is_an_engine_and_the_next_run_ends_the_move(installed, monkeypatch, kill):
+@pytest.mark.parametrize(
+    ("in_one_step", "kill"),
+    [*((True, kill) for kill in range(len(MADE_HERE) - 1)), *((False, kill) for kill in range(len(MADE_HERE) + 1))],
+)
+def test_after_a_kill_there_is_an_engine_and_the_next_run_ends_the_move(installed, monkeypatch, kill, in_one_step):
     calls = itertools.count()
+    if not in_one_step:
+        monkeypatch.setattr(candidate, "exchange", lambda *_: False)
 
     def replace(source, target):
         if next(calls) == kill:
@@ -74,6 +80,7 @@ def test_after_a_kill_there_is_an_engine_and_the_next_run_ends_the_move(installe
         patch.setattr(install.os, "replace", replace)
         with pytest.raises(KeyboardInterrupt):
             move_up()
+    assert ENGINE.exists() or not in_one_step
     with keep_earlier_engine():
         assert (ENGINE / ENGINE_FILE).read_text() in ("old", "new")
         begin_candidate(HERE)

@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 
 import effedge
+from effedge.deploy import signed_bundle
+from effedge.deploy.runtime.signature import read_private_key, sign_bundle
 from effedge.engines.installation.launch import command
+from tests.deploy.keys import write_keys
 
 PACKAGE = Path(effedge.__file__).parent
 STAND_INS = ("bundle.json", "model/model.onnx", "selftest/image.png", "selftest/expected.json")
@@ -46,8 +49,20 @@ def root(packed, tmp_path):
 def install(root, **environment):
     return subprocess.run(
         ["sh", "install.sh", "--help"], cwd=str(root), capture_output=True, text=True,
-        env={**os.environ, "PYTHON": sys.executable, **environment},
+        env={**os.environ, "HOME": str(root.parent), "PYTHON": sys.executable, **environment},
     )  # fmt: skip
+
+
+@pytest.fixture
+def pinned(root):
+    """The bundle, signed, on a board that trusts its key alone."""
+    private, public = write_keys(root.parent, "ours")
+    sign_bundle(root, read_private_key(private))
+    trusted = root.parent / "effedge" / ".trusted"
+    trusted.mkdir(parents=True)
+    shutil.copy(str(public), str(trusted / "key.pub"))
+    shutil.copy(signed_bundle.__file__, str(trusted / "check.py"))
+    return root
 
 
 def refused(done, said):
@@ -58,6 +73,40 @@ def refused(done, said):
 def test_a_whole_bundle_starts(root):
     done = install(root)
     assert done.returncode == 0 and "--iterations" in done.stdout, done.stderr
+
+
+def test_where_a_key_is_pinned_a_signed_bundle_starts(pinned):
+    done = install(pinned)
+    assert done.returncode == 0 and "--iterations" in done.stdout, done.stderr
+
+
+def test_where_a_key_is_pinned_an_unsigned_bundle_is_refused(pinned, tmp_path):
+    (pinned / "SHA256SUMS.sig").unlink()
+    refused(install(pinned), "is not signed (SHA256SUMS.sig is missing)")
+    others, _ = write_keys(tmp_path, "theirs")
+    sign_bundle(pinned, read_private_key(others))
+    refused(install(pinned), "is not signed by")
+
+
+@pytest.mark.parametrize("name", ["effedge/engines/install.py", "model/model.onnx", "SHA256SUMS", "SHA256SUMS.sig"])
+def test_where_a_key_is_pinned_a_changed_byte_is_refused(pinned, name):
+    path = pinned / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    done = install(pinned)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("error: ") == done.stderr.count("\n") == 1
+
+
+def test_where_a_key_is_pinned_a_list_that_was_made_to_fit_is_refused(pinned):
+    """SHA256SUMS alone shows damage, and not who packed the bundle."""
+    evil, sums = pinned / "effedge/engines/install.py", pinned / "SHA256SUMS"
+    before = hashlib.sha256(evil.read_bytes()).hexdigest()
+    evil.write_text("print('evil')")
+    sums.write_text(sums.read_text().replace(before, hashlib.sha256(evil.read_bytes()).hexdigest()))
+    refused(install(pinned), "is not signed by")
+    shutil.rmtree(str(pinned.parent / "effedge"))
+    assert install(pinned).stdout == "evil\n"
 
 
 @pytest.mark.parametrize("name", ["json", "numpy", "runpy", "openvino", "onnxruntime", "sitecustomize", "effedge"])

@@ -39,9 +39,9 @@ def environment(board: SimulatedBoard, **more: str) -> dict[str, str]:
     return {**os.environ, "PATH": f"{board.folder / 'bin'}:{os.environ['PATH']}", **more}
 
 
-def deploy(board: SimulatedBoard, archive: Path, **ssh: str) -> subprocess.CompletedProcess[str]:
-    """Runs `effedge deploy`; `ssh` are the faults of the stand-in for ssh: CUT, STOP."""
-    command = [sys.executable, "-m", "effedge", "deploy", str(archive), "nvidia@board"]
+def deploy(board: SimulatedBoard, archive: Path, *words: str, **ssh: str) -> subprocess.CompletedProcess[str]:
+    """Runs `effedge deploy` with more words; `ssh` are the faults of the stand-in for ssh: CUT, STOP."""
+    command = [sys.executable, "-m", "effedge", "deploy", str(archive), "nvidia@board", *words]
     return subprocess.run(command, env=environment(board, **ssh), cwd=ROOT, capture_output=True, text=True)
 
 

@@ -22,6 +22,7 @@ from effedge.deploy.image.iou import iou_matrix
 from effedge.engines.build_options import BuildOptions
 from effedge.engines.comparison.compare import LEAST
 from effedge.engines.onnx_header import read_header
+from tests.deploy.keys import write_keys
 from tests.engines import graphs
 from tests.pipeline.shipping.test_prove import detector
 from tests.simulated_board.board import (
@@ -35,7 +36,7 @@ from tests.simulated_board.board import (
     set_version,
 )
 from tests.simulated_board.bundles import quick_bundle, small_bundle
-from tests.simulated_board.conftest import deploy, engine_digest, environment, predict
+from tests.simulated_board.conftest import deploy, engine_digest, environment, error_of, predict
 
 pytestmark = pytest.mark.slow
 MODES = {"jetpack-5.1": "MODE_15W", "jetpack-6.2": "MAXN_SUPER", "jetpack-7.2": "120W"}
@@ -112,6 +113,26 @@ def test_int8_is_built_and_a_second_deployment_makes_nothing_anew(kind, start, t
     second = deploy(board, archive)
     assert second.returncode == 0 and "copy: up to date" in second.stdout and "engine: up to date" in second.stdout
     assert (engine_digest(board, archive), board.gpu.builds) == (digest, builds)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, JETPACK_62_ARM64], ids=lambda kind: kind.name)
+def test_a_board_with_a_pinned_key_takes_only_signed_bundles(kind, start, tmp_path):
+    board = start(kind)
+    private, public = write_keys(tmp_path, "ours")
+    first = small_bundle(tmp_path / "first" / "net", kind.target)
+    second = small_bundle(tmp_path / "second" / "net", kind.target, seed=1)
+    done = deploy(board, first, "--key", str(private))
+    assert done.returncode == 0 and "takes only bundles signed by" in done.stdout, done.stdout + done.stderr
+    assert board.run("cat effedge/.trusted/key.pub").stdout == public.read_text()
+    before = engine_digest(board, first)
+    assert "is not signed" in error_of(deploy(board, second))
+    assert engine_digest(board, first) == before
+    board.run("cd effedge/net*; printf x >> model/model.onnx")
+    assert "is not the file that was packed" in error_of(deploy(board, first))
+    by_hand = board.run("cd effedge/net* && sh install.sh")
+    assert by_hand.returncode == 2 and "is not the file that was packed" in by_hand.stderr
+    done = deploy(board, second, "--key", str(private))
+    assert done.returncode == 0 and engine_digest(board, second) != before, done.stdout + done.stderr
 
 
 def test_a_batch_of_two_to_four_is_installed(start, tmp_path):

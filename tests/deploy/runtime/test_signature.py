@@ -10,24 +10,15 @@ import pytest
 
 from effedge import Detector, Runner, UserError
 from effedge.deploy import sign as sign_command
+from effedge.deploy import signed_bundle
 from effedge.deploy import verify as verify_command
 from effedge.deploy.common.files import sha256_of_path
+from effedge.deploy.runtime import signature
 from effedge.deploy.runtime.signature import NAME, TRUSTED_KEYS, check_signature
+from tests.deploy.keys import write_keys
 
-ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
+pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
 IMAGE = np.zeros((40, 50, 3), np.uint8)
-
-
-def write_keys(folder, name, password=None):
-    """Writes a pair of keys; returns the paths of the private and the public one."""
-    from cryptography.hazmat.primitives import serialization as form
-
-    key = ed25519.Ed25519PrivateKey.generate()
-    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
-    protection = form.NoEncryption() if password is None else form.BestAvailableEncryption(password)
-    private.write_bytes(key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, protection))
-    public.write_bytes(key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo))
-    return private, public
 
 
 @pytest.fixture
@@ -141,19 +132,50 @@ def test_a_file_that_is_no_key_is_one_line(signed, keys, call_main, tmp_path, co
 def test_an_encrypted_key_needs_its_password(build, tmp_path, call_main, monkeypatch):
     private, public = write_keys(tmp_path, "encrypted", b"secret")
     folder = build()
-    monkeypatch.setattr(sign_command, "getpass", lambda prompt: "wrong")
+    monkeypatch.setattr(signature, "getpass", lambda prompt: "wrong")
     status, _, error = call_main(sign_command.main, folder, "--key", private)
     assert status == 2 and error.count("\n") == 1 and "cannot be used" in error
-    monkeypatch.setattr(sign_command, "getpass", lambda prompt: "secret")
+    monkeypatch.setattr(signature, "getpass", lambda prompt: "secret")
     assert call_main(sign_command.main, folder, "--key", private)[0] == 0
     Detector(folder, trusted_keys=[public])
 
 
-def test_without_cryptography_an_engine_is_loaded_and_a_key_is_refused(signed, keys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
+@pytest.mark.parametrize("verifier", ["libcrypto", "cryptography"])
+def test_either_of_the_libraries_is_enough_to_check_a_signature(signed, keys, verifier, monkeypatch):
+    if verifier == "libcrypto":
+        monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric.ed25519", None)
+    else:
+        monkeypatch.setattr(signed_bundle, "LIBRARIES", ["libnone.so"])
+    Detector(signed, trusted_keys=[keys[1]])
+    (signed / NAME).write_text(json.dumps({"format": 1, "signature": "00" * 64}))
+    with pytest.raises(UserError, match="is not signed by"):
+        Detector(signed, trusted_keys=[keys[1]])
+
+
+def test_without_both_an_engine_is_loaded_and_a_key_is_refused(signed, keys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric.ed25519", None)
+    monkeypatch.setattr(signed_bundle, "LIBRARIES", ["libnone.so"])
     Detector(signed)
     with pytest.raises(UserError, match="install cryptography"):
         Detector(signed, trusted_keys=[keys[1]])
+
+
+@pytest.mark.parametrize(
+    ("public", "message", "signature"),
+    [
+        ("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a", "",
+         "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b"),
+        ("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c", "72",
+         "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00"),
+    ],
+)  # fmt: skip
+def test_signatures_of_rfc_8032_are_verified(public, message, signature):
+    """Section 7.1, tests 1 and 2."""
+    key, data, good = map(bytes.fromhex, (public, message, signature))
+    assert signed_bundle.is_signed(key, good, data)
+    assert not signed_bundle.is_signed(key, good, data + b"x")
+    assert not signed_bundle.is_signed(key, good[:-1], data)
+    assert not signed_bundle.is_signed(key[::-1], good, data)
 
 
 def test_openssls_keys_are_taken(build, tmp_path, call_main):

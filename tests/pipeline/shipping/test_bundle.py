@@ -170,6 +170,40 @@ def test_the_images_of_a_proof_may_be_the_calibrations_and_are_scaled_down(tmp_p
     np.testing.assert_array_equal(images[1], expected)
 
 
+def with_weights_in(onnx, name):
+    """Moves the weights of an ONNX into a file of the name, beside it."""
+    from onnx import external_data_helper, load, save
+
+    model = load(onnx)
+    external_data_helper.convert_model_to_external_data(model, location=name, size_threshold=0)
+    (onnx.parent / name).parent.mkdir(parents=True, exist_ok=True)
+    save(model, onnx)
+    return onnx
+
+
+def test_weights_of_their_own_come_under_their_name(tmp_path):
+    onnx = with_weights_in(graphs.network(tmp_path / "int8.onnx", quantized=True, opset=17), "sub/all weights.bin")
+    root = unpack(pack(onnx, "int8", ORT), tmp_path / "board")
+    assert (root / "model/sub/all weights.bin").read_bytes() == (tmp_path / "sub/all weights.bin").read_bytes()
+    assert install(root).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "Model.onnx", "fallback.onnx", "calibration.cache", "model.onnx/w", "a\nb", "a\\b", "\udc80"]
+)
+def test_weights_named_like_another_file_of_the_bundle_are_refused(tmp_path, name):
+    """An installation would take them for the model, for plan B or for the ranges, or could not check them."""
+    onnx = graphs.network(tmp_path / "int8.onnx", quantized=True, opset=17)
+    if name == "\udc80":  # no UTF-8: the name stands in the ONNX by its byte
+        with_weights_in(onnx, "1")
+        onnx.write_bytes(onnx.read_bytes().replace(b"location\x12\x011", b"location\x12\x01\x80"))
+        (tmp_path / "1").rename(tmp_path / name)
+    else:
+        with_weights_in(onnx, name)
+    with pytest.raises(UserError, match="a name that a bundle cannot have"):
+        bundle.model_files(onnx, install_module.MODEL)
+
+
 def test_nothing_on_the_device_needs_the_hosts_packages(root):
     """tqdm, torch, onnx and so on must not be missed: they are made not to import."""
     code = "import sys; sys.modules.update(dict.fromkeys(('tqdm', 'torch', 'onnx', 'onnx_ir', 'effedge.pipeline')))\n"

@@ -5,6 +5,7 @@ The bundle's install.sh is a stand-in too: it says some lines, waits if it shall
 
 import fcntl
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -64,6 +65,8 @@ def pack(path, install=INSTALL):
         "install.sh": install.encode(), "selftest/latency.json": json.dumps(LATENCY).encode(),
         "selftest/installed.json": json.dumps(INSTALLED).encode(), "model/model.onnx": os.urandom(300_000),
     }  # fmt: skip
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items())
+    files["SHA256SUMS"] = sums.encode()
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w") as packed:
         for name, data in files.items():
