@@ -2,6 +2,7 @@
 #
 #   make engine MODEL=d0 PRECISION=int8
 #   make engine ONNX=net.onnx CALIBRATION=arrays.npz PRECISION=int8
+#   make engine ONNX=yolox.onnx HEAD=yolox LABELS=names.txt CALIBRATION=images PRECISION=int8
 
 # Each variable's default. One of the environment with the same name, such as SIZE or OUT, does not count.
 MODEL := d0
@@ -16,8 +17,8 @@ PYTHON := python3
 VENV := .venv
 PROCESSES := 1
 # Empty means: the model's own, or the data that the weights bring, or not at all.
-OPTIONAL := SIZE CLASSES LABELS ANCHORS CALIBRATION MAX_DROP FINETUNE VALIDATION LIMIT BY_LATENCY CAPABILITY DLA BUILD_OPTIONS \
-  NAME SELFTEST_IMAGE HOST SSH_OPTIONS DEVICE_PYTHON ENGINE SOURCE DATA IMAGES VAL VAL_IMAGES EPOCHS STEPS RECIPE PATIENCE ARGS \
+OPTIONAL := HEAD SIZE CLASSES LABELS ANCHORS CALIBRATION MAX_DROP FINETUNE VALIDATION LIMIT BY_LATENCY CAPABILITY DLA BUILD_OPTIONS \
+  NAME SELFTEST_IMAGE HOST SSH_OPTIONS DEVICE_PYTHON SIGNING_KEY ENGINE SOURCE DATA IMAGES VAL VAL_IMAGES EPOCHS STEPS RECIPE PATIENCE ARGS \
   BASELINE RECORD NO_ENGINE TOLERANCE JSON PLOT LATENCY TASK FIGURES PEERS BCCD PIP_FLAGS MODELS SOAK
 $(foreach name,$(OPTIONAL),$(eval $(name) :=))
 
@@ -66,7 +67,7 @@ OPTIONS = --precision "$$PRECISION" --target "$$TARGET" --out "$$OUT" \
   $(if $(FINETUNE),--finetune "$$FINETUNE") $(FOR_DROP) \
   $(if $(BY_LATENCY),--by-latency) $(if $(CAPABILITY),--compute-capability $$CAPABILITY) \
   $(if $(DLA),--dla "$$DLA") $$BUILD_OPTIONS
-CHAIN = $(EFFEDGE) engine $(if $(ONNX),--onnx "$$ONNX","$$MODEL" --weights "$$WEIGHTS") $(OPTIONS)
+CHAIN = $(EFFEDGE) engine $(if $(ONNX),--onnx "$$ONNX","$$MODEL" --weights "$$WEIGHTS") $(if $(HEAD),--head "$$HEAD") $(OPTIONS)
 
 .PHONY: help
 help: ## list the targets and variables
@@ -101,14 +102,15 @@ bundle: $(INSTALLED) ## pack an archive from which TARGET's device builds, tests
 deploy: $(INSTALLED) ## copy the bundle to HOST (user@board) over ssh, install it there, bring back its figures; DEVICE_PYTHON
 	$(BUNDLE)
 	$(EFFEDGE) deploy "$$($(BUNDLE) | tail -n 1)" "$$HOST" --ssh-options="$$SSH_OPTIONS" \
-	  $(if $(DEVICE_PYTHON),--device-python "$$DEVICE_PYTHON")
+	  $(if $(DEVICE_PYTHON),--device-python "$$DEVICE_PYTHON") $(if $(SIGNING_KEY),--key "$$SIGNING_KEY")
 
 # Each model at every precision, whatever PRECISION says; TARGET=auto asks the board.
 .PHONY: prove
 prove: $(INSTALLED) ## install MODELS at every precision on HOST; compare, race and soak (SOAK seconds) them there, in one report
 	$(EFFEDGE) prove "$$HOST" $(if $(MODELS),--models $$MODELS) $(if $(SOAK),--soak "$$SOAK") --target "$$TARGET" \
 	  $(if $(SIZE),--size "$$SIZE") $(if $(CALIBRATION),--calibration "$$CALIBRATION") $$BUILD_OPTIONS --out "$$OUT" \
-	  --ssh-options="$$SSH_OPTIONS" $(if $(DEVICE_PYTHON),--device-python "$$DEVICE_PYTHON")
+	  --ssh-options="$$SSH_OPTIONS" $(if $(DEVICE_PYTHON),--device-python "$$DEVICE_PYTHON") \
+	  $(if $(SIGNING_KEY),--key "$$SIGNING_KEY")
 
 .PHONY: export simplify calibrate
 export: $(INSTALLED) ## export MODEL from PyTorch to ONNX

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import CALIBRATION_KEY, CalibrationReport
+from effedge.deploy.common.strict_json import parse_json
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -28,7 +29,7 @@ def read_report(path: Path) -> tuple[ir.Model, CalibrationReport]:
 
     model = onnx_file.read(path)
     try:
-        report = json.loads(model.metadata_props.get(CALIBRATION_KEY, "{}"))
+        report = parse_json(model.metadata_props.get(CALIBRATION_KEY, "{}"))
     except ValueError as error:
         raise UserError(f"the calibration report in '{path}' is damaged ({error}): calibrate again") from error
     if not {"thresholds", "sensitivity", "float_layers"} <= set(report):

@@ -44,7 +44,7 @@ def up_to_date(artefact: Path, key: Mapping[str, Any]) -> bool:
     try:
         record = json.loads(record_path(artefact).read_text())
         return record["key"] == key and record["sha256"] == sha256_of_path(artefact)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False  # no record, or one cut short: the stage runs again
 
 
@@ -98,7 +98,8 @@ def run_stage(
             return False
         log.info(f"{name}: making {artefact}")
         started, cpu_started = time.perf_counter(), time.process_time()
-        with (atomic_folder if folder else atomic_file)(artefact) as temporary:
+        write = atomic_folder if folder else atomic_file
+        with write(artefact) as temporary:
             make(temporary)
             check_unchanged(inputs, hashes)
             # Of the file that was made here, whatever may be at the artefact's path by the time of the record.

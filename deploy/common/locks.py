@@ -20,6 +20,7 @@ from typing import Any, Dict, Iterator, List, Optional, Set
 from effedge.deploy.common.messages import log
 from effedge.deploy.common.outputs import explain_os_error
 from effedge.deploy.common.scratch import fcntl, make_folders, remove_empty, shortened, try_lock
+from effedge.deploy.common.strict_json import parse_json
 
 SECONDS_TO_NAME = 1.0  # for a run that has just taken a lock to write its name into it
 LONGEST_COMMAND = 120  # characters of it in a message
@@ -132,7 +133,7 @@ def holder(descriptor: int) -> str:
 def read_name(descriptor: int) -> Optional[Dict[str, Any]]:
     """Reads what `write_name` wrote; None for anything else."""
     try:
-        name = json.loads(os.pread(descriptor, 1 << 16, 0))
+        name = parse_json(os.pread(descriptor, 1 << 16, 0))
     except (OSError, ValueError):
         return None
     return name if isinstance(name, dict) and {"pid", "command", "since"} <= name.keys() else None

@@ -9,7 +9,8 @@ Where an output's path leads decides what is done:
 1. a regular file, or nothing: the file is replaced. A link is followed, and stays.
 2. a character device or a fifo (/dev/null, /dev/stdout, a shell's >(...)): the content is written into it.
 3. a folder, for an output that is a folder: it is replaced if it is empty or effedge's own. Its own are those with a
-   manifest.json of an engine, or with MARK, which lists all names that effedge has put there.
+   manifest.json of an engine, with a stage's record beside them (engines/stage.py), or with MARK, which lists all names
+   that effedge has put there.
 4. anything else is refused.
 """
 
@@ -30,6 +31,7 @@ from effedge.deploy.common.cli import UserError, stdout_error
 from effedge.deploy.common.scratch import EARLIER, make_folders, remove_empty, scratch_folder
 
 MANIFEST, MANIFEST_FIELDS = "manifest.json", ("format", "spec", "backend", "files")  # of an engine
+RECORD_FIELDS = ("key", "sha256", "peak_mib")  # of a stage, in NAME.json beside its artefact NAME
 MARK = ".effedge.json"
 MOST_LINKS = 40  # that Linux follows in a path
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # <fcntl.h>, <linux/fs.h>
@@ -203,7 +205,7 @@ def check_replaceable(folder: Path, shown: Path) -> None:
         return
     if not folder.is_dir():
         raise UserError(f"cannot write the folder '{shown}': a file is there; choose another place")
-    if is_engine(folder):
+    if is_engine(folder) or is_recorded(folder):
         return
     with explain_os_error(shown):
         listed = read_dict(folder / MARK).get("files")
@@ -219,6 +221,12 @@ def check_replaceable(folder: Path, shown: Path) -> None:
 def is_engine(folder: Path) -> bool:
     """Tells if a folder has an engine's manifest."""
     return all(field in read_dict(folder / MANIFEST) for field in MANIFEST_FIELDS)
+
+
+def is_recorded(folder: Path) -> bool:
+    """Tells if a stage's record stands beside a folder: the folder is that stage's artefact, changed or not."""
+    record = read_dict(folder.with_name(folder.name + ".json"))
+    return all(field in record for field in RECORD_FIELDS)
 
 
 def names_in(folder: Path) -> List[str]:

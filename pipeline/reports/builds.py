@@ -14,7 +14,6 @@ the CPU seconds of all cores together, which a busy machine does not stretch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from effedge.calibration.fp16.convert import convert
 from effedge.calibration.ranges.samples import list_images
 from effedge.calibration.ranges.source import load_samples
 from effedge.deploy.common.cli import Parser, UserError, choose
-from effedge.deploy.common.files import write_json
+from effedge.deploy.common.files import read_json, write_json
 from effedge.deploy.common.messages import messages_to_stderr
 from effedge.deploy.runtime.manifest import read_manifest
 from effedge.engines.build import make_engine
@@ -152,7 +151,7 @@ def quantize_roughly(simplified: Path, images: Path, out: Path) -> None:
 def make_row(case: Case, weights: str, engine: Path) -> Row:
     """Makes the row of a built engine."""
     manifest = read_manifest(engine)
-    record = json.loads(record_path(engine).read_text())
+    record = read_json(record_path(engine), "remove it")
     return Row(
         model=case.model,
         weights=weights,

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.messages import log
+from effedge.deploy.common.paths import shown
 from effedge.deploy.common.strict_json import parse_json
 from effedge.pipeline.models.anchors import ANCHORS_PER_CELL, anchor_shapes
 from effedge.pipeline.models.create import create_model
@@ -268,7 +269,8 @@ def _metadata_numbers(content: StateFile) -> tuple[float | None, int | None]:
         crop = float(metadata["crop"]) if "crop" in metadata else None
         size = int(metadata["size"]) if "size" in metadata else None
     except ValueError as error:
-        raise UserError(f"checkpoint '{content.path}' is damaged ({error} in its metadata): get it again") from error
+        numbers = ", ".join(f"{key} {shown(metadata[key])}" for key in ("crop", "size") if key in metadata)
+        raise UserError(f"checkpoint '{content.path}' is damaged ({numbers}): get it again") from error
     if not (crop is None or 0 < crop <= 1) or not (size is None or 0 < size <= LARGEST_SIZE):
         raise UserError(f"checkpoint '{content.path}' is damaged (crop {crop}, size {size}): get it again")
     return crop, size

@@ -184,8 +184,14 @@ def test_the_command_records_and_tells_by_its_exit_status(monkeypatch, capsys, b
 
 def test_another_power_mode_than_the_baselines_is_noted_before_the_verdict(monkeypatch, capsys, build, tmp_path):
     now = board(write_board(tmp_path / "xavier", BOARDS["xavier"]))
-    engine, one = build(), {"engine": [1.0]}
-    content = {"format": latency_test.FORMAT, "engine": {"files": {}}, "machine": {}, "reference": {}, "loads": [0]}
+    engine, one = build(), {"engine": [1.0, 1.0]}
+    content = {
+        "format": latency_test.FORMAT,
+        "engine": {"folder": "engine", "files": {}},
+        "machine": {"cpu": "a CPU", "cores": 2},
+        "reference": {"threads": 1, "rounds": 1},
+        "loads": [0, 1],
+    }
     content.update(yardstick_ms=one, ms=one, versions=latency_test.runtime(), kept=True)
     content["board"] = {**now, "power_mode": {"id": 0, "name": "MAXN"}}
     path = tmp_path / "baseline.json"

@@ -22,6 +22,34 @@ def train(*words: str) -> None:
     effedge("train", *words)
 
 
+def install(figures: str) -> None:
+    """Runs a bundle's installation, each command of it in this process; `figures` stand for what is measured."""
+    from importlib import import_module
+    from unittest import mock
+
+    from effedge.commands import COMMANDS
+    from effedge.deploy.common.cli import run
+    from effedge.deploy.common.files import write_json
+    from effedge.engines import install as installation
+    from effedge.engines import selftest
+
+    def call(name: str, *words: str) -> None:
+        if name == "latency":
+            row = dict.fromkeys(("p50", "p90", "p99"), 1.0)
+            content = {"engine": {}, "steps": {"engine": row}, "machine": figures}
+            write_json(words[words.index("--json") + 1], content)
+        else:
+            sys.argv = ["effedge", *words]
+            import_module(COMMANDS[name].module).main()
+
+    sys.argv = ["install.sh", "--iterations", "2"]
+    with (
+        mock.patch.object(installation, "call", call),
+        mock.patch.object(selftest, "measured_apart", selftest.measure_outputs),
+    ):
+        run(installation.main)
+
+
 def baseline(engine: str, path: str, number: str) -> None:
     """Records a latency baseline of an engine, in which `number` stands for what is measured."""
     from unittest import mock

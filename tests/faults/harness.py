@@ -53,7 +53,8 @@ class Stage:
         inputs: writes the inputs of version 1 or 2 into a folder.
         call: the function of calls.py, with arguments for a version.
         modules: imported once, before the first run.
-        free: names whose content may be any after a fault; the good run must find them usable.
+        free: names whose content may be any after a fault, and folders ("candidate/"); the good run must find them
+            usable, and leaves no such folder.
         mixed: looks at a state with old and new artefacts side by side; by default that is right, as in a chain.
     """
 
@@ -83,6 +84,7 @@ class Harness:
             cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.work.mkdir()
+        self.folders = tuple(name for name in stage.free if name.endswith("/"))
         self.records: set[tuple[str, str]] = set()
         self.injected = self.calls = 0
         self.stage.inputs(self.work, 1)
@@ -138,6 +140,7 @@ class Harness:
         other = sorted(name for name in {*again, *self.new} if again.get(name) != self.new.get(name))
         assert not other, f"the next run made something else: {other}; {where}"
         left = [path for path in self.work.rglob("*") if path.name.endswith((".effedge", ".lock"))]
+        left += [self.work / name for name in self.folders if (self.work / name).exists()]
         assert not left, f"left over: {left}; {where}"
 
     def items(self) -> dict[str, str]:
@@ -148,7 +151,7 @@ class Harness:
             name = path.relative_to(self.work).as_posix()
             if path.is_dir() or is_hidden(path.relative_to(self.work)):
                 continue
-            if any(name.endswith(free) for free in self.stage.free) or ".tensorboard/" in name:
+            if name.endswith(tuple(self.stage.free)) or name.startswith(self.folders) or ".tensorboard/" in name:
                 continue
             whole = next((folder for folder in folders if folder in path.parents), None)
             key = name if whole is None else whole.relative_to(self.work).as_posix()

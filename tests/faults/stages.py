@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import json
+import tarfile
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +17,12 @@ from PIL import Image
 
 from effedge.deploy.common.cli import UserError
 from effedge.engines.build import make_engine
+from effedge.engines.build_options import DEFAULT
+from effedge.engines.build_request import BuildRequest
+from effedge.engines.onnx_header import read_header
 from effedge.engines.targets import TARGETS
+from effedge.pipeline.shipping.bundle import bundle_stage
+from tests.engines import graphs
 from tests.faults.harness import Stage
 
 
@@ -100,6 +109,35 @@ BASELINE = Stage(
     ["effedge.deploy.latency_test", "effedge.deploy.timing.interleaved", "effedge.deploy.timing.regression",
      "effedge.deploy.timing.workload", "unittest.mock"],
     mixed=refused,
+)  # fmt: skip
+
+
+@functools.cache
+def bundle_of(version: int) -> bytes:
+    """Packs a bundle of a small classifier with weights of the version; returns the archive."""
+    with tempfile.TemporaryDirectory() as folder:
+        onnx_path = graphs.network(Path(folder) / "fp32.onnx", opset=17, seed=version)
+        request = BuildRequest(onnx_path, read_header(onnx_path), "fp32", TARGETS["cpu-ort"], DEFAULT, None)
+        return bundle_stage(request).read_bytes()
+
+
+def unpacked_bundle(folder: Path, version: int) -> None:
+    """Unpacks a bundle, but for effedge's own code, over the files of another one that was installed there."""
+    with tarfile.open(fileobj=io.BytesIO(bundle_of(version))) as archive:
+        for member in archive.getmembers():
+            name = member.name.partition("/")[2]
+            if not name.startswith("effedge/"):
+                archive.extract(member.replace(name=name, deep=False), folder, filter="data")
+
+
+INSTALLATION = Stage(
+    "installation on a board",
+    unpacked_bundle,
+    lambda version: ("install", [str(version)]),
+    ["effedge.engines.install", "effedge.engines.build", "effedge.engines.onnxruntime.builder",
+     "effedge.deploy.predict", "effedge.engines.selftest", "effedge.deploy.runtime.onnxruntime_backend",
+     "unittest.mock"],
+    free=("candidate/", "earlier-engine/"),
 )  # fmt: skip
 
 

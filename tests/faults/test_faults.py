@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.harness import FAULTS, Harness, Stage, compile_library
-from tests.faults.stages import BASELINE, BUNDLE, CROPS, TRAINING, chain
+from tests.faults.stages import BASELINE, BUNDLE, CROPS, INSTALLATION, TRAINING, chain
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +49,7 @@ def test_some_faults_of_small_stages(stage, every, tmp_path, library) -> None:
         (BASELINE, 1),
         (TRAINING, 200),
         (BUNDLE, 1),
+        (INSTALLATION, 1),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )

@@ -298,8 +298,9 @@ def test_an_empty_calibration_folder_is_one_line(call, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_calibration_image_that_is_none_is_one_line(built, out, call, two_images):
-    (two_images / "2.jpg").write_text("no image")
+def test_calibration_images_of_which_most_are_none_are_one_line(built, out, call, two_images):
+    for name in ("2.jpg", "3.jpg", "4.jpg"):
+        (two_images / name).write_text("no image")
     done = call(out, *B0, "--precision", "int8", "--calibration", str(two_images))
     refused(done, "2.jpg")
     assert not hidden(out)

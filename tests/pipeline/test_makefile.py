@@ -56,6 +56,7 @@ def test_variables_of_the_environment_do_not_leak_in(asked, monkeypatch) -> None
     assert words == ["engine", "d0", "--weights", "digits", "--precision", "int8", "--target", "auto", "--out", "build"]
     assert asked("engine", "SIZE=640")[-2:] == ["--size", "640"]
     assert asked("engine", "NAME=mine")[-2:] == ["--name", "mine"]
+    assert asked("engine", "ONNX=a.onnx", "HEAD=yolox")[1:5] == ["--onnx", "a.onnx", "--head", "yolox"]
 
 
 def test_help_lists_every_target_and_variable() -> None:
@@ -75,7 +76,8 @@ def test_a_variables_value_is_never_run(asked, tmp_path, target, attack) -> None
     value = attack.format(mark)
     for extra in ("core", "train", "plot", "lite0"):
         (tmp_path / f".installed-{extra}").touch()
-    variables = {"engine": "MODEL SIZE BUILD_OPTIONS CAPABILITY", "deploy": "HOST OUT SELFTEST_IMAGE DEVICE_PYTHON",
+    variables = {"engine": "MODEL HEAD SIZE BUILD_OPTIONS CAPABILITY",
+                 "deploy": "HOST OUT SELFTEST_IMAGE DEVICE_PYTHON",
                  "train": "ARGS OUT DATA PROCESSES WEIGHTS", "predict": "ENGINE SOURCE", "latency": "JSON PLOT OUT",
                  "accuracy": "PEERS BCCD OUT", "help": "MODEL OUT", "prove": "MODELS SOAK"}[target]  # fmt: skip
     for name in variables.split():

@@ -14,7 +14,7 @@ import PIL
 from PIL import Image
 
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.image.nms import choose_boxes
+from effedge.deploy.image.nms import check_candidates, choose_boxes
 from effedge.deploy.image.resample import FILTERS, resample_table
 from effedge.deploy.native.compiled_library import LibrarySource, load_compiled_library
 
@@ -99,19 +99,6 @@ def check_image(image: np.ndarray) -> None:
         raise ValueError(f"an array is {image.dtype} {list(image.shape)}, not uint8 [h,w,3]")
     if not image.flags.c_contiguous:
         raise ValueError("an array's pixels are not one after the other in memory")
-
-
-def check_candidates(boxes: np.ndarray, scores: np.ndarray, class_ids: np.ndarray) -> None:
-    """Raises UserError unless boxes are [K,4], scores [K] and class ids [K], which fit into 32 bits."""
-    shapes = [array.shape for array in (boxes, scores, class_ids)]
-    if scores.ndim != 1 or shapes != [(len(scores), 4), (len(scores),), (len(scores),)]:
-        found = ", ".join(str(list(shape)) for shape in shapes)
-        raise UserError(
-            f"the engine gives boxes, scores and classes of {found}, expected [K,4], [K], [K]: build it again"
-        )
-    limits = np.iinfo(np.int32)
-    if len(class_ids) and not limits.min <= class_ids.min() <= class_ids.max() <= limits.max:
-        raise UserError(f"the engine gives the class {class_ids.max()}, expected at most {limits.max}: build it again")
 
 
 @lru_cache(maxsize=None)

@@ -5,12 +5,14 @@ No calibration image is among the evaluation images.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 from effedge.calibration.ranges.samples import spread
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.files import atomic_file, write_json
+from effedge.deploy.common.paths import inside
 from effedge.pipeline.weights.locate import locate_weights
 
 
@@ -94,13 +96,22 @@ def split_table(table: Path, out: Path, count: int) -> tuple[Path, Path]:
 
     Returns:
         out/<name>-calibration.json, a COCO json without annotations, which is how calibration takes a list of images;
-        out/<name>-evaluation.tsv. Both hold absolute paths; <name> is that of the table's folder.
+        out/<name>-evaluation.tsv. <name> is that of the table's folder, whose images are copied to out/<name>/: a list
+        names files beside it only.
+
+    Raises:
+        UserError: the table names a file outside its folder, or the disk cannot be written.
     """
     rows = [line.split("\t") for line in table.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     folder = table.parent.resolve()
     held_out = set(spread(range(len(rows)), count))
-    images = [{"id": index, "file_name": str(folder / rows[index][0])} for index in sorted(held_out)]
-    rest = [f"{folder / file}\t{name}\n" for index, (file, name) in enumerate(rows) if index not in held_out]
+    for file, _ in rows:
+        source, copy = inside(folder, file, str(table)), out / folder.name / file
+        if not copy.exists():
+            with atomic_file(copy) as temporary:
+                shutil.copyfile(source, temporary)
+    images = [{"id": index, "file_name": f"{folder.name}/{rows[index][0]}"} for index in sorted(held_out)]
+    rest = [f"{folder.name}/{file}\t{name}\n" for index, (file, name) in enumerate(rows) if index not in held_out]
     calibration, evaluation = (out / f"{folder.name}-{part}" for part in ("calibration.json", "evaluation.tsv"))
     write_json(calibration, {"images": images, "annotations": [], "categories": []})
     with atomic_file(evaluation) as temporary:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,8 +15,9 @@ from effedge.calibration.ranges.samples import list_images
 from effedge.calibration.ranges.usable_images import usable_images
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import CALIBRATION_KEY, Spec
-from effedge.deploy.common.files import sha256_of_files
+from effedge.deploy.common.files import read_json, sha256_of_files
 from effedge.deploy.common.messages import log
+from effedge.deploy.common.strict_json import parse_json
 from effedge.deploy.image.files import open_image
 from effedge.deploy.image.preprocess import preparation
 from effedge.deploy.runtime.manifest import parse_manifest
@@ -36,6 +36,7 @@ SCRIPT = Path(__file__).with_name("peers.py")
 SYMMETRIC = "int8_symmetric"
 CALIBRATED = {"int8": "int8-zero-points", SYMMETRIC: "int8"}
 LIKE_GPUS = dataclasses.replace(TARGETS["cpu"], name="cpu-symmetric", zero_points=False)
+REMEDY = "remove it"
 FIGURE = {"detection": "AP", "classification": "top-1"}
 
 
@@ -109,8 +110,8 @@ def calibration_report(int8: Path) -> dict[str, Any]:
     import onnx
 
     metadata = {entry.key: entry.value for entry in onnx.load(int8).metadata_props}
-    record = json.loads(record_path(int8).read_text())
-    return {**json.loads(metadata[CALIBRATION_KEY]), "seconds": record["seconds"], "peak_mib": record["peak_mib"]}
+    record = read_json(record_path(int8), REMEDY)
+    return {**parse_json(metadata[CALIBRATION_KEY]), "seconds": record["seconds"], "peak_mib": record["peak_mib"]}
 
 
 def calibration_inputs(images: list[Path], spec: Spec, folder: Path) -> Path:
@@ -168,7 +169,7 @@ def make_peer(peer: str, python: Path, onnx: Path, inputs: Path) -> Path:
         f"peer {peer}",
         folder,
         inputs={"onnx": onnx, "calibration": inputs, "script": SCRIPT},
-        options={"versions": json.loads(run_script(folder, "--versions"))},
+        options={"versions": parse_json(run_script(folder, "--versions"))},
         tools=[],
         code=[],
         make=make,
@@ -179,8 +180,8 @@ def make_peer(peer: str, python: Path, onnx: Path, inputs: Path) -> Path:
 
 def peer_report(folder: Path) -> dict[str, Any]:
     """Reads the seconds and peak_mib of a peer's quantization, and the versions of its packages."""
-    record = json.loads(record_path(folder).read_text())
-    return {**json.loads((folder / "report.json").read_text()), **record["key"]["options"]}
+    record = read_json(record_path(folder), REMEDY)
+    return {**read_json(folder / "report.json", REMEDY), **record["key"]["options"]}
 
 
 def run_peer(python: Path, arguments: list[str]) -> str:

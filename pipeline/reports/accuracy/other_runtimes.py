@@ -15,13 +15,15 @@ def evaluate_file(path: Path, manifest: Manifest, data: str, *, limit: int | Non
 
     Args:
         manifest: of the OpenVINO engine in the same folder, whose spec is that of this model too; an .xml runs with its
-            settings.
+            settings, but all on OpenVINO.
     """
     from effedge.deploy.runtime import onnxruntime_backend, openvino_backend
     from effedge.pipeline.evaluation.backend import evaluate_backend
 
     if path.suffix == ".xml":
-        backend = openvino_backend.load(path, {"backend": manifest["backend"]})
+        settings = manifest["backend"].copy()
+        settings.pop("cpu_blocks", None)
+        backend = openvino_backend.load(path, {"backend": settings})
     else:
         backend = onnxruntime_backend.load(path, manifest)
     return evaluate_backend(backend, str(path), manifest["spec"], data, limit=limit)

@@ -5,7 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from effedge.deploy.image.nms import nms
+from effedge.deploy.common.cli import UserError
+from effedge.deploy.image.nms import choose_boxes, nms
 
 
 def plain_iou(a, b) -> float:
@@ -103,3 +104,14 @@ def test_a_thousand_candidates_take_milliseconds():
         nms(boxes, scores, class_ids, threshold=0.0)
         seconds.append(time.perf_counter() - started)
     assert min(seconds) < 0.005  # about 0.4 ms; the margin is for slow and busy machines, a loop over pairs takes 500
+
+
+@pytest.mark.parametrize("longer", ["boxes", "scores", "class_ids"])
+def test_arrays_that_do_not_belong_together_are_refused(longer):
+    """As in C++ (tests/deploy/native/letterbox_nms/test_library.py)."""
+    arrays = {"boxes": np.zeros((3, 4), np.float32), "scores": np.ones(3, np.float32), "class_ids": np.zeros(3, int)}
+    arrays[longer] = np.concatenate([arrays[longer]] * 2)
+    with pytest.raises(UserError, match=r"expected \[K,4\], \[K\], \[K\]"):
+        nms(*arrays.values(), threshold=0.5)
+    with pytest.raises(UserError, match=r"expected \[K,4\], \[K\], \[K\]"):
+        choose_boxes(*arrays.values(), (9, 9), 0.5, 0.5, 100)

@@ -9,7 +9,7 @@ import pytest
 
 from effedge import Classifier, Detector, Runner
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.runtime.runner import Tensor
+from effedge.deploy.runtime.runner import Tensor, has_nan
 
 ROOT = Path(__file__).resolve().parents[3]
 X, Y = np.array([[1, 2, 3], [4, 5, 6]], np.float32), np.array([[10], [20]], np.int32)
@@ -57,12 +57,23 @@ def test_it_runs_a_detectors_engine_too(build):
         ({"x": X.astype(np.float64), "y": Y}, "input 'x' is float64, '.*adder' takes float32"),
         ({"x": X[:, :2], "y": Y}, r"input 'x' has shape \[2, 2\], '.*adder' takes \['any', 3\]"),
         ({"x": X[0], "y": Y}, r"input 'x' has shape \[3\]"),
+        ({"x": X * np.float32([1, np.nan, 1]), "y": Y}, "input 'x' has 2 values that are NaN"),
         ({"x": np.tile(X, (3, 1)), "y": np.tile(Y, (3, 1))}, "a batch of 6, '.*adder' takes 1 to 4"),
     ],
 )
 def test_wrong_inputs_are_one_line(adder, feeds, message):
     with pytest.raises(UserError, match=message):
         Runner(adder)(feeds)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_nan_is_told_from_all_other_numbers(dtype):
+    numbers = np.array([[0, -0.0, np.inf], [-np.inf, 1e-7, -3]], dtype)
+    assert not has_nan(numbers) and not has_nan(numbers[:0]) and not has_nan(numbers[:, ::2])
+    for nan in (np.nan, -np.nan):
+        numbers[1, 1] = nan
+        assert has_nan(numbers) and has_nan(numbers.T) and not has_nan(numbers[:, ::2])
+    assert not has_nan(np.array([1 << 15], np.int32))
 
 
 @pytest.mark.parametrize("field", ["inputs", "outputs", "batch"])

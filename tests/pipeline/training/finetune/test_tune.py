@@ -25,7 +25,7 @@ from effedge.pipeline.training.finetune.tune import schedule, tune
 from effedge.pipeline.training.finetune.tuning import Tuning
 from tests.calibration import networks
 
-SPEC = {"task": "classification", "input": {"batch": [1, 1, 1]}}
+SPEC = {"model": "net", "weights": "random", "task": "classification", "labels": [], "input": {"batch": [1, 1, 1]}}
 SAMPLES = networks.as_samples(networks.feeds(24))
 UNSEEN = networks.as_samples(networks.feeds(8, seed=99))
 
