@@ -265,7 +265,7 @@ def test_a_module_has_as_many_anchors_as_the_weights():
     ("metadata", "said"),
     [
         ({"crop": "nan"}, "crop nan"),
-        ({"crop": "large"}, "could not convert"),
+        ({"crop": "large"}, "crop 'large'"),
         ({"size": "4000000000"}, "size 4000000000"),
         ({"size": "1" * 5000}, "is damaged"),
     ],
