@@ -275,6 +275,14 @@ def exchange(first: Path, second: Path) -> bool:
     raise OSError(number, os.strerror(number), str(second))
 
 
+def link_or_copy(source: Union[str, Path], target: Union[str, Path]) -> None:
+    """Makes a hard link of a file; a copy where the file system has no links, and on another disk."""
+    try:
+        os.link(str(source), str(target))
+    except OSError:
+        shutil.copy2(str(source), str(target))
+
+
 def to_disk(path: Path) -> None:
     """Waits until a file's content is on the disk."""
     descriptor = os.open(str(path), os.O_RDONLY if os.name == "posix" else os.O_RDWR)  # it may not be writable

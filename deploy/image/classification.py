@@ -6,9 +6,8 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Union, overl
 
 import numpy as np
 
-from effedge.deploy.common.cli import UserError
 from effedge.deploy.image.drawable import Drawable, drawing
-from effedge.deploy.image.indexing import Indices, row_numbers
+from effedge.deploy.image.indexing import Indices, row_numbers, set_columns
 from effedge.deploy.image.records import Record
 
 
@@ -51,11 +50,7 @@ class Classification(Drawable):
             "labels": list(self.labels),
             "scores": np.asarray(self.scores, np.float32),
         }
-        counts = {name: len(column) for name, column in columns.items()}
-        if len(set(counts.values())) > 1:
-            raise UserError(f"a classification of {counts} was given, expected as many of each")
-        for name, column in columns.items():
-            object.__setattr__(self, name, column)
+        set_columns(self, "a classification of {} was", columns)
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -9,7 +9,7 @@ import numpy as np
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.image.drawable import Drawable, drawing
-from effedge.deploy.image.indexing import Indices, row_numbers
+from effedge.deploy.image.indexing import Indices, row_numbers, set_columns
 from effedge.deploy.image.records import Record
 
 LINES_SHOWN = 20
@@ -64,11 +64,7 @@ class Detections(Drawable):
             "classes": np.asarray(self.classes, np.int64),
             "labels": list(self.labels),
         }
-        counts = {name: len(column) for name, column in columns.items()}
-        if len(set(counts.values())) > 1:
-            raise UserError(f"detections of {counts} were given, expected as many of each")
-        for name, column in columns.items():
-            object.__setattr__(self, name, column)
+        set_columns(self, "detections of {} were", columns)
 
     def __len__(self) -> int:
         return len(self.scores)

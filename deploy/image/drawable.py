@@ -54,9 +54,9 @@ class Drawable:
         The other arguments are those of `draw`. Raises UserError as `draw` does, for a suffix that Pillow cannot write,
         and where the disk refuses.
         """
-        drawing = self.draw(image, color)
+        drawn = self.draw(image, color)
         with atomic_file(path) as temporary:
             try:
-                drawing.save(str(temporary), quality=JPEG_QUALITY)
+                drawn.save(str(temporary), quality=JPEG_QUALITY)
             except ValueError as error:  # Pillow's, for an unknown suffix
                 raise UserError(f"cannot write an image to '{path}': expected a suffix such as .jpg or .png") from error

@@ -1,10 +1,25 @@
-"""Turns what a result is indexed with - an index, a slice, a mask, indices - into row numbers."""
+"""Holds the columns of a result, which has a row for each of its parts, and turns what it is indexed with - an index,
+a slice, a mask, indices - into row numbers."""
 
-from typing import List, Sequence, Union
+from typing import Any, Dict, List, Sequence, Union
 
 import numpy as np
 
+from effedge.deploy.common.cli import UserError
+
 Indices = Union[slice, np.ndarray, Sequence[int], Sequence[bool]]
+
+
+def set_columns(result: object, what: str, columns: Dict[str, Any]) -> None:
+    """Sets the columns of a result, a frozen dataclass, by their names.
+
+    Raises UserError, which says `what` was given with the columns' lengths in its {}, if these differ.
+    """
+    counts = {name: len(column) for name, column in columns.items()}
+    if len(set(counts.values())) > 1:
+        raise UserError(f"{what.format(counts)} given, expected as many of each")
+    for name, column in columns.items():
+        object.__setattr__(result, name, column)
 
 
 def row_numbers(key: Union[int, Indices], count: int) -> Union[int, np.ndarray]:

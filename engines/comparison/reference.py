@@ -6,8 +6,6 @@ be installed where engines are built; without it they are not compared.
 
 import importlib
 import importlib.util
-import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Sequence, Union
@@ -15,6 +13,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Sequence, Union
 import numpy as np
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.outputs import link_or_copy
 from effedge.engines.onnx_header import onnx_files
 
 FATAL = 4  # a level of ONNX Runtime's log: an error is raised, and need not be printed too
@@ -64,6 +63,7 @@ class Reference:
             for role, path in onnx_files(onnx).items():
                 if role != "onnx":
                     (copy.parent / role).parent.mkdir(parents=True, exist_ok=True)
+                    # no symbolic link: ONNX Runtime follows none out of a model's folder
                     link_or_copy(path.resolve(), copy.parent / role)
             return open_session(str(copy))
 
@@ -81,14 +81,6 @@ class Reference:
 
     def refused(self, error: Exception) -> UserError:
         return UserError(f"ONNX Runtime cannot run '{self.source}': {' '.join(str(error).split())}")
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Makes a hard link, as ONNX Runtime follows no symbolic link out of a model's folder; a copy on another disk."""
-    try:
-        os.link(str(source), str(target))
-    except OSError:
-        shutil.copyfile(str(source), str(target))
 
 
 def open_session(model: Union[str, bytes]) -> Any:

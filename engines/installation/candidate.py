@@ -13,7 +13,7 @@ from typing import Iterator
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.files import read_json, write_json
 from effedge.deploy.common.messages import log
-from effedge.deploy.common.outputs import exchange
+from effedge.deploy.common.outputs import exchange, link_or_copy
 from effedge.engines.device import DetectedDevice
 from effedge.engines.stage import record_path
 
@@ -73,17 +73,10 @@ def begin_candidate(device: DetectedDevice) -> None:
 def link(source: Path, target: Path) -> None:
     """Makes hard links of a file, or of a folder's files; copies where the file system has no links. Nothing writes
     into a file that exists (effedge.deploy.common.files), so a link is as good as a copy."""
-
-    def link_file(old: str, new: str) -> None:
-        try:
-            os.link(old, new)
-        except OSError:
-            shutil.copy2(old, new)
-
     if source.is_dir():
-        shutil.copytree(str(source), str(target), copy_function=link_file)
+        shutil.copytree(str(source), str(target), copy_function=link_or_copy)
     else:
-        link_file(str(source), str(target))
+        link_or_copy(source, target)
 
 
 def move_up() -> None:

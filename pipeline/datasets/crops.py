@@ -9,7 +9,6 @@ end, and the exit status is 1.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from PIL import Image
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.files import atomic_folder
 from effedge.deploy.common.messages import log, track
-from effedge.deploy.common.scratch import LONGEST_NAME
+from effedge.deploy.common.scratch import shortened
 from effedge.deploy.image.files import open_image
 from effedge.deploy.predict import EXIT_PARTLY_DONE
 from effedge.pipeline.datasets.checks import KEEP, check_data
@@ -47,7 +46,7 @@ def distinct_names(texts: Sequence[str]) -> list[str]:
     for text in texts:
         # A leading dot hides a file; a trailing one, or a space, is lost on some file systems.
         whole = re.sub(r'[/\\:*?"<>|\x00-\x1f]|^\.|[. ]+$', "_", text)
-        base = name = os.fsdecode(os.fsencode(whole)[:LONGEST_NAME])
+        base = name = shortened(whole)
         count = 1
         while name.casefold() in taken:
             count += 1
