@@ -1,7 +1,9 @@
 """CPU blocks with random weights, and their outputs by the textbook's formulas, in float64."""
 
 import numpy as np
+import pytest
 
+from effedge.deploy.native.cpu_blocks.blocks import load_cpu_blocks_library
 from effedge.deploy.native.cpu_blocks.description import (
     EXPANSION,
     FIELDS,
@@ -10,6 +12,14 @@ from effedge.deploy.native.cpu_blocks.description import (
     BlocksDescription,
     sample_outputs,
 )
+
+
+def library_or_skip():
+    """The compiled library of the blocks; skips the test where it cannot be compiled."""
+    library = load_cpu_blocks_library()
+    if library is None:
+        pytest.skip("no C++ compiler")
+    return library
 
 
 def random_description(random, height, width, blocks, means=(120.0, 110.0, 100.0)):

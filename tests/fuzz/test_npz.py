@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from effedge.deploy.native.cpu_blocks.blocks import checked_cpu_blocks, load_cpu_blocks_library
+from effedge.deploy.native.cpu_blocks.blocks import checked_cpu_blocks
 from effedge.deploy.native.cpu_blocks.description import EXPANSION, NONE, STEM, read_description, sample_image
-from tests.deploy.cpu_blocks_cases import random_description, with_expected
+from tests.deploy.cpu_blocks_cases import library_or_skip, random_description, with_expected
 from tests.fuzz.strategies import FAST, SLOW, damaged, one_line_or, run_of
 
 BLOCKS = [(STEM, 16, 3, 1, 4, 8, 0), (NONE, 0, 3, 1, 2, 16, 1), (EXPANSION, 24, 5, 2, 3, 16, 1)]
@@ -22,10 +22,7 @@ TYPES = ["int32", "int64", "uint8", "float32", "float16", "float64", "bool", "U5
 
 @pytest.fixture(scope="module")
 def library():
-    library = load_cpu_blocks_library()
-    if library is None:
-        pytest.skip("no C++ compiler")
-    return library
+    return library_or_skip()
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What an output replaces, what it is written into, and what it leaves alone."""
+"""An output replaces files and own folders, is written into devices and fifos, and leaves all else alone."""
 
 import errno
 import json

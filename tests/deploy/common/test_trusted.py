@@ -1,4 +1,4 @@
-"""What becomes code is read only where nobody else can have put it, undamaged, and for what it was made for."""
+"""Code is read only where nobody else can have put it, undamaged, and for what it was made for."""
 
 import os
 

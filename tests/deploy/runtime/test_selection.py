@@ -1,4 +1,4 @@
-"""Which candidates are reported: values out of range, classes by name and id, and NMS across classes by every path."""
+"""Selection of the candidates that are reported: values out of range, classes by name and id, NMS across classes."""
 
 import numpy as np
 import pytest

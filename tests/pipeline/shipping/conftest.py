@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+from tests.pipeline.shipping.small_bundle import NAME, pack
+
 # The last word is the command; all words are in $BOARD/arguments. It breaks in the middle
 # of the copy after $CUT bytes, says $REFUSAL in place of connecting, and ends at the line of a job's log
 # that is $STOP, if it comes. With $FULL the board's disk is full.
@@ -50,3 +52,11 @@ def board(tmp_path, monkeypatch):
     for name in ("REFUSAL", "CUT", "STOP", "FULL"):
         monkeypatch.delenv(name, raising=False)
     return home
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """A small bundle, in a folder of its own."""
+    path = tmp_path / "build" / f"{NAME}.tar.gz"
+    path.parent.mkdir()
+    return pack(path)

@@ -10,19 +10,12 @@ from effedge.deploy.common.cli import UserError
 from effedge.pipeline.shipping.push import deploy
 from effedge.pipeline.shipping.ssh import Board
 from tests.deploy.keys import write_keys
-from tests.pipeline.shipping.test_push import NAME, folder_of, pack
+from tests.pipeline.shipping.small_bundle import NAME, folder_of, pack
 
 
 @pytest.fixture
 def keys(tmp_path):
     return write_keys(tmp_path, "ours")
-
-
-@pytest.fixture
-def archive(tmp_path):
-    path = tmp_path / "build" / f"{NAME}.tar.gz"
-    path.parent.mkdir()
-    return pack(path)
 
 
 def ship(archive, key=None):

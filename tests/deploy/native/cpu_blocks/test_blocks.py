@@ -28,7 +28,7 @@ from effedge.deploy.native.cpu_blocks.description import (
     sample_image,
 )
 from effedge.deploy.timing.machine import cpu
-from tests.deploy.cpu_blocks_cases import random_description, reference, with_expected
+from tests.deploy.cpu_blocks_cases import library_or_skip, random_description, reference, with_expected
 
 # (entry, channels, kernel, stride, squeezed, out_channels, feature) of each block
 CASES = {
@@ -201,10 +201,7 @@ def description():
 
 @pytest.fixture
 def compiled():
-    library = blocks.load_cpu_blocks_library()
-    if library is None:
-        pytest.skip("no C++ compiler")
-    return library
+    return library_or_skip()
 
 
 def test_one_that_gives_something_else_is_not_taken(compiled, description):

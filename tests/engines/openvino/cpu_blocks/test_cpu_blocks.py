@@ -10,7 +10,6 @@ import pytest
 import effedge.deploy.native.cpu_blocks.blocks as blocks_module
 from effedge import Runner
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.native.cpu_blocks.blocks import load_cpu_blocks_library
 from effedge.deploy.native.cpu_blocks.description import EXPANSION, FIELDS, NONE, STEM, relative_error
 from effedge.deploy.runtime import openvino_backend
 from effedge.engines.build import build_engine
@@ -19,7 +18,7 @@ from effedge.engines.openvino.cpu_blocks import choose
 from effedge.engines.openvino.cpu_blocks.find import find_blocks
 from effedge.engines.openvino.fold_dequantize import fold_dequantize
 from effedge.engines.targets import TARGETS
-from tests.deploy.cpu_blocks_cases import random_description, reference
+from tests.deploy.cpu_blocks_cases import library_or_skip, random_description, reference
 from tests.engines.cpu_blocks_graph import head, network
 
 ov = pytest.importorskip("openvino")
@@ -37,10 +36,7 @@ CAPABILITIES, SIXTEEN_BITS = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABIL
 
 @pytest.fixture(scope="module")
 def library():
-    found = load_cpu_blocks_library()
-    if found is None:
-        pytest.skip("no C++ compiler")
-    return found
+    return library_or_skip()
 
 
 @pytest.fixture(scope="module")
