@@ -62,6 +62,12 @@ def other_answer(tmp_path, answer=13):
     return path.read_bytes()
 
 
+def put(path, content):
+    """Puts another file in this one's place: the loaded library stays whole, or its exit would be a bus error."""
+    path.unlink()
+    path.write_bytes(content)
+
+
 def test_it_is_compiled_once(source, compiled, compilations):
     assert load_compiled_library(source, load)() == 42
     assert not compilations and os.listdir(str(compiled.parent)) == [compiled.name]
@@ -73,14 +79,14 @@ def test_any_damage_is_found_and_it_is_compiled_again(source, compiled, compilat
     middle = len(intact) // 2
     flipped = intact[:middle] + bytes([intact[middle] ^ 1]) + intact[middle + 1 :]
     for count, content in enumerate((b"", b"\x7fELF", intact[:-1], intact[:middle], flipped, intact + b"x"), 1):
-        compiled.write_bytes(content)
+        put(compiled, content)
         assert load_compiled_library(source, load)() == 42
         assert len(compilations) == count and compiled.read_bytes() != content
 
 
 def test_a_library_that_somebody_put_there_is_not_loaded(source, compiled, compilations, tmp_path):
     """It has no digest, or that of another library."""
-    compiled.write_bytes(other_answer(tmp_path))
+    put(compiled, other_answer(tmp_path))
     assert load_compiled_library(source, load)() == 42
     other = source._replace(name="another")
     kept = library_path(other)
