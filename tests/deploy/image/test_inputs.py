@@ -125,7 +125,6 @@ def test_tensors_that_are_no_image_any_more():
         ("gone.png", "no such image"),
         (Image.new("F", (4, 4)), "no known white"),
     ],
-    ids=str,
 )
 def test_anything_else_is_refused_by_a_line_that_says_what_to_do(image, words):
     with pytest.raises(UserError, match=words) as caught:
