@@ -14,9 +14,11 @@ import pytest
 from effedge.deploy.common.cli import run
 from effedge.deploy.common.messages import log, show_messages
 
-# A job in the background of a shell starts with Ctrl-C ignored, and its children inherit that; the tests of Ctrl-C need
-# it as it is in a terminal.
+# A job in the background of a shell starts with Ctrl-C ignored, one under nohup with the end of the session, and its
+# children inherit that; the tests of these signals need them as they are in a terminal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SS_DISABLE = 2  # of sigaltstack(2)
 

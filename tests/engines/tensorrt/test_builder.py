@@ -366,8 +366,13 @@ def scaled_by_a_scalar():
 
 @pytest.mark.parametrize(
     "net",
-    [recurrent("LSTM"), recurrent("GRU"), recurrent("RNN"), scaled_by_a_scalar()],
-    ids=["LSTM", "GRU", "RNN", "scalar"],
+    [
+        # TensorRT takes a minute to build each of these two.
+        pytest.param(recurrent("LSTM"), id="LSTM", marks=pytest.mark.slow),
+        pytest.param(recurrent("GRU"), id="GRU", marks=pytest.mark.slow),
+        pytest.param(recurrent("RNN"), id="RNN"),
+        pytest.param(scaled_by_a_scalar(), id="scalar"),
+    ],
 )
 def test_loops_and_scalars_build(net, tmp_path):
     nodes, inputs, outputs, constants = net
