@@ -13,6 +13,7 @@ from effedge.calibration.ranges.samples import spread
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.files import atomic_file, write_json
 from effedge.deploy.common.paths import inside
+from effedge.pipeline.request import Checkpoint, OnnxFile
 from effedge.pipeline.weights.locate import locate_weights
 
 
@@ -55,11 +56,25 @@ CASES = {
 
 
 class LocatedCase(NamedTuple):
-    """A case's weights and data on this machine, as the chain and the evaluation take them."""
+    """A model and its data on this machine, as the chain and the evaluation take them.
 
-    weights: str
+    calibration: None for the images that come with the weights.
+    evaluation: name -> labelled images.
+    """
+
+    name: str
+    source: Checkpoint | OnnxFile
     calibration: Path | None
     evaluation: dict[str, str]
+
+    @property
+    def model(self) -> str:
+        """The model's name, or that of its file."""
+        return self.source.model if isinstance(self.source, Checkpoint) else self.source.path.stem
+
+    @property
+    def weights(self) -> str:
+        return self.source.weights if isinstance(self.source, Checkpoint) else str(self.source.path)
 
 
 def locate(case: Case, data: Path | None, bccd_weights: Path | None, lists: Path) -> LocatedCase:
@@ -76,8 +91,9 @@ def locate(case: Case, data: Path | None, bccd_weights: Path | None, lists: Path
     weights = case.weights or (str(bccd_weights) if bccd_weights else None)
     if weights is None:
         raise UserError(f"no checkpoint: give a {case.model} trained on bccd/train.json with BCCD (--bccd-weights)")
+    source = Checkpoint(case.model, weights)
     if case.folder is None:
-        return LocatedCase(weights, None, case.evaluation)
+        return LocatedCase(case.name, source, None, case.evaluation)
     if data is None or not (data / case.folder).is_dir():
         reason = f"'{data}' has none" if data else "the variable is not set"
         raise UserError(f"its images are {case.folder}/ in the folder that EFFEDGE_DATA names, and {reason}")
@@ -88,7 +104,7 @@ def locate(case: Case, data: Path | None, bccd_weights: Path | None, lists: Path
     if case.held_out:
         [(name, table)] = evaluation.items()
         calibration, evaluation[name] = split_table(table, lists, case.held_out)
-    return LocatedCase(weights, calibration, {name: str(path) for name, path in evaluation.items()})
+    return LocatedCase(case.name, source, calibration, {name: str(path) for name, path in evaluation.items()})
 
 
 def split_table(table: Path, out: Path, count: int) -> tuple[Path, Path]:

@@ -24,11 +24,11 @@ from effedge.deploy.runtime.manifest import parse_manifest
 from effedge.engines.stage import record_path, run_stage
 from effedge.engines.targets import PRECISIONS, TARGETS
 from effedge.pipeline.chain import CALIBRATION_IMAGES, calibration_images, run_chain
-from effedge.pipeline.evaluation.evaluate import evaluate_engine, log_evaluated
-from effedge.pipeline.reports.accuracy.cases import Case, LocatedCase
+from effedge.pipeline.evaluation.evaluate import Evaluation, evaluate_engine, log_evaluated
+from effedge.pipeline.reports.accuracy.cases import LocatedCase
 from effedge.pipeline.reports.accuracy.other_runtimes import evaluate_file
 from effedge.pipeline.reports.accuracy.own_process import in_own_process
-from effedge.pipeline.request import Checkpoint, Request
+from effedge.pipeline.request import OnnxFile, Request
 
 # peer -> the file that it writes
 PEERS = {"nncf": "model.xml", "onnxruntime": "model.onnx", "modelopt": "model.onnx", "modelopt_max": "model.onnx"}
@@ -40,9 +40,7 @@ REMEDY = "remove it"
 FIGURE = {"detection": "AP", "classification": "top-1"}
 
 
-def measure(
-    case: Case, located: LocatedCase, *, out: Path, peers: Mapping[str, Path], limit: int | None
-) -> list[dict[str, Any]]:
+def measure(case: LocatedCase, *, out: Path, peers: Mapping[str, Path], limit: int | None) -> list[dict[str, Any]]:
     """Builds all engines of a case, where that is not done already, and evaluates them.
 
     Args:
@@ -53,51 +51,73 @@ def measure(
     Returns:
         For every data set of the evaluation a row of JSON values: case, model, weights, data, figure ("AP" or "top-1"),
         images (their number), calibration {images, seconds, peak_mib, int8_macs, ...}, peers {name: {seconds,
-        peak_mib, versions}}, symmetric_calibration, results {variant: as
+        peak_mib, versions}, or {failed} with the reason}, symmetric_calibration, results {variant: as
         `effedge.pipeline.evaluation.evaluate.evaluate_engine`}. The variants are the precisions; int8_symmetric (as
         TensorRT takes it, run on the CPU); both INT8 variants with _onnxruntime (the INT8 ONNX on ONNX Runtime); and
         the peers.
     """
-    checkpoint = Checkpoint(case.model, located.weights)
-    request = Request(checkpoint, "int8", TARGETS["cpu"], out, calibration=located.calibration)
+    request = Request(case.source, "int8", TARGETS["cpu"], out, calibration=case.calibration)
     requests = {precision: dataclasses.replace(request, precision=precision) for precision in PRECISIONS}
     requests[SYMMETRIC] = dataclasses.replace(request, target=LIKE_GPUS)
     engines = {variant: in_own_process(run_chain, variant_request) for variant, variant_request in requests.items()}
     folder = engines["int8"].parent
     manifest = parse_manifest(engines["int8"])
     files = {f"{variant}_onnxruntime": folder / f"{name}.onnx" for variant, name in CALIBRATED.items()}
-    reports = {}
+    reports: dict[str, dict[str, Any]] = {}
     if peers:
-        data = located.calibration or calibration_images(checkpoint, needed=True)
-        assert data is not None
-        images = usable_images(list_images(data, count=CALIBRATION_IMAGES), data)
-        inputs = in_own_process(calibration_inputs, images, manifest["spec"], folder)
+        inputs = in_own_process(calibration_inputs, calibration_files(case), manifest["spec"], folder)
         for peer, python in peers.items():
-            files[peer] = make_peer(peer, python, folder / "simplified.onnx", inputs) / PEERS[peer]
-            reports[peer] = peer_report(files[peer].parent)
+            try:
+                model = make_peer(peer, python, folder / "simplified.onnx", inputs) / PEERS[peer]
+            except UserError as failure:
+                reports[peer] = left_out(peer, case, failure)
+            else:
+                files[peer], reports[peer] = model, peer_report(model.parent)
 
     calibrations = {
         variant: in_own_process(calibration_report, folder / f"{name}.onnx") for variant, name in CALIBRATED.items()
     }
     rows = []
-    for name, data_path in located.evaluation.items():
-        results = {}
+    for name, data_path in case.evaluation.items():
+        results: dict[str, Evaluation] = {}
         for variant, path in {**engines, **files}.items():
             say(f"{case.name}: evaluating {variant} on {name}")
-            if variant in engines:
-                result = in_own_process(evaluate_engine, path, data_path, limit=limit)
-            else:
-                result = in_own_process(evaluate_file, path, manifest, data_path, limit=limit)
+            try:
+                if variant in engines:
+                    result = in_own_process(evaluate_engine, path, data_path, limit=limit)
+                else:
+                    result = in_own_process(evaluate_file, path, manifest, data_path, limit=limit)
+            except UserError as failure:
+                if variant not in peers:
+                    raise
+                reports[variant] = left_out(variant, case, failure)
+                continue
             results[variant] = result
             log_evaluated(result)
             figure = FIGURE[result["task"]]
             say(f"{case.name}: {variant} on {name}: {figure} {result['figures'][figure]} in {result['seconds']:.0f} s")
         rows.append({
-            "case": case.name, "model": case.model, "weights": located.weights, "data": name, "figure": figure,
+            "case": case.name, "model": case.model, "weights": case.weights, "data": name, "figure": figure,
             "images": result["images"], "calibration": calibrations["int8"],
             "symmetric_calibration": calibrations[SYMMETRIC], "peers": reports, "results": results,
         })  # fmt: skip
     return rows
+
+
+def left_out(peer: str, case: LocatedCase, failure: UserError) -> dict[str, Any]:
+    """Returns the report of a peer that failed, and notes it: that is a result of the table, and not its end."""
+    log.warning(f"note: {peer} of {case.name} is left out: {failure}")
+    return {"failed": str(failure)}
+
+
+def calibration_files(case: LocatedCase) -> list[Path]:
+    """Lists the images that effedge calibrates with, for the peers."""
+    data = case.calibration
+    if data is None:
+        assert not isinstance(case.source, OnnxFile)  # the chain has refused it
+        data = calibration_images(case.source, needed=True)
+        assert data is not None
+    return usable_images(list_images(data, count=CALIBRATION_IMAGES), data)
 
 
 def say(line: str) -> None:

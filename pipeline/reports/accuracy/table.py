@@ -27,7 +27,9 @@ def number(figure: float | None) -> str:
 
 
 def cost(calibration: dict[str, Any]) -> str:
-    """Formats the seconds and the peak memory of a calibration."""
+    """Formats the seconds and the peak memory of a calibration; "failed" for a peer that did not finish."""
+    if "failed" in calibration:
+        return "failed"
     return f"{calibration['seconds']:.0f} s, {calibration['peak_mib']} MiB"
 
 

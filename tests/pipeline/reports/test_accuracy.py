@@ -18,13 +18,14 @@ from effedge.calibration.ranges.samples import list_images
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.messages import log
 from effedge.pipeline.datasets.read import read_data
-from effedge.pipeline.reports.accuracy import command as command
-from effedge.pipeline.reports.accuracy.cases import CASES, locate, split_table
+from effedge.pipeline.reports.accuracy import command, measure
+from effedge.pipeline.reports.accuracy.cases import CASES, LocatedCase, locate, split_table
 from effedge.pipeline.reports.accuracy.measure import find_peers, run_peer
 from effedge.pipeline.reports.accuracy.other_runtimes import evaluate_file
 from effedge.pipeline.reports.accuracy.own_process import in_own_process
 from effedge.pipeline.reports.accuracy.peers import after_last_layers, onnx_nodes
 from effedge.pipeline.reports.accuracy.table import markdown
+from effedge.pipeline.request import Checkpoint
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_the_split_is_disjoint_whole_and_the_same_each_time(data, tmp_path):
 
 
 def test_a_row_whose_data_or_weights_are_missing_is_left_out_with_a_note(data, tmp_path, capsys):
-    assert list(command.locate_all(list(CASES), None, None, tmp_path)) == ["d0-digits", "b0-digits"]
+    assert [each.name for each in command.locate_all(list(CASES), None, None, tmp_path)] == ["d0-digits", "b0-digits"]
     notes = capsys.readouterr().err.splitlines()
     assert len(notes) == 2
     assert notes[0].startswith("note: lite0-imagenet is left out: ") and "EFFEDGE_DATA" in notes[0]
@@ -58,12 +59,87 @@ def test_a_row_whose_data_or_weights_are_missing_is_left_out_with_a_note(data, t
 
     (tmp_path / "bccd.safetensors").touch()
     kept = command.locate_all(list(CASES), data, tmp_path / "bccd.safetensors", tmp_path)
-    assert list(kept) == ["d0-digits", "b0-digits", "lite0-imagenet"]
+    assert [each.name for each in kept] == ["d0-digits", "b0-digits", "lite0-imagenet"]
     assert "bccd/ in the folder" in capsys.readouterr().err
     (data / "bccd").mkdir()
-    kept = command.locate_all(["det-lite0-bccd"], data, tmp_path / "bccd.safetensors", tmp_path)["det-lite0-bccd"]
-    assert kept.calibration == data / "bccd" / "train.json" and kept.weights == str(tmp_path / "bccd.safetensors")
+    [kept] = command.locate_all(["det-lite0-bccd"], data, tmp_path / "bccd.safetensors", tmp_path)
+    assert (
+        kept.calibration == data / "bccd" / "train.json"
+        and kept.weights == str(tmp_path / "bccd.safetensors")
+        and kept.model == "det-lite0"
+    )
     assert kept.evaluation == {f"BCCD {split}": str(data / "bccd" / f"{split}.json") for split in ("val", "test")}
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """A classifier's labelled images: two folders of one image each."""
+    for name, colour in {"red": (255, 0, 0), "green": (0, 255, 0)}.items():
+        (tmp_path / "labelled" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 32), colour).save(tmp_path / "labelled" / name / "0.png")
+    return tmp_path / "labelled"
+
+
+def test_a_row_of_ones_own_is_an_onnx_file_or_a_checkpoint_with_its_images(tmp_path, labelled, monkeypatch):
+    measured = []
+
+    def measure(case, *, out, peers, limit):
+        measured.append(case)
+        return [made_up_row("top-1", fp32=0.5, fp16=0.5, int8=0.5)]
+
+    monkeypatch.setattr(command, "measure", measure)
+    images = ["--calibration", str(tmp_path), "--validation", str(labelled)]
+    for own in (["--onnx", "net/tiny.onnx", "--head", "yolox"], ["--model", "b0", "--weights", "b0.safetensors"]):
+        monkeypatch.setattr("sys.argv", ["accuracy", *own, *images])
+        command.main()
+    onnx, checkpoint = measured
+    assert (onnx.name, onnx.model, onnx.weights, onnx.source.head) == ("tiny", "tiny", "net/tiny.onnx", "yolox")
+    assert (checkpoint.model, checkpoint.weights) == ("b0", "b0.safetensors")
+    assert onnx.calibration == tmp_path and onnx.evaluation == {"labelled": str(labelled)}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--onnx", "a.onnx", "--model", "b0"], "either --onnx FILE or --model NAME"),
+        (["--head", "yolox"], "either --onnx FILE or --model NAME"),
+        (["--onnx", "a.onnx", "--weights", "w"], "--weights is not for --onnx"),
+        (["--model", "b0", "--weights", "w", "--head", "yolox"], "--head is not for --model"),
+        (["--onnx", "a.onnx", "--calibration", "."], "needs --validation"),
+        (["--model", "b0", "--calibration", ".", "--validation", "."], "needs --weights"),
+        (["--onnx", "a.onnx", "--calibration", ".", "--validation", "gone.json"], "'gone.json' does not exist"),
+    ],
+)
+def test_half_a_row_is_one_line(options, words, call_main):
+    status, _, err = call_main(command.main, *options)
+    assert status == 2 and words in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_peer_that_fails_is_a_note_and_the_table_goes_on(tmp_path, labelled, monkeypatch, caplog):
+    """Engines and evaluation are stand-ins; the peer's Python ends with an error."""
+    failing = tmp_path / "python"
+    failing.write_text(
+        "#!/bin/sh\ncase \"$*\" in *--versions) echo '{}';; *) echo no such operator >&2; exit 1;; esac\n"
+    )
+    failing.chmod(0o755)
+    (tmp_path / "inputs.npy").touch()
+    (tmp_path / "simplified.onnx").touch()
+    evaluated = {"task": "classification", "images": 2, "seconds": 1.0, "figures": {"top-1": 0.5}, "unread": []}
+    answers = {
+        "run_chain": tmp_path / "int8-cpu",
+        "calibration_inputs": tmp_path / "inputs.npy",
+        "calibration_report": {"int8_macs": 0.9, "seconds": 3.0, "peak_mib": 10},
+        "evaluate_engine": evaluated,
+        "evaluate_file": evaluated,
+    }
+    monkeypatch.setattr(measure, "in_own_process", lambda function, *words, **options: answers[function.__name__])
+    monkeypatch.setattr(measure, "parse_manifest", lambda folder: {"spec": {}})
+    case = LocatedCase("own", Checkpoint("b0", "b0.safetensors"), labelled / "red", {"labelled": str(labelled)})
+    with caplog.at_level("WARNING", "effedge"):
+        rows = measure.measure(case, out=tmp_path, peers={"nncf": failing}, limit=None)
+    assert "nncf of own is left out" in caplog.text and "no such operator" in caplog.text
+    assert rows[0]["peers"]["nncf"].keys() == {"failed"} and "nncf" not in rows[0]["results"]
+    assert "nncf failed" in markdown(rows)
 
 
 def made_up_row(figure, **figures):
@@ -195,7 +271,7 @@ def test_ctrl_c_ends_the_process_too():
 
 
 def test_the_script_prints_only_the_table_to_stdout_and_writes_all_figures(tmp_path, monkeypatch, capsys):
-    def measure(case, found, *, out, peers, limit):
+    def measure(case, *, out, peers, limit):
         log.info("a stage's own line")
         return [made_up_row("AP", fp32=0.5, fp16=0.5, int8=0.5)]
 
