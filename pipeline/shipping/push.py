@@ -160,7 +160,7 @@ def install(archive: Path, board: Board, names: dict[str, str], iterations: int 
 
     Args: as of `deploy`, and what `names_there` returns.
     """
-    free, state = board.run(INSPECT.format(**names)).decode().split()[-2:]
+    free, state = board.run(INSPECT.format(**names)).decode().split()
     if state == "whole":
         log.info(f"copy: up to date, {board.host}:effedge/{names['name']}")
     else:

@@ -15,6 +15,7 @@ from typing import Any
 
 from effedge.deploy.common.cli import UserError
 
+BEGIN = "effedge: the script's output begins"  # what a shell there prints at its start comes before this line
 LOST = 255  # ssh's own exit status: no connection, or a connection that broke
 # A silent connection counts as broken after half a minute.
 OPTIONS = (
@@ -70,10 +71,10 @@ class Board:
             ConnectionLost: without a connection.
             UserError: a script that fails, with its last message.
         """
-        with self.open(script, stdin=subprocess.PIPE) as process:
+        with self.open(f"echo {shlex.quote(BEGIN)}\n{script}", stdin=subprocess.PIPE) as process:
             output, messages = process.communicate(data)
         self.check(process.returncode, messages)
-        return output
+        return output.partition(f"{BEGIN}\n".encode())[2]
 
     @contextlib.contextmanager
     def open(self, script: str, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:

@@ -10,11 +10,12 @@ from tests.pipeline.shipping.small_bundle import NAME, pack
 
 # The last word is the command; all words are in $BOARD/arguments. It breaks in the middle
 # of the copy after $CUT bytes, says $REFUSAL in place of connecting, and ends at the line of a job's log
-# that is $STOP, if it comes. With $FULL the board's disk is full.
+# that is $STOP, if it comes. With $FULL the board's disk is full. The shell there prints $GREETING at its start.
 SSH = r"""#!/bin/sh
 for command; do :; done
 echo "$*" | head -n 1 >> "$BOARD/arguments"
 if [ -n "$REFUSAL" ]; then echo "$REFUSAL" >&2; exit 255; fi
+if [ -n "$GREETING" ]; then echo "$GREETING"; fi
 cd "$BOARD" || exit 1
 HOME=$BOARD
 export HOME
@@ -49,7 +50,7 @@ def board(tmp_path, monkeypatch):
     (commands / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
     monkeypatch.setenv("BOARD", str(home))
-    for name in ("REFUSAL", "CUT", "STOP", "FULL"):
+    for name in ("REFUSAL", "CUT", "STOP", "FULL", "GREETING"):
         monkeypatch.delenv(name, raising=False)
     return home
 

@@ -61,6 +61,16 @@ def test_a_second_run_copies_nothing(call, board):
     assert "cat >>" not in "".join((board / "arguments").read_text().splitlines()[4:])
 
 
+def test_what_a_shell_there_prints_at_its_start_is_no_part_of_an_answer(call, archive, board, monkeypatch):
+    monkeypatch.setenv("GREETING", "Welcome to the board\n12 34")
+    status, out, err = call()
+    assert (status, err) == (0, "")
+    folder = archive.parent / "net-int8-jetson-orin@board"
+    assert out.splitlines()[-1] == str(folder) and names_in(folder) == sorted(
+        name.split("/")[-1] for name in push.RESULTS
+    )
+
+
 def test_a_cut_copy_is_one_line_and_the_second_run_goes_on(call, archive, board, monkeypatch):
     monkeypatch.setenv("CUT", "200000")
     status, _, err = call()
