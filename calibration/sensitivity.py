@@ -24,6 +24,7 @@ from effedge.deploy.common.plot import check_plot_path, figure_at
 
 WORST = 20
 INT8 = "INT8"
+MOST_NAMES = 4  # of a group's layers, in the plot
 WIDTH = 60  # of the layers' names, in the table
 
 
@@ -165,17 +166,45 @@ def shorten_names(names: list[str]) -> str:
     return names[0][: WIDTH - len(more)] + more
 
 
+def layer_names(names: Sequence[str]) -> str:
+    """Writes the names of a group's layers for a plot: what all of them begin with only once, and MOST_NAMES of them.
+
+    >>> layer_names(["/backbone/blocks.0/conv_dw", "/backbone/blocks.0/conv_pw"])
+    'backbone.blocks.0: conv_dw, conv_pw'
+    >>> layer_names(["/head/Conv"])
+    'head.Conv'
+    """
+    parts = [name.strip("/").replace("/", ".").split(".") for name in names]
+    if len(parts) == 1:
+        return ".".join(parts[0])
+    common = 0
+    while all(len(each) > common + 1 for each in parts) and len({each[common] for each in parts}) == 1:
+        common += 1
+    own = [".".join(each[common:]) for each in parts]
+    if len(own) > MOST_NAMES:
+        own = [*own[: MOST_NAMES - 1], f"{len(own) - MOST_NAMES + 1} more"]
+    head = ".".join(parts[0][:common])
+    return f"{head}: {', '.join(own)}" if head else ", ".join(own)
+
+
 def draw(rows: Sequence[RankedRow], path: Path) -> None:
-    """Draws the drops, or without them the gains, as bars into an image; UserError as
+    """Draws the drops, or without them the gains on a logarithmic axis, as bars into an image; UserError as
     `effedge.deploy.common.plot.figure_at`."""
     key = ranking_key(rows)
-    with figure_at(path, 10, 1.2 + 0.28 * len(rows)) as figure:
+    with figure_at(path, 10, 1.5 + 0.28 * len(rows)) as figure:
         axes = figure.subplots()
         for label, colour in ((INT8, "tab:blue"), ("16 bit", "tab:orange")):
             labelled = [row for row in rows if row["kept"].startswith(label) and row[key] is not None]
             if labelled:
                 axes.barh([row["rank"] for row in labelled], [row[key] for row in labelled], color=colour, label=label)
-        axes.set_yticks([row["rank"] for row in rows], [shorten_names(row["layers"]) for row in rows], fontsize=8)
-        axes.invert_yaxis()
-        axes.set_xlabel("points lost by itself in INT8" if key == "drop" else "share of the output error")
-        axes.legend(loc="lower right")
+        axes.set_yticks([row["rank"] for row in rows], [layer_names(row["layers"]) for row in rows], fontsize=8)
+        axes.set_ylim(rows[-1]["rank"] + 0.7, rows[0]["rank"] - 0.7)  # the rows without a bar too; the worst on top
+        axes.set(title="Layers by their cost in INT8, worst first", ylabel="layers that share a scale")
+        if key == "drop":
+            axes.set_xlabel("points of accuracy lost by this group alone in INT8")
+        else:
+            # The gains span decades: on a linear axis the first bar hides the rest.
+            axes.set_xscale("log")
+            axes.set_xlabel("share of the output error by this group alone in INT8, of 1 (logarithmic)")
+        axes.grid(axis="x", alpha=0.3)
+        axes.legend(title="kept in", loc="lower right")

@@ -37,7 +37,13 @@ class CocoMetrics(NamedTuple):
 
 
 def coco_metrics(data: DataSet, detections: Sequence[ImageDetections]) -> CocoMetrics:
-    """Compares the detections in the data's images, in their order, with the annotations.
+    """Compares the detections in the data's images, in their order, with the annotations."""
+    return metrics_of(run_cocoeval(data, detections), data)
+
+
+def run_cocoeval(data: DataSet, detections: Sequence[ImageDetections]) -> COCOeval:
+    """Returns pycocotools' evaluation of the detections in the data's images, in their order; its category k is the
+    data's class id k.
 
     Ignored objects (crowds, VOC's difficult ones) count neither as missed nor, when they are detected, as mistakes.
     """
@@ -59,6 +65,11 @@ def coco_metrics(data: DataSet, detections: Sequence[ImageDetections]) -> CocoMe
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
+    return evaluation
+
+
+def metrics_of(evaluation: COCOeval, data: DataSet) -> CocoMetrics:
+    """Reads the figures of an evaluation of the data."""
     # precision is [IoU, recall, class, area, boxes an image]; the first area is "all", the last number of boxes 100.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     return CocoMetrics(

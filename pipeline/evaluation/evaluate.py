@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from effedge.deploy.image.detections import Detections
     from effedge.deploy.image.inputs import ImageLike
     from effedge.pipeline.datasets.records import DataSet
+    from effedge.pipeline.evaluation.coco_metrics import ImageDetections
 
 # A detector or classifier of effedge.deploy, or a function that answers as one does: images -> results in their order.
 Result: TypeAlias = "Detections | Classification"
@@ -207,7 +208,15 @@ def scores_of(data: DataSet, model_class_ids: Sequence[int | None], results: Seq
 
 def detection_scores(data: DataSet, model_class_ids: Sequence[int | None], results: Sequence[Detections]) -> Scores:
     """Computes COCO's figures; detections of a class that the data does not have are left out."""
-    from effedge.pipeline.evaluation.coco_metrics import ImageDetections, coco_metrics
+    from effedge.pipeline.evaluation.coco_metrics import coco_metrics
+
+    metrics = coco_metrics(data, with_data_ids(model_class_ids, results))
+    return {"figures": metrics.figures, "per_class": metrics.per_class}
+
+
+def with_data_ids(model_class_ids: Sequence[int | None], results: Sequence[Detections]) -> list[ImageDetections]:
+    """Converts detections to the data's class ids; those of a class that the data does not have are left out."""
+    from effedge.pipeline.evaluation.coco_metrics import ImageDetections
 
     data_ids = {model_id: data_id for data_id, model_id in enumerate(model_class_ids) if model_id is not None}
     detections = []
@@ -215,8 +224,7 @@ def detection_scores(data: DataSet, model_class_ids: Sequence[int | None], resul
         class_ids = np.array([data_ids.get(class_id, -1) for class_id in result.classes.tolist()], np.int64)
         in_data = class_ids >= 0
         detections.append(ImageDetections(result.boxes[in_data], result.scores[in_data], class_ids[in_data]))
-    metrics = coco_metrics(data, detections)
-    return {"figures": metrics.figures, "per_class": metrics.per_class}
+    return detections
 
 
 def classification_scores(

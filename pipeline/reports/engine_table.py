@@ -102,7 +102,17 @@ def fp32_twin(engine: Path, request: Request) -> list[Path]:
 
 
 def shares_of_work(simplified: Path, manifests: Sequence[Manifest]) -> list[str]:
-    """Computes for each engine the share of multiply-accumulates by the precision that their layers were built in.
+    """Writes each engine's shares of `work_by_precision`, without those below half a per cent."""
+    texts = []
+    for shares in work_by_precision(simplified, manifests):
+        ordered = sorted(shares.items(), key=lambda item: -item[1])
+        texts.append(", ".join(f"{kind} {100 * share:.0f}%" for kind, share in ordered if share >= 0.005) or DASH)
+    return texts
+
+
+def work_by_precision(simplified: Path, manifests: Sequence[Manifest]) -> list[dict[str, float]]:
+    """Computes for each engine the share of multiply-accumulates by the precision that their layers were built in; an
+    empty dict where it is not known.
 
     Layers are known by their names in the simplified ONNX, which all precisions share (OpenVINO names the last one by
     its output); those that the engine does not list count as unknown.
@@ -113,21 +123,20 @@ def shares_of_work(simplified: Path, manifests: Sequence[Manifest]) -> list[str]
     try:
         model = onnx_file.load(simplified)
     except UserError:  # no file that a pass can read
-        return [DASH for _ in manifests]
+        return [{} for _ in manifests]
     work, outputs = macs(model), {node.name: node.outputs[0].name for node in model.graph}
     total = sum(work.values())
     if not total:
-        return [DASH for _ in manifests]
-    texts = []
+        return [{} for _ in manifests]
+    by_engine = []
     for manifest in manifests:
         built = {layer["name"]: layer["precision"] for layer in manifest["precision"]["layers"]}
         shares: dict[str, float] = {}
         for name, count in work.items():
             kind = built.get(name) or built.get(str(outputs.get(name)), UNREADABLE)
             shares[kind] = shares.get(kind, 0) + count / total
-        ordered = sorted(shares.items(), key=lambda item: -item[1])
-        texts.append(", ".join(f"{kind} {100 * share:.0f}%" for kind, share in ordered if share >= 0.005))
-    return texts
+        by_engine.append(shares)
+    return by_engine
 
 
 def timed(engines: Sequence[Path], notes: list[str]) -> list[Latency | None]:

@@ -10,20 +10,20 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from markupsafe import Markup
+
 from effedge.deploy.timing.board_notes import board_lines
+from effedge.pipeline.reports.report.render import render
 from effedge.pipeline.shipping.proof_report import HEADER, Report, Row, cells, readme_row
 
+# Beside the style of every page (pipeline/reports/report/style.css).
 STYLE = """
-:root { color-scheme: light dark; --line: #8886; --accent: #3a6ea5; --warm: #c2571a; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; } .wide { overflow-x: auto; }
-th, td { border-bottom: 1px solid var(--line); padding: .35rem .6rem; text-align: left; vertical-align: top; }
-td:nth-child(n+3):nth-child(-n+6) { text-align: right; } tr.failed td { color: var(--warm); }
-pre { overflow-x: auto; background: #8881; padding: .6rem; } figure { margin: 1rem 0; }
-svg { width: 100%; height: auto; } svg text { font-size: 11px; fill: currentColor; }
-.bar { fill: var(--accent); } .tail { fill: var(--accent); opacity: .35; } .grid { stroke: var(--line); }
-.p50, .p99, .hot { fill: none; stroke-width: 1.5; } .p50 { stroke: var(--accent); }
-.p99 { stroke: var(--accent); opacity: .5; } .hot { stroke: var(--warm); }
+td:nth-child(n+3):nth-child(-n+6) { text-align: right; } td:nth-last-child(-n+2) { min-width: 14rem; }
+figure { margin: 1rem 0; overflow-x: auto; } figure svg { min-width: 44rem; } tr.failed td { color: var(--worse); }
+pre { overflow-x: auto; background: var(--plate); padding: .6rem; }
+.bar { fill: var(--c0); } .tail { fill: var(--c0); opacity: .35; }
+.p50, .p99, .hot { fill: none; stroke-width: 1.5; } .p50 { stroke: var(--c0); }
+.p99 { stroke: var(--c0); opacity: .5; } .hot { stroke: var(--c1); }
 """
 WIDTH, BAR, LABELS = 760, 22, 190  # of the charts, in pixels
 CHART, MARGIN = 200, 44
@@ -45,9 +45,7 @@ def page(report: Report) -> str:
         "<h2>The row for the README</h2>",
         f"<pre>{escape(readme_row(report))}</pre>",
     ]
-    title = escape(f"effedge on {name}")
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
-    return f"<!doctype html>\n<html lang=en><head>{head}<style>{STYLE}</style></head>\n<body>\n{join(parts)}\n</body>\n"
+    return render("page.html", {"title": f"effedge on {name}", "style": Markup(STYLE), "body": Markup(join(parts))})
 
 
 def join(parts: Sequence[str]) -> str:

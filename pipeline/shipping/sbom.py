@@ -37,22 +37,33 @@ def recorded_tools(artefact: Path) -> list[str]:
 
     A record counts only if it vouches for its file, so there are none for a file of the user's own.
     """
-    made_as = {}
-    for path in artefact.parent.glob("*.json"):
-        record = read_dict(path)
-        if isinstance(record.get("sha256"), str) and isinstance(record.get("key"), dict):
-            made_as[record["sha256"]] = record["key"]
     digest = sha256(artefact)
-    waiting = [digest] if read_dict(record_path(artefact)).get("sha256") == digest else []
-    found: set[str] = set()
+    if read_dict(record_path(artefact)).get("sha256") != digest:
+        return []
+    records = recorded_stages(artefact.parent, digest)
+    return sorted({f"{name} {version}" for record in records for name, version in record["key"]["tools"].items()})
+
+
+def recorded_stages(folder: Path, digest: str) -> list[dict[str, Any]]:
+    """Returns the stages' records in a folder that lead to the artefact with this SHA-256, the last stage first.
+
+    Each is as engines/stage.py wrote it, with "artefact", the name of the file that it is of. Damaged ones are left
+    out.
+    """
+    made_as = {}
+    for path in folder.glob("*.json"):
+        record = read_dict(path)
+        key = record.get("key")
+        parts = [key.get(name) for name in ("inputs", "options", "tools")] if isinstance(key, dict) else [None]
+        if isinstance(record.get("sha256"), str) and all(isinstance(part, dict) for part in parts):
+            made_as[record["sha256"]] = {**record, "artefact": path.stem}
+    waiting, found = [digest], []
     while waiting:
-        key = made_as.pop(waiting.pop(), {})
-        tools, inputs = key.get("tools"), key.get("inputs")
-        if isinstance(tools, dict):
-            found |= {f"{name} {version}" for name, version in tools.items()}
-        if isinstance(inputs, dict):
-            waiting += [value for value in inputs.values() if isinstance(value, str)]
-    return sorted(found)
+        record = made_as.pop(waiting.pop(0), {})
+        if record:
+            found.append(record)
+            waiting += [value for value in record["key"]["inputs"].values() if isinstance(value, str)]
+    return found
 
 
 def bill_of_materials(

@@ -1,5 +1,6 @@
 """The table, the JSON and the plot of a report whose numbers are known."""
 
+import doctest
 import json
 import sys
 from functools import partial
@@ -7,7 +8,16 @@ from functools import partial
 import onnx
 import pytest
 
-from effedge.calibration.sensitivity import add_drops, format_table, main, rank_groups, shorten_names
+from effedge.calibration import sensitivity
+from effedge.calibration.sensitivity import (
+    add_drops,
+    draw,
+    format_table,
+    layer_names,
+    main,
+    rank_groups,
+    shorten_names,
+)
 from effedge.deploy.common.contracts import CALIBRATION_KEY
 from tests.calibration import networks
 
@@ -77,6 +87,29 @@ def test_the_plot_is_an_image(call, saved, tmp_path):
     assert call(saved(REPORT), "--plot", tmp_path / "s.png")[0] == 0
     with Image.open(tmp_path / "s.png") as image:
         assert image.width > 500
+
+
+def test_the_plot_of_gains_is_logarithmic_and_names_its_axes(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: (drawn.append(self), path.write_bytes(b"x")))
+    rows = rank_groups(REPORT)
+    draw(rows, tmp_path / "s.png")
+    draw(add_drops(rows, [69.0, None, 69.5], 70.0), tmp_path / "s.png")
+    gains, drops = (figure.axes[0] for figure in drawn)
+    assert gains.get_xscale() == "log" and "share of the output error" in gains.get_xlabel() and gains.get_title()
+    assert drops.get_xscale() == "linear" and "points" in drops.get_xlabel() and drops.get_ylabel()
+    top, bottom = drops.get_ylim()[1], drops.get_ylim()[0]
+    assert top < 1 and bottom > 3  # three rows, the worst on top, and room for the one without a bar
+
+
+def test_layers_are_named_without_what_all_names_begin_with():
+    assert doctest.testmod(sensitivity).failed == 0
+    names = [f"/backbone/blocks.{index}/conv" for index in range(6)]
+    assert layer_names(names) == "backbone.blocks: 0.conv, 1.conv, 2.conv, 3 more"
+    assert layer_names(["a.b", "c.d"]) == "a.b, c.d"
 
 
 def test_gains_of_zero_are_explained_in_one_line(call, saved, tmp_path):

@@ -95,8 +95,10 @@ def plot(costs: Sequence[Cost], precision: str, path: Path) -> None:
             times.plot(batches, [cost.milliseconds / cost.batch for cost in of_model], marker="o", label=model)
             memory.plot(batches, [cost.memory_mib for cost in of_model], marker="o", label=model)
         for axes, label in ((times, "ms an image"), (memory, "peak memory, MiB")):
-            axes.set_xlabel("batch")
+            axes.set_xlabel("batch, images a run")
+            axes.set_xticks(sorted({cost.batch for cost in costs}))
             axes.set_ylabel(label)
             axes.set_ylim(bottom=0)
-        memory.legend()  # one legend is enough, and the upper left of this plot is free
+            axes.grid(alpha=0.3)
+        memory.legend(title="model")  # one legend is enough, and the upper left of this plot is free
         figure.suptitle(f"{precision} on {machine()['cpu']}, {machine()['cores']} cores")
