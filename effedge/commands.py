@@ -53,6 +53,8 @@ GROUPS: Dict[str, Dict[str, Command]] = {
         "predict": Command("effedge.deploy.predict", "what an engine detects in images, video or a camera"),
         "evaluate": Command("effedge.pipeline.evaluation.evaluate", "an engine's COCO AP or top-1 on labelled images"),
         "latency": Command("effedge.deploy.latency", "an engine's latency in percentiles, step by step"),
+        "serve": Command("effedge.deploy.serving.serve", "an engine as an HTTP service, in KServe's v2 protocol"),
+        "demo": Command("effedge.deploy.serving.demo", "engines side by side in a browser: images, webcam, latencies"),
         "sign": Command("effedge.deploy.sign", "signs an engine or a bundle with a private key"),
         "verify": Command(
             "effedge.deploy.verify", "fails unless an engine or a bundle is signed by a trusted key, and unchanged"
@@ -66,6 +68,9 @@ GROUPS: Dict[str, Dict[str, Command]] = {
         "crops": Command("effedge.pipeline.datasets.crops", "a detector's data cut into a classifier's"),
     },
     "Reports": {
+        "report": Command(
+            "effedge.pipeline.reports.report.command", "engines compared on labelled images, as one HTML file"
+        ),
         "sensitivity": Command("effedge.calibration.sensitivity", "each layer's output error in INT8, worst first"),
         "layer-accuracy": Command(
             "effedge.pipeline.reports.layer_accuracy", "each layer's loss of AP or top-1 in INT8"

@@ -1,32 +1,35 @@
-"""Serves a detector over HTTP: an image in a POST request, its detections as JSON in the answer.
+"""Asks a service for the detections of images, in a program that needs neither effedge nor an engine.
 
-python examples/service.py build/d0-digits/int8-cpu 8000 &
-curl --data-binary @photo.jpg http://localhost:8000
+effedge serve build/d0-digits/int8-cpu
+python examples/service.py http://127.0.0.1:8000 photo.jpg other.jpg
 """
 
 import json
 import sys
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import time
+import urllib.error
+import urllib.request
+from typing import Any, Dict
 
-from effedge import Detector, UserError
+TOO_MANY_REQUESTS = 429  # all places of the service are taken
 
 
-class Service(BaseHTTPRequestHandler):
-    detector: Detector
-
-    def do_POST(self) -> None:
+def detect(url: str, path: str) -> Dict[str, Any]:
+    """Returns the detections of an image's file, as `effedge predict --json` writes them."""
+    with open(path, "rb") as file:
+        request = urllib.request.Request(f"{url}/detect?threshold=0.5", file.read(), {"Content-Type": "image/*"})
+    while True:
         try:
-            detections = self.detector(self.rfile.read(int(self.headers["Content-Length"])))
-        except UserError as error:
-            return self.send_error(400, str(error))
-        answer = json.dumps(detections.to_dict()).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            if error.code != TOO_MANY_REQUESTS:
+                sys.exit(f"{path}: {json.load(error)['error']}")
+            time.sleep(float(error.headers["Retry-After"]))
 
 
 if __name__ == "__main__":
-    Service.detector = Detector(sys.argv[1])
-    HTTPServer(("localhost", int(sys.argv[2])), Service).serve_forever()
+    service, *paths = sys.argv[1:]
+    for name in paths:
+        for detection in detect(service, name)["detections"]:
+            print(name, detection["label"], detection["score"], *detection["box"])

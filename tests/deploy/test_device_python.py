@@ -36,7 +36,7 @@ NEW_KEYWORDS = {"zip": {"strict"}, "dataclass": {"slots", "kw_only"}, "glob": {"
 GENERICS = {"list", "dict", "tuple", "set", "frozenset", "type", "Counter", "OrderedDict", "deque", "partial"}
 
 
-# For who wants a plot, tests on the device, video, or an NVIDIA driver's figures.
+# For who wants a plot, tests on the device, video, an NVIDIA driver's figures, or a service.
 OPTIONAL = {
     "plot.py": {"matplotlib"},
     "pytest_latency.py": {"pytest"},
@@ -45,6 +45,11 @@ OPTIONAL = {
     "cli.py": {"argcomplete"},
     "gpu_facts.py": {"pynvml"},
     "signature.py": {"cryptography"},
+    "app.py": {"starlette"},  # of serving, as those below
+    "bodies.py": {"starlette"},
+    "pages.py": {"starlette"},
+    "metrics.py": {"prometheus_client"},
+    "server.py": {"uvicorn"},
 }
 
 

@@ -31,12 +31,16 @@ LEFT_OUT = {
     r"^(make growth|make choose|effedge choose|make benchmark)": "it takes minutes a model, and has a test",
     r"make engine MODEL=lite0 WEIGHTS=imagenet": "it needs the extra lite0",
     r"^(\.|eval|curl) |service.py": "a shell's own, or a service, which has a test",
+    r"^effedge (serve|demo) |serving_load": "it runs until Ctrl-C, or ten minutes, and has a test",
+    r"^\.venv/bin/pip ": "it installs what the tests have",
     r"bccd/|lite0:imagenet|WEIGHTS=imagenet|--init imagenet|d0-(128|256|512)\.saf": "it needs data from elsewhere",
+    r"b0-160": "it starts from such a training",
     r"^effedge train d0 --size 512": "it takes hours",
+    r"hf-hub:|timm:": "it needs the Hugging Face hub; the tests of weights have a server of its shape",
     r"make engine MODEL=d0 WEIGHTS=mine.pth": "the weights are another model's",
 }
 SHORTER = [
-    (r"--epochs \d+|EPOCHS=\d+", "--steps 2"),
+    (r"--epochs \d+|EPOCHS=\d+|--steps 60", "--steps 2"),
     (r"FINETUNE=\d+", "FINETUNE=2"),
     (r"--rounds 5", "--rounds 1"),
     (r"--limit 100|--data digits$", "--data digits --limit 20"),
