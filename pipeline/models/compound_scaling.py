@@ -11,14 +11,14 @@ import math
 ALPHA, BETA, GAMMA = 1.2, 1.1, 1.15
 
 
-def round_channels(channels: float, divisor: int = 8) -> int:
-    """Rounds to the nearest multiple of `divisor`, but never below 90% of `channels`.
+def round_channels(channels: float, divisor: int = 8, least: float = 0.9) -> int:
+    """Rounds to the nearest multiple of `divisor`, but never below the share `least` of `channels`.
 
     >>> round_channels(32 * 1.8)
     56
     """
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
+    return rounded + divisor if rounded < least * channels else rounded
 
 
 def round_layers(layers: int, depth: float) -> int:

@@ -1,4 +1,8 @@
-"""Builds EfficientNet (Tan and Le 2019, table 1) and EfficientNet-Lite, with timm's state-dict keys."""
+"""Builds EfficientNet (Tan and Le 2019, table 1), EfficientNet-Lite and EfficientNetV2 (Tan and Le 2021, table 4).
+
+The state-dict keys are timm's. The stages of V2's other sizes are those of its code release (google/automl,
+efficientnetv2, effnetv2_configs.py).
+"""
 
 from __future__ import annotations
 
@@ -8,22 +12,31 @@ from torch import Tensor, nn
 
 from effedge.pipeline.models.compound_scaling import round_channels, round_layers
 from effedge.pipeline.models.dropout import drop_out
-from effedge.pipeline.models.mbconv import MBConv1, MBConv6, activation, batch_norm
+from effedge.pipeline.models.mbconv import (
+    FusedMBConv1,
+    FusedMBConv4,
+    MBConv1,
+    MBConv4,
+    MBConv6,
+    activation,
+    batch_norm,
+)
 from effedge.pipeline.models.same_padding import Conv2d, pad_symmetrically
 from effedge.pipeline.models.tables import EfficientNetRow
 
+BlockType = type[MBConv1 | MBConv4 | MBConv6 | FusedMBConv1 | FusedMBConv4]
+
 
 class Stage(NamedTuple):
-    """A row of the paper's table 1: `layers` blocks, the first at `stride`."""
+    """A row of the papers' tables: `layers` blocks, the first at `stride`."""
 
-    block: type[MBConv1] | type[MBConv6]
+    block: BlockType
     kernel: int
     stride: int
     channels: int
     layers: int
 
 
-STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
 B0_STAGES = (
     Stage(MBConv1, 3, 1, 16, 1),
@@ -34,30 +47,70 @@ B0_STAGES = (
     Stage(MBConv6, 5, 2, 192, 4),
     Stage(MBConv6, 3, 1, 320, 1),
 )
-# The last stage at 1/8, 1/16 and 1/32 of the input: P3, P4 and P5 of the BiFPN.
-PYRAMID_STAGES = (2, 4, 6)
+
+
+def v2_stages(*sizes: tuple[int, int]) -> tuple[Stage, ...]:
+    """Makes the stages of an EfficientNetV2 of (channels, layers) for each of its six or seven stages."""
+    blocks: tuple[BlockType, ...] = (FusedMBConv1, FusedMBConv4, FusedMBConv4, MBConv4, MBConv6, MBConv6, MBConv6)
+    return tuple(
+        Stage(block, 3, stride, *size)
+        for block, stride, size in zip(blocks, (1, 2, 2, 2, 1, 2, 1), sizes, strict=False)
+    )
+
+
+# The stem's channels and the stages, by the row's `stages`.
+STAGES: dict[str, tuple[int, tuple[Stage, ...]]] = {
+    "b0": (32, B0_STAGES),
+    "v2-b0": (32, v2_stages((16, 1), (32, 2), (48, 2), (96, 3), (112, 5), (192, 8))),
+    "v2-s": (24, v2_stages((24, 2), (48, 4), (64, 4), (128, 6), (160, 9), (256, 15))),
+    "v2-m": (24, v2_stages((24, 3), (48, 5), (80, 5), (160, 7), (176, 14), (304, 18), (512, 5))),
+    "v2-l": (32, v2_stages((32, 4), (64, 7), (96, 7), (192, 10), (224, 19), (384, 25), (640, 7))),
+    "v2-xl": (32, v2_stages((32, 4), (64, 8), (96, 8), (192, 16), (256, 24), (512, 32), (640, 8))),
+}
 DROP_CONNECT = 0.2
 
 
 def scaled_stages(row: EfficientNetRow) -> list[Stage]:
-    """Scales B0's stages by the row's width and depth. Lite keeps the depth of the first and the last stage."""
-    last = len(B0_STAGES) - 1
+    """Scales the stages by the row's width and depth. Lite keeps the depth of the first and the last stage."""
+    _, stages = STAGES[row.stages]
+    last = len(stages) - 1
     return [
         stage._replace(
-            channels=round_channels(stage.channels * row.width),
+            channels=scaled_channels(row, stage.channels),
             layers=stage.layers if row.lite and index in (0, last) else round_layers(stage.layers, row.depth),
         )
-        for index, stage in enumerate(B0_STAGES)
+        for index, stage in enumerate(stages)
     ]
 
 
+def scaled_channels(row: EfficientNetRow, channels: int) -> int:
+    """Multiplies channels by the row's width; V2 rounds to the nearest multiple of 8 even below 90%."""
+    return round_channels(channels * row.width, least=0.9 if row.stages == "b0" else 0.0)
+
+
+def stem_channels(row: EfficientNetRow) -> int:
+    """Returns the output channels of the stem, which Lite does not scale."""
+    channels, _ = STAGES[row.stages]
+    return channels if row.lite else scaled_channels(row, channels)
+
+
+def pyramid_stages(row: EfficientNetRow) -> list[int]:
+    """Lists the last stages at 1/8, 1/16 and 1/32 of the input: P3, P4 and P5 of the BiFPN.
+
+    The stem is at 1/2; each stage at stride 2 halves that.
+    """
+    _, stages = STAGES[row.stages]
+    ends = [index for index, stage in enumerate(stages[1:]) if stage.stride == 2]  # the stage before is the last
+    return [*ends, len(stages) - 1][-3:]
+
+
 class Trunk(nn.Module):
-    """The stem and the seven MBConv stages, which classifier and detector have in common."""
+    """The stem and the stages of blocks, which classifier and detector have in common."""
 
     def __init__(self, row: EfficientNetRow):
         super().__init__()
         stages = scaled_stages(row)
-        channels = STEM_CHANNELS if row.lite else round_channels(STEM_CHANNELS * row.width)
+        channels = stem_channels(row)
         self.conv_stem = Conv2d(3, channels, 3, stride=2)
         self.bn1 = batch_norm(channels)
         self.act1 = activation(row.lite)
@@ -80,7 +133,8 @@ class EfficientNet(Trunk):
     def __init__(self, row: EfficientNetRow, classes: int):
         super().__init__(row)
         self.row, self.classes = row, classes
-        features = HEAD_CHANNELS if row.lite else round_channels(HEAD_CHANNELS * row.width)
+        self.dropout = row.dropout  # which a training may change
+        features = HEAD_CHANNELS if row.lite else scaled_channels(row, HEAD_CHANNELS)
         self.conv_head = Conv2d(self.channels[-1], features, 1)
         self.bn2 = batch_norm(features)
         self.act2 = activation(row.lite)
@@ -91,7 +145,7 @@ class EfficientNet(Trunk):
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(self.act1(self.bn1(self.conv_stem(x))))
         x = self.act2(self.bn2(self.conv_head(x))).mean((2, 3))
-        x = drop_out(x, self.row.dropout, self.training)
+        x = drop_out(x, self.dropout, self.training)
         return self.classifier(x)
 
 
@@ -100,7 +154,8 @@ class Backbone(Trunk):
 
     def __init__(self, row: EfficientNetRow):
         super().__init__(row)
-        self.pyramid_channels = [self.channels[index] for index in PYRAMID_STAGES]
+        self.pyramid_stages = pyramid_stages(row)
+        self.pyramid_channels = [self.channels[index] for index in self.pyramid_stages]
         self.apply(initialize)
         follow_family(self, row)
 
@@ -109,7 +164,7 @@ class Backbone(Trunk):
         features = []
         for index, stage in enumerate(self.blocks):
             x = stage(x)
-            if index in PYRAMID_STAGES:
+            if index in self.pyramid_stages:
                 features.append(x)
         return features
 

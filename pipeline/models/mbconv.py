@@ -1,7 +1,8 @@
-"""Defines MBConv, the block of all EfficientNets: a mobile inverted bottleneck with squeeze-and-excitation.
+"""Defines the blocks of EfficientNets: MBConv, a mobile inverted bottleneck with squeeze-and-excitation; Fused-MBConv.
 
-Sandler et al. 2018 (the bottleneck), Tan and Le 2019, table 1 (MBConv1 and MBConv6). Attribute names are timm's, which
-names the parts of MBConv1 and MBConv6 differently, so that its checkpoints load without translation.
+Sandler et al. 2018 (the bottleneck), Tan and Le 2019, table 1 (MBConv1 and MBConv6), Tan and Le 2021, figure 2 and
+table 4 (MBConv4 and Fused-MBConv). Attribute names are timm's, which names the parts of each block differently, so that
+its checkpoints load without translation.
 """
 
 from torch import Tensor, nn
@@ -33,36 +34,52 @@ def drop_connect(x: Tensor, rate: float, training: bool) -> Tensor:
     return x * keep / (1.0 - rate)
 
 
-class MBConv1(nn.Module):
-    """The block of the first stage, which does not expand: depthwise convolution, SE, 1x1 projection."""
+class Block(nn.Module):
+    """A residual block: a branch of layers, and a shortcut around it where the shapes of input and output agree.
+
+    In training a sample's branch is dropped with probability `drop_rate`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, drop_rate: float):
+        super().__init__()
+        self.shortcut = stride == 1 and inputs == outputs
+        self.drop_rate = drop_rate
+
+    def branch(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.branch(x)
+        return drop_connect(y, self.drop_rate, self.training) + x if self.shortcut else y
+
+
+class MBConv1(Block):
+    """The block of EfficientNet's first stage, which does not expand: depthwise convolution, SE, 1x1 projection."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, lite: bool, drop_rate: float):
-        super().__init__()
+        super().__init__(inputs, outputs, stride, drop_rate)
         self.conv_dw = Conv2d(inputs, inputs, kernel, stride, groups=inputs)
         self.bn1 = batch_norm(inputs)
         self.act1 = activation(lite)
         self.se = nn.Identity() if lite else SqueezeExcite(inputs, inputs // 4)
         self.conv_pw = Conv2d(inputs, outputs, 1)
         self.bn2 = batch_norm(outputs)
-        self.shortcut = stride == 1 and inputs == outputs
-        self.drop_rate = drop_rate
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.se(self.act1(self.bn1(self.conv_dw(x))))
-        y = self.bn2(self.conv_pw(y))
-        return drop_connect(y, self.drop_rate, self.training) + x if self.shortcut else y
+    def branch(self, x: Tensor) -> Tensor:
+        return self.bn2(self.conv_pw(self.se(self.act1(self.bn1(self.conv_dw(x))))))
 
 
-class MBConv6(nn.Module):
-    """The block of the other stages: 1x1 expansion by six, depthwise convolution, SE, 1x1 projection.
+class MBConv(Block):
+    """MBConv: 1x1 expansion by `expansion`, depthwise convolution, SE, 1x1 projection without activation.
 
-    The projection has no activation; a shortcut is added where the shapes agree. SE squeezes to a
-    quarter of the block's input channels, not of the expanded ones.
+    SE squeezes to a quarter of the block's input channels, not of the expanded ones.
     """
 
+    expansion: int
+
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, lite: bool, drop_rate: float):
-        super().__init__()
-        expanded = 6 * inputs
+        super().__init__(inputs, outputs, stride, drop_rate)
+        expanded = self.expansion * inputs
         self.conv_pw = Conv2d(inputs, expanded, 1)
         self.bn1 = batch_norm(expanded)
         self.act1 = activation(lite)
@@ -72,11 +89,51 @@ class MBConv6(nn.Module):
         self.se = nn.Identity() if lite else SqueezeExcite(expanded, inputs // 4)
         self.conv_pwl = Conv2d(expanded, outputs, 1)
         self.bn3 = batch_norm(outputs)
-        self.shortcut = stride == 1 and inputs == outputs
-        self.drop_rate = drop_rate
 
-    def forward(self, x: Tensor) -> Tensor:
+    def branch(self, x: Tensor) -> Tensor:
         y = self.act1(self.bn1(self.conv_pw(x)))
         y = self.se(self.act2(self.bn2(self.conv_dw(y))))
-        y = self.bn3(self.conv_pwl(y))
-        return drop_connect(y, self.drop_rate, self.training) + x if self.shortcut else y
+        return self.bn3(self.conv_pwl(y))
+
+
+class MBConv4(MBConv):
+    """MBConv with an expansion by four, of EfficientNetV2's fourth stage."""
+
+    expansion = 4
+
+
+class MBConv6(MBConv):
+    """MBConv with an expansion by six, of all other stages."""
+
+    expansion = 6
+
+
+class FusedMBConv1(Block):
+    """Fused-MBConv without expansion, EfficientNetV2's first stage: a convolution, BatchNorm and swish.
+
+    Nothing is left to project, so the shortcut is added to the activation's output.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, lite: bool, drop_rate: float):
+        super().__init__(inputs, outputs, stride, drop_rate)
+        self.conv = Conv2d(inputs, outputs, kernel, stride)
+        self.bn1 = batch_norm(outputs)
+        self.act1 = activation(lite)
+
+    def branch(self, x: Tensor) -> Tensor:
+        return self.act1(self.bn1(self.conv(x)))
+
+
+class FusedMBConv4(Block):
+    """Fused-MBConv: a full convolution, which expands by four, in place of MBConv's 1x1 and depthwise; no SE."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, lite: bool, drop_rate: float):
+        super().__init__(inputs, outputs, stride, drop_rate)
+        self.conv_exp = Conv2d(inputs, 4 * inputs, kernel, stride)
+        self.bn1 = batch_norm(4 * inputs)
+        self.act1 = activation(lite)
+        self.conv_pwl = Conv2d(4 * inputs, outputs, 1)
+        self.bn2 = batch_norm(outputs)
+
+    def branch(self, x: Tensor) -> Tensor:
+        return self.bn2(self.conv_pwl(self.act1(self.bn1(self.conv_exp(x)))))

@@ -3,8 +3,9 @@
     effedge summary MODEL [--classes N] [--size S]
 
 The columns stage, operator, input resolution, output channels and layers are those of EfficientNet's table 1 (Tan and
-Le 2019); parameters and FLOPs those of its table 2, and of EfficientDet's table 2 (Tan, Pang and Le 2020). A FLOP is a
-multiply-add, as in both papers, in convolutions and fully connected layers.
+Le 2019); parameters and FLOPs those of its table 2, and of EfficientDet's table 2 (Tan, Pang and Le 2020).
+EfficientNetV2's table 4 (Tan and Le 2021) has the stride too, and counts the stages from 0. A FLOP is a multiply-add,
+as in the papers, in convolutions and fully connected layers.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from effedge.pipeline.models.tables import EFFICIENTDETS, EFFICIENTNETS, Efficie
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-HEADER = ("stage", "operator", "resolution", "channels", "layers", "parameters", "FLOPs")
+HEADER = ("stage", "operator", "stride", "resolution", "channels", "layers", "parameters", "FLOPs")
 
 
 class Row(NamedTuple):
-    """A line of the table; `resolution` is the side of the input, or the sides of the finest and the coarsest level."""
+    """A line of the table.
+
+    resolution: the side of the input, or the sides of the finest and the coarsest level.
+    stride: of the first layer, where the model's paper prints it; "-" where a stage has none, "" elsewhere.
+    """
 
     operator: str
     resolution: str
@@ -30,6 +35,7 @@ class Row(NamedTuple):
     layers: int
     parameters: int
     flops: int
+    stride: str = ""
 
 
 class Layer(NamedTuple):
@@ -46,12 +52,14 @@ class Part(NamedTuple):
     """The modules that make up a row of the table: those whose names begin with `prefixes`.
 
     pyramid: they work on all levels.
+    stride: as of Row.
     """
 
     operator: str
     prefixes: tuple[str, ...]
     layers: int
     pyramid: bool = False
+    stride: str = ""
 
 
 def summarize(name: str, classes: int | None = None, size: int | None = None) -> list[Row]:
@@ -79,7 +87,7 @@ def summarize(name: str, classes: int | None = None, size: int | None = None) ->
             resolution = f"{max(sides)}-{min(sides)}"
         count = sum(value for key, value in parameters.items() if key.startswith(part.prefixes))
         flops = sum(layer.flops for layer in inside)
-        rows.append(Row(part.operator, resolution, convolutions[-1].channels, part.layers, count, flops))
+        rows.append(Row(part.operator, resolution, convolutions[-1].channels, part.layers, count, flops, part.stride))
     return rows
 
 
@@ -108,8 +116,9 @@ def trace(model: nn.Module, size: int) -> list[Layer]:
 def parts_of(name: str) -> list[Part]:
     """Lists the parts of a model, a row of its table for each."""
     if not is_detector(name):
-        head = Part("Conv1x1, pooling, FC", ("conv_head.", "bn2.", "classifier."), 1)
-        return [*trunk_parts(EFFICIENTNETS[name], ""), head]
+        trunk = trunk_parts(EFFICIENTNETS[name], "")
+        head = Part("Conv1x1, pooling, FC", ("conv_head.", "bn2.", "classifier."), 1, stride=trunk[0].stride and "-")
+        return [*trunk, head]
     row = EFFICIENTDETS[name]
     return [
         *trunk_parts(EFFICIENTNETS[row.backbone], "backbone."),
@@ -121,25 +130,36 @@ def parts_of(name: str) -> list[Part]:
 
 
 def trunk_parts(row: EfficientNetRow, prefix: str) -> list[Part]:
-    """Lists the stem and the MBConv stages of a network whose modules' names begin with `prefix`."""
-    from effedge.pipeline.models.efficientnet import scaled_stages
+    """Lists the stem and the stages of blocks of a network whose modules' names begin with `prefix`."""
+    from effedge.pipeline.models.efficientnet import Stage, scaled_stages
+    from effedge.pipeline.models.mbconv import MBConv
 
-    parts = [Part("Conv3x3", (f"{prefix}conv_stem.", f"{prefix}bn1."), 1)]
+    is_v2 = row.stages != "b0"
+
+    def operator(stage: Stage) -> str:
+        name = stage.block.__name__.replace("Fused", "Fused-")
+        squeezed = ", SE0.25" if is_v2 and issubclass(stage.block, MBConv) else ""
+        return f"{name}, k{stage.kernel}x{stage.kernel}{squeezed}"
+
+    parts = [Part("Conv3x3", (f"{prefix}conv_stem.", f"{prefix}bn1."), 1, stride="2" if is_v2 else "")]
     for index, stage in enumerate(scaled_stages(row)):
-        operator = f"{stage.block.__name__}, k{stage.kernel}x{stage.kernel}"
-        parts.append(Part(operator, (f"{prefix}blocks.{index}.",), stage.layers))
+        prefixes = (f"{prefix}blocks.{index}.",)
+        parts.append(Part(operator(stage), prefixes, stage.layers, stride=str(stage.stride) if is_v2 else ""))
     return parts
 
 
 def table(rows: Sequence[Row]) -> str:
     """Formats the rows as aligned text, with a line of totals."""
     parameters, flops = sum(row.parameters for row in rows), sum(row.flops for row in rows)
-    lines = [HEADER]
-    for number, row in enumerate(rows, 1):
-        shape = (row.resolution, str(row.channels), str(row.layers))
+    has_strides = rows[0].stride != ""
+    lines: list[tuple[str, ...]] = [HEADER]
+    for number, row in enumerate(rows, 0 if has_strides else 1):
+        shape = (row.stride, row.resolution, str(row.channels), str(row.layers))
         lines.append((str(number), row.operator, *shape, f"{row.parameters:,}", in_billions(row.flops)))
-    lines.append(("", "total", "", "", "", f"{parameters:,}", in_billions(flops)))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
+    lines.append(("", "total", "", "", "", "", f"{parameters:,}", in_billions(flops)))
+    if not has_strides:
+        lines = [(*line[:2], *line[3:]) for line in lines]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
             cell.ljust(width) if column == 1 else cell.rjust(width)
@@ -160,7 +180,8 @@ def in_billions(flops: int) -> str:
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("model", metavar="MODEL", help="b0 to b8, l2, lite0 to lite4; d0 to d7, d7x, det-lite0 to 4")
+    models = "b0 to b8, l2, lite0 to 4, v2-b0 to 3, v2-s, v2-m, v2-l, v2-xl; d0 to d7, d7x, det-lite0 to 4"
+    parser.add_argument("model", metavar="MODEL", help=models)
     parser.add_argument("--classes", type=int, help="classes (default: ImageNet's 1000, COCO's 90)")
     parser.add_argument("--size", type=int, help="side of the input in pixels (default: the model's)")
     args = parser.parse_args()

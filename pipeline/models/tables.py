@@ -1,15 +1,17 @@
 """Lists the published EfficientNets and EfficientDets, a row for each model.
 
 EfficientNet: Tan and Le 2019 (B0 to B7 in its code release), Xie et al. 2020 (B8 and L2), and EfficientNet-Lite's
-release notes. EfficientDet: Tan, Pang and Le 2020, table 1, and google/automl's configurations for what the published
-checkpoints have beyond the paper: D6, D7 and D7x fuse by a plain sum, D7x has a level P8, and the anchors of D7 and of
-the smaller Lite models have another scale. `effedge.pipeline.models.compound_scaling` holds the rules behind the
-numbers; `effedge.pipeline.models.create` makes the module of a row.
+release notes. EfficientNetV2: Tan and Le 2021 (arXiv 2104.00298), and google/automl's effnetv2_configs.py for the sizes
+and dropouts; crop and normalization are timm's (B3's those of its weights from ImageNet-21k). EfficientDet: Tan, Pang
+and Le 2020, table 1, and google/automl's configurations for what the published checkpoints have beyond the paper: D6,
+D7 and D7x fuse by a plain sum, D7x has a level P8, and the anchors of D7 and of the smaller Lite models have another
+scale. `effedge.pipeline.models.compound_scaling` holds the rules behind the numbers; `effedge.pipeline.models.create`
+makes the module of a row.
 
 There are two families. The authors' models, in timm and effdet with the prefix `tf_`, have short names here: b0 is
-tf_efficientnet_b0, d0 tf_efficientdet_d0, det-lite0 tf_efficientdet_lite0. timm and effdet trained others in PyTorch,
-without the prefix there and under the same names here. Their tensors may be the same, but they pad symmetrically, and
-the BatchNorm of their EfficientNets has PyTorch's epsilon (timm 1.0.31, effdet 0.4.1).
+tf_efficientnet_b0, v2-s tf_efficientnetv2_s, d0 tf_efficientdet_d0, det-lite0 tf_efficientdet_lite0. timm and effdet
+trained others in PyTorch, without the prefix there and under the same names here. Their tensors may be the same, but
+they pad symmetrically, and the BatchNorm of their EfficientNets has PyTorch's epsilon (timm 1.0.31, effdet 0.4.1).
 """
 
 from __future__ import annotations
@@ -23,13 +25,15 @@ from effedge.deploy.common.cli import UserError, choose
 class EfficientNetRow(NamedTuple):
     """The scaling of a classifier, or of a detector's backbone.
 
-    width, depth: multipliers of B0's channels and layers.
+    width, depth: multipliers of the stages' channels and layers.
     size: the side of the input in pixels.
     lite: no squeeze-and-excite, ReLU6 in place of swish, stem and head not scaled.
     symmetric: convolutions pad kernel // 2 pixels on either side, not as TensorFlow's SAME.
     epsilon: of BatchNorm.
     crop: the share of the image's shorter side that the input covers; None: size / (size + 32), the authors' rule.
     to_one: trained on pixels scaled to -1..1, not normalized by ImageNet's mean and deviation.
+    stages: a key of `effedge.pipeline.models.efficientnet.STAGES`.
+    train_size: the side of the largest images in training, where that is not `size` (FixRes, Touvron et al. 2019).
     """
 
     name: str
@@ -42,6 +46,8 @@ class EfficientNetRow(NamedTuple):
     epsilon: float = 1e-3
     crop: float | None = None
     to_one: bool = False
+    stages: str = "b0"
+    train_size: int | None = None
 
 
 class EfficientDetRow(NamedTuple):
@@ -89,6 +95,14 @@ TENSORFLOW_EFFICIENTNETS = {
         EfficientNetRow("lite2", 1.1, 1.2, 260, 0.3, lite=True, to_one=True),
         EfficientNetRow("lite3", 1.2, 1.4, 280, 0.3, lite=True, to_one=True),
         EfficientNetRow("lite4", 1.4, 1.8, 300, 0.3, lite=True, to_one=True),
+        EfficientNetRow("v2-s", 1.0, 1.0, 384, 0.2, stages="v2-s", train_size=300, crop=1.0, to_one=True),
+        EfficientNetRow("v2-m", 1.0, 1.0, 480, 0.3, stages="v2-m", train_size=384, crop=1.0, to_one=True),
+        EfficientNetRow("v2-l", 1.0, 1.0, 480, 0.4, stages="v2-l", train_size=384, crop=1.0, to_one=True),
+        EfficientNetRow("v2-xl", 1.0, 1.0, 512, 0.4, stages="v2-xl", train_size=384, crop=1.0, to_one=True),
+        EfficientNetRow("v2-b0", 1.0, 1.0, 224, 0.2, stages="v2-b0", train_size=192),
+        EfficientNetRow("v2-b1", 1.0, 1.1, 240, 0.2, stages="v2-b0", train_size=192),
+        EfficientNetRow("v2-b2", 1.1, 1.2, 260, 0.3, stages="v2-b0", train_size=208),
+        EfficientNetRow("v2-b3", 1.2, 1.4, 300, 0.3, stages="v2-b0", train_size=240, crop=0.9, to_one=True),
     )
 }
 
@@ -174,9 +188,10 @@ COCO_CLASSES = 90  # COCO's category ids run to 90, with ten gaps; the published
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
-# Such as tf_efficientnet_b3_ns, efficientnet_b0.ra_in1k, efficientnet-b0.
+# Such as tf_efficientnet_b3_ns, efficientnet_b0.ra_in1k, tf_efficientnetv2_s_in21ft1k, efficientnet-b0.
 ARCH_PATTERN = re.compile(
-    r"(?:hf[-_]hub:)?(?:timm/)?(tf_)?efficient(net|det)([-_])(b\d|l2|d\dx?|lite\d)a?(?:_(?:a[ap]|ns|ra))*(?:\..*)?"
+    r"(?:hf[-_]hub:)?(?:timm/)?(tf_)?efficient(net|netv2|det)([-_])(b\d|l2|d\dx?|lite\d|s|m|l|xl)a?"
+    r"(?:_(?:a[ap]|ns|ra|in21k|in21ft1k))*(?:\..*)?"
 )
 
 
@@ -202,7 +217,7 @@ def input_size(name: str, size: int | None = None) -> int:
 
 
 def normalization(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Returns (mean, std) of RGB in 0..1 of the family's training: ImageNet's, or a half for Lite.
+    """Returns (mean, std) of RGB in 0..1 of the family's training: ImageNet's, or a half for Lite and most of V2.
 
     `effedge.pipeline.weights.published.preprocessing` knows the checkpoints that were trained otherwise (AdvProp).
     """
@@ -231,13 +246,16 @@ def model_of_arch(arch: str) -> str | None:
     ['b3', 'efficientnet_b0', 'b0']
     >>> [model_of_arch(arch) for arch in ("tf_efficientdet_lite0", "efficientdet_d1", "efficientnet_es", "resnet50")]
     ['det-lite0', 'efficientdet_d1', None, None]
+    >>> [model_of_arch(arch) for arch in ("tf_efficientnetv2_s.in21k", "tf_efficientnetv2_b0", "efficientnetv2_s")]
+    ['v2-s', 'v2-b0', None]
     """
     match = ARCH_PATTERN.fullmatch(arch)
     if match is None:
         return None
     tensorflow, task, dash, size = match.groups()
     if tensorflow or dash == "-":
-        name = f"det-{size}" if task == "det" and size.startswith("lite") else size
+        prefix = "v2-" if task == "netv2" else "det-" if task == "det" and size.startswith("lite") else ""
+        name = prefix + size
     else:
         name = f"efficient{task}_{size}"
     return name if name in MODELS else None
@@ -259,4 +277,4 @@ def _scaling(name: str) -> tuple[object, ...]:
         sizes = (row.channels, row.layers, row.head_layers, row.levels, row.fusion == "sum")
         return *sizes, *_scaling(row.backbone)
     trunk = EFFICIENTNETS[name]
-    return trunk.width, trunk.depth, trunk.lite
+    return trunk.width, trunk.depth, trunk.lite, trunk.stages

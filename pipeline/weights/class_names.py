@@ -2,7 +2,9 @@
 
 `labels/coco.txt` has COCO's 80 names at their category ids 1 to 90, with ten gaps. `labels/imagenet.txt` has the 1000
 classes of ILSVRC 2012 by their WordNet lemmas, in the order of their synsets; where two classes share a first lemma
-(crane, maillot, cardigan), one of them has a longer name.
+(crane, maillot, cardigan), one of them has a longer name. `labels/imagenet21k.txt` has the 21,843 classes of the
+published ImageNet-21k weights, in the order of timm 1.0.31's imagenet21k_goog_synsets.txt: the first lemma of a synset;
+all its lemmas where others share the first, and the synset's id where they share all of them.
 """
 
 from __future__ import annotations
@@ -28,6 +30,11 @@ def coco_labels() -> list[str | None]:
 def imagenet_labels() -> list[str | None]:
     """Returns the 1000 ImageNet names by class id."""
     return read_labels(FOLDER / "imagenet.txt")
+
+
+def imagenet21k_labels() -> list[str | None]:
+    """Returns the 21,843 ImageNet-21k names by class id."""
+    return read_labels(FOLDER / "imagenet21k.txt")
 
 
 def numbered_labels(classes: int) -> list[str | None]:

@@ -7,6 +7,9 @@ file's SHA-256.
 - `imagenet`: trained on ImageNet alone, without AdvProp: the best such checkpoint, which is RandAugment's where there
   is one (B5, B7, B8), AutoAugment's for the other B's.
 - `imagenet-ap`: AdvProp (Xie et al. 2020). `imagenet-ns`: NoisyStudent (Xie et al. 2020), with JFT-300M unlabelled.
+- `imagenet21k`: EfficientNetV2 (Tan and Le 2021) trained on ImageNet-21k, 21,843 classes; `imagenet21k-ft1k`: the same,
+  fine-tuned on ImageNet. V2-B3 has both on the Hugging Face hub only (timm/tf_efficientnetv2_b3.in21k), with no hash
+  in timm, so they are no rows.
 - `coco`: the EfficientDet paper's; `coco-ap`: with AdvProp and AutoAugment.
 """
 
@@ -16,9 +19,17 @@ import math
 import re
 from typing import NamedTuple
 
-from effedge.pipeline.models.tables import EFFICIENTNETS, HALF, is_detector, normalization
+from effedge.pipeline.models.tables import (
+    EFFICIENTNETS,
+    HALF,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    is_detector,
+    normalization,
+)
 
 TIMM = "https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights/"
+TIMM_V2 = "https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-effv2-weights/"
 EFFDET = "https://github.com/rwightman/efficientdet-pytorch/releases/download/v0.1/"
 
 # The authors' evaluation takes the central size / (size + 32) of the image.
@@ -89,6 +100,21 @@ PUBLISHED = {
         Published("b6", "imagenet-ns", TIMM + "tf_efficientnet_b6_ns-51548356.pth"),
         Published("b7", "imagenet-ns", TIMM + "tf_efficientnet_b7_ns-1dbc32de.pth"),
         Published("l2", "imagenet-ns", TIMM + "tf_efficientnet_l2_ns-df73bb44.pth"),
+        Published("v2-b0", "imagenet", TIMM_V2 + "tf_efficientnetv2_b0-c7cc451f.pth"),
+        Published("v2-b1", "imagenet", TIMM_V2 + "tf_efficientnetv2_b1-be6e41b0.pth"),
+        Published("v2-b2", "imagenet", TIMM_V2 + "tf_efficientnetv2_b2-847de54e.pth"),
+        Published("v2-b3", "imagenet", TIMM_V2 + "tf_efficientnetv2_b3-57773f13.pth"),
+        Published("v2-s", "imagenet", TIMM_V2 + "tf_efficientnetv2_s-eb54923e.pth"),
+        Published("v2-m", "imagenet", TIMM_V2 + "tf_efficientnetv2_m-cc09e0cd.pth"),
+        Published("v2-l", "imagenet", TIMM_V2 + "tf_efficientnetv2_l-d664b728.pth"),
+        Published("v2-s", "imagenet21k", TIMM_V2 + "tf_efficientnetv2_s_21k-6337ad01.pth"),
+        Published("v2-m", "imagenet21k", TIMM_V2 + "tf_efficientnetv2_m_21k-361418a2.pth"),
+        Published("v2-l", "imagenet21k", TIMM_V2 + "tf_efficientnetv2_l_21k-91a19ec9.pth"),
+        Published("v2-xl", "imagenet21k", TIMM_V2 + "tf_efficientnetv2_xl_in21k-fd7e8abf.pth"),
+        Published("v2-s", "imagenet21k-ft1k", TIMM_V2 + "tf_efficientnetv2_s_21ft1k-d7dafa41.pth"),
+        Published("v2-m", "imagenet21k-ft1k", TIMM_V2 + "tf_efficientnetv2_m_21ft1k-bf41664a.pth"),
+        Published("v2-l", "imagenet21k-ft1k", TIMM_V2 + "tf_efficientnetv2_l_21ft1k-60127a9d.pth"),
+        Published("v2-xl", "imagenet21k-ft1k", TIMM_V2 + "tf_efficientnetv2_xl_in21ft1k-06c35c48.pth"),
         Published("d0", "coco", EFFDET + "tf_efficientdet_d0_34-f153e0cf.pth"),
         Published("d1", "coco", EFFDET + "tf_efficientdet_d1_40-a30f94af.pth"),
         Published("d2", "coco", EFFDET + "tf_efficientdet_d2_43-8107aa99.pth"),
@@ -112,14 +138,14 @@ PUBLISHED = {
     )
 }
 
-KINDS = ("imagenet", "imagenet-ap", "imagenet-ns", "coco", "coco-ap")
+KINDS = ("imagenet", "imagenet-ap", "imagenet-ns", "imagenet21k", "imagenet21k-ft1k", "coco", "coco-ap")
 
 
 def published_kinds(model: str) -> list[str]:
     """Lists the kinds of published weights that a model has.
 
-    >>> published_kinds("l2")
-    ['imagenet-ns']
+    >>> published_kinds("l2"), published_kinds("v2-s")
+    (['imagenet-ns'], ['imagenet', 'imagenet21k', 'imagenet21k-ft1k'])
     """
     return [kind for kind in KINDS if (model, kind) in PUBLISHED]
 
@@ -134,6 +160,8 @@ def preprocessing(model: str, kind: str) -> Preprocessing:
         fill = (0, 0, 0) if kind == "coco-ap" else (red, green, blue)
         return Preprocessing(mean, std, "bilinear", None, fill)
     row = EFFICIENTNETS[model]
+    if (model, kind) == ("v2-b3", "imagenet"):  # trained as V2-B0 to B2; the row is that of its ImageNet-21k weights
+        mean, std, row = IMAGENET_MEAN, IMAGENET_STD, row._replace(crop=None)
     # Bicubic for the smaller Lites too: timm found that it matches TensorFlow's bilinear best at low resolution.
     interpolation = "bilinear" if model in ("lite3", "lite4") else "bicubic"
     # Rounded down, so that size / crop, rounded down, is size + 32 again.

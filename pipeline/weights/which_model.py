@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from effedge.deploy.common.cli import UserError
-from effedge.pipeline.models.compound_scaling import round_channels
-from effedge.pipeline.models.efficientnet import STEM_CHANNELS, scaled_stages
+from effedge.pipeline.models.efficientnet import scaled_stages, stem_channels
 from effedge.pipeline.models.tables import (
     EFFICIENTDETS,
     EFFICIENTNETS,
@@ -65,9 +64,8 @@ def sizes_of(name: str) -> tuple[object, ...]:
         row = EFFICIENTDETS[name]
         return *sizes_of(row.backbone), row.channels, row.layers, row.fusion == "sum"
     trunk = EFFICIENTNETS[name]
-    stem = STEM_CHANNELS if trunk.lite else round_channels(STEM_CHANNELS * trunk.width)
     stages = scaled_stages(trunk)
-    return (stem, stages[-1].channels), [stage.layers for stage in stages], trunk.lite
+    return (stem_channels(trunk), stages[-1].channels), [stage.layers for stage in stages], trunk.lite
 
 
 def check_twins(name: str, fitted: Fitted, file: Path, anchors_known: bool) -> list[str]:
@@ -113,12 +111,13 @@ def in_pytorch(name: str) -> bool:
 def arch_of(name: str) -> str:
     """Returns timm's or effdet's name of a model.
 
-    >>> arch_of("b0"), arch_of("det-lite0"), arch_of("efficientdet_d0")
-    ('tf_efficientnet_b0', 'tf_efficientdet_lite0', 'efficientdet_d0')
+    >>> arch_of("b0"), arch_of("v2-s"), arch_of("det-lite0"), arch_of("efficientdet_d0")
+    ('tf_efficientnet_b0', 'tf_efficientnetv2_s', 'tf_efficientdet_lite0', 'efficientdet_d0')
     """
     if in_pytorch(name):
         return name
-    return f"tf_efficient{'det' if is_detector(name) else 'net'}_{name.removeprefix('det-')}"
+    family = "det" if is_detector(name) else "netv2" if name.startswith("v2-") else "net"
+    return f"tf_efficient{family}_{name.removeprefix('det-').removeprefix('v2-')}"
 
 
 def differences(twin: str, name: str, anchors_known: bool) -> str:

@@ -11,7 +11,7 @@ from effedge.pipeline.models.compound_scaling import (
     round_channels,
     round_layers,
 )
-from effedge.pipeline.models.efficientnet import HEAD_CHANNELS, STEM_CHANNELS, scaled_stages
+from effedge.pipeline.models.efficientnet import HEAD_CHANNELS, scaled_channels, scaled_stages, stem_channels
 from effedge.pipeline.models.tables import EFFICIENTDETS, EFFICIENTNETS
 
 # The compound coefficient of each model (google-research's EfficientNet README: B1 is half a step).
@@ -72,14 +72,26 @@ def test_b4_to_b7_were_published_somewhat_larger_than_the_rule(name):
         ("l2", 136, 5504, [6, 11, 11, 16, 16, 22, 6]),
         ("lite1", None, None, [1, 3, 3, 4, 4, 5, 1]),
         ("lite4", None, None, [1, 4, 4, 6, 6, 8, 1]),
+        # as google/automl's efficientnetv2 builds them
+        ("v2-b0", 32, 1280, [1, 2, 2, 3, 5, 8]),
+        ("v2-b1", 32, 1280, [2, 3, 3, 4, 6, 9]),
+        ("v2-b2", 32, 1408, [2, 3, 3, 4, 6, 10]),
+        ("v2-b3", 40, 1536, [2, 3, 3, 5, 7, 12]),
+        ("v2-xl", 32, 1280, [4, 8, 8, 16, 24, 32, 8]),
     ],
 )
 def test_the_tables_give_the_published_channels_and_layers(name, stem, head, layers):
     row = EFFICIENTNETS[name]
     assert [stage.layers for stage in scaled_stages(row)] == layers
     if stem is not None:
-        assert round_channels(STEM_CHANNELS * row.width) == stem
-        assert round_channels(HEAD_CHANNELS * row.width) == head
+        assert stem_channels(row) == stem
+        assert scaled_channels(row, HEAD_CHANNELS) == head
+
+
+def test_v2_rounds_to_the_nearest_multiple_of_8_even_below_90_percent():
+    # 1.2 x 16 = 19.2 is 16 in google/automl's and timm's V2-B3, and 24 in V1's B3
+    assert [stage.channels for stage in scaled_stages(EFFICIENTNETS["v2-b3"])] == [16, 40, 56, 112, 136, 232]
+    assert scaled_stages(EFFICIENTNETS["b3"])[0].channels == 24
 
 
 def test_d0_to_d4_and_d6_have_the_rules_input_size():

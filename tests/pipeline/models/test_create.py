@@ -13,17 +13,21 @@ import torch
 
 from effedge.deploy.common.cli import UserError
 from effedge.pipeline.models.create import create_model
-from effedge.pipeline.models.tables import MODELS, input_size
+from effedge.pipeline.models.tables import EFFICIENTNETS, MODELS, input_size
+from effedge.pipeline.weights.published import preprocessing
 from tests.pipeline.synthetic_weights import fill
 
 needs_data = pytest.mark.skipif("EFFEDGE_DATA" not in os.environ, reason="EFFEDGE_DATA is not set")
 
-# Millions of parameters, as the papers and EfficientNet-Lite's release notes print them.
+# Millions of parameters, as the papers, EfficientNet-Lite's release notes and EfficientNetV2's README (google/automl)
+# print them.
 PARAMETERS = {
     "b0": 5.3, "b1": 7.8, "b2": 9.2, "b3": 12, "b4": 19, "b5": 30, "b6": 43, "b7": 66, "l2": 480,
     "lite0": 4.7, "lite1": 5.4, "lite2": 6.1, "lite3": 8.2, "lite4": 13.0,
     "d0": 3.9, "d1": 6.6, "d2": 8.1, "d3": 12, "d4": 21, "d5": 34, "d6": 52, "d7": 52, "d7x": 77,
     "det-lite0": 3.2, "det-lite1": 4.2, "det-lite2": 5.3, "det-lite3": 8.4, "det-lite4": 15.1,
+    "v2-s": 21.5, "v2-m": 54.1, "v2-b0": 7.1, "v2-b1": 8.1, "v2-b2": 10.1, "v2-b3": 14.4,
+    "v2-l": 120, "v2-xl": 208,
 }  # fmt: skip
 
 # Models that take a second at most; the others take several, and up to a gigabyte.
@@ -45,6 +49,10 @@ SMALL = (
     "det-lite0",
     "det-lite1",
     "det-lite2",
+    "v2-b0",
+    "v2-b1",
+    "v2-b2",
+    "v2-b3",
 )
 # Of timm's and effdet's own models, those that golden_pytorch.json has.
 OWN = [
@@ -65,7 +73,8 @@ def golden():
     folder = Path(os.environ["EFFEDGE_DATA"])
     own = json.loads((folder / "golden_pytorch.json").read_text())
     own = {name.replace("timm-", "efficientnet_").replace("effdet-", "efficientdet_"): own[name] for name in own}
-    return json.loads((folder / "golden.json").read_text()) | own
+    second = json.loads((folder / "golden_v2.json").read_text())
+    return json.loads((folder / "golden.json").read_text()) | own | second
 
 
 def effdets_key(name, key):
@@ -88,13 +97,21 @@ def parameters(model):
 def test_the_parameters_are_those_that_the_papers_print(name):
     millions = PARAMETERS[name]
     digit = 1 if millions == int(millions) else 0.1
-    # B2's 9.2 in the paper is 9.1 in every implementation; the others round to what is printed.
-    assert parameters(on_meta(name)) / 1e6 == pytest.approx(millions, abs=digit * (1 if name == "b2" else 0.55))
+    # B2's 9.2 and V2-L's 120 in the papers are 9.1 and 118.5 in every implementation; the others round to the number.
+    digits = {"b2": 1, "v2-l": 1.5}.get(name, 0.55)
+    assert parameters(on_meta(name)) / 1e6 == pytest.approx(millions, abs=digit * digits)
 
 
-@pytest.mark.parametrize(("name", "total"), [("b0", 5_288_548), ("b7", 66_347_960), ("d0", 3_880_067)])
+@pytest.mark.parametrize(
+    ("name", "total"),
+    [
+        ("b0", 5_288_548), ("b7", 66_347_960), ("d0", 3_880_067),
+        ("v2-s", 21_458_488), ("v2-m", 54_139_356), ("v2-l", 118_515_272),
+    ],
+)  # fmt: skip
 def test_parameters_are_exactly_the_published_number(name, total):
-    # Keras's EfficientNetB0 and B7 print these (without the normalization layer's seven); automl's D0 prints 3.880067M.
+    # Keras's EfficientNetB0 and B7 print these (without the normalization layer's seven); automl's D0 prints 3.880067M;
+    # torchvision documents these of its EfficientNet_V2_S, _M and _L.
     assert parameters(on_meta(name)) == total
 
 
@@ -107,6 +124,16 @@ def test_keys_shapes_and_parameters_are_timms_and_effdets(name):
     assert (parameters(model), len(state)) == (expected["parameters"], expected["tensors"])
     assert zlib.crc32(keys.encode()) == expected["keys_crc32"]
     assert expected.get("image_size", [input_size(name)] * 2) == [input_size(name)] * 2
+
+
+@needs_data
+@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("v2-")])
+def test_sizes_and_preprocessing_of_v2_are_timms(name):
+    expected, row, look = golden()[name], EFFICIENTNETS[name], preprocessing(name, "")
+    assert expected["input_size"] == [3, row.train_size, row.train_size]
+    assert expected["test_input_size"] == [3, row.size, row.size]
+    assert (list(look.mean), list(look.std), look.interpolation) == (expected["mean"], expected["std"], "bicubic")
+    assert look.crop == pytest.approx(expected["crop_pct"], abs=1e-3)
 
 
 @needs_data

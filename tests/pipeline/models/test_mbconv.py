@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from effedge.pipeline.models.efficientnet import B0_STAGES, Backbone, EfficientNet
-from effedge.pipeline.models.mbconv import MBConv1, MBConv6, drop_connect
+from effedge.pipeline.models.mbconv import FusedMBConv1, FusedMBConv4, MBConv1, MBConv4, MBConv6, drop_connect
 from effedge.pipeline.models.same_padding import Conv2d
 from effedge.pipeline.models.squeeze_excite import SqueezeExcite
 from effedge.pipeline.models.tables import EFFICIENTNETS
@@ -16,9 +16,10 @@ def blocks_of(name):
         return [block for stage in EfficientNet(EFFICIENTNETS[name], 10).blocks for block in stage]
 
 
-def test_a_shortcut_only_where_input_and_output_agree():
+@pytest.mark.parametrize("block", [MBConv1, MBConv4, MBConv6, FusedMBConv1, FusedMBConv4])
+def test_a_shortcut_only_where_input_and_output_agree(block):
     for inputs, outputs, stride, expected in [(16, 16, 1, True), (16, 16, 2, False), (16, 24, 1, False)]:
-        assert MBConv6(inputs, outputs, 3, stride, lite=False, drop_rate=0.0).shortcut is expected
+        assert block(inputs, outputs, 3, stride, lite=False, drop_rate=0.0).shortcut is expected
 
 
 def test_the_shortcut_adds_the_input():
@@ -39,6 +40,25 @@ def test_expansion_is_six_and_se_squeezes_to_a_quarter_of_the_blocks_input():
     assert isinstance(first, MBConv1) and first.se.conv_reduce.weight.shape[0] == 32 // 4
     assert isinstance(second, MBConv6) and second.conv_dw.weight.shape[0] == 6 * 16
     assert second.se.conv_reduce.weight.shape[:2] == (16 // 4, 6 * 16)
+
+
+def test_v2_begins_with_fused_blocks_without_squeeze_and_excitation():
+    # table 4 of the paper: 2 + 4 + 4 Fused-MBConv, then 6 + 9 + 15 MBConv with SE
+    blocks = blocks_of("v2-s")
+    assert [type(block) for block in blocks] == [
+        *[FusedMBConv1] * 2, *[FusedMBConv4] * 8, *[MBConv4] * 6, *[MBConv6] * 24,
+    ]  # fmt: skip
+    squeezed = [any(isinstance(module, SqueezeExcite) for module in block.modules()) for block in blocks]
+    assert squeezed == [False] * 10 + [True] * 30
+    assert tuple(blocks[2].conv_exp.weight.shape) == (4 * 24, 24, 3, 3) and blocks[2].conv_exp.groups == 1
+    assert blocks[10].conv_dw.weight.shape[0] == 4 * 64 and blocks[16].conv_dw.weight.shape[0] == 6 * 128
+
+
+def test_the_first_fused_block_adds_the_input_behind_the_activation():
+    block = FusedMBConv1(8, 8, 3, 1, lite=False, drop_rate=0.0).eval()
+    nn.init.zeros_(block.bn1.weight)  # and its bias is 0: swish of 0 is 0
+    x = torch.randn(2, 8, 5, 5)
+    torch.testing.assert_close(block(x), x)
 
 
 def test_squeeze_and_excitation_is_its_formula():
@@ -86,6 +106,16 @@ def test_the_backbone_gives_an_eighth_a_sixteenth_and_a_thirty_second():
     with torch.device("meta"):
         features = Backbone(EFFICIENTNETS["b0"]).eval()(torch.zeros(1, 3, 64, 96))
     assert [tuple(x.shape[1:]) for x in features] == [(40, 8, 12), (112, 4, 6), (320, 2, 3)]
+
+
+@pytest.mark.parametrize(("name", "channels"), [("v2-s", (64, 160, 256)), ("v2-m", (80, 176, 512))])
+def test_v2s_pyramid_is_the_last_stage_at_each_size_too(name, channels):
+    with torch.device("meta"):
+        features = Backbone(EFFICIENTNETS[name]).eval()(torch.zeros(1, 3, 64, 96))
+    sizes = [(8, 12), (4, 6), (2, 3)]
+    assert [tuple(x.shape[1:]) for x in features] == [
+        (count, *size) for count, size in zip(channels, sizes, strict=True)
+    ]
 
 
 def test_every_convolution_in_front_of_a_batch_norm_has_no_bias():

@@ -1,4 +1,4 @@
-"""The papers' tables: EfficientNet's table 1 exactly, the parameters and FLOPs of both papers' table 2 within 5%."""
+"""The papers' tables: EfficientNet's table 1 and V2's table 4 exactly, the papers' parameters and FLOPs within 5%."""
 
 import pytest
 
@@ -19,7 +19,21 @@ def test_b0_is_table_1():
     ]
 
 
-# Millions of parameters and billions of multiply-adds, as printed in the papers.
+def test_v2_s_is_v2s_table_4():
+    rows = summarize("v2-s")
+    assert [(row.operator, row.stride, row.channels, row.layers) for row in rows] == [
+        ("Conv3x3", "2", 24, 1),
+        ("Fused-MBConv1, k3x3", "1", 24, 2),
+        ("Fused-MBConv4, k3x3", "2", 48, 4),
+        ("Fused-MBConv4, k3x3", "2", 64, 4),
+        ("MBConv4, k3x3, SE0.25", "2", 128, 6),
+        ("MBConv6, k3x3, SE0.25", "1", 160, 9),
+        ("MBConv6, k3x3, SE0.25", "2", 256, 15),
+        ("Conv1x1, pooling, FC", "-", 1280, 1),
+    ]
+
+
+# Millions of parameters and billions of multiply-adds, as printed in the papers, and for V2 in its README.
 @pytest.mark.parametrize(
     ("name", "parameters", "flops"),
     [
@@ -27,6 +41,8 @@ def test_b0_is_table_1():
         ("b6", 43, 19), ("b7", 66, 37),
         ("d0", 3.9, 2.5), ("d1", 6.6, 6.1), ("d2", 8.1, 11), ("d3", 12, 25), ("d4", 21, 55), ("d5", 34, 135),
         ("d6", 52, 226), ("d7", 52, 325), ("d7x", 77, 410),
+        ("v2-s", 21.5, 8.4), ("v2-m", 54.1, 24.7), ("v2-l", 119.5, 56.3),
+        ("v2-b0", 7.1, 0.72), ("v2-b1", 8.1, 1.2), ("v2-b2", 10.1, 1.7), ("v2-b3", 14.4, 3.0),
     ],
 )  # fmt: skip
 def test_parameters_and_flops_are_the_papers(name, parameters, flops):
@@ -45,7 +61,7 @@ def test_a_convolution_is_counted_by_its_formula():
 def test_every_parameter_is_in_a_row_whatever_the_classes_and_the_size():
     from effedge.pipeline.models.create import create_model
 
-    for name, classes in [("lite2", 7), ("d0", 3), ("d7x", 90), ("det-lite1", 1)]:
+    for name, classes in [("lite2", 7), ("v2-b2", 5), ("d0", 3), ("d7x", 90), ("det-lite1", 1)]:
         total = sum(parameter.numel() for parameter in create_model(name, classes).parameters())
         assert sum(row.parameters for row in summarize(name, classes)) == total
     half, full = (sum(row.flops for row in summarize("d0", size=size)) for size in (256, 512))
@@ -63,3 +79,11 @@ def test_the_table_is_printed_with_totals(capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "d0, input 512" and lines[-1].split() == ["total", "3,880,067", "2.492", "B"]
     assert len(lines) == 15
+
+
+def test_v2s_table_counts_from_0_and_has_the_stride(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["summary", "v2-b0"])
+    main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:4] == ["stage", "operator", "stride", "resolution"]
+    assert lines[2].split()[:4] == ["0", "Conv3x3", "2", "224"] and lines[-1].split()[:2] == ["total", "7,139,704"]

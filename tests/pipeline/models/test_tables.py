@@ -16,17 +16,19 @@ from effedge.pipeline.models.tables import (
     normalization,
 )
 
-# The side of the input, as the papers and EfficientNet-Lite's release notes print it.
+# The side of the input, as the papers, EfficientNet-Lite's release notes and V2's code (eval_size) print it.
 SIZES = {
     "b0": 224, "b1": 240, "b2": 260, "b3": 300, "b4": 380, "b5": 456, "b6": 528, "b7": 600, "l2": 800,
     "lite0": 224, "lite1": 240, "lite2": 260, "lite3": 280, "lite4": 300,
+    "v2-s": 384, "v2-m": 480, "v2-l": 480, "v2-xl": 512, "v2-b0": 224, "v2-b1": 240, "v2-b2": 260, "v2-b3": 300,
     "d0": 512, "d1": 640, "d2": 768, "d3": 896, "d4": 1024, "d5": 1280, "d6": 1280, "d7": 1536, "d7x": 1536,
     "det-lite0": 320, "det-lite1": 384, "det-lite2": 448, "det-lite3": 512, "det-lite4": 640,
 }  # fmt: skip
 
 
-def test_all_29_published_models_are_there():
+def test_all_37_published_models_are_there():
     classifiers = [*(f"b{index}" for index in range(9)), "l2", *(f"lite{index}" for index in range(5))]
+    classifiers += [f"v2-{size}" for size in ("s", "m", "l", "xl", "b0", "b1", "b2", "b3")]
     detectors = [*(f"d{index}" for index in range(8)), "d7x", *(f"det-lite{index}" for index in range(5))]
     own = [name for name in MODELS if name not in (*PYTORCH_EFFICIENTNETS, *PYTORCH_EFFICIENTDETS)]
     assert sorted(own) == sorted(classifiers + detectors)
@@ -60,9 +62,23 @@ def test_timms_and_effdets_own_models_have_their_names_and_the_input_of_their_co
         ("hf-hub:timm/efficientnet_b4.ra2_in1k", "efficientnet_b4"),
         ("efficientdet_d1", "efficientdet_d1"),
         ("efficientnet-b5", "b5"),  # lukemelas's
+        ("tf_efficientnetv2_s.in21k_ft_in1k", "v2-s"),
+        ("tf_efficientnetv2_m_in21ft1k", "v2-m"),
+        ("timm/tf_efficientnetv2_xl.in21k", "v2-xl"),
+        ("tf_efficientnetv2_b3", "v2-b3"),
         *(
             (other, None)
-            for other in ("efficientnet_es", "efficientnet_b0_gn", "efficientdet_q0", "b0", "resnet50", "")
+            for other in (
+                "efficientnet_es",
+                "efficientnet_b0_gn",
+                "efficientdet_q0",
+                "b0",
+                "resnet50",
+                "",
+                "efficientnetv2_s",
+                "efficientnetv2_rw_s.ra2_in1k",
+                "tf_efficientnet_s",
+            )
         ),
     ],
 )
@@ -119,3 +135,12 @@ def test_each_family_is_normalized_as_it_was_trained():
     # ImageNet's mean and standard deviation (torchvision prints them); Lite: (pixel - 127) / 128, about a half
     assert normalization("b3") == normalization("d3") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert normalization("lite2") == normalization("det-lite2") == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    # google/automl, efficientnetv2: V2-B0 to B3 are trained as V1's B's, the others on (pixel - 128) / 128
+    assert normalization("v2-b0") == normalization("b3") and normalization("v2-m") == normalization("lite2")
+
+
+def test_v2s_largest_training_images_are_smaller_than_its_input():
+    # google/automl, effnetv2_configs.py: train_size
+    sizes = {"v2-s": 300, "v2-m": 384, "v2-l": 384, "v2-xl": 384}
+    sizes |= {"v2-b0": 192, "v2-b1": 192, "v2-b2": 208, "v2-b3": 240}
+    assert {name: EFFICIENTNETS[name].train_size for name in EFFICIENTNETS if name.startswith("v2-")} == sizes

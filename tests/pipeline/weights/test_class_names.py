@@ -1,7 +1,7 @@
 import pytest
 
 from effedge.deploy.common.cli import UserError
-from effedge.pipeline.weights.class_names import coco_labels, imagenet_labels, read_labels
+from effedge.pipeline.weights.class_names import coco_labels, imagenet21k_labels, imagenet_labels, read_labels
 
 
 def test_coco_has_80_names_at_their_category_ids():
@@ -27,6 +27,14 @@ def test_imagenet_has_1000_different_names():
     labels = imagenet_labels()
     assert len(labels) == 1000 and len({label.casefold() for label in labels if label}) == 1000
     assert labels[0] == "tench" and labels[207] == "golden retriever" and labels[999] == "toilet tissue"
+
+
+def test_imagenet21k_has_21843_different_names_in_the_order_of_the_published_weights():
+    labels = imagenet21k_labels()
+    assert len(labels) == 21843 and len({label.casefold() for label in labels if label}) == 21843
+    # timm's imagenet21k_goog_synsets.txt, lines 1 and 21843: n00004475 and n15102894, by WordNet
+    assert labels[0] == "organism" and labels[-1] == "knothole"
+    assert labels.index("tench") < labels.index("goldfish") < labels.index("golden retriever")
 
 
 def test_an_empty_line_is_a_gap(tmp_path):

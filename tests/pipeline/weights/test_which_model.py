@@ -14,7 +14,10 @@ from effedge.pipeline.weights.load import load_weights
 from effedge.pipeline.weights.which_model import arch_of, recognize
 from tests.pipeline.synthetic_weights import fill
 
-SMALL = ["b0", "b1", "b2", "efficientnet_b4", "lite0", "lite2", "d0", "d1", "det-lite0", "efficientdet_lite0"]
+SMALL = [
+    "b0", "b1", "b2", "efficientnet_b4", "v2-b0", "v2-b3", "v2-s", "lite0", "lite2", "d0", "d1", "det-lite0",
+    "efficientdet_lite0",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
