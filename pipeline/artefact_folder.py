@@ -20,6 +20,7 @@ from effedge.deploy.common.messages import log
 from effedge.deploy.common.outputs import scratch_beside
 from effedge.pipeline.export.torch_to_onnx import Batch
 from effedge.pipeline.request import Checkpoint, OnnxFile, Request
+from effedge.pipeline.weights.hub.repository import is_repository
 from effedge.pipeline.weights.published import KINDS
 
 SOURCE = "source.txt"
@@ -96,10 +97,11 @@ def source_of(request: Request) -> str:
 
 
 def file_of(source: Checkpoint | OnnxFile) -> Path | None:
-    """Returns the file of a source; None for effedge's own and published weights."""
+    """Returns the file of a source; None for effedge's own, published and a hub's weights."""
     if isinstance(source, OnnxFile):
         return source.path
-    return None if source.weights in (*KINDS, "digits", "random") else Path(source.weights)
+    is_word = source.weights in (*KINDS, "digits", "random") or is_repository(source.weights)
+    return None if is_word else Path(source.weights)
 
 
 def names_of(source: Checkpoint | OnnxFile) -> list[str]:
@@ -126,7 +128,9 @@ def artefact_name(source: Checkpoint | OnnxFile, prefix: str = "") -> str:
     if isinstance(source, OnnxFile):
         parts = [prefix + word(source.path.stem), *([source.head] if source.head else [])]
         return "-".join([*parts, *([batch_word(source.batch)] if source.batch else [])])
-    parts = [source.model, source.weights if file is None else prefix + word(file.stem)]
+    parts = [source.model, word(source.weights) if is_repository(source.weights) else source.weights]
+    if file is not None:
+        parts[1] = prefix + word(file.name if file.is_dir() else file.stem)
     if source.size is not None:
         parts.append(str(source.size))
     if source.batch != (1, 1, 1):

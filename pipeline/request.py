@@ -21,6 +21,7 @@ from effedge.pipeline.evaluation.accuracy_limit import AccuracyLimit
 from effedge.pipeline.export.heads.table import HEADS, HEADS_HELP
 from effedge.pipeline.export.torch_to_onnx import ANCHORS_HELP, Batch, parse_batch
 from effedge.pipeline.models.tables import MODELS, check_model
+from effedge.pipeline.weights.hub.repository import is_repository, model_of_repository
 
 # The stages in their order; a bundle is in place of an engine.
 STAGES = ("export", "simplify", "calibrate", "engine", "bundle")
@@ -33,7 +34,7 @@ class Checkpoint:
 
     Attributes:
         model: a name such as "d0".
-        weights: digits, random, a kind of published weights, or a path.
+        weights: digits, random, a kind of published weights, a repository of the Hugging Face hub, or a path.
         size: side of the input in pixels; None: the weights' own.
         batch: the smallest, usual and largest number of images in a run.
         classes, labels: what the weights must have, and a text file with a class name a line.
@@ -173,6 +174,8 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 def read_source(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Checkpoint | OnnxFile:
     """Read what `add_source` added; ends with one line for a model and an ONNX file, or neither."""
     batch = None if arguments.batch is None else parse_batch(arguments.batch)
+    if arguments.model is None and arguments.onnx is None and is_repository(arguments.weights or ""):
+        arguments.model = model_of_repository(arguments.weights)
     if (arguments.model is None) == (arguments.onnx is None):
         both = f"'{arguments.model}' and '{arguments.onnx}' were given"
         given = "neither was given" if arguments.onnx is None else both

@@ -137,7 +137,8 @@ def export_model(
     common.RemoveUnusedNodesPass()(exported)
     if batch != (1, 1, 1):
         replace_batch_of_one(exported, batch[0] if len(set(batch)) == 1 else "N")
-    word = Path(weights).stem if loaded.file is not None and weights == str(loaded.file) else weights
+    path = Path(weights)
+    word = path.stem if path.is_file() else path.name if path.is_dir() else weights
     exported.metadata_props.clear()
     exported.metadata_props[SPEC_KEY] = spec_text(make_spec(name, word, loaded.labels, side, batch, look))
     exported.producer_name, exported.producer_version = "effedge", None

@@ -10,11 +10,12 @@ from torch import nn
 
 from effedge.deploy.common.messages import log
 from effedge.pipeline.models.create import create_model
-from effedge.pipeline.models.efficientnet import DROP_CONNECT
-from effedge.pipeline.models.mbconv import MBConv1, MBConv6
+from effedge.pipeline.models.efficientnet import DROP_CONNECT, EfficientNet
+from effedge.pipeline.models.mbconv import Block
 from effedge.pipeline.training.distributed.processes import SINGLE_PROCESS, ProcessGroup
 from effedge.pipeline.training.distributed.sync_batch_norm import synchronize
 from effedge.pipeline.training.ema import Ema
+from effedge.pipeline.training.fixres import freeze_all_but_last
 from effedge.pipeline.training.initial_weights import initialize
 from effedge.pipeline.training.log.state import TrainingState, load_resume
 from effedge.pipeline.training.optimizer import make_optimizer
@@ -44,17 +45,20 @@ def start_state(
     torch.manual_seed(options.seed)
     model: nn.Module = create_model(options.model, classes, options.size)
     for module in model.modules():
-        if isinstance(module, MBConv1 | MBConv6):
+        if isinstance(module, Block):
             module.drop_rate *= options.drop_connect / DROP_CONNECT
     message = ""
     if options.init and not resume.exists():
         with group.rank_0_first():  # rank 0 downloads
-            message = initialize(model, options.model, options.init)
+            message = initialize(model, options.model, options.init, RECIPES[options.recipe].fixes_resolution)
     model.train()
     if options.freeze_norm:
         freeze_norm(model)
     if group.world_size > 1:
         model = synchronize(model, group.device)
+    if RECIPES[options.recipe].fixes_resolution:
+        assert isinstance(model, EfficientNet)
+        freeze_all_but_last(model)  # last: synchronized BatchNorms have parameters of their own
     model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(model, options.decay, RECIPES[options.recipe].optimizer)
     state = TrainingState(model, Ema(model, options.ema), optimizer)

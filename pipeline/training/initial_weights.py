@@ -7,7 +7,10 @@ from pathlib import Path
 from torch import nn
 
 from effedge.deploy.common.cli import UserError, choose
+from effedge.pipeline.models.efficientnet import EfficientNet
 from effedge.pipeline.models.tables import EFFICIENTDETS, MODELS, is_detector
+from effedge.pipeline.training.fixres import load_trained
+from effedge.pipeline.weights.hub.repository import is_repository, model_of_repository
 from effedge.pipeline.weights.locate import locate_weights
 from effedge.pipeline.weights.published import PUBLISHED
 from effedge.pipeline.weights.save import load_matching
@@ -17,8 +20,9 @@ def initial_file(model: str, init: str) -> Path | None:
     """Locates the file that `init` names, and downloads it if need be.
 
     Args:
-        init: a path, `random`, the weights of another model (`lite0:imagenet`), or published weights: of `model`, or
-            of a detector's backbone where the detector has none of that name (`imagenet`).
+        init: a path, `random`, a repository of the Hugging Face hub, of whatever model, the weights of another model
+            (`lite0:imagenet`), or published weights: of `model`, or of a detector's backbone where the detector has
+            none of that name (`imagenet`).
 
     Returns:
         The file; None for `random`.
@@ -26,6 +30,8 @@ def initial_file(model: str, init: str) -> Path | None:
     Raises:
         UserError: as `effedge.pipeline.weights.locate.locate_weights`.
     """
+    if is_repository(init):
+        return locate_weights(model_of_repository(init), init)
     name, colon, weights = init.partition(":")
     if colon and not Path(init).is_file():
         return locate_weights(choose("model", name, MODELS), weights)
@@ -34,14 +40,21 @@ def initial_file(model: str, init: str) -> Path | None:
     return locate_weights(model, init)
 
 
-def initialize(model: nn.Module, name: str, init: str) -> str:
+def initialize(model: nn.Module, name: str, init: str, whole: bool = False) -> str:
     """Copies every tensor of `init` that fits by key and shape; returns a line with their number.
 
-    Raises UserError if no tensor fits.
+    Args:
+        whole: the file must have the whole classifier, with as many classes.
+
+    Raises UserError if no tensor fits, or not all of the `whole`.
     """
     file = initial_file(name, init)
     if file is None:
         return "started from random weights"
+    if whole:
+        assert isinstance(model, EfficientNet)
+        load_trained(model, name, init, file)
+        return f"started from {init}"
     taken, total = load_matching(model, file), len(model.state_dict())
     if taken == 0:
         raise UserError(

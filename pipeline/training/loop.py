@@ -27,6 +27,7 @@ from effedge.pipeline.training.log.outputs import Outputs
 from effedge.pipeline.training.log.progress import TrainingProgress
 from effedge.pipeline.training.log.state import resume_path, save_resume
 from effedge.pipeline.training.options import Options
+from effedge.pipeline.training.progressive.stages import describe_stage
 from effedge.pipeline.training.step import make_normalize, train_step
 from effedge.pipeline.training.validation import Validation
 
@@ -129,6 +130,9 @@ class TrainingLoop:
             if isinstance(part, UserError):
                 raise part
             parts.append(part)
+        stage = describe_stage(self.options, self.state.step)
+        if stage is not None:
+            log.info(stage)
         with interrupts.deferred():
             losses = train_step(self.state, self.forward, parts, self.normalize, self.options, len(self.data.labels),
                                 self.group)  # fmt: skip

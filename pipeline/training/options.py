@@ -11,6 +11,7 @@ from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.pipeline.models.tables import input_size, is_detector
 from effedge.pipeline.training.data.augment import JITTER, Augmentation
 from effedge.pipeline.training.data.sources import DIGITS
+from effedge.pipeline.training.progressive.stages import apply_settings
 from effedge.pipeline.training.recipes import RECIPES
 
 PRECISIONS = ("fp32", "bf16")
@@ -37,11 +38,15 @@ class Options:
     colour: float = 0.0
     jitter: tuple[float, float] = JITTER
     randaugment: tuple[int, float] | None = None
+    autoaugment: bool | None = None  # None, not False: so a state that was saved before there was this option resumes
     recipe: str = "finetune"
     ema: float = RECIPES["finetune"].ema
     falling: tuple[float, float] | None = None  # see effedge.pipeline.training.optimizer.learning_rate
     accumulate: int = 1
     precision: str = "fp32"
+    progressive: tuple[int, int] | None = None  # see effedge.pipeline.training.progressive.stages
+    mixup: float | None = None
+    dropout: float | None = None  # None: the model's own
 
     @property
     def augmentation(self) -> Augmentation:
@@ -49,7 +54,8 @@ class Options:
 
 
 def make_augmentation(arguments: argparse.Namespace | Options) -> Augmentation:
-    return Augmentation(arguments.flips, arguments.turns, arguments.colour, arguments.jitter, arguments.randaugment)
+    return Augmentation(arguments.flips, arguments.turns, arguments.colour, arguments.jitter, arguments.randaugment,
+                        bool(arguments.autoaugment), RECIPES[arguments.recipe].fixes_resolution)  # fmt: skip
 
 
 def make_parser(description: str) -> Parser:
@@ -87,6 +93,12 @@ def make_parser(description: str) -> Parser:
     add("--jitter", nargs=2, type=float, default=list(JITTER), metavar=("LEAST", "GREATEST"), help=jitter)
     randaugment = "RandAugment on a classifier's images: N operations of magnitude M, 10 being their ranges' end"
     add("--randaugment", nargs=2, type=float, metavar=("N", "M"), help=randaugment)
+    autoaugment = "AutoAugment's policy for ImageNet on a classifier's images, in place of RandAugment"
+    add("--autoaugment", action="store_const", const=True, help=autoaugment)
+    stages = "grow a classifier's images from LEAST to GREATEST pixels in 4 stages, and its regularization with them"
+    add("--progressive", nargs=2, type=int, metavar=("LEAST", "GREATEST"), help=stages)
+    add("--mixup", type=float, metavar="ALPHA", help="mix a classifier's images and labels in pairs, such as 0.2")
+    add("--dropout", type=float, metavar="RATE", help="of a classifier's features (default: the model's own)")
     freeze = (
         "normalize by the statistics of --init, as the engine will, not by each batch's own: for a detector's last "
         "steps, where a batch is too small to stand for the images to come"
@@ -126,7 +138,12 @@ def apply_recipe(arguments: argparse.Namespace) -> None:
     for name in ("decay", "drop_connect", "ema"):
         if getattr(arguments, name) is None:
             setattr(arguments, name, getattr(recipe, name))
-    if arguments.randaugment is None and task == "classification":
+    if arguments.autoaugment and task == "detection":
+        raise UserError(f"--autoaugment is for classifiers, and {arguments.model} is a detector: leave it out")
+    if arguments.autoaugment and arguments.randaugment is not None:
+        raise UserError("--autoaugment and --randaugment are two policies for the same images: give one of them")
+    apply_settings(arguments, recipe.progressive)
+    if arguments.randaugment is None and task == "classification" and not arguments.autoaugment:
         arguments.randaugment = recipe.randaugment
     if arguments.randaugment is not None:
         arguments.randaugment = (int(arguments.randaugment[0]), float(arguments.randaugment[1]))
@@ -149,6 +166,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--rate {arguments.rate}: expected a number above 0, such as 1e-3")
     if arguments.freeze_norm and arguments.init in (None, "random"):
         raise UserError("--freeze-norm keeps the statistics of a trained model: give it with --init")
+    if RECIPES[arguments.recipe].fixes_resolution and arguments.init in (None, "random"):
+        raise UserError(f"--recipe {arguments.recipe} fine-tunes a trained classifier: give it with --init")
     if arguments.drop_connect >= 1:
         raise UserError(f"--drop-connect {arguments.drop_connect}: expected less than 1, the share of samples dropped")
     if not 0 <= arguments.ema < 1:
@@ -186,9 +205,11 @@ def read_options(arguments: argparse.Namespace, epoch_length: int | None, world_
         )
     if arguments.batch // arguments.accumulate < 2 and not arguments.freeze_norm:
         raise UserError(f"--accumulate {arguments.accumulate} leaves an image at a time: BatchNorm needs several")
-    if epoch_length is None and (arguments.epochs is not None or recipe.epochs is not None):
+    by_epoch = arguments.epochs is not None or recipe.falling is not None or recipe.warmup_epochs is not None
+    if epoch_length is None and by_epoch:
         raise UserError(
-            f"data '{arguments.data}' is drawn anew and has no epochs: expected --recipe finetune and --steps"
+            f"data '{arguments.data}' is drawn anew and has no epochs: expected --steps, with --recipe finetune or "
+            "fixres"
         )
     epoch = (epoch_length or 0) / arguments.batch  # in steps
     steps = arguments.steps if arguments.epochs is None else max(1, round(arguments.epochs * epoch))

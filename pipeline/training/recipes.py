@@ -11,11 +11,21 @@ RMSProp's epsilon 1e-3, which is inside the square root there and outside of it 
 moving average 0.9999; label smoothing 0.1. RandAugment (Cubuk et al. 2020) replaces AutoAugment, as in the later of
 the published weights.
 
+`efficientnetv2`: Tan and Le 2021, section 5.1: as `efficientnet`, and progressive learning with RandAugment, mixup and
+dropout by the paper's table 6 (`effedge.pipeline.training.progressive.stages`). No cutmix, which the code release has
+and the paper has not.
+
 `efficientdet`: Tan, Pang and Le 2020, section 5.1: SGD with momentum 0.9, weight decay 4e-5, learning rate from 0 to
 0.16 over the first epoch and then a cosine, moving average 0.9998, focal loss with alpha 0.25 and gamma 1.5
 (`effedge.pipeline.training.losses`), scale jitter 0.1 to 2, 300 epochs of batch 128. From its code release
 (google/automl, efficientdet, hparams_config.py): the rate is 0.08 for each 64 of the batch, gradients are clipped at
 norm 10, and there is no stochastic depth.
+
+`fixres`: Touvron et al. 2019 (`effedge.pipeline.training.fixres`), which goes on from trained weights. From its code
+release (facebookresearch/FixRes, imnet_finetune/train.py and README.md): SGD with momentum 0.9, weight decay 1e-4, rate
+0.008 for each 512 of the batch, 56 epochs for a ResNet-50, no moving average. Images are cut as in evaluation and
+mirrored at random, as in its transforms_v2.py. A cosine takes the place of a tenth of the rate after 30 epochs, so that
+shorter runs end at a small rate too.
 """
 
 from __future__ import annotations
@@ -45,6 +55,8 @@ class Recipe(NamedTuple):
     warmup_epochs: float | None = None
     falling: tuple[float, float] | None = None  # (factor, epochs between); None: a cosine to zero
     randaugment: tuple[int, float] | None = None  # number of operations on an image, and their magnitude
+    progressive: bool = False  # sizes and regularization grow by stage (effedge.pipeline.training.progressive)
+    fixes_resolution: bool = False  # only the last layers learn, from images cut as in evaluation
 
 
 RECIPES = {
@@ -53,8 +65,12 @@ RECIPES = {
         Recipe("finetune", None, "adamw", 8, 1e-3, False, 1e-2, DROP_CONNECT, 0.998, 10.0, steps=2000, warmup=100),
         Recipe("efficientnet", "classification", "rmsprop", 4096, 0.256, True, 1e-5, DROP_CONNECT, 0.9999, math.inf,
                epochs=350, warmup_epochs=5, falling=(0.97, 2.4), randaugment=(2, 9)),
+        Recipe("efficientnetv2", "classification", "rmsprop", 4096, 0.256, True, 1e-5, DROP_CONNECT, 0.9999, math.inf,
+               epochs=350, warmup_epochs=5, falling=(0.97, 2.4), progressive=True),
         Recipe("efficientdet", "detection", "sgd", 128, 0.16, True, 4e-5, 0.0, 0.9998, 10.0, epochs=300,
                warmup_epochs=1),
+        Recipe("fixres", "classification", "sgd", 512, 0.008, True, 1e-4, 0.0, 0.0, math.inf, epochs=56, warmup=0,
+               fixes_resolution=True),
     )
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effedge.pipeline.models.dropout import part_of_batch
+from effedge.pipeline.models.efficientnet import EfficientNet
 from effedge.pipeline.models.tables import normalization
 from effedge.pipeline.training.data.batches import Batch, DetectionBatch
 from effedge.pipeline.training.distributed.processes import SINGLE_PROCESS, ProcessGroup
@@ -18,6 +19,8 @@ from effedge.pipeline.training.log.state import TrainingState
 from effedge.pipeline.training.losses import detection_loss
 from effedge.pipeline.training.optimizer import learning_rate
 from effedge.pipeline.training.options import Options
+from effedge.pipeline.training.progressive.mixup import draw_weights, mix_images, mix_losses
+from effedge.pipeline.training.progressive.stages import stage_at
 from effedge.pipeline.training.recipes import RECIPES
 
 LABEL_SMOOTHING = 0.1  # Szegedy et al. 2016, section 7; EfficientNet's code release
@@ -43,21 +46,26 @@ def loss_divisor(batch: Batch) -> int:
 
 
 def batch_loss(
-    model: nn.Module, images: Tensor, batch: Batch, classes: int, divisor: float | None = None
-) -> dict[str, Tensor]:
+    model: nn.Module, images: Tensor, batch: Batch, classes: int, divisor: float | None = None,
+    weights: Tensor | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
     """Computes the parts of the loss by name; their sum is minimized.
 
     Args:
         images: the normalized images of `batch`.
         divisor: `loss_divisor` of the whole batch, where `batch` is a part of it.
+        weights: of mixup, [N], by which a classifier's `images` are mixed before the forward pass.
     """
     if isinstance(batch, DetectionBatch):
         class_levels, box_levels = (list(map(at_least_float32, levels)) for levels in model(images))
         class_loss, box_loss = detection_loss(class_levels, box_levels, batch.targets, classes, divisor)
         return {"class": class_loss, "box": box_loss}
-    logits = at_least_float32(model(images))
-    total = F.cross_entropy(logits, batch.class_ids, label_smoothing=LABEL_SMOOTHING, reduction="sum")
-    return {"class": total / (divisor or loss_divisor(batch))}
+    logits = at_least_float32(model(images if weights is None else mix_images(images, weights)))
+    losses = F.cross_entropy(logits, batch.class_ids, label_smoothing=LABEL_SMOOTHING, reduction="none")
+    if weights is not None:
+        partner = F.cross_entropy(logits, batch.class_ids.flip(0), label_smoothing=LABEL_SMOOTHING, reduction="none")
+        losses = mix_losses(losses, partner, weights)
+    return {"class": losses.sum() / (divisor or loss_divisor(batch))}
 
 
 def train_step(
@@ -82,6 +90,12 @@ def train_step(
     parts = [type(part)(*(tensor.to(group.device, non_blocking=True) for tensor in part)) for part in parts]
     [divisor] = group.total([float(sum(map(loss_divisor, parts)))])
     first = group.rank * options.batch // group.world_size
+    weights = None
+    if isinstance(state.model, EfficientNet):
+        stage = stage_at(options, state.step)
+        state.model.dropout = stage.dropout
+        if stage.mixup:
+            weights = draw_weights(stage.mixup, options.seed, state.step, options.batch).to(group.device)
     losses: dict[str, float] = {}
     state.optimizer.zero_grad()
     for index, part in enumerate(parts):
@@ -90,7 +104,8 @@ def train_step(
         wait = isinstance(forward, nn.parallel.DistributedDataParallel) and index < len(parts) - 1
         with forward.no_sync() if wait else contextlib.nullcontext():  # type: ignore[operator]
             with part_of_batch(options.seed, state.step, first, options.batch), autocast:
-                part_losses = batch_loss(forward, normalize(part.images), part, classes, divisor)
+                of_part = None if weights is None else weights[first : first + len(part.images)]
+                part_losses = batch_loss(forward, normalize(part.images), part, classes, divisor, of_part)
             loss = torch.stack(list(part_losses.values())).sum()
             (loss * group.world_size).backward()  # DistributedDataParallel takes the mean over the processes
         first += len(part.images)

@@ -32,6 +32,7 @@ from effedge.pipeline.training.log.outputs import check_out
 from effedge.pipeline.training.log.state import resume_path
 from effedge.pipeline.training.loop import Schedule, train
 from effedge.pipeline.training.options import Options, apply_recipe, make_augmentation, make_parser, read_options
+from effedge.pipeline.training.progressive.stages import in_stages
 from effedge.pipeline.training.validation import make_validation
 from effedge.pipeline.weights.published import Preprocessing, preprocessing
 
@@ -79,6 +80,7 @@ def run_process(group: ProcessGroup, arguments: argparse.Namespace) -> None:
         data = training_data(arguments.model, arguments.data, arguments.images, arguments.size, arguments.seed,
                              make_augmentation(arguments), unreadable)  # fmt: skip
         options = read_options(arguments, data.epoch_length, group.world_size)
+        data = in_stages(data, options)
         if val is not None:
             validation = make_validation(options.model, val, arguments.val_images or arguments.images, data.labels,
                                          options.size, look, unreadable)._replace(spread=group.spread)  # fmt: skip

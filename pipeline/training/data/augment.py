@@ -40,6 +40,8 @@ class Augmentation(NamedTuple):
     jitter: least and greatest scale of a detector's image; 1 is the letterbox's.
     randaugment: number of operations on a classifier's image, and their magnitude
         (`effedge.pipeline.training.data.randaugment`).
+    autoaugment: AutoAugment's policy on a classifier's image (`effedge.pipeline.training.data.autoaugment`).
+    evaluation_crop: a classifier's images are cut as in evaluation, not at random.
     """
 
     flips: bool = True
@@ -47,6 +49,8 @@ class Augmentation(NamedTuple):
     colour: float = 0.0
     jitter: tuple[float, float] = JITTER
     randaugment: tuple[int, float] | None = None
+    autoaugment: bool = False
+    evaluation_crop: bool = False
 
     def flip_and_rotate(
         self, random: np.random.Generator, image: np.ndarray, boxes: np.ndarray

@@ -17,11 +17,12 @@ from torch.utils.data import Dataset
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.image.files import open_image
-from effedge.deploy.image.preprocess import FILTERS
+from effedge.deploy.image.preprocess import FILTERS, center_crop
 from effedge.pipeline.datasets.digits import SHAPES, LabelledImage, draw_crop, draw_image
 from effedge.pipeline.datasets.records import Record
 from effedge.pipeline.models.anchors import make_anchors
 from effedge.pipeline.training.data.augment import Augmentation, random_crop, recolour, scale_jitter
+from effedge.pipeline.training.data.autoaugment import autoaugment
 from effedge.pipeline.training.data.randaugment import randaugment
 from effedge.pipeline.training.losses import DetectionTargets
 from effedge.pipeline.training.matching import Matches, match
@@ -152,12 +153,19 @@ def record_crops(
     def draw(index: int) -> ClassificationSample:
         random = np.random.default_rng([seed, AUGMENTATION, index])
         record = records[record_index(index)]
-        pixels = random_crop(random, open_image(record.path), size, resample)
+        image = open_image(record.path)
+        if augmentation.evaluation_crop:
+            assert preprocessing.crop is not None  # which classifiers have
+            pixels = center_crop(image, (size, size), preprocessing.crop, resample).pixels
+        else:
+            pixels = random_crop(random, image, size, resample)
         pixels, _ = augmentation.flip_and_rotate(random, pixels, NO_BOXES)
         colours = augmentation.draw_colour_matrix(random)
         pixels = pixels if colours is None else recolour(pixels, colours)
         if augmentation.randaugment is not None:
             pixels = randaugment(random, pixels, *augmentation.randaugment)
+        if augmentation.autoaugment:
+            pixels = autoaugment(random, pixels)
         return pixels, int(record.class_ids[0])
 
     return draw

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image
 
-GREY = (128, 128, 128)
+from effedge.pipeline.training.data.operations import OPERATIONS
+
 ROTATION = 30.0  # degrees at magnitude 10
 SHEAR = 0.3
 TRANSLATION = 150 / 331  # of the image's side
@@ -20,47 +21,34 @@ ENHANCEMENT = 0.9
 POSTERIZED_BITS = 4
 
 
-def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
-    """Maps an image: pixel (x, y) of the result is (a x + b y + c, d x + e y + f) of the image."""
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=GREY)
+def _factor(level: float) -> float:
+    return max(0.0, 1 + ENHANCEMENT * level)
 
 
-def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable[[Image.Image, float], Image.Image]:
-    return lambda image, level: kind(image).enhance(max(0.0, 1 + ENHANCEMENT * level))
-
-
-def _posterize(image: Image.Image, level: float) -> Image.Image:
-    return ImageOps.posterize(image, max(1, 8 - round(POSTERIZED_BITS * abs(level))))
-
-
-def _solarize(image: Image.Image, level: float) -> Image.Image:
-    return ImageOps.solarize(image, round(256 * max(0.0, 1 - abs(level))))
-
-
-# An operation takes an image and a level: magnitude / 10 with a random sign.
-OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
-    "identity": lambda image, level: image,
-    "autocontrast": lambda image, level: ImageOps.autocontrast(image),
-    "equalize": lambda image, level: ImageOps.equalize(image),
-    "rotate": lambda image, level: image.rotate(ROTATION * level, Image.Resampling.BILINEAR, fillcolor=GREY),
-    "solarize": _solarize,
-    "colour": _enhance(ImageEnhance.Color),
-    "posterize": _posterize,
-    "contrast": _enhance(ImageEnhance.Contrast),
-    "brightness": _enhance(ImageEnhance.Brightness),
-    "sharpness": _enhance(ImageEnhance.Sharpness),
-    "shear x": lambda image, level: _affine(image, (1, SHEAR * level, 0, 0, 1, 0)),
-    "shear y": lambda image, level: _affine(image, (1, 0, 0, SHEAR * level, 1, 0)),
-    "translate x": lambda image, level: _affine(image, (1, 0, TRANSLATION * level * image.width, 0, 1, 0)),
-    "translate y": lambda image, level: _affine(image, (1, 0, 0, 0, 1, TRANSLATION * level * image.height)),
+# The strength of each of the 14 operations at a level, which is magnitude / 10 with a random sign.
+STRENGTHS: dict[str, Callable[[float], float]] = {
+    "identity": lambda level: 0.0,
+    "autocontrast": lambda level: 0.0,
+    "equalize": lambda level: 0.0,
+    "rotate": lambda level: ROTATION * level,
+    "solarize": lambda level: 256 * max(0.0, 1 - abs(level)),
+    "colour": _factor,
+    "posterize": lambda level: max(1, 8 - round(POSTERIZED_BITS * abs(level))),
+    "contrast": _factor,
+    "brightness": _factor,
+    "sharpness": _factor,
+    "shear x": lambda level: SHEAR * level,
+    "shear y": lambda level: SHEAR * level,
+    "translate x": lambda level: TRANSLATION * level,
+    "translate y": lambda level: TRANSLATION * level,
 }
 
 
 def randaugment(random: np.random.Generator, pixels: np.ndarray, count: int, magnitude: float) -> np.ndarray:
     """Applies `count` random operations at `magnitude`, 10 being the end of their ranges, to uint8 [h,w,3]."""
-    image, names = Image.fromarray(pixels), list(OPERATIONS)
+    image, names = Image.fromarray(pixels), list(STRENGTHS)
     for _ in range(count):
-        operation = OPERATIONS[names[int(random.integers(len(names)))]]
+        name = names[int(random.integers(len(names)))]
         sign = 1.0 if random.random() < 0.5 else -1.0
-        image = operation(image, sign * magnitude / 10)
+        image = OPERATIONS[name](image, STRENGTHS[name](sign * magnitude / 10))
     return np.asarray(image)

@@ -100,3 +100,14 @@ def test_a_classifier_drops_out_by_its_row_in_training_only():
     model.training = True  # BatchNorm stays as it is
     drawn = [model(x) for _ in range(2)]
     assert not torch.equal(*drawn)
+
+
+def test_autoaugment_takes_randaugments_place_and_neither_is_a_detectors():
+    data = ("--data", "x", "--recipe", "efficientnet")
+    options, _ = options_of("b0", *data, "--autoaugment", epoch_length=1000)
+    assert options.randaugment is None and options.augmentation.autoaugment
+    assert not options_of("b0", *data, epoch_length=1000)[0].augmentation.autoaugment
+    with pytest.raises(UserError, match="two policies for the same images"):
+        options_of("b0", *data, "--autoaugment", "--randaugment", 2, 9, epoch_length=1000)
+    with pytest.raises(UserError, match="--autoaugment is for classifiers, and d0 is a detector"):
+        options_of("d0", "--autoaugment")

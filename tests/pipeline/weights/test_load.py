@@ -255,6 +255,11 @@ def test_the_input_is_the_users_then_the_files_then_the_models(d0, tmp_path):
         side_of_input("d0", loaded._replace(size=600))
 
 
+def test_the_classes_of_imagenet_21k_have_their_names():
+    names = load._labels("v2-s", 21843, None, {})
+    assert len(names) == 21843 and names[0] == "organism"
+
+
 def test_a_module_has_as_many_anchors_as_the_weights():
     loaded = load_weights("d0", "random", classes=2, anchors="base=4 scales=1 ratios=1x1,2x0.5")
     module = module_of("d0", loaded)

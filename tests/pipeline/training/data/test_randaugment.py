@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effedge.pipeline.training.data.randaugment import GREY, OPERATIONS, randaugment
+from effedge.pipeline.training.data.operations import GREY, OPERATIONS
+from effedge.pipeline.training.data.randaugment import STRENGTHS, randaugment
 
 
 @pytest.fixture
@@ -14,15 +15,15 @@ def image():
 
 
 def apply(name, image, level):
-    return np.asarray(OPERATIONS[name](Image.fromarray(image), level))
+    return np.asarray(OPERATIONS[name](Image.fromarray(image), STRENGTHS[name](level)))
 
 
 def test_there_are_the_papers_fourteen():
-    assert len(OPERATIONS) == 14
+    assert len(STRENGTHS) == 14 and set(STRENGTHS) == set(OPERATIONS) - {"invert"}
 
 
 def test_at_level_zero_what_has_a_strength_changes_nothing(image):
-    for name in set(OPERATIONS) - {"autocontrast", "equalize", "identity"}:
+    for name in set(STRENGTHS) - {"autocontrast", "equalize", "identity"}:
         np.testing.assert_array_equal(apply(name, image, 0.0), image, err_msg=name)
     np.testing.assert_array_equal(apply("identity", image, 1.0), image)
 
