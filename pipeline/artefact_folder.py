@@ -121,8 +121,9 @@ def names_of(source: Checkpoint | OnnxFile) -> list[str]:
 def artefact_name(source: Checkpoint | OnnxFile, prefix: str = "") -> str:
     """Returns the first name of a source's folder, such as d0-digits, d0-mine-640, b0-digits-b1-4-8, net-b4.
 
-    >>> artefact_name(Checkpoint("d0", "runs/mine.pth", size=640))
-    'd0-mine-640'
+    >>> from effedge.pipeline.models.tables import Size
+    >>> artefact_name(Checkpoint("d0", "runs/mine.pth", size=Size(384, 640)))
+    'd0-mine-384x640'
     """
     file = file_of(source)
     if isinstance(source, OnnxFile):

@@ -39,7 +39,7 @@ from effedge.pipeline.export.foreign_model import check_inputs, simplify_foreign
 from effedge.pipeline.export.heads.attach import attach_stage, header_with_head
 from effedge.pipeline.export.simplify import simplify_stage
 from effedge.pipeline.export.torch_to_onnx import HeadOptions, export_stage
-from effedge.pipeline.models.tables import input_size, is_detector
+from effedge.pipeline.models.tables import input_size, is_detector, parse_size
 from effedge.pipeline.reports.engine_table import engine_table
 from effedge.pipeline.request import STAGES, Checkpoint, OnnxFile, Request, add_source, read_source
 from effedge.pipeline.training.finetune.stage import fine_tune
@@ -224,8 +224,8 @@ def calibration_images(checkpoint: Checkpoint, needed: bool) -> Path | None:
         return digits_folder("detection", "calibration", size=0, count=CALIBRATION_IMAGES) / "images"
     file = locate_weights(model, weights)
     with safe_open(str(file), framework="np") as checkpoint_file:
-        size = int((checkpoint_file.metadata() or {}).get("size", input_size(model)))
-    return digits_folder("classification", "calibration", size=size, count=CALIBRATION_IMAGES)
+        size = parse_size((checkpoint_file.metadata() or {}).get("size", str(input_size(model))))
+    return digits_folder("classification", "calibration", size=max(size), count=CALIBRATION_IMAGES)
 
 
 def check_float_onnx(onnx: OnnxFile, header: Header) -> None:

@@ -20,7 +20,7 @@ from effedge.engines.targets import BY_PAIRS, TYPED, Target, check_buildable_her
 from effedge.pipeline.evaluation.accuracy_limit import AccuracyLimit
 from effedge.pipeline.export.heads.table import HEADS, HEADS_HELP
 from effedge.pipeline.export.torch_to_onnx import ANCHORS_HELP, Batch, parse_batch
-from effedge.pipeline.models.tables import MODELS, check_model
+from effedge.pipeline.models.tables import MODELS, SIZE_HELP, Size, check_model, parse_size
 from effedge.pipeline.weights.hub.repository import is_repository, model_of_repository
 
 # The stages in their order; a bundle is in place of an engine.
@@ -35,7 +35,7 @@ class Checkpoint:
     Attributes:
         model: a name such as "d0".
         weights: digits, random, a kind of published weights, a repository of the Hugging Face hub, or a path.
-        size: side of the input in pixels; None: the weights' own.
+        size: of the input; None: the weights' own.
         batch: the smallest, usual and largest number of images in a run.
         classes, labels: what the weights must have, and a text file with a class name a line.
         anchors: of a detector, in place of the weights' own.
@@ -45,7 +45,7 @@ class Checkpoint:
 
     model: str
     weights: str = "digits"
-    size: int | None = None
+    size: Size | None = None
     batch: Batch = (1, 1, 1)
     classes: int | None = None
     labels: Path | None = None
@@ -164,7 +164,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="instead of a model: an ONNX file of any exporter")
     parser.add_argument("--head", help=f"of the ONNX file, if it is a detector: {HEADS_HELP}")
     parser.add_argument("--weights", help="digits (the default), random, imagenet, coco, ... or a checkpoint")
-    parser.add_argument("--size", type=int, help="side of the input in pixels (default: the weights' own)")
+    parser.add_argument("--size", type=parse_size, help=f"{SIZE_HELP} (default: the weights' own)")
     parser.add_argument("--batch", help="N, or MIN:OPT:MAX for a dynamic batch (default: 1, or the ONNX file's own)")
     parser.add_argument("--classes", type=int, help="number of classes that the checkpoint must have")
     parser.add_argument("--labels", type=Path, help="a text file with a class name a line")

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from effedge.pipeline.models.anchors import ASPECTS, SCALES, level_sizes
+from effedge.pipeline.models.tables import Size
 from effedge.pipeline.training.matching import MATCH_IOU
 
 Aspects = tuple[tuple[float, float], ...]  # (width, height) factors
@@ -26,9 +27,9 @@ GAIN = 0.02  # of mean IoU; a smaller gain is not worth another head
 
 
 class Anchors(NamedTuple):
-    """The parameters of the anchors of an input of `size` x `size` pixels."""
+    """The parameters of the anchors of an input of `size`."""
 
-    size: int
+    size: Size
     levels: int
     scale: float
     aspects: Aspects = ASPECTS
@@ -42,8 +43,8 @@ def best_overlaps(boxes: np.ndarray, anchors: Anchors) -> np.ndarray:
     best = np.zeros(len(boxes))
     x0, y0, x1, y1 = boxes.T.astype(np.float64)
     area = (x1 - x0) * (y1 - y0)
-    for rows, columns in level_sizes((anchors.size, anchors.size), anchors.levels):
-        stride_y, stride_x = anchors.size / rows, anchors.size / columns
+    for rows, columns in level_sizes(anchors.size, anchors.levels):
+        stride_y, stride_x = anchors.size.height / rows, anchors.size.width / columns
         cx = (np.clip(np.floor((x0 + x1) / 2 / stride_x), 0, columns - 1) + 0.5) * stride_x
         cy = (np.clip(np.floor((y0 + y1) / 2 / stride_y), 0, rows - 1) + 0.5) * stride_y
         for octave in range(SCALES):
@@ -59,8 +60,9 @@ def best_overlaps(boxes: np.ndarray, anchors: Anchors) -> np.ndarray:
 
 def smallest_area(anchors: Anchors) -> float:
     """Computes the area of the smallest anchor, in pixels."""
-    rows, columns = level_sizes((anchors.size, anchors.size), anchors.levels)[0]
-    return anchors.scale**2 * anchors.size / rows * anchors.size / columns * min(w * h for w, h in anchors.aspects)
+    rows, columns = level_sizes(anchors.size, anchors.levels)[0]
+    height, width = anchors.size
+    return anchors.scale**2 * height / rows * width / columns * min(w * h for w, h in anchors.aspects)
 
 
 def cluster_aspects(boxes: np.ndarray, count: int = len(ASPECTS)) -> Aspects:

@@ -24,13 +24,13 @@ from effedge.pipeline.datasets.anchor_fit import (
 )
 from effedge.pipeline.datasets.checks import CheckedData, check_data, learnable_objects
 from effedge.pipeline.datasets.problems import line_by_line
-from effedge.pipeline.models.tables import EFFICIENTDETS, input_size, is_detector
+from effedge.pipeline.models.tables import EFFICIENTDETS, SIZE_HELP, Size, input_size, is_detector, parse_size
 from effedge.pipeline.training.matching import MATCH_IOU
 
 ROWS = 20  # classes in the table; the rarest ones where there are more
 
 
-def report(checked: CheckedData, model: str | None = None, size: int | None = None) -> list[str]:
+def report(checked: CheckedData, model: str | None = None, size: Size | None = None) -> list[str]:
     """Reports on data that has passed the checks, and on the anchors of `model` at `size` if it has any; in lines."""
     data = checked.data
     boxes, class_ids, image_indices = learnable_objects(data)
@@ -46,7 +46,8 @@ def report(checked: CheckedData, model: str | None = None, size: int | None = No
     notes, advice = list(checked.notes), []
     if model is not None and is_detector(model):
         anchors = Anchors(input_size(model, size), EFFICIENTDETS[model].levels, EFFICIENTDETS[model].anchor_scale)
-        scaled = boxes * (anchors.size / checked.sizes.max(axis=1))[image_indices, None]  # as the letterbox does
+        letterbox = (np.array(anchors.size[::-1]) / checked.sizes).min(axis=1)  # sizes are (width, height)
+        scaled = boxes * letterbox[image_indices, None]
         fits = best_overlaps(scaled, anchors)
         by_class = [fits[class_ids == index] for index in range(len(data.labels))]
         columns["mean best IoU"] = [f"{fit.mean():.2f}" if len(fit) else "-" for fit in by_class]
@@ -109,7 +110,7 @@ def main() -> None:
     parser.add_argument("data", metavar="DATA", help="a COCO json, a Pascal VOC folder, class folders or a .tsv")
     parser.add_argument("--images", metavar="DIR", type=Path, help="folder of the images, if not beside DATA")
     parser.add_argument("--model", metavar="MODEL", help="check that it is for this model, and how its anchors fit")
-    parser.add_argument("--size", type=int, help="side of the model's input in pixels (default: the model's)")
+    parser.add_argument("--size", type=parse_size, help=f"{SIZE_HELP} (default: the model's)")
     parser.add_quiet()
     arguments = parser.parse_args()
     if arguments.model is not None:

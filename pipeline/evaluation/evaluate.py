@@ -191,7 +191,7 @@ def data_path(data: str, spec: Spec) -> Path:
         return Path(data)
     from effedge.pipeline.datasets.digits_cache import digits_folder
 
-    folder = digits_folder(spec["task"], "val", size=spec["input"]["size"][0])
+    folder = digits_folder(spec["task"], "val", size=max(spec["input"]["size"]))
     return folder / "instances.json" if spec["task"] == "detection" else folder
 
 

@@ -6,7 +6,7 @@ import json
 
 from effedge.deploy.common.contracts import InputSpec, Spec
 from effedge.pipeline.models.engine_graph import CANDIDATES
-from effedge.pipeline.models.tables import is_detector
+from effedge.pipeline.models.tables import Size, is_detector
 from effedge.pipeline.weights.published import Preprocessing
 
 
@@ -14,12 +14,12 @@ def make_spec(
     model: str,
     weights: str,
     labels: list[str | None],
-    size: int,
+    size: Size,
     batch: tuple[int, int, int],
     preprocessing: Preprocessing,
 ) -> Spec:
     """Makes the spec of a model: name, weights, task, labels, and its input's size, batch and preprocessing."""
-    image: InputSpec = {"size": [size, size], "batch": list(batch), "interpolation": preprocessing.interpolation}
+    image: InputSpec = {"size": list(size), "batch": list(batch), "interpolation": preprocessing.interpolation}
     spec: Spec = {"model": model, "weights": weights, "labels": labels, "input": image}
     if is_detector(model):
         spec["task"], spec["candidates"] = "detection", CANDIDATES

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.contracts import SPEC_KEY
 from effedge.engines.stage import run_stage
-from effedge.pipeline.models.tables import MODELS, check_model, input_size
+from effedge.pipeline.models.tables import MODELS, SIZE_HELP, Size, check_model, input_size, parse_size
 from effedge.pipeline.weights.locate import config_file, locate_weights
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def export_model(
     name: str,
     weights: str,
     *,
-    size: int | None = None,
+    size: Size | None = None,
     batch: Batch = (1, 1, 1),
     classes: int | None = None,
     labels: Path | None = None,
@@ -90,7 +90,7 @@ def export_model(
     Args:
         name: a model of `effedge.pipeline.models.tables`.
         weights: `digits`, `random`, a published kind, or a path (`effedge.pipeline.weights.load`).
-        size: side of the square input in pixels; by default that of the weights' training.
+        size: of the input; by default that of the weights' training.
         batch: (min, opt, max); if they are equal the graph is static, else its batch is "N".
         classes: the number that a checkpoint must have, or of `random` weights.
         labels: a file with a class name a line.
@@ -108,18 +108,18 @@ def export_model(
     from effedge.pipeline.export.passes.set_batch import replace_batch_of_one
     from effedge.pipeline.models.efficientdet import EfficientDet
     from effedge.pipeline.models.engine_graph import ClassifierGraph, DetectorGraph
-    from effedge.pipeline.weights.load import load_weights, module_of, side_of_input
+    from effedge.pipeline.weights.load import load_weights, module_of, size_of_input
 
     loaded = load_weights(name, weights, classes=classes, labels=labels, anchors=anchors)
-    side = side_of_input(name, loaded, size)
+    taken = size_of_input(name, loaded, size)
     model = module_of(name, loaded)
     look = loaded.preprocessing
     graph: ClassifierGraph | DetectorGraph
     if isinstance(model, EfficientDet):
-        graph = DetectorGraph(model, look.mean, look.std, side, loaded.anchors)
+        graph = DetectorGraph(model, look.mean, look.std, taken, loaded.anchors)
     else:
         graph = ClassifierGraph(model, look.mean, look.std)
-    image = torch.zeros(1, side, side, 3, dtype=torch.uint8)
+    image = torch.zeros(1, *taken, 3, dtype=torch.uint8)
     with quiet_exporter(), torch.inference_mode(False):
         program = torch.onnx.export(
             graph.eval(),
@@ -140,7 +140,7 @@ def export_model(
     path = Path(weights)
     word = path.stem if path.is_file() else path.name if path.is_dir() else weights
     exported.metadata_props.clear()
-    exported.metadata_props[SPEC_KEY] = spec_text(make_spec(name, word, loaded.labels, side, batch, look))
+    exported.metadata_props[SPEC_KEY] = spec_text(make_spec(name, word, loaded.labels, taken, batch, look))
     exported.producer_name, exported.producer_version = "effedge", None
     return exported
 
@@ -150,7 +150,7 @@ def export_stage(
     name: str,
     weights: str,
     *,
-    size: int | None = None,
+    size: Size | None = None,
     batch: Batch = (1, 1, 1),
     heads: HeadOptions = NO_HEAD_OPTIONS,
 ) -> bool:
@@ -169,7 +169,13 @@ def export_stage(
 
         ir.save(export_model(name, weights, size=size, batch=batch, **heads._asdict()), temporary)
 
-    options = {"model": name, "weights": weights, "size": size, "batch": list(batch), "classes": heads.classes}
+    options = {
+        "model": name,
+        "weights": weights,
+        "size": size and str(size),
+        "batch": list(batch),
+        "classes": heads.classes,
+    }
     return run_stage(
         "export",
         artefact,
@@ -185,7 +191,7 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("model", help=", ".join(MODELS))
     parser.add_argument("--weights", default="digits", help="digits, random, imagenet, coco, ... or a checkpoint")
-    parser.add_argument("--size", type=int, help="side of the input in pixels (default: the weights' own)")
+    parser.add_argument("--size", type=parse_size, help=f"{SIZE_HELP} (default: the weights' own)")
     parser.add_argument("--batch", default="1", help="N, or MIN:OPT:MAX for a dynamic batch")
     parser.add_argument("--classes", type=int, help="number of classes that the checkpoint must have")
     parser.add_argument("--labels", type=Path, help="a text file with a class name a line")

@@ -60,9 +60,10 @@ class Resample(nn.Module):
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         if self.conv is not None:
             x = self.conv(x)
-        if x.shape[2] > size[0]:
+        # Of a wide input one side of a coarse level may be a cell already, while the other still halves.
+        if x.shape[2] > size[0] or x.shape[3] > size[1]:
             return self.downsample(x)
-        if x.shape[2] < size[0]:
+        if x.shape[2] < size[0] or x.shape[3] < size[1]:
             return F.interpolate(x, size=size, mode="nearest")
         return x
 

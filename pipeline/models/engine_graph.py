@@ -59,8 +59,8 @@ class DetectorGraph(Normalized):
     """A detector with the engine's contract: uint8 [N,H,W,3] -> K candidates, sorted by falling score.
 
     Outputs: boxes float32 [N,K,4] xyxy in input pixels, scores float32 [N,K], classes int32 [N,K]. K is CANDIDATES, or
-    the number of anchors where that is smaller. The anchors are the published model's, or of `shapes` as
-    `effedge.pipeline.models.anchors.place_anchors` takes them.
+    the number of anchors where that is smaller. `size` is (H, W). The anchors are the published
+    model's, or of `shapes` as `effedge.pipeline.models.anchors.place_anchors` takes them.
     """
 
     outputs = ("boxes", "scores", "classes")
@@ -72,7 +72,7 @@ class DetectorGraph(Normalized):
         model: EfficientDet,
         mean: Sequence[float],
         std: Sequence[float],
-        size: int,
+        size: tuple[int, int],
         shapes: np.ndarray | None = None,
     ):
         super().__init__(model, mean, std)
@@ -87,7 +87,7 @@ class DetectorGraph(Normalized):
             predict.weight.copy_(predict.weight[order] * unit.view(-1, 1, 1, 1))
             predict.bias.copy_(predict.bias[order] * unit)
         shapes = anchor_shapes(model.row.anchor_scale) if shapes is None else shapes
-        anchors = torch.from_numpy(place_anchors((size, size), model.row.levels, shapes))
+        anchors = torch.from_numpy(place_anchors(size, model.row.levels, shapes))
         self.register_buffer("centres", (anchors[:, :2] + anchors[:, 2:]) / 2)
         self.register_buffer("halves", (anchors[:, 2:] - anchors[:, :2]) / 2)
         self.classes = model.classes

@@ -1,6 +1,6 @@
 """Prints a model's stages with their shapes, parameters and FLOPs, as the papers' tables do.
 
-    effedge summary MODEL [--classes N] [--size S]
+    effedge summary MODEL [--classes N] [--size S or HxW]
 
 The columns stage, operator, input resolution, output channels and layers are those of EfficientNet's table 1 (Tan and
 Le 2019); parameters and FLOPs those of its table 2, and of EfficientDet's table 2 (Tan, Pang and Le 2020).
@@ -14,7 +14,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from effedge.deploy.common.cli import Parser
-from effedge.pipeline.models.tables import EFFICIENTDETS, EFFICIENTNETS, EfficientNetRow, input_size, is_detector
+from effedge.pipeline.models.tables import (
+    EFFICIENTDETS,
+    EFFICIENTNETS,
+    SIZE_HELP,
+    EfficientNetRow,
+    Size,
+    input_size,
+    is_detector,
+    parse_size,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,7 +52,7 @@ class Layer(NamedTuple):
 
     name: str
     convolution: bool
-    resolution: int
+    resolution: Size
     channels: int
     flops: int
 
@@ -62,7 +71,7 @@ class Part(NamedTuple):
     stride: str = ""
 
 
-def summarize(name: str, classes: int | None = None, size: int | None = None) -> list[Row]:
+def summarize(name: str, classes: int | None = None, size: Size | None = None) -> list[Row]:
     """Computes the rows of a model's table, on the meta device, where a forward pass only computes shapes.
 
     Raises:
@@ -91,8 +100,8 @@ def summarize(name: str, classes: int | None = None, size: int | None = None) ->
     return rows
 
 
-def trace(model: nn.Module, size: int) -> list[Layer]:
-    """Lists the convolutions and fully connected layers that a [1,3,size,size] input goes through, in order."""
+def trace(model: nn.Module, size: Size) -> list[Layer]:
+    """Lists the convolutions and fully connected layers that a input [1,3,*size] goes through, in order."""
     import torch
     from torch import nn
 
@@ -103,13 +112,13 @@ def trace(model: nn.Module, size: int) -> list[Layer]:
         weight = module.weight
         assert isinstance(weight, torch.Tensor)
         flops = output.numel() * weight[0].numel()
-        layers.append(Layer(name, weight.ndim == 4, inputs[0].shape[-1], weight.shape[0], flops))
+        layers.append(Layer(name, weight.ndim == 4, Size(*inputs[0].shape[-2:]), weight.shape[0], flops))
 
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(lambda *call, name=name: hook(name, *call))
     with torch.inference_mode():
-        model(torch.empty(1, 3, size, size, device="meta"))
+        model(torch.empty(1, 3, *size, device="meta"))
     return layers
 
 
@@ -183,7 +192,7 @@ def main() -> None:
     models = "b0 to b8, l2, lite0 to 4, v2-b0 to 3, v2-s, v2-m, v2-l, v2-xl; d0 to d7, d7x, det-lite0 to 4"
     parser.add_argument("model", metavar="MODEL", help=models)
     parser.add_argument("--classes", type=int, help="classes (default: ImageNet's 1000, COCO's 90)")
-    parser.add_argument("--size", type=int, help="side of the input in pixels (default: the model's)")
+    parser.add_argument("--size", type=parse_size, help=f"{SIZE_HELP} (default: the model's)")
     args = parser.parse_args()
     rows = summarize(args.model, args.classes, args.size)
     print(f"{args.model}, input {input_size(args.model, args.size)}")

@@ -200,19 +200,54 @@ def is_detector(name: str) -> bool:
     return name in EFFICIENTDETS
 
 
-def input_size(name: str, size: int | None = None) -> int:
-    """Returns the side of a model's square input in pixels: the published one, or `size` if it suits the model.
+SIZE_HELP = "side of the input in pixels, or HEIGHTxWIDTH such as 384x640"
+
+
+class Size(NamedTuple):
+    """The height and the width of an input, in pixels.
+
+    >>> str(Size(512, 512)), str(Size(384, 640))
+    ('512', '384x640')
+    """
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return str(self.height) if self.height == self.width else f"{self.height}x{self.width}"
+
+
+def parse_size(text: str) -> Size:
+    """Reads SIZE (--size): a side, or HEIGHTxWIDTH.
+
+    >>> parse_size("512"), parse_size("384x640")
+    (Size(height=512, width=512), Size(height=384, width=640))
 
     Raises:
-        UserError: an unknown name (the nearest is named); a `size` that is no multiple of 32, or too small for a cell
-            on the coarsest level.
+        UserError: anything else.
+    """
+    match = re.fullmatch(r"(\d{1,5})(?:[xX](\d{1,5}))?", text, re.ASCII)
+    if match is None:
+        raise UserError(f"SIZE (--size) '{text}': expected a side in pixels, or HEIGHTxWIDTH such as 384x640")
+    height, width = match.groups()
+    return Size(int(height), int(width or height))
+
+
+def input_size(name: str, size: Size | None = None) -> Size:
+    """Returns the size of a model's input: the published one, or `size` if it suits the model.
+
+    Raises:
+        UserError: an unknown name (the nearest is named); a side that is no multiple of 32, or too small for a cell on
+            the coarsest level.
     """
     row = (EFFICIENTDETS | EFFICIENTNETS)[choose("model", name, MODELS)]
-    if size is None or size == row.size:  # B1's 240, say, is no multiple of 32
-        return row.size
+    published = Size(row.size, row.size)  # B1's 240, say, is no multiple of 32
+    if size is None or size == published:
+        return published
     smallest = 128 if is_detector(name) else 32
-    if size < smallest or size % 32:
-        raise UserError(f"size {size} does not suit {name}: expected a multiple of 32, {smallest} or more")
+    if min(size) < smallest or any(side % 32 for side in size):
+        sides = "a multiple of 32" if size.height == size.width else "multiples of 32"
+        raise UserError(f"size {size} does not suit {name}: expected {sides}, {smallest} or more")
     return size
 
 

@@ -225,5 +225,5 @@ def labelled_images(manifest: Manifest, request: Request) -> tuple[Path | None, 
         return None, None
     from effedge.pipeline.datasets.digits_cache import digits_folder
 
-    folder = digits_folder(spec["task"], "val", size=spec["input"]["size"][0], count=IMAGES[spec["task"]])
+    folder = digits_folder(spec["task"], "val", size=max(spec["input"]["size"]), count=IMAGES[spec["task"]])
     return (folder / "instances.json" if spec["task"] == "detection" else folder), "digits"

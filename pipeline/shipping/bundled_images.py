@@ -40,7 +40,7 @@ def draw_test_image(spec: Spec, number: int) -> np.ndarray:
     """Draws an image of digits, uint8 [h,w,3]."""
     if spec["task"] == "detection":
         return digits.draw_image("val", DIGITS_INDEX + number, *DIGITS_SHAPE).image
-    return digits.draw_crop("val", DIGITS_INDEX + number, spec["input"]["size"][0])[0]
+    return digits.draw_crop("val", DIGITS_INDEX + number, max(spec["input"]["size"]))[0]
 
 
 def as_png(pixels: np.ndarray) -> bytes:

@@ -36,7 +36,7 @@ from effedge.engines.onnx_header import read_header
 from effedge.engines.proof.prove import PROOF
 from effedge.engines.targets import PRECISIONS, TARGETS, Target
 from effedge.pipeline.chain import run_chain
-from effedge.pipeline.models.tables import is_detector
+from effedge.pipeline.models.tables import SIZE_HELP, Size, is_detector, parse_size
 from effedge.pipeline.request import Checkpoint, Request
 from effedge.pipeline.shipping.bundle import bundle_stage, device_files, pack
 from effedge.pipeline.shipping.proof_page import page
@@ -253,7 +253,7 @@ def find_target(board: Board, python: str) -> Target:
     return TARGETS[choose("target", name, TARGETS)]
 
 
-def read_checkpoint(text: str, size: int | None) -> Checkpoint:
+def read_checkpoint(text: str, size: Size | None) -> Checkpoint:
     """Reads a word of --models: a model, or MODEL:WEIGHTS.
 
     >>> read_checkpoint("lite0:imagenet", None)
@@ -296,7 +296,7 @@ def main() -> None:
     parser.add_argument("--soak", type=float, default=SOAK_SECONDS, metavar="SECONDS", help=soak)
     iterations = "runs of each latency measurement (default: seconds of them)"
     parser.add_argument("--iterations", type=int, metavar="N", help=iterations)
-    parser.add_argument("--size", type=int, help="side of the input in pixels (default: the weights' own)")
+    parser.add_argument("--size", type=parse_size, help=f"{SIZE_HELP} (default: the weights' own)")
     parser.add_argument("--calibration", type=Path, help="images, for INT8 and for the comparison of results")
     add_build_options(parser)
     python = "the device's Python, such as a venv's that sees the system's packages (default: %(default)s)"

@@ -6,7 +6,6 @@ A run that was interrupted or killed resumes from that file, and comes to the we
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -79,7 +78,7 @@ class TrainingLoop:
         self.options, self.data, self.schedule, self.group = options, data, schedule, group
         self.title = f"{options.model}: {out.name}"
         self.resume, self.outputs = resume_path(out), Outputs(out, metadata)
-        self.run_key: dict[str, object] = dataclasses.asdict(options) | {"annotations": data.digest}
+        self.run_key: dict[str, object] = options.as_json() | {"annotations": data.digest}
         self.state = start_state(options, len(data.labels), self.resume, self.run_key, group)
         self.scores = self.state.scores
         self.forward, self.normalize = group.wrap(self.state.model), make_normalize(options.model, group.device)

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 from effedge.deploy.common.cli import Parser, UserError, choose
-from effedge.pipeline.models.tables import input_size, is_detector
+from effedge.pipeline.models.tables import SIZE_HELP, Size, input_size, is_detector, parse_size
 from effedge.pipeline.training.data.augment import JITTER, Augmentation
 from effedge.pipeline.training.data.sources import DIGITS
 from effedge.pipeline.training.progressive.stages import apply_settings
@@ -23,7 +23,7 @@ class Options:
 
     model: str
     data: str
-    size: int
+    size: Size
     steps: int
     batch: int
     rate: float
@@ -52,6 +52,10 @@ class Options:
     def augmentation(self) -> Augmentation:
         return make_augmentation(self)
 
+    def as_json(self) -> dict[str, object]:
+        """Returns the options as JSON values."""
+        return dataclasses.asdict(self) | {"size": str(self.size)}
+
 
 def make_augmentation(arguments: argparse.Namespace | Options) -> Augmentation:
     return Augmentation(arguments.flips, arguments.turns, arguments.colour, arguments.jitter, arguments.randaugment,
@@ -71,7 +75,7 @@ def make_parser(description: str) -> Parser:
     every = "steps; default: every epoch where the run counts in epochs, otherwise only at the end"
     add("--validate-every", metavar="N", type=int, help=every)
     add("--patience", metavar="N", type=int, help="stop after N validations without gain (default: never)")
-    add("--size", type=int, help="side of the input in pixels (default: the model's)")
+    add("--size", type=parse_size, help=f"{SIZE_HELP} (default: the model's)")
     names = ", ".join(RECIPES)
     add("--recipe", default="finetune", help=f"{names}: defaults of the following options (default: finetune)")
     add("--steps", type=int)
@@ -160,6 +164,10 @@ def check(arguments: argparse.Namespace) -> None:
         if value is not None and value < smallest:
             reason = " (BatchNorm needs several images)" if name == "batch" else ""
             raise UserError(f"--{name.replace('_', '-')} {value}: expected {smallest} or more{reason}")
+    if arguments.turns and not is_detector(arguments.model) and arguments.size.height != arguments.size.width:
+        raise UserError(
+            f"--turns rotates a classifier's crops by quarters, and the input is {arguments.size}: leave it out"
+        )
     if arguments.epochs is not None and not 0 < arguments.epochs < math.inf:
         raise UserError(f"--epochs {arguments.epochs}: expected a number above 0")
     if not 0 < arguments.rate < math.inf:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 from pathlib import Path
@@ -88,7 +87,7 @@ def run_process(group: ProcessGroup, arguments: argparse.Namespace) -> None:
         log.info("\n".join(report(data.checked, options.model, options.size)))
     log.info(f"training {options.model} at {options.size}: {describe(options, data, group)}")
     metadata |= {"model": options.model, "labels": json.dumps(data.labels), "size": str(options.size)}
-    metadata |= {"options": json.dumps(dataclasses.asdict(options)), "val_data": val or ""}
+    metadata |= {"options": json.dumps(options.as_json()), "val_data": val or ""}
     workers = arguments.workers
     if workers is None:
         workers = 1 if group.device.type == "cpu" else min(GPU_WORKERS, max(1, cores() // group.world_size))

@@ -20,7 +20,7 @@ from effedge.pipeline.export.onnx_spec import make_spec
 from effedge.pipeline.models.efficientdet import EfficientDet
 from effedge.pipeline.models.efficientnet import EfficientNet
 from effedge.pipeline.models.engine_graph import ClassifierGraph, DetectorGraph
-from effedge.pipeline.models.tables import is_detector
+from effedge.pipeline.models.tables import Size, is_detector
 from effedge.pipeline.training.data.sources import DIGITS
 from effedge.pipeline.weights.published import Preprocessing
 
@@ -54,7 +54,7 @@ class Validation(NamedTuple):
         mean, std = self.preprocessing.mean, self.preprocessing.std
         graph: ClassifierGraph | DetectorGraph
         if isinstance(on_cpu, EfficientDet):
-            graph = DetectorGraph(on_cpu, mean, std, self.spec["input"]["size"][0])
+            graph = DetectorGraph(on_cpu, mean, std, Size(*self.spec["input"]["size"]))
         else:
             assert isinstance(on_cpu, EfficientNet)
             graph = ClassifierGraph(on_cpu, mean, std)
@@ -64,7 +64,7 @@ class Validation(NamedTuple):
 
 
 def make_validation(
-    model: str, data: str, images: Path | None, labels: list[str | None], size: int, preprocessing: Preprocessing,
+    model: str, data: str, images: Path | None, labels: list[str | None], size: Size, preprocessing: Preprocessing,
     unreadable: str = REFUSE,
 ) -> Validation:  # fmt: skip
     """Reads and checks the validation data, `digits` or a path, before hours are spent.
@@ -76,7 +76,7 @@ def make_validation(
     spec = make_spec(model, "training", labels, size, BATCH, preprocessing)
     if data == DIGITS:
         task = spec["task"]
-        folder = digits_folder(task, "val", size=size, count=DIGITS_COUNT[task])
+        folder = digits_folder(task, "val", size=max(size), count=DIGITS_COUNT[task])
         data, images = str(folder / "instances.json" if is_detector(model) else folder), None
     checked = check_data(data, images, model, unreadable)
     for note in checked.notes if unreadable == LEAVE_OUT else ():

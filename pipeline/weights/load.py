@@ -30,8 +30,10 @@ from effedge.pipeline.models.tables import (
     EFFICIENTNETS,
     IMAGENET_CLASSES,
     PYTORCH_EFFICIENTNETS,
+    Size,
     input_size,
     is_detector,
+    parse_size,
 )
 from effedge.pipeline.weights.anchor_spec import EXAMPLE, Grid, describe, equal_shapes, parse, recover
 from effedge.pipeline.weights.class_names import (
@@ -66,7 +68,7 @@ class Weights(NamedTuple):
     """A state dict that fits the model, and what an engine's spec needs besides.
 
     labels: by class id; None for an id without a class (COCO's gaps).
-    size: the side of the input that it was trained for, as far as the file says; None stands for the model's own.
+    size: of the input that it was trained for, as far as the file says; None stands for the model's own.
     file: that it was read from; None for random.
     anchors: the shapes of a cell's anchors (`effedge.pipeline.models.anchors.place_anchors`); None: the model's own.
     """
@@ -75,7 +77,7 @@ class Weights(NamedTuple):
     classes: int
     labels: list[str | None]
     preprocessing: Preprocessing
-    size: int | None
+    size: Size | None
     file: Path | None
     anchors: np.ndarray | None = None
 
@@ -151,7 +153,7 @@ def load_weights(
     for doubt in doubts:
         log.warning(f"checkpoint '{file}': {doubt}")
     anchors_taken = found if shapes is None else shapes
-    return Weights(fitted.state, fitted.classes, named, said, sides and max(sides), file, anchors_taken)
+    return Weights(fitted.state, fitted.classes, named, said, sides and Size(*sides), file, anchors_taken)
 
 
 def module_of(name: str, loaded: Weights) -> EfficientNet | EfficientDet:
@@ -162,8 +164,8 @@ def module_of(name: str, loaded: Weights) -> EfficientNet | EfficientDet:
     return module
 
 
-def side_of_input(name: str, loaded: Weights, size: int | None = None) -> int:
-    """Returns the side of the input: `size` if the user gave it, else the file's, else the model's own.
+def size_of_input(name: str, loaded: Weights, size: Size | None = None) -> Size:
+    """Returns the size of the input: `size` if the user gave it, else the file's, else the model's own.
 
     Raises:
         UserError: a size that does not suit the model; says where the size is from.
@@ -172,7 +174,7 @@ def side_of_input(name: str, loaded: Weights, size: int | None = None) -> int:
         try:
             return input_size(name, loaded.size)
         except UserError as error:
-            suitable = max(128, 32 * round(loaded.size / 32))
+            suitable = Size(*(max(128, 32 * round(side / 32)) for side in loaded.size))
             raise UserError(
                 f"checkpoint '{loaded.file}' was trained for an input of {loaded.size}, and {error}: give "
                 f"SIZE={suitable} (--size), for which its anchors are made anew"
@@ -239,8 +241,8 @@ def _lines(name: str, content: StateFile, found: Input) -> list[str]:
         unsaid.append(f"the size of its input ({own} unless SIZE says otherwise)")
     elif found.sides[0] != found.sides[1]:
         high, wide = found.sides
-        lines.append(f"its input is {high} high and {wide} wide; inputs here are square, of the longer side")
-    elif found.sides[0] != own:
+        lines.append(f"its input is {high} high and {wide} wide, {name}'s own {own}")
+    elif found.sides != own:
         lines.append(f"its input is {found.sides[0]}, {name}'s own {own}")
     pairs = zip(Preprocessing._fields, found.said, found.usual, strict=True)
     lines += [f"its {field} is {said}, {name}'s own {usual}" for field, said, usual in pairs if said != usual]
@@ -275,16 +277,16 @@ def _labels(name: str, classes: int, file: Path | None, metadata: Mapping[str, s
     return numbered_labels(classes)
 
 
-def _metadata_numbers(content: StateFile) -> tuple[float | None, int | None]:
+def _metadata_numbers(content: StateFile) -> tuple[float | None, Size | None]:
     """Reads the crop and the size in a file's metadata; None for what is not there. Raises UserError for no numbers."""
     metadata = content.metadata
     try:
         crop = float(metadata["crop"]) if "crop" in metadata else None
-        size = int(metadata["size"]) if "size" in metadata else None
-    except ValueError as error:
+        size = parse_size(metadata["size"]) if "size" in metadata else None
+    except (ValueError, UserError) as error:
         numbers = ", ".join(f"{key} {shown(metadata[key])}" for key in ("crop", "size") if key in metadata)
         raise UserError(f"checkpoint '{content.path}' is damaged ({numbers}): get it again") from error
-    if not (crop is None or 0 < crop <= 1) or not (size is None or 0 < size <= LARGEST_SIZE):
+    if not (crop is None or 0 < crop <= 1) or not (size is None or 0 < min(size) <= max(size) <= LARGEST_SIZE):
         raise UserError(f"checkpoint '{content.path}' is damaged (crop {crop}, size {size}): get it again")
     return crop, size
 

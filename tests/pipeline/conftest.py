@@ -24,13 +24,13 @@ def prepare(name, size=None, batch=(1, 1, 1), classes=7):
     from effedge.pipeline.export.simplify import simplify
     from effedge.pipeline.export.torch_to_onnx import export_model
     from effedge.pipeline.models.create import create_model
-    from effedge.pipeline.models.tables import input_size
+    from effedge.pipeline.models.tables import Size, input_size
     from effedge.pipeline.weights.load import load_weights
 
-    exported = ir.to_proto(export_model(name, "random", size=size, batch=batch, classes=classes))
+    exported = ir.to_proto(export_model(name, "random", size=size and Size(size, size), batch=batch, classes=classes))
     module = create_model(name, classes).eval()
     module.load_state_dict(load_weights(name, "random", classes=classes).state)
-    return Prepared(name, size or input_size(name), classes, module, exported, simplify(exported))
+    return Prepared(name, size or input_size(name).height, classes, module, exported, simplify(exported))
 
 
 @pytest.fixture(scope="session")

@@ -11,15 +11,16 @@ import torch
 from PIL import Image
 
 from effedge.deploy.common.cli import UserError
+from effedge.pipeline.models.tables import Size
 from effedge.pipeline.training.data.sources import training_data
 from effedge.pipeline.training.options import Options
 from effedge.pipeline.training.train import main
 
 ROOT = Path(__file__).resolve().parents[2]
 COLOURS = {"blue": (20, 30, 220), "green": (20, 210, 30), "red": (230, 20, 10)}
-B0 = Options(model="b0", data="", size=32, steps=5, batch=2, rate=1e-3, warmup=2, decay=1e-2, drop_connect=0.2, seed=0,
-             init=None)  # fmt: skip
-D0 = dataclasses.replace(B0, model="d0", size=128, steps=4)
+B0 = Options(model="b0", data="", size=Size(32, 32), steps=5, batch=2, rate=1e-3, warmup=2, decay=1e-2,
+             drop_connect=0.2, seed=0, init=None)  # fmt: skip
+D0 = dataclasses.replace(B0, model="d0", size=Size(128, 128), steps=4)
 
 
 def write_coco(folder, count, box=None):

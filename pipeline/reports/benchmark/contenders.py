@@ -90,12 +90,12 @@ def module_and_input(model: str, weights: str) -> tuple[torch.nn.Module, torch.T
     """Loads the module in evaluation mode, and makes a float input [1,3,H,W]."""
     import torch
 
-    from effedge.pipeline.weights.load import load_weights, module_of, side_of_input
+    from effedge.pipeline.weights.load import load_weights, module_of, size_of_input
 
     loaded = load_weights(model, weights)
-    size = side_of_input(model, loaded)
+    size = size_of_input(model, loaded)
     module = module_of(model, loaded)
-    return module.eval(), torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return module.eval(), torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
 def engine(folder: str) -> Callable[[], object]:

@@ -104,7 +104,7 @@ def scale_jitter(
     random: np.random.Generator,
     image: np.ndarray,
     boxes: np.ndarray,
-    size: int,
+    size: tuple[int, int],
     jitter: tuple[float, float],
     fill: Sequence[int],
     colours: tuple[float, ...] | None = None,
@@ -114,26 +114,26 @@ def scale_jitter(
     Args:
         image: uint8 [h,w,3].
         boxes: [n,4] xyxy in the image's pixels.
-        size: side of the square input.
+        size: (H, W) of the input.
         jitter: least and greatest scale; 1 is the letterbox's.
         fill: RGB.
         colours: a colour matrix for the image; the fill keeps its colour.
 
     Returns:
-        The input, uint8 [size,size,3]; its boxes, float32 [m,4] xyxy in pixels of the input, clipped to it; int64 [m],
+        The input, uint8 [H,W,3]; its boxes, float32 [m,4] xyxy in pixels of the input, clipped to it; int64 [m],
         their indices among the n boxes.
     """
     height, width = image.shape[:2]
-    scale = random.uniform(*jitter) * min(size / height, size / width)
+    scale = random.uniform(*jitter) * min(size[0] / height, size[1] / width)
     new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
-    shown_height, shown_width = min(new_height, size), min(new_width, size)
+    shown_height, shown_width = min(new_height, size[0]), min(new_width, size[1])
     top = int(random.integers(new_height - shown_height + 1))
     left = int(random.integers(new_width - shown_width + 1))
     ratio_x, ratio_y = new_width / width, new_height / height
     # Only the part that is shown is resized.
     window = (left / ratio_x, top / ratio_y, (left + shown_width) / ratio_x, (top + shown_height) / ratio_y)
     shown = _resize(image, (shown_width, shown_height), window, Image.Resampling.BILINEAR)
-    pixels = np.empty((size, size, 3), np.uint8)
+    pixels = np.empty((*size, 3), np.uint8)
     pixels[:] = np.asarray(fill, np.uint8)
     pixels[:shown_height, :shown_width] = shown if colours is None else recolour(shown, colours)
     moved = boxes * np.array([ratio_x, ratio_y] * 2) - np.array([left, top] * 2)
@@ -142,20 +142,23 @@ def scale_jitter(
     return pixels, clipped[kept], kept
 
 
-def random_crop(random: np.random.Generator, image: np.ndarray, size: int, resample: Image.Resampling) -> np.ndarray:
-    """Cuts a random part out of an image, uint8 [h,w,3], and stretches it to uint8 [size,size,3]."""
+def random_crop(
+    random: np.random.Generator, image: np.ndarray, size: tuple[int, int], resample: Image.Resampling
+) -> np.ndarray:
+    """Cuts a random part of about the input's shape out of an image, uint8 [h,w,3]; stretches it to uint8 [*size,3]."""
     height, width = image.shape[:2]
+    shape = size[1] / size[0]
     for _ in range(CROP_ATTEMPTS):
         area = height * width * random.uniform(*CROP_AREA)
-        aspect = math.exp(random.uniform(math.log(CROP_ASPECT[0]), math.log(CROP_ASPECT[1])))
+        aspect = shape * math.exp(random.uniform(math.log(CROP_ASPECT[0]), math.log(CROP_ASPECT[1])))
         w, h = math.sqrt(area * aspect), math.sqrt(area / aspect)
         if 1 <= w <= width and 1 <= h <= height:
             left, top = random.uniform(0, width - w), random.uniform(0, height - h)
             break
     else:  # no such part fits into an image this long: take the largest one in the middle
-        w, h = min(width, height * CROP_ASPECT[1]), min(height, width / CROP_ASPECT[0])
+        w, h = min(width, height * shape * CROP_ASPECT[1]), min(height, width / (shape * CROP_ASPECT[0]))
         left, top = (width - w) / 2, (height - h) / 2
-    return _resize(image, (size, size), (left, top, left + w, top + h), resample)
+    return _resize(image, (size[1], size[0]), (left, top, left + w, top + h), resample)
 
 
 def _resize(

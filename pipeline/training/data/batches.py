@@ -21,6 +21,7 @@ from effedge.deploy.image.preprocess import FILTERS, center_crop
 from effedge.pipeline.datasets.digits import SHAPES, LabelledImage, draw_crop, draw_image
 from effedge.pipeline.datasets.records import Record
 from effedge.pipeline.models.anchors import make_anchors
+from effedge.pipeline.models.tables import Size
 from effedge.pipeline.training.data.augment import Augmentation, random_crop, recolour, scale_jitter
 from effedge.pipeline.training.data.autoaugment import autoaugment
 from effedge.pipeline.training.data.randaugment import randaugment
@@ -94,15 +95,15 @@ def pass_errors_on(collate: Callable[[Any], Batch]) -> Callable[[Sequence[object
     return batch_or_error
 
 
-def digit_images(size: int, seed: int, fill: Sequence[int]) -> Callable[[int], LabelledImage]:
-    """Draws images [size,size,3] of the digits' training split.
+def digit_images(size: Size, seed: int, fill: Sequence[int]) -> Callable[[int], LabelledImage]:
+    """Draws images [*size,3] of the digits' training split.
 
     Their shapes are those of the written data set in turn. They are letterboxed as those images will be, or smaller
     (scale 0.7 to 1).
     """
 
     def draw(index: int) -> LabelledImage:
-        height, width = (round(side * size / max(SHAPES[0])) for side in SHAPES[index % len(SHAPES)])
+        height, width = (round(side * max(size) / max(SHAPES[0])) for side in SHAPES[index % len(SHAPES)])
         image, boxes, class_ids = draw_image("train", index, height, width, seed)
         random = np.random.default_rng([seed, AUGMENTATION, index])
         pixels, boxes, kept = scale_jitter(random, image, boxes, size, DIGIT_JITTER, fill)
@@ -127,9 +128,9 @@ def shuffled(count: int, seed: int) -> Callable[[int], int]:
 
 
 def record_images(
-    records: Sequence[Record], size: int, seed: int, augmentation: Augmentation, fill: Sequence[int]
+    records: Sequence[Record], size: Size, seed: int, augmentation: Augmentation, fill: Sequence[int]
 ) -> Callable[[int], LabelledImage]:
-    """Reads annotated images from the disk, shuffled and augmented, [size,size,3]. Ignored objects are left out."""
+    """Reads annotated images from the disk, shuffled and augmented, [*size,3]. Ignored objects are left out."""
     record_index = shuffled(len(records), seed)
 
     def draw(index: int) -> LabelledImage:
@@ -145,9 +146,9 @@ def record_images(
 
 
 def record_crops(
-    records: Sequence[Record], size: int, seed: int, augmentation: Augmentation, preprocessing: Preprocessing
+    records: Sequence[Record], size: Size, seed: int, augmentation: Augmentation, preprocessing: Preprocessing
 ) -> Callable[[int], ClassificationSample]:
-    """Reads images with one class each from the disk, shuffled and augmented, [size,size,3]."""
+    """Reads images with one class each from the disk, shuffled and augmented, [*size,3]."""
     record_index, resample = shuffled(len(records), seed), FILTERS[preprocessing.interpolation]
 
     def draw(index: int) -> ClassificationSample:
@@ -156,7 +157,7 @@ def record_crops(
         image = open_image(record.path)
         if augmentation.evaluation_crop:
             assert preprocessing.crop is not None  # which classifiers have
-            pixels = center_crop(image, (size, size), preprocessing.crop, resample).pixels
+            pixels = center_crop(image, size, preprocessing.crop, resample).pixels
         else:
             pixels = random_crop(random, image, size, resample)
         pixels, _ = augmentation.flip_and_rotate(random, pixels, NO_BOXES)
@@ -172,10 +173,10 @@ def record_crops(
 
 
 def with_matches(
-    draw_image: Callable[[int], LabelledImage], size: int, levels: int, anchor_scale: float
+    draw_image: Callable[[int], LabelledImage], size: Size, levels: int, anchor_scale: float
 ) -> Callable[[int], DetectionSample]:
     """Matches the objects of images to the model's anchors."""
-    anchors = make_anchors((size, size), levels, anchor_scale)
+    anchors = make_anchors(size, levels, anchor_scale)
 
     def draw(index: int) -> DetectionSample:
         image, boxes, class_ids = draw_image(index)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.files import sha256_of_bytes
 from effedge.pipeline.datasets import digits
 from effedge.pipeline.datasets.checks import REFUSE, CheckedData, check_data
 from effedge.pipeline.datasets.records import annotations_digest
-from effedge.pipeline.models.tables import EFFICIENTDETS, is_detector
+from effedge.pipeline.models.tables import EFFICIENTDETS, Size, is_detector
 from effedge.pipeline.training.data.augment import Augmentation
 from effedge.pipeline.training.data.batches import (
     Batch,
@@ -46,7 +47,7 @@ class TrainingData(NamedTuple):
 
 
 def training_data(
-    model: str, data: str, images: Path | None, size: int, seed: int, augmentation: Augmentation,
+    model: str, data: str, images: Path | None, size: Size, seed: int, augmentation: Augmentation,
     unreadable: str = REFUSE,
 ) -> TrainingData:  # fmt: skip
     """Reads and checks the training data of a model.
@@ -54,18 +55,20 @@ def training_data(
     Args:
         data: `digits`, or a path that `effedge.pipeline.datasets.read.read_data` reads.
         images: the folder of its images, where that is not the usual place.
-        size: side of the input in pixels.
+        size: of the input.
         augmentation: of images from the disk; drawn digits vary in their own ways.
         unreadable: as of `effedge.pipeline.datasets.checks.check_data`.
 
     Raises:
-        UserError: as `effedge.pipeline.datasets.checks.check_data`.
+        UserError: as `effedge.pipeline.datasets.checks.check_data`; drawn crops, which are square, for a wide input.
     """
     checked = None
     look = preprocessing(model, "")
     if data == DIGITS:
         labels: list[str | None] = list(digits.LABELS)
-        draw_crop, draw_image = digit_crops(size, seed), digit_images(size, seed, look.fill)
+        if not is_detector(model) and size.height != size.width:
+            raise UserError(f"the digits' crops are square, and SIZE (--size) is {size}: expected a side in pixels")
+        draw_crop, draw_image = digit_crops(size.height, seed), digit_images(size, seed, look.fill)
         epoch_length, digest = None, DIGITS
     else:
         checked = check_data(data, images, model, unreadable)

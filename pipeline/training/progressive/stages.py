@@ -13,7 +13,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from effedge.deploy.common.cli import UserError
-from effedge.pipeline.models.tables import EFFICIENTNETS, is_detector
+from effedge.pipeline.models.tables import EFFICIENTNETS, Size, is_detector
 from effedge.pipeline.training.data.batches import digit_crops, record_crops
 from effedge.pipeline.training.data.sources import TrainingData
 from effedge.pipeline.weights.published import preprocessing
@@ -83,7 +83,7 @@ def apply_settings(arguments: argparse.Namespace, progressive: bool) -> None:
             if getattr(arguments, name) is not None:
                 raise UserError(f"--{name} is for classifiers, {model} is a detector: leave it out")
     elif progressive:
-        settings, ratio = settings_of(model), arguments.size / EFFICIENTNETS[model].size
+        settings, ratio = settings_of(model), arguments.size.height / EFFICIENTNETS[model].size
         if arguments.progressive is None:
             arguments.progressive = [max(SMALLEST_SIDE, round(side * ratio)) for side in settings.sizes]
         if arguments.randaugment is None and not arguments.autoaugment:
@@ -91,6 +91,8 @@ def apply_settings(arguments: argparse.Namespace, progressive: bool) -> None:
         arguments.mixup = settings.mixup if arguments.mixup is None else arguments.mixup
         arguments.dropout = settings.dropout if arguments.dropout is None else arguments.dropout
     if arguments.progressive is not None:
+        if arguments.size.height != arguments.size.width:
+            raise UserError(f"--progressive grows square images, and the input is {arguments.size}: give --size a side")
         least, greatest = arguments.progressive = tuple(arguments.progressive)
         if not SMALLEST_SIDE <= least <= greatest:
             raise UserError(
@@ -105,7 +107,7 @@ def apply_settings(arguments: argparse.Namespace, progressive: bool) -> None:
 def stages_of(options: Options) -> list[Stage]:
     """Lists the stages of a classifier's run; a single one where it does not train progressively."""
     dropout = EFFICIENTNETS[options.model].dropout if options.dropout is None else options.dropout
-    last = Stage(options.size, options.randaugment, options.mixup or 0.0, dropout)
+    last = Stage(options.size.height, options.randaugment, options.mixup or 0.0, dropout)
     if options.progressive is None:
         return [last]
     stages = []
@@ -159,5 +161,5 @@ def in_stages(data: TrainingData, options: Options) -> TrainingData:
         else:
             augmentation = options.augmentation._replace(randaugment=stage.randaugment)
             look, records = preprocessing(options.model, ""), data.checked.data.records
-            draws.append(record_crops(records, stage.size, options.seed, augmentation, look))
+            draws.append(record_crops(records, Size(stage.size, stage.size), options.seed, augmentation, look))
     return data._replace(draw=lambda index: draws[stage_index(options, index // options.batch)](index))

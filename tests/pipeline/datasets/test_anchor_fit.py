@@ -12,6 +12,7 @@ from effedge.pipeline.datasets.anchor_fit import (
     suggest_anchors,
 )
 from effedge.pipeline.models.anchors import make_anchors
+from effedge.pipeline.models.tables import Size
 
 
 def boxes_of(random, count, width, height, size):
@@ -19,13 +20,15 @@ def boxes_of(random, count, width, height, size):
     return np.stack([x, y, x + width, y + height], axis=1)
 
 
-@pytest.mark.parametrize(("size", "levels", "scale"), [(128, 5, 3.0), (320, 5, 4.0), (256, 6, 4.0)])
+@pytest.mark.parametrize(
+    ("size", "levels", "scale"), [((128, 128), 5, 3.0), ((320, 192), 5, 4.0), ((256, 256), 6, 4.0)]
+)
 def test_the_best_overlap_is_that_of_the_best_of_all_anchors(size, levels, scale):
     random = np.random.default_rng(0)
-    corners = np.sort(random.uniform(0, size, (200, 2, 2)), axis=1) + [[[0, 0]], [[0.5, 0.5]]] * 100
+    corners = np.sort(random.uniform(0, size[::-1], (200, 2, 2)), axis=1) + [[[0, 0]], [[0.5, 0.5]]] * 100
     boxes = corners.reshape(-1, 4)
-    expected = iou_matrix(boxes, make_anchors((size, size), levels, scale)).max(axis=1)
-    np.testing.assert_allclose(best_overlaps(boxes, Anchors(size, levels, scale)), expected, atol=1e-5)
+    expected = iou_matrix(boxes, make_anchors(size, levels, scale)).max(axis=1)
+    np.testing.assert_allclose(best_overlaps(boxes, Anchors(Size(*size), levels, scale)), expected, atol=1e-5)
 
 
 def test_clusters_find_the_ratios_that_the_boxes_were_made_with():
@@ -39,7 +42,7 @@ def test_clusters_find_the_ratios_that_the_boxes_were_made_with():
 def test_what_is_suggested_fits_better_and_matches_no_fewer():
     random = np.random.default_rng(2)
     boxes = boxes_of(random, 300, 11, 60, 320)
-    anchors, class_ids = Anchors(320, 5, 4.0), np.zeros(300, int)
+    anchors, class_ids = Anchors(Size(320, 320), 5, 4.0), np.zeros(300, int)
     better = suggest_anchors(boxes, class_ids, anchors)
     before, after = best_overlaps(boxes, anchors), best_overlaps(boxes, better)
     assert after.mean() > before.mean() + 0.1 and (after >= 0.5).mean() >= (before >= 0.5).mean()
@@ -50,7 +53,7 @@ def test_many_large_objects_do_not_cost_the_few_small_ones_their_anchors():
     random = np.random.default_rng(3)
     boxes = np.concatenate([boxes_of(random, 500, 100, 100, 320), boxes_of(random, 20, 24, 24, 320)])
     class_ids = np.repeat([0, 1], [500, 20])
-    anchors = Anchors(320, 5, 3.0)
+    anchors = Anchors(Size(320, 320), 5, 3.0)
     better = best_overlaps(boxes, suggest_anchors(boxes, class_ids, anchors))
     assert (better[500:] >= 0.5).mean() >= (best_overlaps(boxes, anchors)[500:] >= 0.5).mean() - 0.05
 

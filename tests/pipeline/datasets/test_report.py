@@ -11,6 +11,7 @@ from PIL import Image
 from effedge.pipeline.datasets.checks import KEEP, LEAVE_OUT, check_data
 from effedge.pipeline.datasets.problems import BrokenData
 from effedge.pipeline.datasets.report import report
+from effedge.pipeline.models.tables import Size
 from tests.pipeline.small_training import ROOT, write_coco
 
 
@@ -41,7 +42,7 @@ def test_a_sound_data_set_has_no_notes_and_every_class_in_the_table(squares):
     path, images = squares
     checked = check_data(str(path), images, "det-lite0")
     assert checked.notes == [] and checked.sizes.tolist() == [[160, 120]] * 33
-    lines = report(checked, "det-lite0", 128)
+    lines = report(checked, "det-lite0", Size(128, 128))
     assert lines[0] == "data: 33 images (0 without objects), 33 objects, 3 classes"
     assert [line.split()[:3] for line in lines[2:5]] == [[name, "11", "11"] for name in ("blue", "green", "red")]
     assert lines[5].startswith("anchors of det-lite0 at 128, each class counting alike: mean best IoU 0.")
@@ -137,10 +138,10 @@ def test_classes_that_are_absent_rare_or_out_of_balance_are_named(squares):
 
 def test_objects_too_small_for_the_anchors_are_counted_by_the_model(tmp_path):
     path, images = write_coco(tmp_path, 33, box=[10, 10, 8, 8]), tmp_path / "photographs"
-    lines = report(check_data(str(path), images), "d0", 128)
+    lines = report(check_data(str(path), images), "d0", Size(128, 128))
     expected = "warning: 33 objects (100.0%) are too small for the anchors, 6 pixels a side at 128: a larger --size"
     assert expected in "\n".join(lines)
-    assert not any("too small" in line for line in report(check_data(str(path), images), "d0", 768))
+    assert not any("too small" in line for line in report(check_data(str(path), images), "d0", Size(768, 768)))
 
 
 def test_the_rarest_of_many_classes_are_shown(tmp_path):

@@ -12,7 +12,7 @@ from effedge.deploy.common.cli import UserError
 from effedge.pipeline.export import torch_to_onnx
 from effedge.pipeline.export.torch_to_onnx import HeadOptions, export_model, export_stage, parse_batch
 from effedge.pipeline.models.anchors import make_anchors
-from effedge.pipeline.models.tables import EFFICIENTDETS, EFFICIENTNETS, MODELS, is_detector, normalization
+from effedge.pipeline.models.tables import EFFICIENTDETS, EFFICIENTNETS, MODELS, Size, is_detector, normalization
 from effedge.pipeline.weights.load import load_weights
 from tests.pipeline.numpy_detector import assert_candidates, in_rows, normalize
 
@@ -175,10 +175,10 @@ def test_the_size_is_that_of_the_weights_unless_another_is_asked_for(asked_for, 
 
     path = tmp_path / "mine.safetensors"
     save_weights(load_weights("b0", "random", classes=3).state, path, {"size": "96", "labels": '["a", "b", "c"]'})
-    for size, expected in [(None, 96), (64, 64)]:
+    for size, expected in [(None, (96, 96)), (Size(64, 128), (64, 128))]:
         with pytest.raises(Reached):
             export_model("b0", str(path), size=size)
-        assert asked_for["image"] == (1, expected, expected, 3)
+        assert asked_for["image"] == (1, *expected, 3)
     with pytest.raises(Reached):
         export_model("lite1", "random")
     assert asked_for["image"] == (1, 240, 240, 3)
@@ -186,16 +186,20 @@ def test_the_size_is_that_of_the_weights_unless_another_is_asked_for(asked_for, 
 
 def test_anchors_and_size_of_a_checkpoint_of_effdet_are_exported(asked_for, tmp_path):
     state = load_weights("d0", "random", classes=2).state
-    boxes = torch.from_numpy(make_anchors((384, 384), 5, 3.0))
+    boxes = torch.from_numpy(make_anchors((256, 384), 5, 3.0))
     content = {f"model.{key}": value for key, value in state.items()} | {"anchors.boxes": boxes[:, [1, 0, 3, 2]]}
     torch.save(content, tmp_path / "bench.pth.tar")
-    for size, anchors, expected, scale in ((None, None, 384, 3.0), (256, None, 256, 3.0), (None, "base=5", 384, 5.0)):
+    for size, anchors, expected, scale in (
+        (None, None, (256, 384), 3.0),
+        (Size(256, 256), None, (256, 256), 3.0),
+        (None, "base=5", (256, 384), 5.0),
+    ):
         with pytest.raises(Reached):
             export_model("d0", str(tmp_path / "bench.pth.tar"), size=size, anchors=anchors)
         graph = asked_for["graph"]
-        assert asked_for["image"] == (1, expected, expected, 3)
+        assert asked_for["image"] == (1, *expected, 3)
         made = torch.cat([graph.centres - graph.halves, graph.centres + graph.halves], dim=1).numpy()
-        np.testing.assert_allclose(made, make_anchors((expected, expected), 5, scale), atol=1e-3)
+        np.testing.assert_allclose(made, make_anchors(expected, 5, scale), atol=1e-3)
 
 
 def test_the_model_is_exported_as_for_inference(asked_for):
@@ -216,9 +220,9 @@ def test_a_second_export_of_the_same_is_not_made(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(torch_to_onnx, "export_model", stub)
     out = tmp_path / "model.onnx"
-    assert export_stage(out, "b0", "random", size=64)
-    assert not export_stage(out, "b0", "random", size=64)
-    assert export_stage(out, "b0", "random", size=96)  # another option
+    assert export_stage(out, "b0", "random", size=Size(64, 64))
+    assert not export_stage(out, "b0", "random", size=Size(64, 64))
+    assert export_stage(out, "b0", "random", size=Size(96, 96))  # another option
     assert len(made) == 2
     assert "export: up to date" in capsys.readouterr().out
 
@@ -228,7 +232,7 @@ def test_a_second_export_of_the_same_is_not_made(tmp_path, monkeypatch, capsys):
     [
         (("d9", "random"), "unknown model 'd9': did you mean 'd"),
         (("b0", "randm"), "unknown weights 'randm': did you mean 'random'"),
-        (("d0", "random", {"size": 500}), "size 500 does not suit d0"),
+        (("d0", "random", {"size": Size(500, 500)}), "size 500 does not suit d0"),
         (("d0", "random", {"labels": "nowhere.txt"}), "no labels file 'nowhere.txt'"),
     ],
 )

@@ -123,7 +123,7 @@ def test_keys_shapes_and_parameters_are_timms_and_effdets(name):
     keys = "\n".join(sorted(f"{effdets_key(name, key)} {tuple(tensor.shape)}" for key, tensor in state.items()))
     assert (parameters(model), len(state)) == (expected["parameters"], expected["tensors"])
     assert zlib.crc32(keys.encode()) == expected["keys_crc32"]
-    assert expected.get("image_size", [input_size(name)] * 2) == [input_size(name)] * 2
+    assert expected.get("image_size", [*input_size(name)]) == [*input_size(name)]
 
 
 @needs_data

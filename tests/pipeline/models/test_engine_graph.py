@@ -27,13 +27,13 @@ def d0():
 
 
 def anchors_of(size):
-    return make_anchors((size, size), LEVELS, ANCHOR_SCALE)
+    return make_anchors(size, LEVELS, ANCHOR_SCALE)
 
 
 def in_levels(flat, size):
     """[N,A,width] in the anchors' order -> per level [N,9*width,h,w], as heads give it."""
     levels, start = [], 0
-    for height, width in level_sizes((size, size), LEVELS):
+    for height, width in level_sizes(size, LEVELS):
         part = flat[:, start : start + height * width * 9]
         levels.append(part.reshape(len(flat), height, width, -1).transpose(0, 3, 1, 2))
         start += height * width * 9
@@ -62,7 +62,7 @@ def made_of(d0, logits, codes, size):
     graph.classes = logits.shape[2]
     graph.model = Heads(logits, codes, size)
     with torch.inference_mode():
-        return [output.numpy() for output in graph(torch.zeros(len(logits), size, size, 3, dtype=torch.uint8))]
+        return [output.numpy() for output in graph(torch.zeros(len(logits), *size, 3, dtype=torch.uint8))]
 
 
 def distinct(random, shape):
@@ -71,9 +71,9 @@ def distinct(random, shape):
     return np.stack([random.permutation(np.linspace(-9, 3, count)) for _ in range(shape[0])]).reshape(shape)
 
 
-@pytest.mark.parametrize("classes", [1, 2, 90])
-def test_candidates_are_exactly_the_best_pairs_of_all(d0, classes):
-    size, random = 128, np.random.default_rng(classes)
+@pytest.mark.parametrize(("classes", "size"), [(1, (128, 128)), (2, (160, 256)), (90, (128, 128))])
+def test_candidates_are_exactly_the_best_pairs_of_all(d0, classes, size):
+    random = np.random.default_rng(classes)
     count = len(anchors_of(size))
     logits = distinct(random, (2, count, classes)).astype(np.float32)
     codes = random.normal(0, 0.5, (2, count, 4)).astype(np.float32)
@@ -89,7 +89,7 @@ def test_candidates_are_exactly_the_best_pairs_of_all(d0, classes):
 
 def test_one_anchor_can_fill_many_candidates(d0):
     # Ten anchors hold the best 900 pairs; a selection of one class per anchor would miss 890 of them.
-    size, random = 128, np.random.default_rng(0)
+    size, random = (128, 128), np.random.default_rng(0)
     count = len(anchors_of(size))
     logits = distinct(random, (1, count, 90)) - 20
     chosen = random.choice(count, 10, replace=False)
@@ -104,7 +104,7 @@ def test_one_anchor_can_fill_many_candidates(d0):
 
 
 def test_a_small_input_has_as_many_candidates_as_anchors(d0):
-    size, random = 64, np.random.default_rng(0)
+    size, random = (64, 64), np.random.default_rng(0)
     count = len(anchors_of(size))
     assert count < 1000
     logits = distinct(random, (1, count, 3)).astype(np.float32)
@@ -118,7 +118,7 @@ def test_a_small_input_has_as_many_candidates_as_anchors(d0):
 @pytest.mark.parametrize("classes", [1, 2, 3, 7, 10, 80, 90, 91, 365, 1203])
 def test_anchor_and_class_are_told_apart_for_every_number_of_classes(d0, classes):
     # Each anchor's best class is the first or the last one in turn: the pairs on either side of every quotient.
-    size, random = 128, np.random.default_rng(0)
+    size, random = (128, 128), np.random.default_rng(0)
     count = len(anchors_of(size))
     logits = np.full((1, count, classes), -30, np.float32)
     best = np.where(np.arange(count) % 2, 0, classes - 1)
@@ -132,7 +132,7 @@ def test_anchor_and_class_are_told_apart_for_every_number_of_classes(d0, classes
 
 def test_a_wild_box_is_bounded(d0):
     # exp(100) is no float32: the box is 62.5 times its anchor, and no infinity.
-    size, count = 128, len(anchors_of(128))
+    size, count = (128, 128), len(anchors_of((128, 128)))
     logits = distinct(np.random.default_rng(0), (1, count, 1)).astype(np.float32)
     codes = np.full((1, count, 4), 100, np.float32) * np.float32([0, 0, 1, 1])
     boxes, _, _ = made_of(d0, logits, codes, size)
@@ -144,7 +144,7 @@ def test_a_wild_box_is_bounded(d0):
 @torch.inference_mode()
 def test_the_detector_is_the_model_on_normalized_images(d0):
     size, images = 160, random_images(2, 160)
-    outputs = [output.numpy() for output in DetectorGraph(d0, MEAN, STD, size)(torch.from_numpy(images))]
+    outputs = [output.numpy() for output in DetectorGraph(d0, MEAN, STD, (size, size))(torch.from_numpy(images))]
     assert_candidates(outputs, *d0(normalize(images).float()), EFFICIENTDETS["d0"], 7, size)
 
 
@@ -171,10 +171,10 @@ def test_normalization_is_exact_in_the_border_too(size):
 
 def test_the_model_that_is_given_stays_as_it_is(d0):
     before = {key: value.clone() for key, value in d0.state_dict().items()}
-    DetectorGraph(d0, MEAN, STD, 128)
+    DetectorGraph(d0, MEAN, STD, (128, 128))
     assert all(torch.equal(value, before[key]) for key, value in d0.state_dict().items())
 
 
 def test_published_detectors_have_a_thousand_candidates(d0):
-    assert DetectorGraph(d0, MEAN, STD, 128).candidates == 1000
+    assert DetectorGraph(d0, MEAN, STD, (128, 128)).candidates == 1000
     assert min(row.size for row in EFFICIENTDETS.values()) >= 128

@@ -3,6 +3,7 @@
 import pytest
 
 from effedge.pipeline.models.summary import main, summarize
+from effedge.pipeline.models.tables import Size
 
 
 def test_b0_is_table_1():
@@ -64,7 +65,7 @@ def test_every_parameter_is_in_a_row_whatever_the_classes_and_the_size():
     for name, classes in [("lite2", 7), ("v2-b2", 5), ("d0", 3), ("d7x", 90), ("det-lite1", 1)]:
         total = sum(parameter.numel() for parameter in create_model(name, classes).parameters())
         assert sum(row.parameters for row in summarize(name, classes)) == total
-    half, full = (sum(row.flops for row in summarize("d0", size=size)) for size in (256, 512))
+    half, full = (sum(row.flops for row in summarize("d0", size=Size(size, size))) for size in (256, 512))
     assert full / half == pytest.approx(4, rel=0.01)
 
 

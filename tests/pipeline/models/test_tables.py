@@ -9,11 +9,13 @@ from effedge.pipeline.models.tables import (
     MODELS,
     PYTORCH_EFFICIENTDETS,
     PYTORCH_EFFICIENTNETS,
+    Size,
     check_model,
     input_size,
     model_of_arch,
     models_with_equal_tensors,
     normalization,
+    parse_size,
 )
 
 # The side of the input, as the papers, EfficientNet-Lite's release notes and V2's code (eval_size) print it.
@@ -104,18 +106,32 @@ def test_models_of_equal_tensors_are_the_same_network_of_another_family_or_input
 
 @pytest.mark.parametrize("name", SIZES)
 def test_the_input_size_is_that_of_the_papers(name):
-    assert input_size(name) == SIZES[name]
+    assert input_size(name) == Size(SIZES[name], SIZES[name])
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_published_size_suits_its_model(name):
-    assert input_size(name, (EFFICIENTNETS | EFFICIENTDETS)[name].size) == input_size(name)
+    side = (EFFICIENTNETS | EFFICIENTDETS)[name].size
+    assert input_size(name, Size(side, side)) == (side, side)
 
 
 @pytest.mark.parametrize(("name", "size"), [("d0", 500), ("d0", 96), ("d0", 0), ("b0", 225), ("b0", 0), ("b0", -32)])
 def test_a_size_that_does_not_suit_is_refused_with_those_that_do(name, size):
     with pytest.raises(UserError, match=f"size {size} does not suit {name}: expected a multiple of 32, "):
-        input_size(name, size)
+        input_size(name, Size(size, size))
+
+
+def test_a_wide_input_has_a_multiple_of_32_on_either_side():
+    assert input_size("d0", Size(384, 640)) == (384, 640)
+    for height, width in ((384, 600), (96, 640)):
+        with pytest.raises(UserError, match=f"size {height}x{width} does not suit d0: expected multiples of 32, 128 "):
+            input_size("d0", Size(height, width))
+
+
+@pytest.mark.parametrize("text", ["", "x", "512x", "x512", "512x512x3", "-512", "51.2", "512,640", "1" * 30, "\u0665"])
+def test_what_is_no_size_is_one_line(text):
+    with pytest.raises(UserError, match="HEIGHTxWIDTH such as 384x640"):
+        parse_size(text)
 
 
 def test_an_unknown_model_is_refused_with_the_nearest_name():

@@ -9,6 +9,7 @@ from PIL import Image
 
 from effedge.deploy.image.preprocess import preparation
 from effedge.pipeline.models.create import create_model
+from effedge.pipeline.models.tables import Size
 from effedge.pipeline.training.distributed.processes import SINGLE_PROCESS
 from effedge.pipeline.training.fixres import freeze_all_but_last
 from effedge.pipeline.training.initial_state import start_state
@@ -62,7 +63,9 @@ def test_the_constants_are_the_authors():
 
 
 def test_only_the_last_batchnorm_and_the_classifier_change(folders, trained, tmp_path):
-    options = dataclasses.replace(B0, recipe="fixres", init=str(trained), size=64, ema=0.0, rate=0.1, warmup=0, steps=3)
+    options = dataclasses.replace(
+        B0, recipe="fixres", init=str(trained), size=Size(64, 64), ema=0.0, rate=0.1, warmup=0, steps=3
+    )
     before, _ = read_state(trained)
     after, _ = train(options, data_of(options, folders), tmp_path / "fixed.safetensors", workers=0)
     assert {key for key in after if not torch.equal(after[key].float(), before[key].float())} == LEARNT
@@ -93,7 +96,7 @@ def test_several_processes_leave_the_same_parts_to_learn(tmp_path):
 
 
 def test_images_are_cut_as_the_engine_will_cut_them(folders, trained):
-    options = dataclasses.replace(B0, recipe="fixres", init=str(trained), size=48, flips=False)
+    options = dataclasses.replace(B0, recipe="fixres", init=str(trained), size=Size(48, 48), flips=False)
     data = data_of(options, folders)
     look = preprocessing("b0", "")
     prepare = preparation({"size": [48, 48], "batch": [1, 1, 1], "resize": "center-crop", "crop": look.crop,

@@ -11,6 +11,7 @@ from PIL import Image
 
 from effedge.deploy.common.cli import UserError
 from effedge.pipeline.models.create import create_model
+from effedge.pipeline.models.tables import Size
 from effedge.pipeline.training import loop
 from effedge.pipeline.training.log.state import resume_path
 from effedge.pipeline.training.loop import Schedule, train
@@ -90,7 +91,7 @@ def test_what_is_written_loads_with_its_labels_size_and_figure(monkeypatch, caps
     run_main(monkeypatch, "b0", "--data", folders, "--val", folders, "--size", 64, "--steps", 2, "--batch", 4,
              "--seed", 3, "--out", out)  # fmt: skip
     loaded = load_weights("b0", str(out))
-    assert loaded.labels == ["blue", "green", "red"] and loaded.classes == 3 and loaded.size == 64
+    assert loaded.labels == ["blue", "green", "red"] and loaded.classes == 3 and loaded.size == (64, 64)
     assert loaded.preprocessing == preprocessing("b0", "")
     metadata = read_state(out)[1]
     assert metadata["model"] == "b0" and 0 <= float(metadata["val_top1"]) <= 1
@@ -194,6 +195,9 @@ def test_an_init_that_fits_nowhere_is_refused(monkeypatch, tmp_path, folders):
         (["b0", "--data", "{folders}", "--patience", 5], "--patience needs images"),
         (["b0", "--device", "cuda"], "finds no GPU here"),
         (["b0", "--size", 50], "size 50 does not suit b0"),
+        (["b0", "--size", "64x96", "--turns"], "--turns rotates"),
+        (["b0", "--size", "64x96", "--progressive", 32, 64], "--progressive grows square images"),
+        (["b0", "--size", "64x96", "--data", "digits"], "the digits' crops are square"),
         (["b0", "--batch", 1], "--batch 1: expected 2 or more"),
         (["b0", "--steps", 0], "--steps 0: expected 1 or more"),
         (["b0", "--rate", "nan"], "--rate nan"),
@@ -287,7 +291,7 @@ def test_a_detector_learns_coloured_squares(tmp_path):
     path, images = write_coco(tmp_path, 12), tmp_path / "photographs"
     options = dataclasses.replace(D0, model="det-lite0", steps=400, batch=8, rate=5e-3, warmup=20, drop_connect=0.0)
     data, look = data_of(options, path, images), preprocessing("det-lite0", "")
-    validation = make_validation("det-lite0", str(path), images, data.labels, 128, look)
+    validation = make_validation("det-lite0", str(path), images, data.labels, Size(128, 128), look)
     figure = train(options, data, tmp_path / "det.safetensors", Schedule(validation))[1]
     assert figure is not None and figure > 0.5
 

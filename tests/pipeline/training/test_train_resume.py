@@ -15,6 +15,7 @@ import torch
 
 from effedge.deploy.common.cli import UserError
 from effedge.pipeline.models.create import create_model
+from effedge.pipeline.models.tables import Size
 from effedge.pipeline.training import loop
 from effedge.pipeline.training.ema import Ema
 from effedge.pipeline.training.interrupts import Interrupts
@@ -90,7 +91,7 @@ def test_a_run_that_was_killed_again_and_again_writes_what_one_that_was_not_writ
     """kill -9 in the middle of random steps; in parts of a batch, with validations, the best weights and a journal."""
     options = dataclasses.replace(B0, steps=8, batch=4, accumulate=2)
     data = data_of(options, folders)
-    validation = make_validation("b0", str(folders), None, data.labels, 32, preprocessing("b0", ""))
+    validation = make_validation("b0", str(folders), None, data.labels, Size(32, 32), preprocessing("b0", ""))
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.2)
     outs = [tmp_path / name / "b0.safetensors" for name in ("whole", "parts")]
     for out in outs:

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 from effedge.deploy.common.cli import UserError
 from effedge.pipeline.models.create import create_model
+from effedge.pipeline.models.tables import Size
 from effedge.pipeline.weights import load, locate
-from effedge.pipeline.weights.load import load_weights, module_of, side_of_input
+from effedge.pipeline.weights.load import load_weights, module_of, size_of_input
 from effedge.pipeline.weights.locate import lite0_package_file, locate_weights
 from effedge.pipeline.weights.random_weights import random_state
 from effedge.pipeline.weights.state_file import StateFile, read_state
@@ -72,7 +73,7 @@ def test_safetensors_in_16_bit_are_read_as_32_with_their_metadata(d0, tmp_path):
     half = {key: value.half() if value.is_floating_point() else value for key, value in d0.items()}
     save_file(half, path, {"labels": json.dumps([*"abcdefghi", None]), "size": "384"})
     loaded = load_weights("d0", str(path))
-    assert loaded.labels == [*"abcdefghi", None] and loaded.size == 384 and loaded.file == path
+    assert loaded.labels == [*"abcdefghi", None] and loaded.size == (384, 384) and loaded.file == path
     key = "fpn.cell.1.fnode.2.after_combine.conv.conv_pw.weight"
     assert loaded.state[key].dtype == torch.float32
     torch.testing.assert_close(loaded.state[key], d0[key], rtol=1e-3, atol=1e-5)
@@ -249,10 +250,10 @@ def test_lite0_is_right_on_real_photographs():
 def test_the_input_is_the_users_then_the_files_then_the_models(d0, tmp_path):
     save_file(d0, tmp_path / "d0.safetensors", {"labels": json.dumps(list("abcdefghij")), "size": "384"})
     loaded = load_weights("d0", str(tmp_path / "d0.safetensors"))
-    assert side_of_input("d0", loaded) == 384 and side_of_input("d0", loaded, 640) == 640
-    assert side_of_input("d0", loaded._replace(size=None)) == 512
+    assert size_of_input("d0", loaded) == (384, 384) and size_of_input("d0", loaded, Size(384, 640)) == (384, 640)
+    assert size_of_input("d0", loaded._replace(size=None)) == (512, 512)
     with pytest.raises(UserError, match="trained for an input of 600, and size 600 does not suit d0: .*SIZE=608"):
-        side_of_input("d0", loaded._replace(size=600))
+        size_of_input("d0", loaded._replace(size=Size(600, 600)))
 
 
 def test_the_classes_of_imagenet_21k_have_their_names():
@@ -271,7 +272,8 @@ def test_a_module_has_as_many_anchors_as_the_weights():
     [
         ({"crop": "nan"}, "crop nan"),
         ({"crop": "large"}, "crop 'large'"),
-        ({"size": "4000000000"}, "size 4000000000"),
+        ({"size": "4000000000"}, "size '4000000000'"),
+        ({"size": "99999"}, "size 99999"),
         ({"size": "1" * 5000}, "is damaged"),
     ],
 )

@@ -155,11 +155,11 @@ def bench(state, size, scale=4.0, prefix="model."):
 
 def test_input_and_anchors_of_effdets_bench_are_taken_and_said(states, load):
     loaded, lines = load({"model_state_dict": bench(states("d0"), (640, 640), 3.0)}, "d0")
-    assert loaded.size == 640 and loaded.anchors[0] == pytest.approx([3.0, 3.0])
+    assert loaded.size == (640, 640) and loaded.anchors[0] == pytest.approx([3.0, 3.0])
     [line] = lines
     assert "its input is 640, d0's own 512; its anchors are base=3 scales=1,1.26,1.587" in line
     loaded, lines = load(bench(states("d0"), (512, 512)), "d0")
-    assert loaded.size == 512 and lines == []
+    assert loaded.size == (512, 512) and lines == []
 
 
 def test_what_the_file_does_not_say_is_said(states, load):

@@ -67,26 +67,27 @@ def test_the_jittered_box_lies_around_what_is_seen_of_the_object(jitter, shape):
     height, width = shape
     image, boxes = make_image(height, width, (width // 4, height // 3, width * 3 // 4, height * 2 // 3))
     for seed in range(20):
-        pixels, moved, kept = scale_jitter(np.random.default_rng(seed), image, boxes, 96, jitter, FILL)
+        pixels, moved, kept = scale_jitter(np.random.default_rng(seed), image, boxes, (96, 96), jitter, FILL)
         assert pixels.shape == (96, 96, 3) and pixels.dtype == np.uint8 and moved.dtype == np.float32
         if len(kept) and (moved[0, 2:] - moved[0, :2]).min() > 3:  # thinner ones blur away
             np.testing.assert_allclose(red_box(pixels), moved[0], atol=1.0)
         assert (moved >= 0).all() and (moved <= 96).all()
 
 
-def test_a_scale_of_one_is_the_runtimes_letterbox():
+@pytest.mark.parametrize("size", [(64, 64), (48, 96), (96, 48)])
+def test_a_scale_of_one_is_the_runtimes_letterbox(size):
     from effedge.deploy.image.preprocess import letterbox
 
     image = np.random.default_rng(0).integers(0, 256, (70, 110, 3), np.uint8)
-    pixels, moved, _ = scale_jitter(np.random.default_rng(1), image, np.array([[0, 0, 110, 70]]), 64, (1, 1), FILL)
-    expected = letterbox(image, (64, 64), FILL, Image.Resampling.BILINEAR)
+    pixels, moved, _ = scale_jitter(np.random.default_rng(1), image, np.array([[0, 0, 110, 70]]), size, (1, 1), FILL)
+    expected = letterbox(image, size, FILL, Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(pixels, expected.pixels)
-    np.testing.assert_array_equal(moved, [[0, 0, 64, expected.resized_size[0]]])
+    np.testing.assert_array_equal(moved, [[0, 0, *expected.resized_size[::-1]]])
 
 
 def test_a_small_scale_lies_top_left_on_the_fill():
     image = np.full((50, 100, 3), 200, np.uint8)
-    pixels, _, _ = scale_jitter(np.random.default_rng(0), image, np.zeros((0, 4)), 80, (0.5, 0.5), FILL)
+    pixels, _, _ = scale_jitter(np.random.default_rng(0), image, np.zeros((0, 4)), (80, 80), (0.5, 0.5), FILL)
     assert (pixels[:20, :40] == 200).all()
     assert (pixels[20:] == FILL).all() and (pixels[:, 40:] == FILL).all()
 
@@ -96,12 +97,12 @@ def test_boxes_outside_the_window_or_thinner_than_a_pixel_are_dropped_and_the_ot
     boxes = np.array([[0, 0, 3, 3], [0, 0, 100, 100], [97, 97, 100, 100], [40, 40, 60, 60.0]])
     kept_by_seed = []
     for seed in range(50):
-        _, moved, kept = scale_jitter(np.random.default_rng(seed), image, boxes, 50, (2, 2), FILL)
+        _, moved, kept = scale_jitter(np.random.default_rng(seed), image, boxes, (50, 50), (2, 2), FILL)
         assert 1 in kept and len(moved) == len(kept)
         assert ((moved[:, 2:] - moved[:, :2]) >= 1).all()
         kept_by_seed.append(tuple(kept))
     assert not any(0 in kept and 2 in kept for kept in kept_by_seed), "a window of half the image sees one corner"
-    _, _, kept = scale_jitter(np.random.default_rng(0), image, boxes, 50, (0.2, 0.2), FILL)
+    _, _, kept = scale_jitter(np.random.default_rng(0), image, boxes, (50, 50), (0.2, 0.2), FILL)
     np.testing.assert_array_equal(kept, [1, 3])  # 3 pixels of 100 are 0.3 at a tenth of the size
 
 
@@ -110,7 +111,7 @@ def test_scales_cover_the_range_evenly():
     image, box = np.zeros((200, 200, 3), np.uint8), np.array([[0, 0, 200, 200.0]])
     sides = []
     for seed in range(400):
-        _, moved, _ = scale_jitter(np.random.default_rng(seed), image, box, 100, (0.1, 2.0), FILL)
+        _, moved, _ = scale_jitter(np.random.default_rng(seed), image, box, (100, 100), (0.1, 2.0), FILL)
         sides.append(moved[0, 2] - moved[0, 0])
     assert min(sides) < 15 and max(sides) == 100
     # 0.9 of the range of 1.9 lies below 1.
@@ -125,7 +126,7 @@ def test_random_crops_have_the_areas_and_aspects_of_the_paper():
     image[..., 1] = np.arange(height)[:, None]
     areas, aspects = [], []
     for seed in range(200):
-        crop = random_crop(np.random.default_rng(seed), image, 64, Image.Resampling.BILINEAR).astype(float)
+        crop = random_crop(np.random.default_rng(seed), image, (64, 64), Image.Resampling.BILINEAR).astype(float)
         assert crop.shape == (64, 64, 3)
         w = (crop[0, -1, 0] - crop[0, 0, 0]) * 64 / 63
         h = (crop[-1, 0, 1] - crop[0, 0, 1]) * 64 / 63
@@ -139,7 +140,7 @@ def test_random_crops_have_the_areas_and_aspects_of_the_paper():
 def test_slivers_can_be_augmented_too(shape):
     image = np.full((*shape, 3), 90, np.uint8)
     for seed in range(10):
-        assert (random_crop(np.random.default_rng(seed), image, 32, Image.Resampling.BICUBIC) == 90).all()
+        assert (random_crop(np.random.default_rng(seed), image, (32, 32), Image.Resampling.BICUBIC) == 90).all()
         boxes = np.array([[0, 0, shape[1], shape[0]]])
-        pixels, _, _ = scale_jitter(np.random.default_rng(seed), image, boxes, 32, (0.1, 2.0), FILL)
+        pixels, _, _ = scale_jitter(np.random.default_rng(seed), image, boxes, (32, 32), (0.1, 2.0), FILL)
         assert pixels.shape == (32, 32, 3)

@@ -11,6 +11,7 @@ from effedge.deploy.common.cli import UserError
 from effedge.pipeline.datasets.digits import SHAPES, LabelledImage, draw_image
 from effedge.pipeline.datasets.records import Record, class_record
 from effedge.pipeline.models.anchors import decode, make_anchors
+from effedge.pipeline.models.tables import Size
 from effedge.pipeline.training.data.augment import Augmentation
 from effedge.pipeline.training.data.batches import (
     IndexedDataset,
@@ -52,7 +53,7 @@ def test_every_epoch_is_a_permutation_of_its_own():
 
 
 def test_a_sample_does_not_depend_on_what_was_drawn_before(records):
-    arguments = (records, 64, 0, Augmentation(), FILL)
+    arguments = (records, Size(64, 64), 0, Augmentation(), FILL)
     all_of_them, later = record_images(*arguments), record_images(*arguments)
     drawn = [all_of_them(index) for index in range(12)]
     for index in (11, 5, 5, 0):
@@ -61,13 +62,13 @@ def test_a_sample_does_not_depend_on_what_was_drawn_before(records):
 
 
 def test_one_image_looks_different_in_every_epoch(records):
-    draw = record_images(records[:1], 64, 0, Augmentation(), FILL)
+    draw = record_images(records[:1], Size(64, 64), 0, Augmentation(), FILL)
     boxes = {draw(index).boxes.tobytes() for index in range(6)}
     assert len(boxes) > 3
 
 
 def test_an_image_comes_with_its_own_objects_and_without_the_ignored(records):
-    draw = record_images(records, 64, 0, STILL, FILL)
+    draw = record_images(records, Size(64, 64), 0, STILL, FILL)
     for index in range(10):
         image, boxes, class_ids = draw(index)
         assert class_ids.tolist() == [image[0, 0, 0] // 50]
@@ -81,7 +82,7 @@ def test_flips_happen_half_of_the_time_or_never(tmp_path):
     whole = np.array([[0, 0, 30, 60]], np.float32)
     record = Record(tmp_path / "half.png", whole, np.array([0]), np.array([1.0]), np.array([False]))
     for flips, least, most in ((True, 0.35, 0.65), (False, 0, 0)):
-        draw = record_images([record], 32, 0, STILL._replace(flips=flips), FILL)
+        draw = record_images([record], Size(32, 32), 0, STILL._replace(flips=flips), FILL)
         drawn = [draw(index) for index in range(100)]
         flipped = [image[0, 0, 0] == 0 for image, _, _ in drawn]
         assert least <= np.mean(flipped) <= most
@@ -94,7 +95,7 @@ def test_quarter_turns_are_equally_many_and_take_the_boxes_along(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "corner.png")
     corner = np.array([[0, 0, 20, 20]], np.float32)
     record = Record(tmp_path / "corner.png", corner, np.array([0]), np.array([1.0]), np.array([False]))
-    draw = record_images([record], 60, 0, STILL._replace(rotate90=True), FILL)
+    draw = record_images([record], Size(60, 60), 0, STILL._replace(rotate90=True), FILL)
     found = [tuple(draw(index).boxes[0]) for index in range(200)]
     assert {(0, 0, 20, 20), (40, 0, 60, 20), (0, 40, 20, 60), (40, 40, 60, 60)} == set(found)
     assert min(found.count(box) for box in set(found)) > 30
@@ -107,14 +108,15 @@ def test_quarter_turns_are_equally_many_and_take_the_boxes_along(tmp_path):
 def test_colours_vary_in_the_image_and_not_in_the_fill(tmp_path):
     Image.new("RGB", (64, 32), (120, 60, 90)).save(tmp_path / "wide.png")
     record = Record(tmp_path / "wide.png", np.zeros((0, 4)), np.zeros(0, int), np.zeros(0), np.zeros(0, bool))
-    draw = record_images([record], 64, 0, STILL._replace(colour=0.3), FILL)
+    draw = record_images([record], Size(64, 64), 0, STILL._replace(colour=0.3), FILL)
     shown = [draw(index).image for index in range(10)]
     assert len({tuple(image[0, 0]) for image in shown}) > 5
     assert all((image[40:] == 0).all() for image in shown)
 
 
 def test_class_crops_carry_the_images_class(records):
-    draw = record_crops([class_record(record.path, 7 + k) for k, record in enumerate(records)], 32, 0, Augmentation(),
+    classes = [class_record(record.path, 7 + k) for k, record in enumerate(records)]
+    draw = record_crops(classes, Size(32, 32), 0, Augmentation(),
                         preprocessing("b0", ""))  # fmt: skip
     for index in range(10):
         pixels, class_id = draw(index)
@@ -123,7 +125,8 @@ def test_class_crops_carry_the_images_class(records):
 
 def test_an_unreadable_image_becomes_an_error_in_place_of_its_batch(tmp_path):
     (tmp_path / "text.png").write_text("no image")
-    draw = record_crops([class_record(tmp_path / "text.png", 0)], 32, 0, Augmentation(), preprocessing("b0", ""))
+    records = [class_record(tmp_path / "text.png", 0)]
+    draw = record_crops(records, Size(32, 32), 0, Augmentation(), preprocessing("b0", ""))
     batch = pass_errors_on(list)([IndexedDataset(draw, 0, 2)[0], 1])
     assert isinstance(batch, UserError) and "text.png" in str(batch)
     assert pass_errors_on(list)([1, 2]) == [1, 2]
@@ -138,7 +141,9 @@ def test_targets_in_a_batch_decode_to_the_boxes_of_their_images():
     boxes = [np.array([[10, 20, 70, 90], [60, 60, 100, 100]], np.float32), np.zeros((0, 4), np.float32),
              np.array([[0, 0, 128, 128]], np.float32)]  # fmt: skip
     classes = [np.array([3, 4]), np.zeros(0, np.int64), np.array([5])]
-    draw = with_matches(lambda k: LabelledImage(np.full((128, 128, 3), k, np.uint8), boxes[k], classes[k]), 128, 5, 4.0)
+    draw = with_matches(
+        lambda k: LabelledImage(np.full((128, 128, 3), k, np.uint8), boxes[k], classes[k]), Size(128, 128), 5, 4.0
+    )
     batch = collate_detection([draw(0), draw(1), draw(2)])
     assert batch.images.shape == (3, 128, 128, 3) and batch.images.dtype == torch.uint8
     decoded = decode(batch.codes.numpy(), make_anchors((128, 128), 5, 4.0)[batch.anchor_indices.numpy()])
@@ -150,15 +155,15 @@ def test_targets_in_a_batch_decode_to_the_boxes_of_their_images():
 
 
 def test_digits_follow_from_seed_and_index():
-    for make in (partial(digit_images, fill=FILL), digit_crops):
-        first, again, other = make(64, 0)(5), make(64, 0)(5), make(64, 1)(5)
+    for make in (partial(digit_images, Size(64, 96), fill=FILL), partial(digit_crops, 64)):
+        first, again, other = make(seed=0)(5), make(seed=0)(5), make(seed=1)(5)
         np.testing.assert_array_equal(first[0], again[0])
         assert not np.array_equal(first[0], other[0])
 
 
 def test_drawn_images_are_letterboxed_as_the_written_ones_and_no_digit_is_cut():
     """Validation's images are of several shapes, so training's must have the fill beside them too."""
-    draw = digit_images(128, 0, FILL)
+    draw = digit_images(Size(128, 128), 0, FILL)
     for index, (height, width) in enumerate(SHAPES):
         drawn = draw(index)
         original = draw_image("train", index, height // 4, width // 4, 0)

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from effedge.deploy.common.cli import UserError
 from effedge.pipeline.models.create import create_model
+from effedge.pipeline.models.tables import Size
 from effedge.pipeline.training.data.batches import rank_share
 from effedge.pipeline.training.distributed.processes import SINGLE_PROCESS, ProcessGroup, choose_device
 from effedge.pipeline.training.distributed.sync_batch_norm import SyncBatchNorm2d, synchronize
@@ -112,7 +113,7 @@ DET = dataclasses.replace(D0, model="det-lite0", steps=2, batch=4)
 
 
 @pytest.mark.parametrize(
-    "options", [dataclasses.replace(B0, size=64, steps=3, batch=4), pytest.param(DET, marks=pytest.mark.slow)]
+    "options", [dataclasses.replace(B0, size=Size(64, 64), steps=3, batch=4), pytest.param(DET, marks=pytest.mark.slow)]
 )
 def test_two_processes_come_to_the_losses_and_weights_of_one(tmp_path, folders, options, in_double):
     """With dropout and stochastic depth on."""
@@ -151,7 +152,9 @@ def test_two_processes_validate_as_one(tmp_path):
     labels, look = ["blue", "green", "red"], preprocessing("det-lite0", "")
 
     def figures(group):
-        validation = make_validation("det-lite0", str(path), images, labels, 128, look)._replace(spread=group.spread)
+        validation = make_validation("det-lite0", str(path), images, labels, Size(128, 128), look)._replace(
+            spread=group.spread
+        )
         return validation(model, model.state_dict())
 
     assert side_by_side(figures, tmp_path / "run") == [figures(SINGLE_PROCESS)] * 2

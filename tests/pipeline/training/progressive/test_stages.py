@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from effedge.deploy.common.cli import UserError
+from effedge.pipeline.models.tables import Size
 from effedge.pipeline.training import loop
 from effedge.pipeline.training.data.sources import training_data
 from effedge.pipeline.training.loop import train
@@ -15,7 +16,7 @@ from tests.pipeline.small_training import B0, assert_equal, data_of, error_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-GROWING = dataclasses.replace(B0, size=64, steps=8, progressive=(32, 64), randaugment=(2, 15.0), mixup=0.2)
+GROWING = dataclasses.replace(B0, size=Size(64, 64), steps=8, progressive=(32, 64), randaugment=(2, 15.0), mixup=0.2)
 
 
 def options_of(*words, epoch_length=None):

@@ -14,7 +14,7 @@ from effedge.pipeline.models.create import create_model
 from effedge.pipeline.request import Checkpoint, add_source, read_source
 from effedge.pipeline.weights.hub import repository
 from effedge.pipeline.weights.hub.repository import hub_file, is_repository, model_of_repository
-from effedge.pipeline.weights.load import load_weights, side_of_input
+from effedge.pipeline.weights.load import load_weights, size_of_input
 from effedge.pipeline.weights.locate import config_file, locate_weights
 from tests.pipeline.weights.hub.hub_server import COMMIT, CONFIG, HubServer
 
@@ -282,7 +282,7 @@ def test_labels_input_and_preprocessing_are_the_configurations(server, lite0_fil
     server.add("me/lite0", {SAFE: lite0_file}, LITE0)
     loaded = load_weights("lite0", "hf-hub:me/lite0")
     assert loaded.classes == 3 and loaded.labels == ["crane, a bird", "crane, a machine", "tench"]
-    assert loaded.size == 160 and side_of_input("lite0", loaded) == 160
+    assert loaded.size == size_of_input("lite0", loaded) == (160, 160)
     look = loaded.preprocessing
     assert (look.mean, look.std) == ((0.4,) * 3, (0.3,) * 3) and (look.interpolation, look.crop) == ("bilinear", 0.95)
     assert model_of_repository("hf-hub:me/lite0") == "lite0"
