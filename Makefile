@@ -19,7 +19,7 @@ PROCESSES := 1
 # Empty means: the model's own, or the data that the weights bring, or not at all.
 OPTIONAL := HEAD SIZE CLASSES LABELS ANCHORS CALIBRATION MAX_DROP FINETUNE VALIDATION LIMIT BY_LATENCY CAPABILITY DLA BUILD_OPTIONS \
   NAME SELFTEST_IMAGE HOST SSH_OPTIONS DEVICE_PYTHON SIGNING_KEY ENGINE SOURCE DATA IMAGES VAL VAL_IMAGES EPOCHS STEPS RECIPE PATIENCE ARGS \
-  BASELINE RECORD NO_ENGINE TOLERANCE JSON PLOT LATENCY TASK FIGURES PEERS BCCD PIP_FLAGS MODELS SOAK
+  BASELINE RECORD NO_ENGINE TOLERANCE JSON PLOT LATENCY TASK FIGURES PEERS PIP_FLAGS MODELS SOAK
 $(foreach name,$(OPTIONAL),$(eval $(name) :=))
 
 VARIABLES := MODEL ONNX PRECISION TARGET WEIGHTS BATCH OUT PYTHON VENV PROCESSES EFFEDGE_DATA EFFEDGE_BOARDS $(OPTIONAL)
@@ -168,9 +168,9 @@ check-data: $(INSTALLED) ## check DATA: classes and mistakes; with MODEL also th
 	  $(if $(IMAGES),--images "$$IMAGES") $(if $(SIZE),--size "$$SIZE")
 
 .PHONY: accuracy
-accuracy: $(INSTALLED) $(if $(EFFEDGE_DATA),$(VENV)/.installed-lite0) ## compare FP32, FP16 and INT8 in one table; PEERS (Pythons), BCCD (weights), EFFEDGE_DATA
+accuracy: $(INSTALLED) $(if $(EFFEDGE_DATA),$(VENV)/.installed-lite0) ## compare FP32, FP16 and INT8 in one table; PEERS (Pythons), EFFEDGE_DATA
 	$(EFFEDGE) accuracy --out "$$OUT" --json "$$OUT/accuracy.json" \
-	  $(foreach python,$(PEERS),--peers $(call quote,$(python))) $(if $(BCCD),--bccd-weights "$$BCCD")
+	  $(foreach python,$(PEERS),--peers $(call quote,$(python)))
 
 .PHONY: builds
 builds: $(INSTALLED) $(VENV)/.installed-rtx $(VENV)/.installed-lite0 ## build the models with TensorRT-RTX, on any machine: time, plan size, precision

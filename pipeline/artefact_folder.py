@@ -21,6 +21,7 @@ from effedge.deploy.common.outputs import scratch_beside
 from effedge.pipeline.export.torch_to_onnx import Batch
 from effedge.pipeline.request import Checkpoint, OnnxFile, Request
 from effedge.pipeline.weights.hub.repository import is_repository
+from effedge.pipeline.weights.locate import BUNDLED
 from effedge.pipeline.weights.published import KINDS
 
 SOURCE = "source.txt"
@@ -100,7 +101,7 @@ def file_of(source: Checkpoint | OnnxFile) -> Path | None:
     """Returns the file of a source; None for effedge's own, published and a hub's weights."""
     if isinstance(source, OnnxFile):
         return source.path
-    is_word = source.weights in (*KINDS, "digits", "random") or is_repository(source.weights)
+    is_word = source.weights in (*KINDS, *BUNDLED, "random") or is_repository(source.weights)
     return None if is_word else Path(source.weights)
 
 

@@ -44,7 +44,7 @@ from effedge.pipeline.reports.engine_table import engine_table
 from effedge.pipeline.request import STAGES, Checkpoint, OnnxFile, Request, add_source, read_source
 from effedge.pipeline.training.finetune.stage import fine_tune
 from effedge.pipeline.training.finetune.tuning import Tuning
-from effedge.pipeline.weights.locate import locate_weights
+from effedge.pipeline.weights.locate import BUNDLED, locate_weights
 
 CALIBRATION_IMAGES = 128
 FP16_IMAGES = 16  # only overflow matters there
@@ -206,12 +206,14 @@ def data_of_checkpoint(checkpoint: Checkpoint, request: Request) -> ChainData:
 
 
 def calibration_images(checkpoint: Checkpoint, needed: bool) -> Path | None:
-    """The drawn digits, where they are what the model was trained on.
+    """The drawn digits, or the images that come with the weights, where they are what the model was trained on.
 
     Raises:
         UserError: a model that was trained on other images, where some are `needed`.
     """
     model, weights = checkpoint.model, checkpoint.weights
+    if BUNDLED.get(weights) is not None:
+        return BUNDLED[weights]
     if weights not in ("digits", "random"):
         if needed:
             raise UserError(

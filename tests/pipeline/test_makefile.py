@@ -79,7 +79,7 @@ def test_a_variables_value_is_never_run(asked, tmp_path, target, attack) -> None
     variables = {"engine": "MODEL HEAD SIZE BUILD_OPTIONS CAPABILITY",
                  "deploy": "HOST OUT SELFTEST_IMAGE DEVICE_PYTHON",
                  "train": "ARGS OUT DATA PROCESSES WEIGHTS", "predict": "ENGINE SOURCE", "latency": "JSON PLOT OUT",
-                 "accuracy": "PEERS BCCD OUT", "help": "MODEL OUT", "prove": "MODELS SOAK"}[target]  # fmt: skip
+                 "accuracy": "PEERS OUT", "help": "MODEL OUT", "prove": "MODELS SOAK"}[target]  # fmt: skip
     for name in variables.split():
         try:
             asked(target, f"{name}={value}", f"VENV={tmp_path}", f"PYTHON={tmp_path}/none")

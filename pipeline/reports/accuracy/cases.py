@@ -20,7 +20,7 @@ from effedge.pipeline.weights.locate import locate_weights
 class Case(NamedTuple):
     """A model on one kind of images.
 
-    weights: a word that effedge.pipeline.chain takes; None for the user's checkpoint.
+    weights: a word that effedge.pipeline.chain takes.
     folder: under the folder that EFFEDGE_DATA names; None for images that come with effedge.
     calibration: data in `folder`; None for the images that come with the weights, or for a part of the evaluation
         images (`held_out`).
@@ -30,7 +30,7 @@ class Case(NamedTuple):
 
     name: str
     model: str
-    weights: str | None
+    weights: str
     folder: str | None
     calibration: str | None
     evaluation: dict[str, str]
@@ -46,7 +46,7 @@ CASES = {
         Case(
             "det-lite0-bccd",
             "det-lite0",
-            None,
+            "bccd",
             "bccd",
             "train.json",
             {"BCCD val": "val.json", "BCCD test": "test.json"},
@@ -77,27 +77,23 @@ class LocatedCase(NamedTuple):
         return self.source.weights if isinstance(self.source, Checkpoint) else str(self.source.path)
 
 
-def locate(case: Case, data: Path | None, bccd_weights: Path | None, lists: Path) -> LocatedCase:
+def locate(case: Case, data: Path | None, lists: Path) -> LocatedCase:
     """Locates a case's weights and data.
 
     Args:
         data: the folder that EFFEDGE_DATA names, None if it is not set.
-        bccd_weights: a checkpoint of det-lite0 that was trained on bccd/train.json, if there is one.
         lists: the folder that lists of images are written to.
 
     Raises:
         UserError: weights or data are missing; names them.
     """
-    weights = case.weights or (str(bccd_weights) if bccd_weights else None)
-    if weights is None:
-        raise UserError(f"no checkpoint: give a {case.model} trained on bccd/train.json with BCCD (--bccd-weights)")
-    source = Checkpoint(case.model, weights)
+    source = Checkpoint(case.model, case.weights)
     if case.folder is None:
         return LocatedCase(case.name, source, None, case.evaluation)
     if data is None or not (data / case.folder).is_dir():
         reason = f"'{data}' has none" if data else "the variable is not set"
         raise UserError(f"its images are {case.folder}/ in the folder that EFFEDGE_DATA names, and {reason}")
-    locate_weights(case.model, weights)
+    locate_weights(case.model, case.weights)
     folder = data / case.folder
     evaluation = {name: folder / file for name, file in case.evaluation.items()}
     calibration = folder / case.calibration if case.calibration else None

@@ -1,6 +1,6 @@
 """Measures the accuracy of FP32, FP16 and INT8, beside other quantizers' INT8 of the same float ONNX.
 
-    effedge accuracy --peers PEERS/bin/python --bccd-weights FILE --json accuracy.json
+    effedge accuracy --peers PEERS/bin/python --json accuracy.json
     effedge accuracy --onnx yolox.onnx --head yolox --calibration IMAGES --validation val.json --peers PEERS/bin/python
 
 Builds CPU engines of every row at every precision, where that is not done already, and evaluates all of them on the
@@ -40,7 +40,6 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", metavar="ROW", help=f"{', '.join(CASES)} (default: all)")
     peers_help = "a Python with nncf, onnxruntime or nvidia-modelopt; may be repeated"
     parser.add_argument("--peers", type=Path, action="append", default=[], metavar="PYTHON", help=peers_help)
-    parser.add_argument("--bccd-weights", type=Path, metavar="FILE", help="a det-lite0 trained on bccd/train.json")
     parser.add_argument("--out", type=Path, default=Path("build"), help="folder of all artefacts (%(default)s)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures to this file")
     parser.add_argument("--limit", metavar="N", type=int, help="evaluate on the first N images only")
@@ -52,7 +51,7 @@ def main() -> None:
     own = read_own_row(arguments, parser)
     names = [choose("row", name, CASES) for name in arguments.cases] or ([] if own else list(CASES))
     data = os.environ.get("EFFEDGE_DATA")
-    cases = [*locate_all(names, Path(data) if data else None, arguments.bccd_weights, arguments.out / "lists"), *own]
+    cases = [*locate_all(names, Path(data) if data else None, arguments.out / "lists"), *own]
     if not cases:
         raise UserError("no row has its images and weights: the notes above say what is missing")
     peers = find_peers(arguments.peers)
@@ -106,12 +105,12 @@ def words(given: Mapping[str, object]) -> str:
     return " ".join(f"--{name} '{value}'" for name, value in given.items()) + " was given"
 
 
-def locate_all(names: Sequence[str], data: Path | None, bccd_weights: Path | None, lists: Path) -> list[LocatedCase]:
+def locate_all(names: Sequence[str], data: Path | None, lists: Path) -> list[LocatedCase]:
     """Locates the cases that can be measured here; warns of each that cannot. Arguments as `cases.locate`."""
     cases = []
     for name in names:
         try:
-            cases.append(locate(CASES[name], data, bccd_weights, lists))
+            cases.append(locate(CASES[name], data, lists))
         except UserError as missing:
             log.warning(f"note: {name} is left out: {missing}")
     return cases

@@ -21,6 +21,7 @@ from effedge.pipeline.weights.published import PUBLISHED
 
 # NOTICE and docs/models.md state the same.
 DIGITS = "bundled with effedge, trained from EfficientNet-Lite0's ImageNet weights, which are Apache 2.0"
+BCCD = DIGITS + "; trained on images of BCCD (MIT licence, Shenggan)"
 NO_WEIGHTS = "random numbers: of no accuracy, and nobody's"
 UNRECORDED = "licence not recorded: ask whoever made the weights"
 CLASSES_NAMED = 12
@@ -109,6 +110,8 @@ def weights_terms(model: str, weights: str) -> str:
     """Says where weights come from and on which terms, as far as that is known."""
     if weights == "digits":
         return DIGITS
+    if weights == "bccd":
+        return BCCD
     if weights == "random":
         return NO_WEIGHTS
     published = PUBLISHED.get((model, weights))

@@ -40,7 +40,7 @@ def data(tmp_path):
 
 
 def test_the_split_is_disjoint_whole_and_the_same_each_time(data, tmp_path):
-    located = locate(CASES["lite0-imagenet"], data, None, tmp_path / "lists")
+    located = locate(CASES["lite0-imagenet"], data, tmp_path / "lists")
     calibration = {path.name for path in list_images(located.calibration)}
     evaluation = read_data(tmp_path / "lists" / "imagenet500-evaluation.tsv")
     evaluated = {record.path.name for record in evaluation.records}
@@ -51,23 +51,18 @@ def test_the_split_is_disjoint_whole_and_the_same_each_time(data, tmp_path):
 
 
 def test_a_row_whose_data_or_weights_are_missing_is_left_out_with_a_note(data, tmp_path, capsys):
-    assert [each.name for each in command.locate_all(list(CASES), None, None, tmp_path)] == ["d0-digits", "b0-digits"]
+    assert [each.name for each in command.locate_all(list(CASES), None, tmp_path)] == ["d0-digits", "b0-digits"]
     notes = capsys.readouterr().err.splitlines()
     assert len(notes) == 2
     assert notes[0].startswith("note: lite0-imagenet is left out: ") and "EFFEDGE_DATA" in notes[0]
-    assert notes[1].startswith("note: det-lite0-bccd is left out: ") and "--bccd-weights" in notes[1]
+    assert notes[1].startswith("note: det-lite0-bccd is left out: ") and "EFFEDGE_DATA" in notes[1]
 
-    (tmp_path / "bccd.safetensors").touch()
-    kept = command.locate_all(list(CASES), data, tmp_path / "bccd.safetensors", tmp_path)
+    kept = command.locate_all(list(CASES), data, tmp_path)
     assert [each.name for each in kept] == ["d0-digits", "b0-digits", "lite0-imagenet"]
     assert "bccd/ in the folder" in capsys.readouterr().err
     (data / "bccd").mkdir()
-    [kept] = command.locate_all(["det-lite0-bccd"], data, tmp_path / "bccd.safetensors", tmp_path)
-    assert (
-        kept.calibration == data / "bccd" / "train.json"
-        and kept.weights == str(tmp_path / "bccd.safetensors")
-        and kept.model == "det-lite0"
-    )
+    [kept] = command.locate_all(["det-lite0-bccd"], data, tmp_path)
+    assert kept.calibration == data / "bccd" / "train.json" and kept.weights == "bccd" and kept.model == "det-lite0"
     assert kept.evaluation == {f"BCCD {split}": str(data / "bccd" / f"{split}.json") for split in ("val", "test")}
 
 

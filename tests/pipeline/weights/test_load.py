@@ -9,9 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from effedge.calibration.ranges.samples import list_images
 from effedge.deploy.common.cli import UserError
+from effedge.pipeline.chain import calibration_images
 from effedge.pipeline.models.create import create_model
 from effedge.pipeline.models.tables import Size
+from effedge.pipeline.request import Checkpoint
 from effedge.pipeline.weights import load, locate
 from effedge.pipeline.weights.load import load_weights, module_of, size_of_input
 from effedge.pipeline.weights.locate import lite0_package_file, locate_weights
@@ -254,6 +257,16 @@ def test_the_input_is_the_users_then_the_files_then_the_models(d0, tmp_path):
     assert size_of_input("d0", loaded._replace(size=None)) == (512, 512)
     with pytest.raises(UserError, match="trained for an input of 600, and size 600 does not suit d0: .*SIZE=608"):
         size_of_input("d0", loaded._replace(size=Size(600, 600)))
+
+
+def test_the_bundled_blood_cells_bring_their_classes_and_images_for_calibration():
+    loaded = load_weights("det-lite0", "bccd")
+    assert loaded.labels == ["RBC", "WBC", "Platelets"] and loaded.size == (320, 320)
+    images = list_images(calibration_images(Checkpoint("det-lite0", "bccd"), needed=True))
+    shown = {path.name for path in (Path(__file__).parents[3] / "examples/cells").iterdir()}
+    assert len(images) == 32 and len(shown) == 8 and not shown & {path.name for path in images}
+    with pytest.raises(UserError, match="d0 has no 'bccd' weights: expected one of digits, random"):
+        load_weights("d0", "bccd")
 
 
 def test_the_classes_of_imagenet_21k_have_their_names():
