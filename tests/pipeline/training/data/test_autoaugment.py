@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
+from effedge.pipeline.models.tables import Size
 from effedge.pipeline.training.data import autoaugment as module
 from effedge.pipeline.training.data.augment import Augmentation
 from effedge.pipeline.training.data.autoaugment import IMAGENET_POLICY, autoaugment, strength
@@ -127,9 +128,9 @@ def test_all_sub_policies_come_and_a_seed_repeats(image):
 def test_a_training_image_is_augmented_and_cut_as_in_evaluation_if_that_is_asked_for(records):  # noqa: F811
     look = preprocessing("b0", "")
     still = Augmentation(flips=False, evaluation_crop=True)
-    draw = record_crops(records, 32, 0, still, look)
+    draw = record_crops(records, Size(32, 32), 0, still, look)
     for index in range(5):
         pixels, class_id = draw(index)
         assert (pixels == 50 * class_id).all() and pixels.shape == (32, 32, 3)
-    augmented = record_crops(records, 32, 0, still._replace(autoaugment=True), look)
+    augmented = record_crops(records, Size(32, 32), 0, still._replace(autoaugment=True), look)
     assert any((augmented(index)[0] != draw(index)[0]).any() for index in range(5))
