@@ -38,7 +38,8 @@ def locate_weights(model: str, weights: str) -> Path | None:
 
     Args:
         weights: `random`, a word of BUNDLED, a kind of published weights, a repository of the Hugging Face hub or a
-            folder with its files (`effedge.pipeline.weights.hub.repository`), or a path to a file of a kind in SUFFIXES.
+            folder with its files (`effedge.pipeline.weights.hub.repository`), or a path to a file of a kind in
+            SUFFIXES.
 
     Raises:
         UserError: this model has no such weights (says which it has), no such file (names the nearest), no network, or
