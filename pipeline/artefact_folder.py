@@ -21,7 +21,7 @@ from effedge.deploy.common.outputs import scratch_beside
 from effedge.pipeline.export.torch_to_onnx import Batch
 from effedge.pipeline.request import Checkpoint, OnnxFile, Request
 from effedge.pipeline.weights.hub.repository import is_repository
-from effedge.pipeline.weights.locate import BUNDLED
+from effedge.pipeline.weights.locate import BUNDLED, name_of_file
 from effedge.pipeline.weights.published import KINDS
 
 SOURCE = "source.txt"
@@ -130,9 +130,11 @@ def artefact_name(source: Checkpoint | OnnxFile, prefix: str = "") -> str:
     if isinstance(source, OnnxFile):
         parts = [prefix + word(source.path.stem), *([source.head] if source.head else [])]
         return "-".join([*parts, *([batch_word(source.batch)] if source.batch else [])])
-    parts = [source.model, word(source.weights) if is_repository(source.weights) else source.weights]
     if file is not None:
-        parts[1] = prefix + word(file.name if file.is_dir() else file.stem)
+        weights = prefix + word(name_of_file(file))
+    else:
+        weights = word(source.weights) if is_repository(source.weights) else source.weights
+    parts = [source.model, weights]
     if source.size is not None:
         parts.append(str(source.size))
     if source.batch != (1, 1, 1):

@@ -70,7 +70,7 @@ class Detector:
         """
         Selection(threshold, iou, max_detections).check()
         engine = Engine(folder, "detection", throughput, trusted_keys)
-        wanted = class_ids(classes, [engine.label(number) for number in range(len(engine.labels))])
+        wanted = class_ids(classes, engine.all_labels())
         self.set_engine(engine, Selection(threshold, iou, max_detections, wanted, class_agnostic))
         self.engine.fuse(threshold=threshold, iou=engine.iou if iou is None else iou, max_detections=max_detections)
 

@@ -165,6 +165,10 @@ class Engine:
         label = self.labels[class_id] if 0 <= class_id < len(self.labels) else None
         return str(class_id) if label is None else label
 
+    def all_labels(self) -> List[str]:
+        """Returns the label of each class, as `label` does."""
+        return [self.label(class_id) for class_id in range(len(self.labels))]
+
     def check_finite(self, *outputs: np.ndarray) -> None:
         """Raises UserError if the engine computed NaN or infinity: 16 bits do not hold every network's values."""
         if not all(np.isfinite(output).all() for output in outputs):

@@ -13,7 +13,7 @@ import ipaddress
 import json
 import socket
 import time
-from typing import Any, Awaitable, Callable, Dict, Iterable, Iterator, List, MutableMapping, Optional, Tuple
+from typing import Any, Awaitable, Callable, Dict, Iterable, Iterator, List, MutableMapping, Tuple
 
 from effedge.deploy.serving.metrics import Metrics
 from effedge.deploy.serving.refusal import Refusal
@@ -98,11 +98,6 @@ def host_name(host: str) -> str:
     return host.rsplit(":", 1)[0] if ":" in host else host
 
 
-def error_body(message: str) -> bytes:
-    """Returns the JSON of an error, in the form of KServe's v2 protocol."""
-    return json.dumps({"error": message}).encode()
-
-
 def refusal_headers(refusal: Refusal) -> Iterator[Tuple[str, str]]:
     """Yields the headers of a refusal's answer."""
     yield "content-type", "application/json"
@@ -110,12 +105,10 @@ def refusal_headers(refusal: Refusal) -> Iterator[Tuple[str, str]]:
         yield "retry-after", str(refusal.retry_after)
 
 
-async def send_refusal(refusal: Refusal, send: Send, more: Optional[Dict[str, str]] = None) -> None:
-    """Sends a refusal as an answer."""
-    headers: List[Tuple[bytes, bytes]] = [
-        (name.encode(), value.encode()) for name, value in [*refusal_headers(refusal), *(more or {}).items()]
-    ]
-    body = error_body(str(refusal))
+async def send_refusal(refusal: Refusal, send: Send) -> None:
+    """Sends a refusal as an answer, in the form of KServe's v2 protocol."""
+    headers: List[Tuple[bytes, bytes]] = [(name.encode(), value.encode()) for name, value in refusal_headers(refusal)]
+    body = json.dumps({"error": str(refusal)}).encode()
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

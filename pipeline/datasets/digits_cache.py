@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from effedge.deploy.common.contracts import Spec
 from effedge.deploy.common.files import atomic_folder, sha256
 from effedge.deploy.common.messages import track
 from effedge.pipeline.datasets import digits
@@ -36,3 +37,12 @@ def digits_folder(task: str, split: str, *, size: int, count: int | None = None)
             else:
                 digits.write_classification(temporary, split, count, size, progress)
     return folder
+
+
+def digits_data(spec: Spec, count: int | None = None) -> Path:
+    """Returns the labelled images for the task of a spec, as `read_data` takes them: unseen digits, as `digits_folder`.
+
+    Crops are as large as the longer side of the input.
+    """
+    folder = digits_folder(spec["task"], "val", size=max(spec["input"]["size"]), count=count)
+    return folder / "instances.json" if spec["task"] == "detection" else folder

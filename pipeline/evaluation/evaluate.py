@@ -189,10 +189,9 @@ def data_path(data: str, spec: Spec) -> Path:
     """
     if data != "digits":
         return Path(data)
-    from effedge.pipeline.datasets.digits_cache import digits_folder
+    from effedge.pipeline.datasets.digits_cache import digits_data
 
-    folder = digits_folder(spec["task"], "val", size=max(spec["input"]["size"]))
-    return folder / "instances.json" if spec["task"] == "detection" else folder
+    return digits_data(spec)
 
 
 def scores_of(data: DataSet, model_class_ids: Sequence[int | None], results: Sequence[Result]) -> Scores:
@@ -218,13 +217,18 @@ def with_data_ids(model_class_ids: Sequence[int | None], results: Sequence[Detec
     """Converts detections to the data's class ids; those of a class that the data does not have are left out."""
     from effedge.pipeline.evaluation.coco_metrics import ImageDetections
 
-    data_ids = {model_id: data_id for data_id, model_id in enumerate(model_class_ids) if model_id is not None}
+    data_ids = ids_of_data(model_class_ids)
     detections = []
     for result in results:
         class_ids = np.array([data_ids.get(class_id, -1) for class_id in result.classes.tolist()], np.int64)
         in_data = class_ids >= 0
         detections.append(ImageDetections(result.boxes[in_data], result.scores[in_data], class_ids[in_data]))
     return detections
+
+
+def ids_of_data(model_class_ids: Sequence[int | None]) -> dict[int, int]:
+    """Returns the data's class id for each class of the model that the data has."""
+    return {model_id: data_id for data_id, model_id in enumerate(model_class_ids) if model_id is not None}
 
 
 def classification_scores(

@@ -20,7 +20,7 @@ from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.contracts import SPEC_KEY
 from effedge.engines.stage import run_stage
 from effedge.pipeline.models.tables import MODELS, SIZE_HELP, Size, check_model, input_size, parse_size
-from effedge.pipeline.weights.locate import config_file, locate_weights
+from effedge.pipeline.weights.locate import config_file, locate_weights, name_of_file
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -137,8 +137,7 @@ def export_model(
     common.RemoveUnusedNodesPass()(exported)
     if batch != (1, 1, 1):
         replace_batch_of_one(exported, batch[0] if len(set(batch)) == 1 else "N")
-    path = Path(weights)
-    word = path.stem if path.is_file() else path.name if path.is_dir() else weights
+    word = name_of_file(Path(weights)) if Path(weights).exists() else weights
     exported.metadata_props.clear()
     exported.metadata_props[SPEC_KEY] = spec_text(make_spec(name, word, loaded.labels, taken, batch, look))
     exported.producer_name, exported.producer_version = "effedge", None

@@ -101,7 +101,7 @@ def summarize(name: str, classes: int | None = None, size: Size | None = None) -
 
 
 def trace(model: nn.Module, size: Size) -> list[Layer]:
-    """Lists the convolutions and fully connected layers that a input [1,3,*size] goes through, in order."""
+    """Lists the convolutions and fully connected layers that an input [1,3,*size] goes through, in order."""
     import torch
     from torch import nn
 

@@ -73,13 +73,17 @@ def make_table(engines: Sequence[Path], manifests: Sequence[Manifest], request: 
     rows = {
         "": [manifest["precision"]["asked"].upper() for manifest in manifests],
         "multiply-adds": shares_of_work(engines[0].with_name("simplified.onnx"), manifests),
-        "size, MB": [f"{sum((folder / file).stat().st_size for file in manifest['files']) / 1e6:.1f}"
-                     for folder, manifest in zip(engines, manifests, strict=True)],
+        "size, MB": [f"{size_mb(*pair):.1f}" for pair in zip(engines, manifests, strict=True)],
         "latency, ms": [DASH if row is None else f"{row.median:.1f} (p99 {row.p99:.1f})" for row in latencies],
     }  # fmt: skip
     if name is not None:
         rows[name] = [DASH if value is None else f"{100 * value:.1f}" for value in accuracies]
     return "\n".join([*aligned(rows), *notes])
+
+
+def size_mb(folder: Path, manifest: Manifest) -> float:
+    """Computes the size of an engine's files, in millions of bytes."""
+    return sum((folder / file).stat().st_size for file in manifest["files"]) / 1e6
 
 
 def aligned(rows: Mapping[str, Sequence[str]]) -> list[str]:
@@ -223,7 +227,6 @@ def labelled_images(manifest: Manifest, request: Request) -> tuple[Path | None, 
         return (None if is_large else path), validation
     if spec.get("weights") != "digits" and validation is None:
         return None, None
-    from effedge.pipeline.datasets.digits_cache import digits_folder
+    from effedge.pipeline.datasets.digits_cache import digits_data
 
-    folder = digits_folder(spec["task"], "val", size=max(spec["input"]["size"]), count=IMAGES[spec["task"]])
-    return (folder / "instances.json" if spec["task"] == "detection" else folder), "digits"
+    return digits_data(spec, IMAGES[spec["task"]]), "digits"

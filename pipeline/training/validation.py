@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from effedge.deploy.common.contracts import Spec
 from effedge.deploy.common.messages import log
 from effedge.pipeline.datasets.checks import LEAVE_OUT, REFUSE, check_data
-from effedge.pipeline.datasets.digits_cache import digits_folder
+from effedge.pipeline.datasets.digits_cache import digits_data
 from effedge.pipeline.datasets.records import match_labels
 from effedge.pipeline.evaluation.backend import Spread
 from effedge.pipeline.evaluation.pytorch import evaluate_torch
@@ -20,7 +20,7 @@ from effedge.pipeline.export.onnx_spec import make_spec
 from effedge.pipeline.models.efficientdet import EfficientDet
 from effedge.pipeline.models.efficientnet import EfficientNet
 from effedge.pipeline.models.engine_graph import ClassifierGraph, DetectorGraph
-from effedge.pipeline.models.tables import Size, is_detector
+from effedge.pipeline.models.tables import Size
 from effedge.pipeline.training.data.sources import DIGITS
 from effedge.pipeline.weights.published import Preprocessing
 
@@ -75,9 +75,7 @@ def make_validation(
     """
     spec = make_spec(model, "training", labels, size, BATCH, preprocessing)
     if data == DIGITS:
-        task = spec["task"]
-        folder = digits_folder(task, "val", size=max(size), count=DIGITS_COUNT[task])
-        data, images = str(folder / "instances.json" if is_detector(model) else folder), None
+        data, images = str(digits_data(spec, DIGITS_COUNT[spec["task"]])), None
     checked = check_data(data, images, model, unreadable)
     for note in checked.notes if unreadable == LEAVE_OUT else ():
         log.info(f"warning: validation: {note}")

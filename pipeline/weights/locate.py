@@ -28,6 +28,11 @@ def bundled_file(model: str, word: str = "digits") -> Path:
     return CHECKPOINTS / f"{model}-{word}.safetensors"
 
 
+def name_of_file(path: Path) -> str:
+    """Returns what a checkpoint's file, or a folder with one, is called: the file's name without its suffix."""
+    return path.name if path.is_dir() else path.stem
+
+
 def weights_of(model: str) -> list[str]:
     """Lists the words that WEIGHTS may be for a model."""
     return [*(word for word in BUNDLED if bundled_file(model, word).is_file()), "random", *published_kinds(model)]

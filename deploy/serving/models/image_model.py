@@ -10,7 +10,7 @@ import io
 import threading
 import time
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, TimeoutError, wait
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple, Union
+from typing import Dict, List, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -141,7 +141,7 @@ class ImageModel:
             marks = [time.perf_counter()]
             image = decode(source)
             marks.append(time.perf_counter())
-            [prepared], _ = self.prepare(image)
+            prepared = self.prepare(image)
             marks.append(time.perf_counter())
             future = self.batcher.submit(prepared)
             if is_large and self.engine.fused is not None:  # it is still as large
@@ -149,11 +149,12 @@ class ImageModel:
         times = {name: 1000 * (end - start) for name, start, end in zip(STEPS, marks, marks[1:])}
         return prepared, future, times
 
-    def prepare(self, image: np.ndarray) -> Tuple[List[Prepared], Any]:
+    def prepare(self, image: np.ndarray) -> Prepared:
         """Prepares an image, RGB uint8 [h,w,3], on the CPU; for a GPU that letterboxes, computes only its size."""
         if self.engine.fused is not None:
-            return self.engine.prepare_batch([image])
-        return [self.engine.prepare(image)], None
+            [prepared], _ = self.engine.prepare_batch([image])
+            return prepared
+        return self.engine.prepare(image)
 
     def close(self) -> None:
         """Ends all threads, once everything that waits has run."""

@@ -79,5 +79,5 @@ def facts(folder: str, model: ServedModel) -> Dict[str, Any]:
         "target": manifest.get("target"),
         "backend": manifest["backend"].get("name"),
         "size": [engine.width, engine.height],
-        "labels": [engine.label(class_id) for class_id in range(len(engine.labels))],
+        "labels": engine.all_labels(),
     }

@@ -39,7 +39,7 @@ def detector_with(detector: Detector, options: Options) -> Detector:
         "classes": lambda value: class_ids(names(value, labels), labels),
         "class_agnostic": boolean,
     }
-    labels = [detector.engine.label(class_id) for class_id in range(len(detector.engine.labels))]
+    labels = detector.engine.all_labels()
     selection = detector.selection._replace(**parsed(options, parsers))
     selection.check()
     changed = copy.copy(detector)

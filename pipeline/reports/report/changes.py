@@ -132,7 +132,7 @@ def changed_classes(
                 "" if number else uri,
                 [
                     f"{label} {score:.2f}{' (right)' * (label == true_label)}"
-                    for _, label, score in of_engine[index][:3]
+                    for _, label, score in of_engine[index][:CLASSES]
                 ],
             )
             for number, (name, of_engine) in enumerate(zip(names, results, strict=True))

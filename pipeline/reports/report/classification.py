@@ -9,7 +9,7 @@ import numpy as np
 
 from effedge.deploy.image.classification import Classification
 from effedge.pipeline.datasets.records import DataSet
-from effedge.pipeline.evaluation.evaluate import Figures, classification_scores
+from effedge.pipeline.evaluation.evaluate import Figures, classification_scores, ids_of_data
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def measure_classifier(
     """
     figures = classification_scores(data, class_ids, results)["figures"]
     classes = len(data.labels)
-    data_ids = {model_id: data_id for data_id, model_id in enumerate(class_ids) if model_id is not None}
+    data_ids = ids_of_data(class_ids)
     truth = image_classes(data)
     best = np.array([data_ids.get(int(result.classes[0]), classes) for result in results])
     confusion = np.zeros((classes + 1, classes + 1), np.int64)

@@ -5,6 +5,7 @@ An engine that cannot run on this machine keeps the reason: its manifest is repo
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any, cast
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import Manifest
+from effedge.deploy.common.files import sha256_of_path
 from effedge.deploy.common.messages import log, track
 from effedge.deploy.runtime.classifier import Classifier
 from effedge.deploy.runtime.detector import Detector
@@ -21,6 +23,7 @@ from effedge.deploy.runtime.manifest import read_manifest
 from effedge.pipeline.datasets.labelled import model_class_ids
 from effedge.pipeline.datasets.records import DataSet
 from effedge.pipeline.evaluation.evaluate import MAX_DETECTIONS, THRESHOLD
+from effedge.pipeline.shipping.sbom import recorded_stages
 
 
 @dataclass
@@ -47,6 +50,14 @@ class ReportedEngine:
     def precision(self) -> str:
         """The precision that was asked for; "" where the manifest does not say."""
         return str(self.manifest.get("precision", {}).get("asked", ""))
+
+    @functools.cached_property  # the whole engine is hashed
+    def stages(self) -> list[dict[str, Any]]:
+        """The stages' records beside the engine that lead to it, or where it has none of its own to its ONNX; the last
+        stage first."""
+        folder = self.folder.resolve()
+        digests = (sha256_of_path(folder), self.manifest.get("sources", {}).get("onnx", ""))
+        return next((records for digest in digests if (records := recorded_stages(folder.parent, digest))), [])
 
 
 def read_engines(folders: Sequence[Path]) -> list[ReportedEngine]:

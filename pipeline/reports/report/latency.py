@@ -13,6 +13,7 @@ import numpy as np
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.messages import track
+from effedge.deploy.timing.latency_plot import LAST_PERCENTILE
 from effedge.deploy.timing.percentiles import warm_up
 from effedge.deploy.timing.workload import Workload, make_workload
 from effedge.pipeline.reports.report.engines import ReportedEngine
@@ -21,7 +22,6 @@ from effedge.pipeline.reports.report.figures import Chart, histogram
 SECONDS = 5.0  # of each engine
 LEAST_RUNS, MOST_RUNS = 20, 1000
 IMAGES = 8  # that the runs take in turn, so that detectors have something to select from
-LAST_PERCENTILE = 99.5  # the few slowest would squeeze the rest into one bar
 
 
 def measure_latencies(engines: Sequence[ReportedEngine], images: Sequence[Path]) -> None:

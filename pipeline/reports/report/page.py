@@ -14,6 +14,7 @@ from effedge.deploy.common.files import sha256_of_files
 from effedge.deploy.timing.machine import machine, versions
 from effedge.deploy.timing.percentiles import summarize
 from effedge.pipeline.datasets.records import DataSet, annotations_digest
+from effedge.pipeline.reports.engine_table import size_mb
 from effedge.pipeline.reports.report import provenance
 from effedge.pipeline.reports.report.accuracy import Accuracy, difference
 from effedge.pipeline.reports.report.engines import ReportedEngine
@@ -85,7 +86,7 @@ def summary(engines: Sequence[ReportedEngine], accuracy: Accuracy | None) -> lis
             "name": engine.name,
             "accuracy": next(iter(figures.get(number, {}).values()), None),
             "p50": float(np.median(engine.latencies)) if engine.latencies else None,
-            "mb": provenance.size_mb(engine),
+            "mb": size_mb(engine.folder, engine.manifest),
         }
         for number, engine in enumerate(engines)
     ]

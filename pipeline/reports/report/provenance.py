@@ -6,23 +6,24 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from effedge.calibration.report import read_report
 from effedge.calibration.sensitivity import RankedRow, has_figures, rank_groups
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import Manifest
-from effedge.deploy.common.files import read_text, sha256, sha256_of_path
+from effedge.deploy.common.files import read_text, sha256
 from effedge.pipeline.artefact_folder import SOURCE
-from effedge.pipeline.reports.engine_table import work_by_precision
+from effedge.pipeline.reports.engine_table import size_mb, work_by_precision
 from effedge.pipeline.reports.report.engines import ReportedEngine
-from effedge.pipeline.shipping.sbom import recorded_stages
 from effedge.pipeline.weights.published import PUBLISHED
 
 # NOTICE and docs/models.md state the same.
 DIGITS = "bundled with effedge, trained from EfficientNet-Lite0's ImageNet weights, which are Apache 2.0"
-BCCD = DIGITS + "; trained on images of BCCD (MIT licence, Shenggan)"
-NO_WEIGHTS = "random numbers: of no accuracy, and nobody's"
+TERMS = {
+    "digits": DIGITS,
+    "bccd": f"{DIGITS}; trained on images of BCCD (MIT licence, Shenggan)",
+    "random": "random numbers: of no accuracy, and nobody's",
+}
 UNRECORDED = "licence not recorded: ask whoever made the weights"
 CLASSES_NAMED = 12
 LEAST_SHARE = 0.0005  # that is not 0.0% on the page
@@ -85,16 +86,11 @@ def card_of(engine: ReportedEngine) -> dict[str, str]:
         "batch": str(batch[0]) if batch[0] == batch[2] else f"{batch[0]} to {batch[2]}, usually {batch[1]}",
         "target": manifest.get("target", "not recorded"),
         "backend": f"{backend.get('name', '?')} {backend.get('version', '')}".strip(),
-        "files": f"{size_mb(engine):.1f} MB in {len(manifest['files'])}",
+        "files": f"{size_mb(engine.folder, manifest):.1f} MB in {len(manifest['files'])}",
         "weights": f"{spec.get('weights', 'not recorded')}{source_of(engine.folder)}",
         "provenance": weights_terms(spec["model"], spec.get("weights", "")),
         "folder": str(engine.folder),
     }
-
-
-def size_mb(engine: ReportedEngine) -> float:
-    """Computes the size of an engine's files, in millions of bytes."""
-    return sum((engine.folder / name).stat().st_size for name in engine.manifest["files"]) / 1e6
 
 
 def source_of(folder: Path) -> str:
@@ -108,12 +104,8 @@ def source_of(folder: Path) -> str:
 
 def weights_terms(model: str, weights: str) -> str:
     """Says where weights come from and on which terms, as far as that is known."""
-    if weights == "digits":
-        return DIGITS
-    if weights == "bccd":
-        return BCCD
-    if weights == "random":
-        return NO_WEIGHTS
+    if weights in TERMS:
+        return TERMS[weights]
     published = PUBLISHED.get((model, weights))
     return f"published at {published.url}; the terms of that project apply" if published else UNRECORDED
 
@@ -153,24 +145,16 @@ def simplified_onnx(engine: ReportedEngine) -> Path | None:
         return None
     digest = sha256(path)
     ancestors = {engine.manifest.get("sources", {}).get("onnx")}
-    for record in stages_of(engine):
+    for record in engine.stages:
         ancestors |= set(record["key"]["inputs"].values())
     return path if digest in ancestors else None
-
-
-def stages_of(engine: ReportedEngine) -> list[dict[str, Any]]:
-    """Returns the stages' records beside an engine that lead to it, or where it has none of its own to its ONNX; the
-    last stage first."""
-    folder = engine.folder.resolve()
-    digests = (sha256_of_path(folder), engine.manifest.get("sources", {}).get("onnx", ""))
-    return next((records for digest in digests if (records := recorded_stages(folder.parent, digest))), [])
 
 
 def stages(engines: Sequence[ReportedEngine]) -> list[Stage]:
     """Returns the stages of all engines, each once, in the order of the work."""
     found: dict[str, Stage] = {}
     for engine in engines:
-        for record in reversed(stages_of(engine)):
+        for record in reversed(engine.stages):
             key = record["key"]
             options = {name: value for name, value in key["options"].items() if value not in (None, [], "", False)}
             details = [f"{name}: {value}" for name, value in options.items()]
@@ -187,7 +171,7 @@ def sensitivity(engine: ReportedEngine) -> list[RankedRow]:
     Returns none where there is no such ONNX beside the engine, or the calibration did not measure the groups.
     """
     folder = engine.folder.resolve().parent
-    digests = {engine.manifest.get("sources", {}).get("onnx")} | {each["sha256"] for each in stages_of(engine)}
+    digests = {engine.manifest.get("sources", {}).get("onnx")} | {each["sha256"] for each in engine.stages}
     for path in sorted(folder.glob("int8*.onnx")):
         if sha256(path) in digests:
             try:
