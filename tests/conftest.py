@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,13 @@ if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SS_DISABLE = 2  # of sigaltstack(2)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which Python 3.8 runs without
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Says how a process of pytest-xdist ended that was not to end: its exit status, or minus the signal."""
+    if error:
+        print(f"\n{node.gateway.id} ended: {error!r}, exit status {node.gateway._io.wait()}", file=sys.stderr)
 
 
 class Stack(ctypes.Structure):
