@@ -7,6 +7,7 @@ and without FP16.
 
 import argparse
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -63,7 +64,10 @@ def main() -> None:
     parser.add_argument("engine", type=Path, help="the folder of an engine with CPU blocks")
     folder = parser.parse_args().engine
     manifest = read_manifest(folder)
-    description = read_description(folder / manifest["backend"]["cpu_blocks"]["file"])
+    blocks = manifest["backend"].get("cpu_blocks")
+    if blocks is None:
+        sys.exit(f"'{folder}' has no blocks in C++, as they were not faster here: build it with --cpu-blocks 16")
+    description = read_description(folder / blocks["file"])
     images = sample_image(description.image_shape)[None]
     with tempfile.TemporaryDirectory() as scratch:
         contenders: Dict[str, Callable[[np.ndarray], Any]] = {"OpenVINO": by_openvino(folder, manifest, description)}

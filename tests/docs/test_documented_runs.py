@@ -75,7 +75,7 @@ def checkout(tmp_path_factory):
     for name in ("images", "IMAGES"):
         shutil.copytree(digits / "images", folder / name)
     shutil.copytree(digits_folder("classification", "val", size=64, count=60), folder / "CROPS")
-    for name in ("train.json", "val.json"):
+    for name in ("train.json", "val.json", "wide.json"):
         shutil.copy(digits / "instances.json", folder / name)
     shutil.copy(ROOT / "pipeline/weights/checkpoints/d0-digits.safetensors", folder / "mine.safetensors")
     shutil.copy(next((folder / "images").iterdir()), folder / "photo.jpg")

@@ -35,8 +35,8 @@ def fine_tune(
         images: number of samples, evenly spread; None takes all.
 
     Raises:
-        UserError: a file that is missing or no ONNX, models that are not of one network, fewer than two samples, and as
-            `effedge.pipeline.training.finetune.tune.tune`.
+        UserError: a file that is missing or no ONNX, an INT8 model of another float model, fewer than two samples,
+            and as `effedge.pipeline.training.finetune.tune.tune`.
     """
     tuning = tuning or Tuning()
     tuning.check()
@@ -47,6 +47,7 @@ def fine_tune(
 
     def make(temporary: Path) -> None:
         from effedge.calibration.graph import onnx_file
+        from effedge.calibration.search.isolate_group import equalized
         from effedge.calibration.search.trials import Trials
         from effedge.pipeline.training.finetune.tune import tune
 
@@ -54,6 +55,7 @@ def fine_tune(
         onnx_file.check_float32_scales(calibrated, int8_model)
         onnx_file.check_float(teacher, float_model)
         report = read_calibration(calibrated.metadata_props.get(CALIBRATION_KEY), int8_model)
+        equalized(teacher, calibrated, float_model, int8_model)  # which raises if the one was not made of the other
         samples = load_samples(teacher, data, paths, images)
         held_out = min(max(1, round(HELD_OUT * len(samples))), MOST_HELD_OUT)
         if len(samples) < 2:

@@ -104,6 +104,9 @@ def test_the_rate_warms_up_and_falls_to_nothing():
 def files(teacher, coarse, tmp_path):
     onnx_file.save(teacher, tmp_path / "simplified.onnx")
     onnx_file.save(coarse, tmp_path / "int8.onnx")
+    other = teacher.clone()
+    other.graph.initializers["fc.bias"].const_value = onnx_file.ir.tensor(np.full(networks.CLASSES, 7, np.float32))
+    onnx_file.save(other, tmp_path / "other.onnx")
     np.savez(tmp_path / "data.npz", image=np.concatenate([feeds["image"] for feeds in networks.feeds(30)]))
     return tmp_path
 
@@ -157,6 +160,7 @@ def test_what_does_harm_is_not_kept(call, files, monkeypatch):
         ({0: "nothing.onnx"}, "no ONNX file at"),
         ({1: "simplified.onnx"}, "is no INT8 ONNX"),
         ({0: "int8.onnx"}, "already quantized"),
+        ({0: "other.onnx"}, "is not the float model that"),
         ({3: "nowhere"}, "nowhere"),
         ({7: 0}, "--steps 0"),
         ({8: "--rate", 9: 2}, "--rate 2"),
