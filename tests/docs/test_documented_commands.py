@@ -22,6 +22,7 @@ OTHERS = {
     "curl",
     "eval",
     "git",
+    "openssl",
     "pip",
     "pytest",
     "python3",

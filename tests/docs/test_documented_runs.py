@@ -22,7 +22,7 @@ from tests.docs.documented import ROOT, documented_commands
 # What is not run, and why.
 LEFT_OUT = {
     r"^make (test|test-slow|test-boards|lint|setup|docs)\b": "these targets run the tests, or what the tests run",
-    r"user@board|HOST=": "there is no board",
+    r"user@board|HOST=|/\.trusted/": "there is no board",
     r"^pytest --latency-baseline": "it would run these tests; tests/deploy/test_latency_test.py runs it elsewhere",
     r"--target (trt|jetson-orin) --out": "there is no GPU",
     r"kernel_times|/dev/video0|camera:0": "there is no GPU, or no camera",
@@ -82,6 +82,7 @@ def checkout(tmp_path_factory):
     (folder / "baselines").mkdir()
     effedge(folder, "effedge", "engine", "d0", "--precision", "int8", "--target", "cpu", "--calibration", "images")
     effedge(folder, "effedge", "engine", "d0", "--precision", "int8", "--target", "rtx", "--calibration", "images")
+    effedge(folder, "effedge", "engine", "d0", "--precision", "fp32", "--target", "cpu")
     effedge(folder, "effedge", "engine", "b0", "--until", "simplify")
     effedge(
         folder, "effedge", "bundle", "d0", "--precision", "int8", "--target", "jetson-orin", "--calibration", "images"
