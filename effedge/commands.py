@@ -45,6 +45,9 @@ GROUPS: Dict[str, Dict[str, Command]] = {
             "effedge.pipeline.chain", "one archive that a device builds its engine from", ("--until", "bundle")
         ),
         "deploy": Command("effedge.pipeline.shipping.push", "a bundle to a board over ssh, installed and timed there"),
+        "fleet": Command(
+            "effedge.pipeline.shipping.fleet.command", "a bundle over many boards, in batches, with Ansible"
+        ),
         "prove": Command(
             "effedge.pipeline.shipping.prove", "models at every precision on a board over ssh, with a report"
         ),
@@ -55,6 +58,7 @@ GROUPS: Dict[str, Dict[str, Command]] = {
         "latency": Command("effedge.deploy.latency", "an engine's latency in percentiles, step by step"),
         "serve": Command("effedge.deploy.serving.serve", "an engine as an HTTP service, in KServe's v2 protocol"),
         "demo": Command("effedge.deploy.serving.demo", "engines side by side in a browser: images, webcam, latencies"),
+        "triton": Command("effedge.deploy.triton.command", "engines as a model repository for NVIDIA Triton"),
         "sign": Command("effedge.deploy.sign", "signs an engine or a bundle with a private key"),
         "verify": Command(
             "effedge.deploy.verify", "fails unless an engine or a bundle is signed by a trusted key, and unchanged"

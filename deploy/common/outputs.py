@@ -230,10 +230,12 @@ def is_recorded(folder: Path) -> bool:
 
 
 def names_in(folder: Path) -> List[str]:
-    """Lists the files in a folder by their relative names, sorted; without those whose name begins with a dot, which
-    may come and go."""
+    """Lists the files in a folder by their relative names, sorted; without those whose name begins with a dot, and
+    Python's cache: they may come and go."""
     found = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
-    return sorted(name.as_posix() for name in found if not any(part.startswith(".") for part in name.parts))
+    return sorted(
+        name.as_posix() for name in found if not any(part[0] == "." or part == "__pycache__" for part in name.parts)
+    )
 
 
 def read_dict(path: Path) -> Dict[str, Any]:

@@ -4,8 +4,9 @@
 
 On the board ~/effedge/NAME is a link to the folder in which the bundle was installed, .NAME-HASH. Another bundle of the
 name gets a folder of its own, and the link is turned, in one rename, once its engine has passed its self-test: until
-then, and if anything fails, the earlier engine serves with the code and the model that it came with. With --key the
-board takes no bundle from now on that is not signed by that key (trust.py).
+then, and if anything fails, the earlier engine serves with the code and the model that it came with. The link
+.NAME-before leads to the one that served before (fleet/board.py turns back). With --key the board takes no bundle from
+now on that is not signed by that key (trust.py).
 
 Every step continues from where an earlier run stopped: a copy that was cut is resumed; an installation, which runs on
 without the connection, is watched again from its first line. The results are put beside the archive, into NAME@BOARD/.
@@ -37,6 +38,7 @@ from effedge.pipeline.shipping.trust import CHECK, pin, put_signature, sign_or_c
 SUFFIX = ".tar.gz"
 CHUNK_BYTES = 1 << 16
 REMEDY = "deploy the bundle again"
+KEY_HELP = "a private key, which signs the bundle, or the public key that it is signed by; no other is trusted there"
 RESULTS = ("engine/manifest.json", "latency.json", "installed.json", "found.json", "install.log")
 SPACE = 4  # times the archive: the archive itself, its files, the engine, the backend's cache of it
 # Prints the free KiB of the board's disk, then "whole" if the bundle is unpacked there, else the number of its bytes
@@ -55,7 +57,7 @@ for other in .{name}-????????????????; do
             exit 1
         fi
     done
-    [ "$(readlink {name})" = "$other" ] || rm -rf "$other"
+    case $other in "$(readlink {name})"|"$(readlink .{name}-before)") ;; *) rm -rf "$other";; esac
 done
 for part in .{name}-????????????????.part; do [ "$part" = {work}.part ] || rm -f "$part"; done
 rm -rf .{name}-????????????????.new
@@ -100,15 +102,18 @@ mv {work}.new/{name} {work} && rm -f {work}.part
 # folder in the link's place comes from an effedge before the link, or from somebody's own `tar`.
 TURN = """
 sync
-cd .. && rm -rf .{name}-link && ln -s {work} .{name}-link &&
+cd .. || exit 1
+before=$(readlink {name}); [ "$before" != {work} ] || before=$(readlink .{name}-before)
+rm -rf .{name}-link && ln -s {work} .{name}-link &&
     {{ [ -L {name} ] || [ ! -e {name} ] || mv {name} .{name}-earlier; }} && mv -fT .{name}-link {name} || {{
     rm -f .{name}-link; exit 1; }}
-for other in .{name}-???????????????? .{name}-earlier; do [ "$other" = {work} ] || rm -rf "$other"; done
+[ ! -d "$before" ] || ln -sfn "$before" .{name}-before
+for other in .{name}-???????????????? .{name}-earlier; do
+    case $other in {work}|"$before") ;; *) rm -rf "$other";; esac; done
 """
 # A job, such as the installation, is a process of its own, which runs on without the connection. While it runs, JOB.pid
 # holds its id; its exit status is written when it has ended. In the middle of execve(2) a process has no command line:
-# one look does not tell that the job has ended. The log is followed by plain sh, as not every `tail` can end with
-# a process.
+# one look does not tell that the job has ended. Plain sh follows the log, as not every `tail` ends with a process.
 JOB = """
 cd effedge/{work} || exit 1
 running() {{ kill -0 "$(cat {job}.pid)" && grep -q install.sh "/proc/$(cat {job}.pid)/cmdline"; }} 2>/dev/null
@@ -197,10 +202,9 @@ def copy(archive: Path, board: Board, names: dict[str, str], start: int) -> None
     sent = start
     bar = track(total=size, initial=start, unit="B", unit_scale=True, desc="copying")
     with bar, open(archive, "rb") as file, board.open(script, stdin=subprocess.PIPE) as process:
-        assert process.stdin is not None and process.stderr is not None
+        assert process.stdin is not None
         messages: list[bytes] = []
-        stderr = process.stderr
-        listener = threading.Thread(target=lambda: messages.append(stderr.read()))
+        listener = threading.Thread(target=lambda stderr: messages.append(stderr.read()), args=[process.stderr])
         listener.start()
         file.seek(start)
         try:
@@ -233,7 +237,6 @@ def run_job(board: Board, names: dict[str, str], job: str, command: str, afterwa
     script = f"""(({CHECK}) && {command} && ({afterwards or ":"})) >> {job}.log 2>&1; echo $? > .{job}.status
 mv .{job}.status {job}.status"""
     error = None
-    final = f"/effedge/{names['name']}/"
     with board.open(
         JOB.format(job=job, script=shlex.quote(script), **names), stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT
     ) as process:
@@ -245,7 +248,7 @@ mv .{job}.status {job}.status"""
             if line.startswith("error: "):
                 error = line[len("error: ") :]
                 continue
-            log.info(line.replace(f"/effedge/{names['work']}/", final))
+            log.info(line.replace(f"/effedge/{names['work']}/", f"/effedge/{names['name']}/"))
         status = process.wait()
     if status == EXIT_USER_ERROR and error:
         raise UserError(f"on '{board.host}': {error}")
@@ -286,10 +289,7 @@ def main() -> None:
     parser.add_argument("host", metavar="HOST", help="user@board, or a Host of ~/.ssh/config")
     python = "the device's Python, such as a venv's that sees the system's packages (default: %(default)s)"
     parser.add_argument("--device-python", default="python3", metavar="PATH", help=python)
-    key = (
-        "a private key, which signs the bundle, or the public key that it is signed by; the board is to trust no other"
-    )
-    parser.add_argument("--key", type=Path, metavar="FILE", help=key)
+    parser.add_argument("--key", type=Path, metavar="FILE", help=KEY_HELP)
     parser.add_argument("--ssh-options", default="", metavar="TEXT", help='more for ssh, such as "-p 2222 -i key"')
     parser.add_quiet()
     arguments = parser.parse_args()

@@ -48,12 +48,13 @@ class ConnectionLost(UserError):
 
 
 class Board:
-    """A board that ssh reaches: `host` is user@name, as ssh takes it; `options` are more options of ssh."""
+    """A board that ssh reaches: `host` is user@name, as ssh takes it; `options` are more options of ssh; `name` is the
+    board's in a fleet, where several may have the same address."""
 
-    def __init__(self, host: str, options: str = "") -> None:
+    def __init__(self, host: str, options: str = "", name: str = "") -> None:
         if not host or host.startswith("-"):
             raise UserError(f"HOST '{host}' is no host: expected user@board")
-        self.host = host
+        self.host, self.name = host, name
         try:
             self.command = ["ssh", *OPTIONS, *shlex.split(options), host]
         except ValueError as error:
@@ -61,7 +62,9 @@ class Board:
 
     @property
     def word(self) -> str:
-        """The host without its user, as a part of a file's name."""
+        """The board's name, or the host without its user, as a part of a file's name."""
+        if self.name:
+            return re.sub(r"[^\w.-]+", "_", self.name)
         return re.sub(r"[^A-Za-z0-9.]+", "_", self.host.rpartition("@")[2])
 
     def run(self, script: str, data: bytes = b"") -> bytes:

@@ -77,7 +77,7 @@ def asked_by_make(words, tmp_path):
     )
     fake.chmod(0o755)
     shutil.copy(fake, fake.with_name("torchrun"))
-    extras = ("core", "train", "plot", "lite0", "rtx", "docs", "dev", "video", "serve", "hub")
+    extras = ("core", "train", "plot", "lite0", "rtx", "docs", "dev", "video", "serve", "hub", "fleet")
     for extra in extras:
         (tmp_path / f".installed-{extra}").touch()
     command = [

@@ -21,6 +21,7 @@ from tests.docs.documented import ROOT, documented_commands
 
 # What is not run, and why.
 LEFT_OUT = {
+    r"^effedge fleet ": "there are no boards",
     r"^make (test|test-slow|test-boards|lint|setup|docs)\b": "these targets run the tests, or what the tests run",
     r"user@board|HOST=|/\.trusted/": "there is no board",
     r"^pytest --latency-baseline": "it would run these tests; tests/deploy/test_latency_test.py runs it elsewhere",
@@ -69,7 +70,7 @@ def checkout(tmp_path_factory):
     environment = Path(sys.prefix)
     (folder / ".venv").mkdir()
     (folder / ".venv" / "bin").symlink_to(environment / "bin")
-    for extra in ("core", "dev", "rtx", "lite0", "plot", "video", "train", "serve", "hub", "docs"):
+    for extra in ("core", "dev", "rtx", "lite0", "plot", "video", "train", "serve", "hub", "fleet", "docs"):
         (folder / ".venv" / f".installed-{extra}").touch()
     digits = digits_folder("detection", "val", size=0, count=12)
     for name in ("images", "IMAGES"):

@@ -152,14 +152,20 @@ def as_before(board, earlier):
     return earlier == {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_second_bundle_takes_the_place_of_the_first_with_all_its_files(call, archive, board, earlier):
-    model = Path("model/model.onnx")
+def test_a_second_bundle_takes_the_place_of_the_first_which_is_kept_until_a_third_does(call, archive, board, earlier):
+    model, first = Path("model/model.onnx"), (board / "effedge" / NAME).resolve()
     status, out, _ = call()
     assert status == 0 and "install: it runs here" in out
     assert (board / "effedge" / NAME / model).read_bytes() != earlier[model]
-    assert [path.name for path in (board / "effedge").iterdir() if path.name != NAME] == [
-        folder_of(board, archive).name
-    ]
+    second, before = folder_of(board, archive), board / "effedge" / f".{NAME}-before"
+    assert sorted(os.listdir(board / "effedge")) == sorted([NAME, before.name, first.name, second.name])
+    assert before.resolve() == first
+    assert call()[0] == 0 and before.resolve() == first  # the same bundle again
+    pack(archive)
+    assert call()[0] == 0
+    third = folder_of(board, archive)
+    assert sorted(os.listdir(board / "effedge")) == sorted([NAME, before.name, second.name, third.name])
+    assert before.resolve() == second
 
 
 def test_the_first_serves_until_the_second_is_installed(call, archive, board, earlier, monkeypatch):
