@@ -20,7 +20,8 @@ from effedge.engines.targets import BY_PAIRS, TYPED, Target, check_buildable_her
 from effedge.pipeline.evaluation.accuracy_limit import AccuracyLimit
 from effedge.pipeline.export.heads.table import HEADS, HEADS_HELP
 from effedge.pipeline.export.torch_to_onnx import ANCHORS_HELP, Batch, parse_batch
-from effedge.pipeline.models.tables import MODELS, SIZE_HELP, Size, check_model, parse_size
+from effedge.pipeline.models.names import check_model
+from effedge.pipeline.models.tables import MODELS, SIZE_HELP, Size, parse_size
 from effedge.pipeline.weights.hub.repository import is_repository, model_of_repository
 
 # The stages in their order; a bundle is in place of an engine.
@@ -103,6 +104,7 @@ class Request:
         until: the last stage to run.
         build_options: of the builder, here or from a bundle on the device.
         selftest_image: what a bundle tests itself on.
+        proof_images: the number of images in a bundle for a proof; 0: no proof.
 
     Raises UserError for what contradicts itself, and for what the target or this machine cannot do.
     """
@@ -120,6 +122,7 @@ class Request:
     until: str = "engine"
     build_options: BuildOptions = DEFAULT_BUILD
     selftest_image: Path | None = None
+    proof_images: int = 0
 
     def __post_init__(self) -> None:
         check_precision(self.precision, self.target)

@@ -24,6 +24,7 @@ from effedge.pipeline.datasets.anchor_fit import (
 )
 from effedge.pipeline.datasets.checks import CheckedData, check_data, learnable_objects
 from effedge.pipeline.datasets.problems import line_by_line
+from effedge.pipeline.models.names import check_model
 from effedge.pipeline.models.tables import EFFICIENTDETS, SIZE_HELP, Size, input_size, is_detector, parse_size
 from effedge.pipeline.training.matching import MATCH_IOU
 
@@ -114,7 +115,7 @@ def main() -> None:
     parser.add_quiet()
     arguments = parser.parse_args()
     if arguments.model is not None:
-        input_size(arguments.model, arguments.size)
+        input_size(check_model(arguments.model), arguments.size)
     with line_by_line():
         checked = check_data(arguments.data, arguments.images, arguments.model)
     print("\n".join(report(checked, arguments.model, arguments.size)))

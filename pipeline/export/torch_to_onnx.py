@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.contracts import SPEC_KEY
 from effedge.engines.stage import run_stage
-from effedge.pipeline.models.tables import MODELS, SIZE_HELP, Size, check_model, input_size, parse_size
+from effedge.pipeline.models.names import check_model
+from effedge.pipeline.models.tables import MODELS, SIZE_HELP, Size, input_size, parse_size
 from effedge.pipeline.weights.locate import config_file, locate_weights, name_of_file
 
 if TYPE_CHECKING:

@@ -5,6 +5,9 @@ learned weights, and applies swish, a depthwise separable convolution and BatchN
 
     P6_td  = Conv((w1 P6_in + w2 Resize(P7_in)) / (w1 + w2 + eps))
     P6_out = Conv((w1' P6_in + w2' P6_td + w3' Resize(P5_out)) / (w1' + w2' + w3' + eps))
+
+FPN (Lin et al. 2017) and PANet (Liu et al. 2018) are layers of the same nodes along other paths, as the paper compares
+them with BiFPN in section 5.2 and table 5: repeated, and with its convolutions.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 
 from effedge.pipeline.models.mbconv import activation, batch_norm
 from effedge.pipeline.models.same_padding import Conv2d, MaxPool3x3
+from effedge.pipeline.models.tables import NeckRow
 
 FUSIONS = ("fast", "softmax", "unbounded", "sum")  # section 3.3's three, and the plain sum of D6 to D7x and Lite
 FUSION_EPS = 1e-4
@@ -102,14 +106,15 @@ class Fusion(nn.Module):
         weights = self.weights()
         if weights is not None:
             inputs = [weight * x for weight, x in zip(weights.unbind(), inputs, strict=True)]
-        total = inputs[0]
+        # The activation behind works in place, which must not reach the source of a node with a single input.
+        total = inputs[0].clone() if weights is None and len(inputs) == 1 else inputs[0]
         for x in inputs[1:]:
             total = total + x
         return total
 
 
 class Node(nn.Module):
-    """A node of a BiFPN layer: fusion, activation, convolution."""
+    """A node of a layer: fusion, activation, convolution."""
 
     def __init__(self, channels: Sequence[int], sources: Sequence[int], outputs: int, fusion: str, lite: bool):
         super().__init__()
@@ -122,8 +127,36 @@ class Node(nn.Module):
         return self.after_combine(self.combine(nodes, size))
 
 
-def node_sources(levels: int) -> list[tuple[int, list[int]]]:
-    """Lists (level, sources) of a layer's nodes, in order; sources 0..levels-1 are the inputs, later ones the nodes.
+# A node's level, and its sources: 0 to levels-1 are the layer's inputs, later numbers the nodes in their order.
+Plan = list[tuple[int, list[int]]]
+
+
+def fpn_nodes(levels: int) -> Plan:
+    """Lists the nodes of an FPN layer (figure 2a): top-down, each level with the node of the next coarser one.
+
+    The coarsest level's node has a single input.
+    """
+    nodes = [(levels - 1, [levels - 1])]
+    for level in range(levels - 2, -1, -1):
+        nodes.append((level, [level, levels + len(nodes) - 1]))
+    return nodes
+
+
+def panet_nodes(levels: int) -> Plan:
+    """Lists the nodes of a PANet layer (figure 2b): FPN's, then as many bottom-up over those; effdet's pan_*.
+
+    The coarsest level's first node and the finest level's last have a single input.
+    """
+    nodes = fpn_nodes(levels)
+    top_down = [2 * levels - 1 - level for level in range(levels)]
+    nodes.append((0, [top_down[0]]))
+    for level in range(1, levels):
+        nodes.append((level, [top_down[level], levels + len(nodes) - 1]))
+    return nodes
+
+
+def bifpn_nodes(levels: int) -> Plan:
+    """Lists the nodes of a BiFPN layer (figure 2d).
 
     The nodes go top-down from the second coarsest level, then bottom-up. An output node fuses its level's input and
     intermediate node (the paper's extra edge) with the next finer output. Nodes with a single input do not exist.
@@ -139,28 +172,34 @@ def node_sources(levels: int) -> list[tuple[int, list[int]]]:
     return nodes
 
 
-class BiFPNLayer(nn.Module):
-    """A layer of the BiFPN: features of all levels, finest first -> as many, all with `outputs` channels."""
+PATHS = {"fpn": fpn_nodes, "panet": panet_nodes, "bifpn": bifpn_nodes}
 
-    def __init__(self, channels: Sequence[int], outputs: int, fusion: str, lite: bool):
+
+class NeckLayer(nn.Module):
+    """A layer of a neck: features of all levels, finest first -> as many, all with `outputs` channels."""
+
+    def __init__(self, channels: Sequence[int], outputs: int, neck: NeckRow, lite: bool):
         super().__init__()
         levels = len(channels)
-        self.plan = node_sources(levels)
+        self.plan = PATHS[neck.paths](levels)
+        self.last_of_level = {level: levels + index for index, (level, _) in enumerate(self.plan)}
         source_channels = [*channels, *[outputs] * len(self.plan)]
-        self.fnode = nn.ModuleList(Node(source_channels, sources, outputs, fusion, lite) for _, sources in self.plan)
+        self.fnode = nn.ModuleList(
+            Node(source_channels, sources, outputs, neck.fusion, lite) for _, sources in self.plan
+        )
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         sizes = [(x.shape[2], x.shape[3]) for x in features]
         nodes = list(features)
         for (level, _), node in zip(self.plan, self.fnode, strict=True):
             nodes.append(node(nodes, sizes[level]))
-        return nodes[-len(features) :]
+        return [nodes[self.last_of_level[level]] for level in range(len(features))]
 
 
-class BiFPN(nn.Module):
-    """A stack of BiFPN layers over the backbone's P3 to P5 and the coarser levels that are pooled from P5."""
+class Neck(nn.Module):
+    """A stack of layers over the backbone's P3 to P5 and the coarser levels that are pooled from P5."""
 
-    def __init__(self, channels: Sequence[int], outputs: int, layers: int, levels: int, fusion: str, lite: bool):
+    def __init__(self, channels: Sequence[int], outputs: int, layers: int, levels: int, neck: NeckRow, lite: bool):
         super().__init__()
         level_channels = list(channels)
         self.resample = nn.ModuleDict()
@@ -169,7 +208,7 @@ class BiFPN(nn.Module):
             level_channels.append(outputs)
         self.cell = nn.Sequential()
         for _ in range(layers):
-            self.cell.append(BiFPNLayer(level_channels, outputs, fusion, lite))
+            self.cell.append(NeckLayer(level_channels, outputs, neck, lite))
             level_channels = [outputs] * levels
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:

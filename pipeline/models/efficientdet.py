@@ -1,15 +1,18 @@
-"""Builds EfficientDet (Tan, Pang and Le 2020): EfficientNet backbone, BiFPN and two heads; effdet's state-dict keys."""
+"""Builds EfficientDet (Tan, Pang and Le 2020): EfficientNet backbone, BiFPN and two heads; effdet's state-dict keys.
+
+In place of the BiFPN there may be another of `effedge.pipeline.models.tables.NECKS`.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from effedge.pipeline.models.anchors import ANCHORS_PER_CELL
-from effedge.pipeline.models.bifpn import BiFPN, Projection, SeparableConv
+from effedge.pipeline.models.bifpn import Neck, Projection, SeparableConv
 from effedge.pipeline.models.efficientnet import Backbone
 from effedge.pipeline.models.heads import Head, initialize_head, prior_bias
 from effedge.pipeline.models.same_padding import pad_symmetrically
-from effedge.pipeline.models.tables import EfficientDetRow, EfficientNetRow
+from effedge.pipeline.models.tables import NECKS, EfficientDetRow, EfficientNetRow
 
 
 class EfficientDet(nn.Module):
@@ -25,7 +28,7 @@ class EfficientDet(nn.Module):
         self.row, self.classes = row, classes
         self.backbone = Backbone(backbone)
         channels, levels, lite = row.channels, row.levels, backbone.lite
-        self.fpn = BiFPN(self.backbone.pyramid_channels, channels, row.layers, levels, row.fusion, lite)
+        self.fpn = Neck(self.backbone.pyramid_channels, channels, row.layers, levels, NECKS[row.neck], lite)
         self.class_net = Head(channels, row.head_layers, levels, classes, anchors, lite)
         self.box_net = Head(channels, row.head_layers, levels, 4, anchors, lite)
         for module in self.fpn.modules():

@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from effedge.deploy.common.cli import Parser
+from effedge.pipeline.models.names import check_model
 from effedge.pipeline.models.tables import (
     EFFICIENTDETS,
     EFFICIENTNETS,
+    NECKS,
     SIZE_HELP,
     EfficientNetRow,
     Size,
@@ -28,6 +30,7 @@ from effedge.pipeline.models.tables import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+TITLES = {"fpn": "FPN", "panet": "PANet", "bifpn": "BiFPN"}
 HEADER = ("stage", "operator", "stride", "resolution", "channels", "layers", "parameters", "FLOPs")
 
 
@@ -129,10 +132,11 @@ def parts_of(name: str) -> list[Part]:
         head = Part("Conv1x1, pooling, FC", ("conv_head.", "bn2.", "classifier."), 1, stride=trunk[0].stride and "-")
         return [*trunk, head]
     row = EFFICIENTDETS[name]
+    neck = NECKS[row.neck]
     return [
         *trunk_parts(EFFICIENTNETS[row.backbone], "backbone."),
         Part("P6 from P5: Conv1x1, max-pool", ("fpn.resample.",), 1),
-        Part(f"BiFPN, {row.fusion} fusion", ("fpn.cell.",), row.layers, pyramid=True),
+        Part(f"{TITLES[neck.paths]}, {neck.fusion} fusion", ("fpn.cell.",), row.layers, pyramid=True),
         Part("class head, separable 3x3", ("class_net.",), row.head_layers, pyramid=True),
         Part("box head, separable 3x3", ("box_net.",), row.head_layers, pyramid=True),
     ]
@@ -190,10 +194,12 @@ def in_billions(flops: int) -> str:
 def main() -> None:
     parser = Parser(description=__doc__)
     models = "b0 to b8, l2, lite0 to 4, v2-b0 to 3, v2-s, v2-m, v2-l, v2-xl; d0 to d7, d7x, det-lite0 to 4"
-    parser.add_argument("model", metavar="MODEL", help=models)
+    necks = f"; a detector with another neck has it as a suffix, such as d0-panet: {', '.join(NECKS)}"
+    parser.add_argument("model", metavar="MODEL", help=models + necks)
     parser.add_argument("--classes", type=int, help="classes (default: ImageNet's 1000, COCO's 90)")
     parser.add_argument("--size", type=parse_size, help=f"{SIZE_HELP} (default: the model's)")
     args = parser.parse_args()
+    check_model(args.model)
     rows = summarize(args.model, args.classes, args.size)
     print(f"{args.model}, input {input_size(args.model, args.size)}")
     print(table(rows))

@@ -5,8 +5,9 @@ release notes. EfficientNetV2: Tan and Le 2021 (arXiv 2104.00298), and google/au
 and dropouts; crop and normalization are timm's (B3's those of its weights from ImageNet-21k). EfficientDet: Tan, Pang
 and Le 2020, table 1, and google/automl's configurations for what the published checkpoints have beyond the paper: D6,
 D7 and D7x fuse by a plain sum, D7x has a level P8, and the anchors of D7 and of the smaller Lite models have another
-scale. `effedge.pipeline.models.compound_scaling` holds the rules behind the numbers; `effedge.pipeline.models.create`
-makes the module of a row.
+scale. Each detector is there with the other necks too, by which tables 4 to 6 of the paper compare: d0-panet is D0 with
+PANet in place of the BiFPN. `effedge.pipeline.models.compound_scaling` holds the rules behind the numbers;
+`effedge.pipeline.models.create` makes the module of a row.
 
 There are two families. The authors' models, in timm and effdet with the prefix `tf_`, have short names here: b0 is
 tf_efficientnet_b0, v2-s tf_efficientnetv2_s, d0 tf_efficientdet_d0, det-lite0 tf_efficientdet_lite0. timm and effdet
@@ -50,17 +51,44 @@ class EfficientNetRow(NamedTuple):
     train_size: int | None = None
 
 
+class NeckRow(NamedTuple):
+    """A network between backbone and heads, which fuses the features of the pyramid's levels.
+
+    paths: a key of `effedge.pipeline.models.bifpn.PATHS`.
+    fusion: one of `effedge.pipeline.models.bifpn.FUSIONS`.
+    effdet: the `fpn_name` of effdet's configuration; None where effdet has none.
+    """
+
+    name: str
+    paths: str
+    fusion: str
+    effdet: str | None
+
+
+NECKS = {
+    row.name: row
+    for row in (
+        NeckRow("fpn", "fpn", "sum", None),
+        NeckRow("panet", "panet", "sum", "pan_sum"),
+        NeckRow("panet-fast", "panet", "fast", "pan_fa"),
+        NeckRow("bifpn-sum", "bifpn", "sum", "bifpn_sum"),
+        NeckRow("bifpn-fast", "bifpn", "fast", "bifpn_fa"),
+        NeckRow("bifpn-softmax", "bifpn", "softmax", "bifpn_attn"),
+    )
+}
+
+
 class EfficientDetRow(NamedTuple):
     """The scaling of a detector.
 
     backbone: a key of EFFICIENTNETS.
     size: the side of the input in pixels.
-    channels: of the BiFPN and of the heads.
-    layers: of the BiFPN; `head_layers`: of each head.
-    fusion: one of `effedge.pipeline.models.bifpn.FUSIONS`.
+    channels: of the neck and of the heads.
+    layers: of the neck; `head_layers`: of each head.
+    neck: a key of NECKS.
     levels: of the pyramid, from P3 on.
     anchor_scale: the base size of an anchor in strides.
-    symmetric: BiFPN and heads pad symmetrically; the backbone has a field of its own.
+    symmetric: neck and heads pad symmetrically; the backbone has a field of its own.
     redundant_bias: the convolutions in front of BatchNorm have a bias.
     """
 
@@ -70,7 +98,7 @@ class EfficientDetRow(NamedTuple):
     channels: int
     layers: int
     head_layers: int
-    fusion: str = "fast"
+    neck: str = "bifpn-fast"
     levels: int = 5
     anchor_scale: float = 4.0
     symmetric: bool = False
@@ -143,14 +171,14 @@ TENSORFLOW_EFFICIENTDETS = {
         EfficientDetRow("d3", "b3", 896, 160, 6, 4),
         EfficientDetRow("d4", "b4", 1024, 224, 7, 4),
         EfficientDetRow("d5", "b5", 1280, 288, 7, 4),
-        EfficientDetRow("d6", "b6", 1280, 384, 8, 5, fusion="sum"),
-        EfficientDetRow("d7", "b6", 1536, 384, 8, 5, fusion="sum", anchor_scale=5.0),
-        EfficientDetRow("d7x", "b7", 1536, 384, 8, 5, fusion="sum", levels=6),
-        EfficientDetRow("det-lite0", "lite0", 320, 64, 3, 3, fusion="sum", anchor_scale=3.0),
-        EfficientDetRow("det-lite1", "lite1", 384, 88, 4, 3, fusion="sum", anchor_scale=3.0),
-        EfficientDetRow("det-lite2", "lite2", 448, 112, 5, 3, fusion="sum", anchor_scale=3.0),
-        EfficientDetRow("det-lite3", "lite3", 512, 160, 6, 4, fusion="sum"),
-        EfficientDetRow("det-lite4", "lite4", 640, 224, 7, 4, fusion="sum"),
+        EfficientDetRow("d6", "b6", 1280, 384, 8, 5, neck="bifpn-sum"),
+        EfficientDetRow("d7", "b6", 1536, 384, 8, 5, neck="bifpn-sum", anchor_scale=5.0),
+        EfficientDetRow("d7x", "b7", 1536, 384, 8, 5, neck="bifpn-sum", levels=6),
+        EfficientDetRow("det-lite0", "lite0", 320, 64, 3, 3, neck="bifpn-sum", anchor_scale=3.0),
+        EfficientDetRow("det-lite1", "lite1", 384, 88, 4, 3, neck="bifpn-sum", anchor_scale=3.0),
+        EfficientDetRow("det-lite2", "lite2", 448, 112, 5, 3, neck="bifpn-sum", anchor_scale=3.0),
+        EfficientDetRow("det-lite3", "lite3", 512, 160, 6, 4, neck="bifpn-sum"),
+        EfficientDetRow("det-lite4", "lite4", 640, 224, 7, 4, neck="bifpn-sum"),
     )
 }
 
@@ -179,20 +207,20 @@ PYTORCH_EFFICIENTDETS = {
         EfficientDetRow("efficientdet_lite0", "efficientnet_lite0", 384, 64, 3, 3, redundant_bias=False),
     )
 }
-EFFICIENTDETS = TENSORFLOW_EFFICIENTDETS | PYTORCH_EFFICIENTDETS
+PUBLISHED_EFFICIENTDETS = TENSORFLOW_EFFICIENTDETS | PYTORCH_EFFICIENTDETS
+EFFICIENTDETS = PUBLISHED_EFFICIENTDETS | {
+    f"{row.name}-{neck}": row._replace(name=f"{row.name}-{neck}", neck=neck)
+    for row in PUBLISHED_EFFICIENTDETS.values()
+    for neck in NECKS
+    if neck != row.neck
+}
 
-MODELS = (*EFFICIENTNETS, *EFFICIENTDETS)
+MODELS = (*EFFICIENTNETS, *PUBLISHED_EFFICIENTDETS)  # those to list; a detector's other necks are a suffix
 IMAGENET_CLASSES = 1000
 COCO_CLASSES = 90  # COCO's category ids run to 90, with ten gaps; the published heads have an output for each
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
-
-# Such as tf_efficientnet_b3_ns, efficientnet_b0.ra_in1k, tf_efficientnetv2_s_in21ft1k, efficientnet-b0.
-ARCH_PATTERN = re.compile(
-    r"(?:hf[-_]hub:)?(?:timm/)?(tf_)?efficient(net|netv2|det)([-_])(b\d|l2|d\dx?|lite\d|s|m|l|xl)a?"
-    r"(?:_(?:a[ap]|ns|ra|in21k|in21ft1k))*(?:\..*)?"
-)
 
 
 def is_detector(name: str) -> bool:
@@ -240,7 +268,7 @@ def input_size(name: str, size: Size | None = None) -> Size:
         UserError: an unknown name (the nearest is named); a side that is no multiple of 32, or too small for a cell on
             the coarsest level.
     """
-    row = (EFFICIENTDETS | EFFICIENTNETS)[choose("model", name, MODELS)]
+    row = (EFFICIENTDETS | EFFICIENTNETS)[name if name in EFFICIENTDETS else choose("model", name, MODELS)]
     published = Size(row.size, row.size)  # B1's 240, say, is no multiple of 32
     if size is None or size == published:
         return published
@@ -256,60 +284,7 @@ def normalization(name: str) -> tuple[tuple[float, float, float], tuple[float, f
 
     `effedge.pipeline.weights.published.preprocessing` knows the checkpoints that were trained otherwise (AdvProp).
     """
-    if name in PYTORCH_EFFICIENTDETS:
-        return IMAGENET_MEAN, IMAGENET_STD
     backbone = EFFICIENTDETS[name].backbone if is_detector(name) else name
+    if is_detector(name) and backbone in PYTORCH_EFFICIENTNETS:
+        return IMAGENET_MEAN, IMAGENET_STD
     return (HALF, HALF) if EFFICIENTNETS[backbone].to_one else (IMAGENET_MEAN, IMAGENET_STD)
-
-
-def check_model(word: str) -> str:
-    """Returns `word` if it is the name of a model.
-
-    Raises:
-        UserError: an unknown name; says the name here of a model that timm or effdet call `word`.
-    """
-    name = model_of_arch(word)
-    if word not in MODELS and name is not None:
-        raise UserError(f"unknown model '{word}': it is called {name} here")
-    return choose("model", word, MODELS)
-
-
-def model_of_arch(arch: str) -> str | None:
-    """Returns the name here of timm's, effdet's or lukemelas's name of a model; None for any other word.
-
-    >>> [model_of_arch(arch) for arch in ("tf_efficientnet_b3_ns", "timm/efficientnet_b0.ra_in1k", "efficientnet-b0")]
-    ['b3', 'efficientnet_b0', 'b0']
-    >>> [model_of_arch(arch) for arch in ("tf_efficientdet_lite0", "efficientdet_d1", "efficientnet_es", "resnet50")]
-    ['det-lite0', 'efficientdet_d1', None, None]
-    >>> [model_of_arch(arch) for arch in ("tf_efficientnetv2_s.in21k", "tf_efficientnetv2_b0", "efficientnetv2_s")]
-    ['v2-s', 'v2-b0', None]
-    """
-    match = ARCH_PATTERN.fullmatch(arch)
-    if match is None:
-        return None
-    tensorflow, task, dash, size = match.groups()
-    if tensorflow or dash == "-":
-        prefix = "v2-" if task == "netv2" else "det-" if task == "det" and size.startswith("lite") else ""
-        name = prefix + size
-    else:
-        name = f"efficient{task}_{size}"
-    return name if name in MODELS else None
-
-
-def models_with_equal_tensors(name: str) -> list[str]:
-    """Lists the other models whose tensors have the same names and shapes, biases in front of BatchNorm left aside.
-
-    >>> models_with_equal_tensors("b0"), models_with_equal_tensors("d6"), models_with_equal_tensors("d7x")
-    (['efficientnet_b0'], ['d7'], [])
-    """
-    return [other for other in MODELS if other != name and _scaling(other) == _scaling(name)]
-
-
-def _scaling(name: str) -> tuple[object, ...]:
-    """Returns the fields of a model's rows that its tensors follow from."""
-    if is_detector(name):
-        row = EFFICIENTDETS[name]
-        sizes = (row.channels, row.layers, row.head_layers, row.levels, row.fusion == "sum")
-        return *sizes, *_scaling(row.backbone)
-    trunk = EFFICIENTNETS[name]
-    return trunk.width, trunk.depth, trunk.lite, trunk.stages

@@ -34,7 +34,7 @@ from effedge.pipeline.artefact_folder import batch_word
 from effedge.pipeline.chain import run_chain
 from effedge.pipeline.datasets.digits_cache import digits_folder
 from effedge.pipeline.export.torch_to_onnx import Batch
-from effedge.pipeline.models.tables import MODELS
+from effedge.pipeline.models.names import check_model
 from effedge.pipeline.request import Checkpoint, Request
 from effedge.pipeline.weights.locate import bundled_file, lite0_package_file
 
@@ -187,7 +187,7 @@ def main() -> None:
     target = TARGETS[choose("target", arguments.target, TARGETS)]
     if target.backend == "openvino":
         raise UserError(f"target '{target.name}' has no plan to measure: give rtx, or another that TensorRT builds for")
-    models = [choose("model", model, MODELS) for model in arguments.models] or list(FAMILY)
+    models = [check_model(model) for model in arguments.models] or list(FAMILY)
     check_buildable_here(target)
     rows = []
     for case in cases(models, target):

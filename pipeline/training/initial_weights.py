@@ -6,9 +6,10 @@ from pathlib import Path
 
 from torch import nn
 
-from effedge.deploy.common.cli import UserError, choose
+from effedge.deploy.common.cli import UserError
 from effedge.pipeline.models.efficientnet import EfficientNet
-from effedge.pipeline.models.tables import EFFICIENTDETS, MODELS, is_detector
+from effedge.pipeline.models.names import check_model
+from effedge.pipeline.models.tables import EFFICIENTDETS, is_detector
 from effedge.pipeline.training.fixres import load_trained
 from effedge.pipeline.weights.hub.repository import is_repository, model_of_repository
 from effedge.pipeline.weights.locate import locate_weights
@@ -34,7 +35,7 @@ def initial_file(model: str, init: str) -> Path | None:
         return locate_weights(model_of_repository(init), init)
     name, colon, weights = init.partition(":")
     if colon and not Path(init).is_file():
-        return locate_weights(choose("model", name, MODELS), weights)
+        return locate_weights(check_model(name), weights)
     if is_detector(model) and (model, init) not in PUBLISHED and (EFFICIENTDETS[model].backbone, init) in PUBLISHED:
         model = EFFICIENTDETS[model].backbone
     return locate_weights(model, init)

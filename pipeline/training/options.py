@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 from effedge.deploy.common.cli import Parser, UserError, choose
+from effedge.pipeline.models.names import check_model
 from effedge.pipeline.models.tables import SIZE_HELP, Size, input_size, is_detector, parse_size
 from effedge.pipeline.training.data.augment import JITTER, Augmentation
 from effedge.pipeline.training.data.sources import DIGITS
@@ -127,7 +128,7 @@ def apply_recipe(arguments: argparse.Namespace) -> None:
 
     Raises UserError for an unknown model or recipe, a recipe of the other task, a number that makes no run.
     """
-    arguments.size = input_size(arguments.model, arguments.size)
+    arguments.size = input_size(check_model(arguments.model), arguments.size)
     recipe = RECIPES[choose("recipe", arguments.recipe, RECIPES)]
     task = "detection" if is_detector(arguments.model) else "classification"
     if recipe.task not in (None, task):

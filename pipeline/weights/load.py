@@ -57,7 +57,7 @@ from effedge.pipeline.weights.statements import (
     said_preprocessing,
     said_size,
 )
-from effedge.pipeline.weights.which_model import check_twins
+from effedge.pipeline.weights.which_model import check_trained, check_twins
 
 ANCHOR_BOXES = "anchors.boxes"  # effdet's buffer
 IMAGENET21K_CLASSES = 21843
@@ -131,6 +131,7 @@ def load_weights(
         state = random_state(name, count, per_cell)
         return Weights(state, count, _labels(name, count, labels, {}), look, None, None, shapes)
     content = read_file(file)
+    check_trained(content.metadata, name, file)
     fitted = fit(name, content.tensors, file, classes, said_architecture(content.values))
     named = _labels(name, fitted.classes, labels, content.metadata)
     if weights in KINDS or "labels" in content.metadata:  # published, or effedge's own

@@ -16,13 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from effedge.deploy.common.cli import UserError
-from effedge.pipeline.models.tables import (
-    EFFICIENTDETS,
-    EFFICIENTNETS,
-    is_detector,
-    model_of_arch,
-    models_with_equal_tensors,
-)
+from effedge.pipeline.models.names import model_of_arch, models_with_equal_tensors, with_neck, without_neck
+from effedge.pipeline.models.tables import EFFICIENTDETS, EFFICIENTNETS, NECKS, is_detector
 from effedge.pipeline.weights.anchor_spec import of_config
 from effedge.pipeline.weights.published import Preprocessing
 
@@ -65,12 +60,13 @@ def check_model_said(values: Mapping[str, object], name: str, file: Path) -> boo
         UserError: it names another model, or an entry stands for a network that computes something else.
     """
     named = architectures(values, name)
-    own = name in map(model_of_arch, named.values())
+    own = without_neck(name) in map(model_of_arch, named.values())  # effdet has the neck as an option of its own
     if named and not own:
         path, arch = min(named.items(), key=lambda item: item[0].count("."))
+        model = str(model_of_arch(arch))
+        right = model if name == without_neck(name) else with_neck(model, EFFICIENTDETS[name].neck)
         raise UserError(
-            f"checkpoint '{file}' says {path} '{arch}', which is {model_of_arch(arch)} here, and MODEL is {name}: give "
-            f"MODEL={model_of_arch(arch)}"
+            f"checkpoint '{file}' says {path} '{arch}', which is {model} here, and MODEL is {name}: give MODEL={right}"
         )
     wrong = contradiction(values, name)
     if wrong is not None:
@@ -106,7 +102,7 @@ def settings_of(name: str) -> Settings:
         "pad_type": ("", None) if detector.symmetric else ("same", "SAME"),
         "act_type": activations,
         "head_act_type": activations,
-        "fpn_name": ("bifpn_sum",) if detector.fusion == "sum" else ("bifpn_fa",),
+        "fpn_name": (NECKS[detector.neck].effdet,),
         "norm_kwargs.eps": (1e-3,),
         "downsample_type": ("max",),
         "upsample_type": ("nearest",),

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from effedge.deploy.common.cli import UserError
+from effedge.pipeline.models.bifpn import PATHS
 from effedge.pipeline.models.efficientnet import scaled_stages, stem_channels
+from effedge.pipeline.models.names import models_with_equal_tensors, without_neck
 from effedge.pipeline.models.tables import (
     EFFICIENTDETS,
     EFFICIENTNETS,
     MODELS,
-    PYTORCH_EFFICIENTDETS,
+    NECKS,
     PYTORCH_EFFICIENTNETS,
     is_detector,
-    models_with_equal_tensors,
 )
 
 if TYPE_CHECKING:
@@ -36,8 +37,10 @@ CLASS_HEAD = "class_net.predict.conv_pw.weight"
 def recognize(tensors: Mapping[str, Tensor]) -> list[str]:
     """Lists the models whose sizes the tensors have, by timm's and effdet's keys; empty if they are of no model.
 
+    Detectors with another neck than the published models are listed where no published model fits.
+
     Compared are the channels of stem and last stage, the layers of each stage, squeeze-and-excitation, and of a
-    detector the BiFPN's channels, layers and fusion.
+    detector the neck's channels, layers and nodes, and whether it weighs their inputs.
     """
     stems = [key for key in tensors if key.endswith(STEM)]
     if not stems:
@@ -52,20 +55,44 @@ def recognize(tensors: Mapping[str, Tensor]) -> list[str]:
     prefix = trunk.removesuffix("backbone.")
     head = tensors.get(prefix + CLASS_HEAD)
     if head is not None:
-        cells = {match[1] for key in tensors if (match := re.match(rf"{re.escape(prefix)}fpn\.cell\.(\d+)\.", key))}
+        node = re.compile(rf"{re.escape(prefix)}fpn\.cell\.(\d+)\.fnode\.(\d+)\.")
+        nodes = {match.groups() for key in tensors if (match := node.match(key))}
+        cells = {cell for cell, _ in nodes}
         summed = not any(key.endswith("edge_weights") for key in tensors)
-        sizes = (*sizes, head.shape[1], len(cells), summed)
-    return [name for name in MODELS if is_detector(name) == (head is not None) and sizes_of(name) == sizes]
+        sizes = (*sizes, head.shape[1], len(cells), len(nodes), summed)
+    models = EFFICIENTNETS if head is None else EFFICIENTDETS
+    found = [name for name in models if sizes_of(name) == sizes and not fuses_by_softmax(name)]
+    return [name for name in found if name in MODELS] or found
+
+
+def fuses_by_softmax(name: str) -> bool:
+    """Returns True for a detector that the tensors do not tell from the same with fast normalized fusion.
+
+    Nobody published such weights, so that a file which does not say so is not suspected.
+    """
+    return is_detector(name) and NECKS[EFFICIENTDETS[name].neck].fusion == "softmax"
 
 
 def sizes_of(name: str) -> tuple[object, ...]:
     """Returns the sizes of a model that `recognize` compares."""
     if is_detector(name):
         row = EFFICIENTDETS[name]
-        return *sizes_of(row.backbone), row.channels, row.layers, row.fusion == "sum"
+        neck = NECKS[row.neck]
+        nodes = row.layers * len(PATHS[neck.paths](row.levels))
+        return *sizes_of(row.backbone), row.channels, row.layers, nodes, neck.fusion == "sum"
     trunk = EFFICIENTNETS[name]
     stages = scaled_stages(trunk)
     return (stem_channels(trunk), stages[-1].channels), [stage.layers for stage in stages], trunk.lite
+
+
+def check_trained(metadata: Mapping[str, str], name: str, file: Path) -> None:
+    """Raises UserError if the metadata of effedge's own file names another model: its tensors may fit all the same.
+
+    Those of d0 and d0-bifpn-softmax do, which compute otherwise.
+    """
+    trained = metadata.get("model", name)
+    if trained != name and (trained in EFFICIENTNETS or trained in EFFICIENTDETS):
+        raise UserError(f"checkpoint '{file}' is of {trained}, and MODEL is {name}: give MODEL={trained}")
 
 
 def check_twins(name: str, fitted: Fitted, file: Path, anchors_known: bool) -> list[str]:
@@ -77,7 +104,7 @@ def check_twins(name: str, fitted: Fitted, file: Path, anchors_known: bool) -> l
     Raises:
         UserError: the keys, or the biases in front of BatchNorm, are another model's.
     """
-    twins = models_with_equal_tensors(name)
+    twins = [twin for twin in models_with_equal_tensors(name) if fuses_by_softmax(twin) == fuses_by_softmax(name)]
     if fitted.match.dialect is not None:
         twins = [twin for twin in twins if not in_pytorch(twin)]
         if in_pytorch(name):
@@ -105,15 +132,16 @@ def check_twins(name: str, fitted: Fitted, file: Path, anchors_known: bool) -> l
 
 def in_pytorch(name: str) -> bool:
     """Returns True for a model that timm or effdet trained in PyTorch."""
-    return name in PYTORCH_EFFICIENTNETS or name in PYTORCH_EFFICIENTDETS
+    return (EFFICIENTDETS[name].backbone if is_detector(name) else name) in PYTORCH_EFFICIENTNETS
 
 
 def arch_of(name: str) -> str:
-    """Returns timm's or effdet's name of a model.
+    """Returns timm's or effdet's name of a model; effdet has the neck in another entry, `fpn_name`.
 
     >>> arch_of("b0"), arch_of("v2-s"), arch_of("det-lite0"), arch_of("efficientdet_d0")
     ('tf_efficientnet_b0', 'tf_efficientnetv2_s', 'tf_efficientdet_lite0', 'efficientdet_d0')
     """
+    name = without_neck(name)
     if in_pytorch(name):
         return name
     family = "det" if is_detector(name) else "netv2" if name.startswith("v2-") else "net"

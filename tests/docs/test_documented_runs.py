@@ -38,10 +38,10 @@ LEFT_OUT = {
     r"b0-160": "it starts from such a training",
     r"^effedge train d0 --size 512": "it takes hours",
     r"hf-hub:|timm:": "it needs the Hugging Face hub; the tests of weights have a server of its shape",
-    r"make engine MODEL=d0 WEIGHTS=mine.pth": "the weights are another model's",
+    r"make engine MODEL=d0 WEIGHTS=mine.pth|engine d0-panet": "the weights are another model's",
 }
 SHORTER = [
-    (r"--epochs \d+|EPOCHS=\d+|--steps 60", "--steps 2"),
+    (r"--epochs \d+|EPOCHS=\d+|--steps \d+", "--steps 2"),
     (r"FINETUNE=\d+", "FINETUNE=2"),
     (r"--rounds 5", "--rounds 1"),
     (r"--limit 100|--data digits$", "--data digits --limit 20"),

@@ -22,6 +22,7 @@ from effedge.deploy.timing.machine import machine, versions
 from effedge.engines.gpu import first_gpu
 from effedge.engines.targets import PRECISIONS, TARGETS, resolve_target
 from effedge.pipeline.chain import run_chain
+from effedge.pipeline.models.names import check_model
 from effedge.pipeline.models.tables import MODELS
 from effedge.pipeline.reports.benchmark.contenders import PACKAGES, Contender, rivals, rivals_on_gpu
 from effedge.pipeline.reports.benchmark.race import Row, race, table
@@ -44,7 +45,7 @@ def main() -> None:
     for name in ("rounds", "runs"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name} {getattr(arguments, name)}: expected 1 or more")
-    choose("model", arguments.model, MODELS)
+    check_model(arguments.model)
     target = resolve_target(choose("target", arguments.target, ["auto", *TARGETS]))
     contenders = []
     with messages_to_stderr():  # the builders' lines are progress here

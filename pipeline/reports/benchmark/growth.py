@@ -21,7 +21,7 @@ from effedge.deploy.timing.percentiles import summarize, warm_up
 from effedge.deploy.timing.workload import make_workload
 from effedge.engines.targets import PRECISIONS, TARGETS
 from effedge.pipeline.chain import run_chain
-from effedge.pipeline.models.tables import MODELS
+from effedge.pipeline.models.names import check_model
 from effedge.pipeline.reports.accuracy.own_process import in_own_process, peak_memory_mib
 from effedge.pipeline.request import Checkpoint, Request
 
@@ -49,7 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     choose("precision", arguments.precision, PRECISIONS)
     for model in arguments.models:
-        choose("model", model, MODELS)
+        check_model(model)
     for number in (*arguments.batches, arguments.runs):
         if number < 1:
             raise UserError(f"{number} was given for --batches or --runs: expected 1 or more")

@@ -24,7 +24,7 @@ from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.files import sha256
 from effedge.deploy.common.messages import progress_hidden
 from effedge.deploy.common.strict_json import parse_json
-from effedge.pipeline.models.tables import model_of_arch
+from effedge.pipeline.models.names import model_of_arch
 
 PREFIXES = {"hf-hub:": "", "timm:": "timm/"}  # and what each puts in front of the name
 CONFIG, SAFETENSORS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"

@@ -1,11 +1,24 @@
-"""BiFPN: the paper's fusion equations and its figure 2 (d), by hand."""
+"""The necks: the paper's fusion equations and its figure 2 (a, b and d), by hand."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from effedge.pipeline.models.bifpn import FUSION_EPS, BiFPN, BiFPNLayer, Fusion, Resample, SeparableConv, node_sources
+from effedge.pipeline.models.bifpn import (
+    FUSION_EPS,
+    FUSIONS,
+    PATHS,
+    Fusion,
+    Neck,
+    NeckLayer,
+    Resample,
+    SeparableConv,
+    bifpn_nodes,
+    fpn_nodes,
+    panet_nodes,
+)
+from effedge.pipeline.models.tables import NECKS, NeckRow
 
 A, B, C = 2.0, -3.0, 5.0
 
@@ -71,7 +84,7 @@ def test_only_other_channels_are_projected():
 def test_the_plan_for_five_levels_is_the_papers():
     p3, p4, p5, p6, p7 = range(5)
     p6_td, p5_td, p4_td, p3_out, p4_out, p5_out, p6_out = range(5, 12)
-    assert node_sources(5) == [
+    assert bifpn_nodes(5) == [
         (3, [p6, p7]),  # P6_td
         (2, [p5, p6_td]),
         (1, [p4, p5_td]),
@@ -86,7 +99,7 @@ def test_the_plan_for_five_levels_is_the_papers():
 def test_the_plan_for_six_levels_has_a_node_more_each_way():
     p3, p4, p5, p6, p7, p8 = range(6)
     p7_td, p6_td, p5_td, p4_td, p3_out, p4_out, p5_out, p6_out, p7_out = range(6, 15)
-    assert node_sources(6) == [
+    assert bifpn_nodes(6) == [
         (4, [p7, p8]), (3, [p6, p7_td]), (2, [p5, p6_td]), (1, [p4, p5_td]), (0, [p3, p4_td]),
         (1, [p4, p4_td, p3_out]), (2, [p5, p5_td, p4_out]), (3, [p6, p6_td, p5_out]), (4, [p7, p7_td, p6_out]),
         (5, [p8, p7_out]),
@@ -95,7 +108,7 @@ def test_the_plan_for_six_levels_has_a_node_more_each_way():
 
 def test_a_layer_computes_the_papers_equations():
     # Constant features pass resampling unchanged, and without the convolutions a node is its fusion alone.
-    layer = BiFPNLayer([4] * 5, 4, "unbounded", lite=False)
+    layer = NeckLayer([4] * 5, 4, NeckRow("bifpn-unbounded", "bifpn", "unbounded", None), lite=False)
     generator = np.random.default_rng(0)
     weights = [generator.normal(size=len(sources)) for _, sources in layer.plan]
     for node, edge in zip(layer.fnode, weights, strict=True):
@@ -120,6 +133,69 @@ def test_a_layer_computes_the_papers_equations():
         np.testing.assert_allclose(output.numpy(), value, rtol=1e-5)
 
 
+def test_an_fpn_layer_is_top_down_only():
+    p3, p4, p5, p6, p7 = range(5)
+    p7_td, p6_td, p5_td, p4_td = range(5, 9)
+    assert fpn_nodes(5) == [
+        (4, [p7]), (3, [p6, p7_td]), (2, [p5, p6_td]), (1, [p4, p5_td]), (0, [p3, p4_td]),
+    ]  # fmt: skip
+
+
+def test_a_panet_layer_goes_bottom_up_over_the_nodes_of_fpn():
+    p7_td, p6_td, p5_td, p4_td, p3_td, p3_out, p4_out, p5_out, p6_out = range(5, 14)
+    assert panet_nodes(5)[:5] == fpn_nodes(5)
+    assert panet_nodes(5)[5:] == [
+        (0, [p3_td]), (1, [p4_td, p3_out]), (2, [p5_td, p4_out]), (3, [p6_td, p5_out]), (4, [p7_td, p6_out]),
+    ]  # fmt: skip
+
+
+def outputs_of(name, inputs):
+    """A layer's outputs, finest first, for features that are constant on each level; its nodes only fuse."""
+    layer = NeckLayer([4] * 5, 4, NECKS[name], lite=False)
+    for node in layer.fnode:
+        node.after_combine = nn.Identity()
+    features = [torch.full((1, 4, side, side), value) for side, value in zip((16, 8, 4, 2, 1), inputs, strict=True)]
+    with torch.inference_mode():
+        outputs = layer(features)
+    assert [x.shape[2] for x in outputs] == [16, 8, 4, 2, 1]
+    return [x.mean().item() for x in outputs]
+
+
+def test_fpn_sends_each_level_the_coarser_ones_and_panet_sends_it_the_finer_too():
+    p3, p4, p5, p6, p7 = inputs = [1.0, 2.0, 4.0, 8.0, 16.0]
+    top_down = [p3 + p4 + p5 + p6 + p7, p4 + p5 + p6 + p7, p5 + p6 + p7, p6 + p7, p7]
+    assert outputs_of("fpn", inputs) == top_down
+    assert outputs_of("panet", inputs) == list(np.cumsum(top_down))
+
+
+@pytest.mark.parametrize("name", NECKS)
+def test_a_layer_leaves_its_inputs_as_they_are(name):
+    """The activation works in place, and a node with a single input does not add anything."""
+    layer = NeckLayer([4] * 5, 4, NECKS[name], lite=False).eval()
+    features = [torch.full((1, 4, side, side), -1.0) for side in (16, 8, 4, 2, 1)]
+    with torch.inference_mode():
+        layer(features)
+    assert all((x == -1.0).all() for x in features)
+
+
+@pytest.mark.parametrize("name", NECKS)
+def test_every_parameter_of_a_neck_learns(name):
+    neck = Neck([40, 112, 320], 8, layers=2, levels=5, neck=NECKS[name], lite=False)
+    generator = torch.Generator().manual_seed(0)
+    features = [
+        torch.randn(2, channels, side, side, generator=generator)
+        for channels, side in ((40, 16), (112, 8), (320, 4))
+    ]  # fmt: skip
+    sum((output**3).sum() for output in neck(features)).backward()
+    assert all(parameter.grad is not None for parameter in neck.parameters())
+
+
+def test_the_rows_name_paths_and_fusions_that_there_are():
+    assert {row.paths for row in NECKS.values()} == set(PATHS)
+    assert {row.fusion for row in NECKS.values()} <= set(FUSIONS)
+    assert all(name == row.name for name, row in NECKS.items())
+
+
 def test_a_separable_convolution_is_depthwise_then_pointwise():
     conv = SeparableConv(6, 10)
     x = torch.randn(1, 6, 5, 5, generator=torch.Generator().manual_seed(0))
@@ -129,9 +205,10 @@ def test_a_separable_convolution_is_depthwise_then_pointwise():
         torch.testing.assert_close(conv(x), expected + conv.conv_pw.bias.view(1, -1, 1, 1))
 
 
+@pytest.mark.parametrize("name", NECKS)
 @pytest.mark.parametrize("levels", [5, 6])
-def test_coarser_levels_are_halved_from_the_backbones_last(levels):
-    fpn = BiFPN([40, 112, 320], 16, layers=2, levels=levels, fusion="fast", lite=False).eval()
+def test_coarser_levels_are_halved_from_the_backbones_last(levels, name):
+    fpn = Neck([40, 112, 320], 16, layers=2, levels=levels, neck=NECKS[name], lite=False).eval()
     features = [torch.zeros(1, channels, side, side) for channels, side in ((40, 20), (112, 10), (320, 5))]
     with torch.inference_mode():
         outputs = fpn(features)

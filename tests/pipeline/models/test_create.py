@@ -157,6 +157,74 @@ def test_outputs_on_synthetic_weights_are_timms_and_effdets(name):
         assert numbers[figures["at"]].numpy() == pytest.approx(np.array(figures["values"]), abs=1e-4 * spread, rel=1e-4)
 
 
+# Detectors of effdet 0.4.1 for 5 classes, whose configuration had `fpn_name` set: parameters, tensors, the digest of
+# their keys and shapes, and mean and deviation of the class logits of P3 and P7 and the box codes of P3 and P7, on
+# synthetic weights and an input of 256.
+OTHER_NECKS = {
+    "d0-bifpn-sum": (
+        3830285,
+        760,
+        2277289803,
+        [0.043235, 0.174461, 0.021876, 0.120503, 0.007747, 0.218958, -0.002883, 0.165054],
+    ),
+    "d0-bifpn-softmax": (
+        3830342,
+        784,
+        268343857,
+        [0.041673, 0.171688, 0.022054, 0.121098, 0.007605, 0.218748, -0.002533, 0.164327],
+    ),
+    "d0-panet": (
+        3831437,
+        794,
+        2321577259,
+        [0.042937, 0.15917, 0.021802, 0.121286, 0.000591, 0.218682, -0.00262, 0.164218],
+    ),
+    "d0-panet-fast": (
+        3831491,
+        824,
+        3237250875,
+        [0.039158, 0.158064, 0.022602, 0.121018, 0.00075, 0.216021, -0.002854, 0.164185],
+    ),
+    "det-lite0-panet": (
+        3194897,
+        730,
+        2648713566,
+        [0.057645, 0.29712, 0.0301, 0.163158, 0.038245, 0.292799, 0.014231, 0.219404],
+    ),
+    "det-lite0-bifpn-softmax": (
+        3193802,
+        720,
+        32995321,
+        [0.072121, 0.280842, 0.029682, 0.143062, 0.05329, 0.2679, 0.022022, 0.190563],
+    ),
+    "efficientdet_d0-panet-fast": (
+        3828931,
+        784,
+        2882707042,
+        [0.040287, 0.135795, 0.023915, 0.118946, -0.008989, 0.183055, -0.004621, 0.153403],
+    ),
+    "d7x-panet-fast": (78951761, 2420, 3025975985, None),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_NECKS)
+def test_another_neck_is_effdets_in_parameters_keys_and_outputs(name):
+    total, tensors, digest, figures = OTHER_NECKS[name]
+    model = on_meta(name, classes=5)
+    state = model.state_dict()
+    keys = "\n".join(sorted(f"{key} {tuple(tensor.shape)}" for key, tensor in state.items()))
+    assert (parameters(model), len(state), zlib.crc32(keys.encode())) == (total, tensors, digest)
+    if figures is None:
+        return
+    model.load_state_dict(fill(state), assign=True)
+    image = torch.from_numpy(np.random.RandomState(7).randn(1, 3, 256, 256)).float()
+    with torch.inference_mode():
+        classes, boxes = model(image)
+    levels = [level.double() for head in (classes, boxes) for level in (head[0], head[-1])]
+    found = [number for level in levels for number in (level.mean().item(), level.std().item())]
+    assert found == pytest.approx(figures, abs=2e-6)  # softmax and fast fusion differ by 1.5e-5
+
+
 @pytest.mark.parametrize("name", ["b0", "lite3"])
 def test_a_classifier_has_an_output_for_each_class(name):
     assert on_meta(name, classes=7)(torch.zeros(2, 3, 64, 96, device="meta")).shape == (2, 7)

@@ -69,6 +69,26 @@ def test_every_parameter_is_in_a_row_whatever_the_classes_and_the_size():
     assert full / half == pytest.approx(4, rel=0.01)
 
 
+def test_necks_are_compared_by_their_nodes_and_weights():
+    rows = {name: summarize(name)[-3] for name in ("d0", "d0-fpn", "d0-panet", "d0-bifpn-sum", "d0-bifpn-softmax")}
+    assert [row.operator for row in rows.values()] == [
+        "BiFPN, fast fusion",
+        "FPN, sum fusion",
+        "PANet, sum fusion",
+        "BiFPN, sum fusion",
+        "BiFPN, softmax fusion",
+    ]
+    # A weight for each edge: three layers of five nodes with two inputs and three with three.
+    assert rows["d0"].parameters - rows["d0-bifpn-sum"].parameters == 3 * (5 * 2 + 3 * 3)
+    assert rows["d0"][2:6] == rows["d0-bifpn-softmax"][2:6]
+    # Of a node: depthwise 3x3 with 64 channels, 1x1 with a bias, BatchNorm. PANet has ten in a layer, FPN half of them.
+    node = 9 * 64 + 64 * 64 + 64 + 2 * 64
+    assert rows["d0-panet"].parameters - rows["d0-fpn"].parameters == 3 * 5 * node
+    cells = [side * side for side in (64, 32, 16, 8, 4)]
+    flops = (9 * 64 + 64 * 64) * sum(cells)
+    assert rows["d0-panet"].flops - rows["d0-fpn"].flops == 3 * flops
+
+
 def test_the_pyramid_is_shown_from_its_finest_to_its_coarsest_level():
     assert [row.resolution for row in summarize("d7x")[-3:]] == ["192-6"] * 3
     assert [row.layers for row in summarize("d7x")[-3:]] == [8, 5, 5]

@@ -7,13 +7,12 @@ from effedge.pipeline.models.tables import (
     EFFICIENTDETS,
     EFFICIENTNETS,
     MODELS,
+    NECKS,
+    PUBLISHED_EFFICIENTDETS,
     PYTORCH_EFFICIENTDETS,
     PYTORCH_EFFICIENTNETS,
     Size,
-    check_model,
     input_size,
-    model_of_arch,
-    models_with_equal_tensors,
     normalization,
     parse_size,
 )
@@ -49,59 +48,6 @@ def test_timms_and_effdets_own_models_have_their_names_and_the_input_of_their_co
     }
     assert {row.epsilon for row in PYTORCH_EFFICIENTNETS.values()} == {1e-5}
     assert all(EFFICIENTNETS[row.backbone].symmetric for row in PYTORCH_EFFICIENTDETS.values())
-
-
-@pytest.mark.parametrize(
-    ("arch", "name"),
-    [
-        ("tf_efficientnet_b0", "b0"),
-        ("tf_efficientnet_b3.ns_jft_in1k", "b3"),
-        ("timm/tf_efficientnet_lite2.in1k", "lite2"),
-        ("tf_efficientdet_lite3", "det-lite3"),
-        ("tf_efficientdet_d2_ap", "d2"),
-        ("tf_efficientdet_d7x", "d7x"),
-        ("efficientnet_b2a", "efficientnet_b2"),
-        ("hf-hub:timm/efficientnet_b4.ra2_in1k", "efficientnet_b4"),
-        ("efficientdet_d1", "efficientdet_d1"),
-        ("efficientnet-b5", "b5"),  # lukemelas's
-        ("tf_efficientnetv2_s.in21k_ft_in1k", "v2-s"),
-        ("tf_efficientnetv2_m_in21ft1k", "v2-m"),
-        ("timm/tf_efficientnetv2_xl.in21k", "v2-xl"),
-        ("tf_efficientnetv2_b3", "v2-b3"),
-        *(
-            (other, None)
-            for other in (
-                "efficientnet_es",
-                "efficientnet_b0_gn",
-                "efficientdet_q0",
-                "b0",
-                "resnet50",
-                "",
-                "efficientnetv2_s",
-                "efficientnetv2_rw_s.ra2_in1k",
-                "tf_efficientnet_s",
-            )
-        ),
-    ],
-)
-def test_the_names_of_other_projects_are_read(arch, name):
-    assert model_of_arch(arch) == name
-
-
-def test_another_projects_name_is_refused_with_the_name_here():
-    with pytest.raises(UserError, match="unknown model 'tf_efficientdet_lite1': it is called det-lite1 here"):
-        check_model("tf_efficientdet_lite1")
-    with pytest.raises(UserError, match="did you mean"):
-        check_model("efficientdet_d9")
-    assert check_model("efficientnet_b1") == "efficientnet_b1"
-
-
-def test_models_of_equal_tensors_are_the_same_network_of_another_family_or_input():
-    for name in PYTORCH_EFFICIENTNETS:
-        assert models_with_equal_tensors(name) == [name.removeprefix("efficientnet_")]
-    assert models_with_equal_tensors("d4") == ["efficientdet_d4"]
-    assert models_with_equal_tensors("d7") == ["d6"] and models_with_equal_tensors("d7x") == []
-    assert models_with_equal_tensors("efficientdet_lite0") == []  # det-lite0 fuses by a plain sum
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -140,8 +86,25 @@ def test_an_unknown_model_is_refused_with_the_nearest_name():
 
 
 def test_only_d7x_has_a_level_more():
-    assert EFFICIENTDETS["d7x"].levels == 6
-    assert {row.levels for name, row in EFFICIENTDETS.items() if name != "d7x"} == {5}
+    assert EFFICIENTDETS["d7x"].levels == EFFICIENTDETS["d7x-fpn"].levels == 6
+    assert {row.levels for name, row in EFFICIENTDETS.items() if not name.startswith("d7x")} == {5}
+
+
+def test_every_detector_has_each_other_neck_and_nothing_else_changed():
+    assert len(EFFICIENTDETS) == len(PUBLISHED_EFFICIENTDETS) * len(NECKS)
+    for name, row in PUBLISHED_EFFICIENTDETS.items():
+        variants = {neck: EFFICIENTDETS[f"{name}-{neck}"] for neck in NECKS if neck != row.neck}
+        assert len(variants) == len(NECKS) - 1 and f"{name}-{row.neck}" not in EFFICIENTDETS
+        for neck, variant in variants.items():
+            assert variant == row._replace(name=f"{name}-{neck}", neck=neck)
+            assert normalization(variant.name) == normalization(name) and input_size(variant.name) == input_size(name)
+
+
+def test_the_published_necks_are_bifpns_weighted_but_for_d6_and_larger_and_lite():
+    # google/automl's and effdet's configurations
+    summed = {"d6", "d7", "d7x", *(f"det-lite{index}" for index in range(5))}
+    assert {name for name, row in PUBLISHED_EFFICIENTDETS.items() if row.neck == "bifpn-sum"} == summed
+    assert {row.neck for row in PUBLISHED_EFFICIENTDETS.values()} == {"bifpn-sum", "bifpn-fast"}
 
 
 def test_each_family_is_normalized_as_it_was_trained():

@@ -11,6 +11,7 @@ from effedge.pipeline.models.anchors import make_anchors
 from effedge.pipeline.models.create import create_model
 from effedge.pipeline.models.tables import MODELS
 from effedge.pipeline.weights.load import load_weights
+from effedge.pipeline.weights.save import save_weights
 from effedge.pipeline.weights.which_model import arch_of, recognize
 from tests.pipeline.synthetic_weights import fill
 
@@ -61,8 +62,44 @@ def test_the_models_of_a_size_are_recognized_under_any_prefix(name):
     assert {other.removeprefix("efficientnet_").removeprefix("efficientdet_") for other in found} == {stem}
 
 
+@pytest.mark.parametrize("name", ["d0-panet", "d0-fpn", "d0-bifpn-sum", "det-lite0-panet-fast"])
+def test_another_neck_is_recognized_where_no_published_model_has_it(name):
+    with torch.device("meta"):
+        state = create_model(name, 5).state_dict()
+    assert recognize(state) == [name, f"efficientdet_{name.removeprefix('det-')}"]
+
+
+def test_a_detector_of_another_neck_is_named_whatever_model_was_asked_for(states, load):
+    message = load(states("det-lite0-panet"), "det-lite0")
+    assert "its sizes are those of det-lite0-panet and efficientdet_lite0-panet: give MODEL=det-lite0-panet" in message
+    assert "give MODEL=det-lite0" in load(states("det-lite0"), "det-lite0-fpn")
+
+
+def test_effdets_own_detector_with_another_neck_needs_no_name_of_its_own(states, load):
+    """effdet's trainer says `arch` and has the neck as `fpn_name` of its configuration."""
+    said = {"arch": "efficientdet_lite0", "config": {"fpn_name": "pan_fa"}}
+    content = said | {"state_dict": states("efficientdet_lite0-panet-fast")}
+    loaded, lines = load(content, "efficientdet_lite0-panet-fast")
+    assert loaded.classes == 3 and not any("it fits" in line for line in lines)
+    assert load(content, "det-lite0-panet-fast").endswith("give MODEL=efficientdet_lite0-panet-fast")
+
+
+def test_softmax_fusion_is_not_taken_for_fast_normalized_fusion(states, load, tmp_path):
+    content = {"state_dict": states("d0"), "config": {"fpn_name": "bifpn_attn"}}
+    assert load(content, "d0").endswith("give MODEL=d0-bifpn-softmax")
+    assert load(content, "d0-bifpn-softmax")[0].classes == 3
+    # A file that says nothing is taken as asked, without a doubt about softmax, which no published weights have.
+    assert not any("it fits" in line for line in load(states("d0"), "d0")[1])
+    # effedge's own file says which neck it has.
+    own = tmp_path / "own.safetensors"
+    save_weights(states("d0"), own, {"model": "d0-bifpn-softmax", "labels": '["a", "b", "c"]', "size": "128"})
+    assert load_weights("d0-bifpn-softmax", str(own)).size == (128, 128)
+    with pytest.raises(UserError, match="is of d0-bifpn-softmax, and MODEL is d0: give MODEL=d0-bifpn-softmax"):
+        load_weights("d0", str(own))
+
+
 def test_every_name_of_timm_and_effdet_leads_back_to_its_model():
-    from effedge.pipeline.models.tables import model_of_arch
+    from effedge.pipeline.models.names import model_of_arch
 
     assert [model_of_arch(arch_of(name)) for name in MODELS] == list(MODELS)
 
