@@ -132,7 +132,12 @@ def chain_of_simplified(simplified: Path, request: Request, data: ChainData) -> 
         build = BuildRequest(
             prepared, read_header(prepared), request.precision, request.target, request.build_options, ranges
         )
-        return bundle_stage(build, image=request.selftest_image, calibration=data.calibration)
+        return bundle_stage(
+            build,
+            image=request.selftest_image,
+            calibration=data.calibration,
+            proof_images=request.proof_images,
+        )
     engine = simplified.with_name(f"{request.precision}-{request.target.name}")
     build_options = request.build_options
     if data.calibration is not None and not build_options.compare_on:

@@ -2,8 +2,8 @@
 
     effedge prove user@board --models d0 b0
 
-Each model is bundled at each precision, and in FP16 for a DLA where the board has one, and installed as `effedge
-deploy` does it. Then, on the board (engines/proof/prove.py),
+Each model is bundled at each precision, also for a DLA where the board has one (FP16 and INT8), and installed as
+`effedge deploy` does it. Then, on the board (engines/proof/prove.py),
 
 1. its results in the bundle's images are compared with those of the same ONNX on ONNX Runtime here;
 2. it runs in turns with the model's FP16 engine, or FP32 where there is no FP16;
@@ -30,15 +30,13 @@ from effedge.deploy.common.locks import locked
 from effedge.deploy.common.messages import log
 from effedge.deploy.runtime.manifest import NAME as MANIFEST
 from effedge.engines.build_options import BuildOptions, add_build_options, read_build_options
-from effedge.engines.build_request import BuildRequest
 from effedge.engines.install import ENGINE, INSTALLED, LATENCY
-from effedge.engines.onnx_header import read_header
 from effedge.engines.proof.prove import PROOF
 from effedge.engines.targets import PRECISIONS, TARGETS, Target
 from effedge.pipeline.chain import run_chain
 from effedge.pipeline.models.tables import SIZE_HELP, Size, is_detector, parse_size
 from effedge.pipeline.request import Checkpoint, Request
-from effedge.pipeline.shipping.bundle import bundle_stage, device_files, pack
+from effedge.pipeline.shipping.bundle import device_files, pack
 from effedge.pipeline.shipping.proof_page import page
 from effedge.pipeline.shipping.proof_report import Row, make_report, new_row, readme_row, table
 from effedge.pipeline.shipping.push import deploy, fetch, names_there, run_job
@@ -49,6 +47,7 @@ from effedge.pipeline.shipping.ssh import Board, ConnectionLost, quoted
 MODELS = ("d0", "b0", "det-lite0:random")
 DETECTOR_IMAGES, CLASSIFIER_IMAGES = 12, 48
 SOAK_SECONDS = 600
+DLA_PRECISIONS = ("fp16", "int8")
 BASELINES = ("fp16", "fp32")  # the first of them that is installed is raced with
 SOAKED = ("int8", "fp16", "fp32")  # the first of them that is installed
 # Prints the name of the board's target and the reason. The code is unpacked for that alone.
@@ -189,9 +188,9 @@ def proved(plan: Plan, board: Board) -> Iterator[Row]:
 
 
 def cases(plan: Plan, checkpoint: Checkpoint) -> list[Case]:
-    """Lists the cases of a model: each precision, and FP16 for the DLA of a target that has one."""
+    """Lists the cases of a model: each precision, and each that a DLA has, where the target has one."""
     plain = [Case(checkpoint, precision) for precision in plan.precisions]
-    return plain + [Case(checkpoint, "fp16", dla=True)] * plan.target.dla
+    return plain + [replace(case, dla=True) for case in plain if plan.target.dla and case.precision in DLA_PRECISIONS]
 
 
 def first_of(precisions: Sequence[str], installed: Collection[Case]) -> Case | None:
@@ -202,17 +201,12 @@ def first_of(precisions: Sequence[str], installed: Collection[Case]) -> Case | N
 def make_bundle(case: Case, plan: Plan) -> Path:
     """Runs the chain and packs the bundle; returns the archive's path."""
     options = replace(plan.build_options, dla="fallback") if case.dla else plan.build_options
-    options.check(plan.target, case.precision)
     request = Request(
-        case.checkpoint, case.precision, plan.target, plan.out, calibration=plan.calibration, until="calibrate",
+        case.checkpoint, case.precision, plan.target, plan.out, calibration=plan.calibration, until="bundle",
         build_options=options,
-    )  # fmt: skip
-    onnx = run_chain(request)
-    return bundle_stage(
-        BuildRequest(onnx, read_header(onnx), case.precision, plan.target, options),
-        calibration=plan.calibration,
         proof_images=DETECTOR_IMAGES if is_detector(case.checkpoint.model) else CLASSIFIER_IMAGES,
-    )
+    )  # fmt: skip
+    return run_chain(request)
 
 
 def read_installed(row: Row, folder: Path) -> None:

@@ -31,12 +31,13 @@ def test_every_precision_of_a_model_is_proved_in_one_report(start, out):
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((out / "prove-board" / "report.json").read_text())
     rows = {row["label"]: row for row in report["rows"]}
-    assert report["target"] == "jetson-orin" and len(rows) == 4
+    assert report["target"] == "jetson-orin" and len(rows) == 5
     for row in rows.values():
         assert row["reason"] == "", row
         assert row["installed"]["backend"]["version"] == JETPACK_62.tensorrt
         assert row["proof"]["agreement"]
-    [int8] = [row for row in rows.values() if row["precision"] == "int8"]
+    int8, on_the_dla = (row for row in rows.values() if row["precision"] == "int8")
+    assert on_the_dla["dla"] and on_the_dla["installed"]["backend"]["dla"]["mode"] == "fallback"
     assert int8["proof"]["race"]["ratio"] > 0 and int8["proof"]["soak"]
     assert "jetson-orin" in (out / "prove-board" / "report.html").read_text()
 

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from onnx import TensorProto
 
 import effedge
 from effedge.deploy.common.files import write_json
+from effedge.engines.build_request import BuildRequest
 from effedge.engines.onnx_header import read_header
 from effedge.engines.targets import TARGETS
 from effedge.pipeline.models.tables import is_detector
@@ -54,15 +56,18 @@ def detector(path):
 
 
 def prepared(request):
-    """What the chain would prepare."""
+    """The ONNX that the chain would prepare, packed as the chain does it."""
     checkpoint = request.source
     folder = request.out / f"{checkpoint.model}-{checkpoint.weights}"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{request.precision}.onnx"
     if is_detector(checkpoint.model):
-        return detector(path)
-    spec = {**graphs.spec(), "weights": checkpoint.weights}
-    return graphs.network(path, quantized=request.precision == "int8", opset=17, metadata={"effedge": spec})
+        onnx = detector(path)
+    else:
+        spec = {**graphs.spec(), "weights": checkpoint.weights}
+        onnx = graphs.network(path, quantized=request.precision == "int8", opset=17, metadata={"effedge": spec})
+    build = BuildRequest(onnx, read_header(onnx), request.precision, request.target, request.build_options)
+    return bundle.bundle_stage(build, calibration=request.calibration, proof_images=request.proof_images)
 
 
 @pytest.fixture
@@ -253,11 +258,13 @@ def test_the_board_is_asked_for_its_target(call, board, tmp_path, monkeypatch):
     assert not (board / "effedge" / ".probe").exists()
 
 
-def test_a_board_with_a_dla_has_a_case_more(tmp_path):
+def test_a_board_with_a_dla_has_a_case_more_for_each_precision_of_the_dla(tmp_path):
     target = prove.TARGETS["jetson-orin"]
-    plan = prove.Plan([], ["fp16", "int8"], target, tmp_path, None, prove.BuildOptions(), "python3", 0)
-    cases = prove.cases(plan, prove.Checkpoint("d0"))
-    assert [case.label for case in cases] == ["d0 fp16", "d0 int8", "d0 fp16 on the DLA"]
+    plan = prove.Plan([], ["fp32", "fp16", "int8"], target, tmp_path, None, prove.BuildOptions(), "python3", 0)
+    labels = [case.label for case in prove.cases(plan, prove.Checkpoint("d0"))]
+    assert labels == ["d0 fp32", "d0 fp16", "d0 int8", "d0 fp16 on the DLA", "d0 int8 on the DLA"]
+    without = replace(plan, target=prove.TARGETS["jetson-thor"])
+    assert not any(case.dla for case in prove.cases(without, prove.Checkpoint("d0")))
 
 
 @pytest.mark.parametrize(
