@@ -10,7 +10,7 @@ import contextlib
 import importlib
 import importlib.metadata
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
@@ -102,7 +102,7 @@ def make_engine(
         options={
             "precision": precision,
             "target": target.name,
-            **asdict(build_options),
+            **asdict(replace(build_options, compare_on="")),  # its content counts, as an input, and not its path
             "compute_capabilities": tuple(build_options.numbered_capabilities()),
         },  # fmt: skip
         tools=[distribution] if distribution else [],
