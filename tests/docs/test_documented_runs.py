@@ -23,7 +23,7 @@ from tests.docs.documented import ROOT, documented_commands
 LEFT_OUT = {
     r"^effedge fleet ": "there are no boards",
     r"^make (test|test-slow|test-boards|lint|setup|docs)\b": "these targets run the tests, or what the tests run",
-    r"user@board|HOST=|/\.trusted/": "there is no board",
+    r"user@board|HOST=|~/effedge/|^sh install": "there is no board",
     r"^pytest --latency-baseline": "it would run these tests; tests/deploy/test_latency_test.py runs it elsewhere",
     r"--target (trt|jetson-orin) --out": "there is no GPU",
     r"kernel_times|/dev/video0|camera:0": "there is no GPU, or no camera",
@@ -34,11 +34,12 @@ LEFT_OUT = {
     r"^(\.|eval|curl) |service.py": "a shell's own, or a service, which has a test",
     r"^effedge (serve|demo) |serving_load": "it runs until Ctrl-C, or ten minutes, and has a test",
     r"^\.venv/bin/pip ": "it installs what the tests have",
-    r"bccd/|lite0:imagenet|WEIGHTS=imagenet|--init imagenet|d0-(128|256|512)\.saf": "it needs data from elsewhere",
+    r"bccd/|--data imagenet/|lite0:imagenet|WEIGHTS=imagenet|--init imagenet": "it needs data from elsewhere",
+    r"d0-(128|256|512)\.saf": "it goes on from a long training",
     r"b0-160": "it starts from such a training",
     r"^effedge train d0 --size 512": "it takes hours",
     r"hf-hub:|timm:": "it needs the Hugging Face hub; the tests of weights have a server of its shape",
-    r"make engine MODEL=d0 WEIGHTS=mine.pth|engine d0-panet": "the weights are another model's",
+    r"MODEL=d0 WEIGHTS=mine.pth|engine d0-panet|MODEL=det-lite0 WEIGHTS=mine": "the weights are another model's",
 }
 SHORTER = [
     (r"--epochs \d+|EPOCHS=\d+|--steps \d+", "--steps 2"),
@@ -47,6 +48,7 @@ SHORTER = [
     (r"--limit 100|--data digits$", "--data digits --limit 20"),
     (r"--models d0 d1 --batches 1 4", "--models b0 --batches 1"),
     (r"LIMIT=100", "LIMIT=10"),
+    (r"heat=scores", "logits=logits"),  # the output's name in the test's network
 ]
 
 

@@ -86,7 +86,7 @@ def test_own_checkpoint(tmp_path):
     folder = digits_folder("classification", "val", size=64, count=100)
     done = run_example("own_checkpoint.py", "b0", weights, folder, folder, cwd=tmp_path)
     lines = [line for line in done.stdout.splitlines() if "top-1" in line]
-    assert [line.split(":")[0] for line in lines] == [f"build/b0-b0-digits/{name}-cpu" for name in ("fp16", "int8")]
+    assert [line.split(":")[0] for line in lines] == [f"build/b0-b0_digits/{name}-cpu" for name in ("fp16", "int8")]
 
 
 @pytest.mark.slow
@@ -94,7 +94,10 @@ def test_latency_test(build, tmp_path):
     """`examples/test_latency.py` in pytest; a busy machine skips it."""
     engine, baseline = build(), tmp_path / "baseline.json"
     record = [sys.executable, "-m", "effedge", "latency-test", str(engine), "--baseline", str(baseline), "--record"]
-    subprocess.run(record, cwd=ROOT, check=True, capture_output=True)
+    recorded = subprocess.run(record, cwd=ROOT, capture_output=True, text=True)
+    if "too busy" in recorded.stderr:
+        pytest.skip(recorded.stderr)
+    assert recorded.returncode == 0, recorded.stderr
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLES / "test_latency.py")]
     environment = {**os.environ, "ENGINE": str(engine), "BASELINE": str(baseline)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -20,7 +20,7 @@ from effedge.engines.onnx_header import Header, onnx_files
 from effedge.engines.stage import run_stage
 from effedge.pipeline.export.foreign_model import read_foreign
 from effedge.pipeline.export.heads.image_input import IMAGE, add_image_input, image_size
-from effedge.pipeline.export.heads.table import CORNERS, HEADS, Head, likely_head
+from effedge.pipeline.export.heads.table import ANCHORS_PER_CELL, CORNERS, DELTAS, HEADS, Head, likely_head
 from effedge.pipeline.export.simplify import TOOLS
 from effedge.pipeline.weights.class_names import read_labels
 
@@ -51,12 +51,11 @@ def attach_head(source: Path, name: str, labels: Path | None, batch: Batch) -> i
 
     head = HEADS[name]
     model, trial = read_foreign(source, batch, None)
-    names = read_names(labels, dict(model.metadata_props), source, head, list(model.graph.outputs))
-    shapes = {output: array.shape for output, array in trial.run(ir.to_proto(model), source).items()}
+    arrays = trial.run(ir.to_proto(model), source)
+    names = read_names(labels, dict(model.metadata_props), source, head, [array.shape for array in arrays.values()])
     free_names(model, {IMAGE, *OUTPUTS})
-    shapes = dict(zip([value.name or "" for value in model.graph.outputs], shapes.values(), strict=True))
     size = add_image_input(model, head, source)
-    add_candidates(model, head, len(names), size, shapes, source)
+    add_candidates(model, head, len(names), size, arrays, source)
     common.RemoveUnusedNodesPass()(model)
     first = model.graph.inputs[0].shape[0]  # type: ignore[index]
     bounds = [first] * 3 if isinstance(first, int) else list(batch)
@@ -90,11 +89,15 @@ def make_head_spec(
 
 
 def read_names(
-    labels: Path | None, metadata: dict[str, str], source: Path, head: Head, outputs: Sequence[ir.Value]
+    labels: Path | None, metadata: dict[str, str], source: Path, head: Head, shapes: Sequence[Sequence[int]]
 ) -> list[str | None]:
-    """Reads the classes' names of a file, or those in the metadata, as {0: 'person', ...}.
+    """Reads the classes' names of a file, or those in the metadata, as {0: 'person', ...}, or takes the head's own.
 
-    Empty lines, which are class ids without a class, are dropped where the model's output has no column for them.
+    Empty lines, which are class ids without a class, are dropped where the model's output has no column for them. A
+    first line for the background is none of a class's.
+
+    Args:
+        shapes: of the model's outputs.
 
     Raises:
         UserError: there are neither, or the file has none.
@@ -103,18 +106,29 @@ def read_names(
         names = read_labels(labels)
         while names and names[-1] is None:
             names.pop()
+        if head.boxes == DELTAS and names and (names[0] or "background").strip("_").lower() == "background":
+            names = names[1:]
         named: list[str | None] = [name for name in names if name is not None]
         if not named:
             raise UserError(f"'{labels}' (--labels) has no names: expected a class name a line")
-        widths = {size for value in outputs for size in value.shape or () if isinstance(size, int)}
-        return names if head.columns(len(names)) in widths or head.boxes == CORNERS else named
+        return names if head.boxes == CORNERS or is_width(shapes, head, len(names)) else named
     try:
         stated = ast.literal_eval(metadata.get("names", ""))
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         stated = None
     if isinstance(stated, dict) and sorted(stated) == list(range(len(stated))) and stated:
         return [str(stated[number]) for number in range(len(stated))]
+    if head.labels:
+        return list(head.labels)
     raise UserError(f"'{source}' does not say what its classes are: give a file with a name a line, LABELS (--labels)")
+
+
+def is_width(shapes: Sequence[Sequence[int]], head: Head, classes: int) -> bool:
+    """Tells if an output has the columns of so many classes, or the channels of a RetinaNet with so many."""
+    widths = head.score_columns(classes) if head.apart else (head.columns(classes), *head.score_columns(classes))
+    columns = {columns for shape in shapes for columns in shape[1:] if len(shape) < 4}
+    channels = {shape[1] for shape in shapes if len(shape) == 4}
+    return any(width in columns or ANCHORS_PER_CELL * width in channels for width in widths)
 
 
 def attach_stage(source: Path, artefact: Path, name: str, labels: Path | None, batch: Batch) -> bool:

@@ -8,15 +8,27 @@ that of the largest class score.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
 
 from effedge.deploy.common.cli import UserError
 from effedge.pipeline.export.heads.builder import Builder
-from effedge.pipeline.export.heads.table import CENTRES, CORNERS, DISTANCES, GRID, Head
-from effedge.pipeline.models.engine_graph import CANDIDATES
+from effedge.pipeline.export.heads.outputs import Rows, find_rows
+from effedge.pipeline.export.heads.priors import PRIORS, priors_of
+from effedge.pipeline.export.heads.table import (
+    CENTRES,
+    CORNERS,
+    DELTAS,
+    DISTANCES,
+    GRID,
+    PIXELS,
+    RELATIVE,
+    Head,
+)
+from effedge.pipeline.models.engine_graph import CANDIDATES, STRETCH_LIMIT
 
 OUTPUTS = ("boxes", "scores", "classes")
 LOG_SIZE_LIMIT = 10.0  # e^10 strides: no exp() overflows on a wild background cell, and no box is as large
@@ -27,36 +39,36 @@ def add_candidates(
     head: Head,
     classes: int,
     size: tuple[int, int],
-    shapes: Mapping[str, Sequence[int]],
+    arrays: Mapping[str, np.ndarray],
     path: object,
 ) -> None:
     """Replaces the network's outputs by candidates, in place.
 
     Args:
         size: (height, width) of the input.
-        shapes: of the outputs, as a run has them.
+        arrays: the outputs of a run, in the model's order, by the names that the file has for them.
 
     Raises:
-        UserError: no output is that of such a head with so many classes.
+        UserError: no output is that of such a head with so many classes, or its boxes' priors are unknown.
     """
     builder = Builder("postprocessing", model.opset_imports[""])
-    outputs = {value.name or "": value for value in model.graph.outputs}
-    rows, count = find_rows(builder, head, classes, outputs, shapes, size)
+    outputs = dict(zip(arrays, model.graph.outputs, strict=True))
+    rows = find_rows(builder, head, classes, outputs, arrays, size)
     if rows is None:
-        given = ", ".join(f"'{name}' {list(shape)}" for name, shape in shapes.items())
-        cells = f"{head.cells(*size)} " if head.strides and head.boxes in (GRID, DISTANCES) else ""
+        given = ", ".join(f"'{name}' {list(array.shape)}" for name, array in arrays.items())
         raise UserError(
             f"'{path}' has the outputs {given}, which are not those of this head for {classes} classes: expected "
-            f"{cells}rows of {head.columns(classes)} columns (--head, --labels)"
+            f"{expected_outputs(head, classes, size)} (--head, --labels)"
         )
-    if rows.dtype == ir.DataType.FLOAT16:
-        rows = builder.op("Cast", rows, to=ir.DataType.FLOAT)
-    kept = min(CANDIDATES, count)
-    code = CENTRES if head.boxes == GRID and is_decoded(model) else head.boxes
-    if code == CORNERS:
-        results = sorted_detections(builder, rows, kept)
+    if rows.value.dtype == ir.DataType.FLOAT16:
+        rows = dataclasses.replace(rows, value=builder.op("Cast", rows.value, to=ir.DataType.FLOAT))
+    kept = min(CANDIDATES, rows.count)
+    if rows.code == GRID and not head.apart and is_decoded(model):
+        rows = dataclasses.replace(rows, code=CENTRES)
+    if rows.code == CORNERS:
+        results = sorted_detections(builder, rows.value, kept)
     else:
-        results = best_candidates(builder, rows, kept, head, code, classes, size)
+        results = best_candidates(builder, rows, kept, head, classes, size)
     batch = model.graph.inputs[0].shape[0]  # type: ignore[index]
     types = (ir.DataType.FLOAT, ir.DataType.FLOAT, ir.DataType.INT32)
     for value, name, dtype in zip(results, OUTPUTS, types, strict=True):
@@ -66,49 +78,22 @@ def add_candidates(
     model.graph.outputs[:] = results
 
 
+def expected_outputs(head: Head, classes: int, size: tuple[int, int]) -> str:
+    """Returns the words for the outputs that a head has with so many classes."""
+    if not head.apart:
+        cells = f"{head.cells(*size)} " if head.strides and head.boxes in (GRID, DISTANCES) else ""
+        return f"{cells}rows of {head.columns(classes)} columns"
+    count = head.cells(*size)
+    if head.boxes == DELTAS:
+        count = sum(len(level.boxes) for level in PRIORS[head.priors](size)) if head.priors else 0
+    scores = " or ".join(str(columns) for columns in head.score_columns(classes))
+    objectness = ", of 1 (objectness)" if head.objectness else ""
+    return f"{f'{count} ' if count else ''}rows of 4 columns (boxes){objectness} and of {scores} (scores)"
+
+
 def is_decoded(model: ir.Model) -> bool:
     """Tells if a YOLOX decodes its boxes itself (`--decode_in_inference`): nothing else in it is exponential."""
     return any(node.op_type == "Exp" for node in model.graph)
-
-
-def find_rows(
-    builder: Builder,
-    head: Head,
-    classes: int,
-    outputs: Mapping[str, ir.Value],
-    shapes: Mapping[str, Sequence[int]],
-    size: tuple[int, int],
-) -> tuple[ir.Value | None, int]:
-    """Finds the output of boxes, [N,A,columns], or [N,columns,A] where the head's columns come first; None: none.
-
-    A NanoDet may have an output of scores and one of boxes for each level instead, of which this makes one.
-    """
-    columns, axis = head.columns(classes), 1 if head.columns_first else 2
-    cells = head.cells(*size) if head.boxes in (GRID, DISTANCES) else None
-    fitting = [
-        (outputs[name], shape[3 - axis])
-        for name, shape in shapes.items()
-        if len(shape) == 3 and shape[axis] == columns and cells in (None, shape[3 - axis])
-    ]
-    if len(fitting) == 1:
-        return fitting[0]
-    if head.boxes != DISTANCES or len(shapes) != 2 * len(head.strides):
-        return None, 0
-    levels = [-(-size[0] // stride) * -(-size[1] // stride) for stride in head.strides]
-    parts = []
-    for width, at in ((classes, 0), (head.box_columns, -1)):
-        found = [[n for n, shape in shapes.items() if tuple(shape[-2:]) == (level, width)] for level in levels]
-        if not all(found):
-            return None, 0
-        # Where there are as many classes as columns of a box, scores come first.
-        level_values = [outputs[names[at]] for names in found]
-        flat = [len(shapes[names[at]]) == 2 for names in found]
-        values = [
-            builder.op("Unsqueeze", value, builder.integers(0)) if is_flat else value
-            for value, is_flat in zip(level_values, flat, strict=True)
-        ]
-        parts.append(builder.op("Concat", *values, axis=1))
-    return builder.op("Concat", *parts, axis=2), sum(levels)
 
 
 def sorted_detections(builder: Builder, rows: ir.Value, kept: int) -> list[ir.Value]:
@@ -121,20 +106,27 @@ def sorted_detections(builder: Builder, rows: ir.Value, kept: int) -> list[ir.Va
 
 
 def best_candidates(
-    builder: Builder, rows: ir.Value, kept: int, head: Head, code: str, classes: int, size: tuple[int, int]
+    builder: Builder, rows: Rows, kept: int, head: Head, classes: int, size: tuple[int, int]
 ) -> list[ir.Value]:
-    """Chooses the `kept` best (box, class) pairs of all rows, and decodes their boxes."""
+    """Chooses the `kept` best (box, class) pairs of all rows, and decodes their boxes.
+
+    Sigmoid and root keep the order, so they are taken of those that are chosen.
+    """
     axis, columns = 1 if head.columns_first else 2, head.columns(classes)
     first = head.box_columns + head.objectness if head.boxes_first else 0
-    best = builder.reduce_max(builder.columns(rows, first, first + classes, axis), axis)
+    best = builder.reduce_max(builder.columns(rows.value, first, first + classes, axis), axis)
     if head.objectness:
-        objectness = builder.columns(rows, first - 1, first, axis)
+        objectness = builder.columns(rows.value, first - 1, first, axis)
         best = builder.op("Mul", best, builder.op("Squeeze", objectness, builder.integers(axis)))
     _, chosen = builder.top(best, kept)  # [N,K]
-    best_rows = builder.gather_rows(rows, chosen, columns, head.columns_first)  # [N,K,columns]
+    best_rows = builder.gather_rows(rows.value, chosen, columns, head.columns_first)  # [N,K,columns]
     scores = builder.columns(best_rows, first, first + classes, 2)
+    if rows.logits:
+        scores = builder.op("Sigmoid", scores)
     if head.objectness:
         scores = builder.op("Mul", scores, builder.columns(best_rows, first - 1, first, 2))
+    if head.roots:
+        scores = builder.op("Sqrt", scores)
     best_scores, pairs = builder.top(builder.op("Reshape", scores, builder.integers(0, -1)), kept)
     rank = builder.op("Div", pairs, builder.integers(classes))  # within the rows that were chosen
     class_ids = builder.op("Sub", pairs, builder.op("Mul", rank, builder.integers(classes)))
@@ -145,7 +137,7 @@ def best_candidates(
     start = 0 if head.boxes_first else classes
     best_codes = builder.columns(sorted_rows, start, start + head.box_columns, 2)
     cells = builder.op("GatherElements", chosen, rank, axis=1)
-    boxes = decode_boxes(builder, best_codes, cells, head, code, size)
+    boxes = decode_boxes(builder, best_codes, cells, head, rows.code, size)
     return [boxes, best_scores, builder.op("Cast", class_ids, to=ir.DataType.INT32)]
 
 
@@ -155,6 +147,13 @@ def decode_boxes(
     """Decodes codes [N,K,columns] of the rows `cells` [N,K] to boxes [N,K,4], xyxy in pixels."""
     if code == CENTRES:
         return corners(builder, builder.columns(codes, 0, 2, 2), builder.columns(codes, 2, 4, 2))
+    if code == PIXELS:
+        return codes
+    if code == RELATIVE:
+        return builder.op("Mul", codes, builder.constant(np.array(size[::-1] * 2, np.float32)))
+    if code == DELTAS:
+        prior = builder.op("Gather", builder.constant(priors_of(head.priors, size)), cells, axis=0)  # [N,K,4]
+        return decode_deltas(builder, codes, prior, head)
     points, strides = place_cells(head, size)
     point = builder.op("Gather", builder.constant(points), cells, axis=0)  # [N,K,2], in pixels
     stride = builder.op("Gather", builder.constant(strides), cells, axis=0)  # [N,K,1]
@@ -172,6 +171,21 @@ def decode_boxes(
     low = builder.op("Sub", point, builder.columns(distances, 0, 2, 2))
     high = builder.op("Add", point, builder.columns(distances, 2, 4, 2))
     return builder.op("Concat", low, high, axis=2)
+
+
+def decode_deltas(builder: Builder, codes: ir.Value, prior: ir.Value, head: Head) -> ir.Value:
+    """Decodes codes [N,K,4] to boxes [N,K,4], xyxy, by their priors of centre, width and height [N,K,4].
+
+    "SSD: Single Shot MultiBox Detector" (https://arxiv.org/abs/1512.02325), equation 2, with the variances that its
+    implementations divide by. A box is at most 62.5 times its prior, as in torchvision, MMDetection and Detectron2.
+    """
+    centre_factor, size_factor = (builder.constant(np.array(factor, np.float32)) for factor in head.variances)
+    prior_centre, prior_size = builder.columns(prior, 0, 2, 2), builder.columns(prior, 2, 4, 2)
+    shift = builder.op("Mul", builder.op("Mul", builder.columns(codes, 0, 2, 2), centre_factor), prior_size)
+    limit = builder.constant(np.array(STRETCH_LIMIT, np.float32))
+    log_size = builder.op("Clip", builder.op("Mul", builder.columns(codes, 2, 4, 2), size_factor), None, limit)
+    box_size = builder.op("Mul", builder.op("Exp", log_size), prior_size)
+    return corners(builder, builder.op("Add", prior_centre, shift), box_size)
 
 
 def corners(builder: Builder, centre: ir.Value, size: ir.Value) -> ir.Value:

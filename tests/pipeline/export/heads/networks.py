@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from effedge.pipeline.export.heads.table import HEADS
 from tests.pipeline.export.foreign_files import save
 
 SIZE = (64, 96)  # height, width
@@ -172,3 +173,92 @@ def reference(name: str, output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def xyxy(boxes: np.ndarray) -> np.ndarray:
     """Corners of boxes of centre, width and height."""
     return np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
+
+
+APART = [name for name, head in HEADS.items() if head.apart]
+JOINED = [name for name, head in HEADS.items() if not head.apart]
+# Height, width: of sizes that the cells do not divide, where the project has no fixed one.
+APART_SIZES = {"ssd300": (300, 300), "yunet": (64, 96), "ssdlite": (96, 128)}
+
+
+def apart_size(name: str) -> tuple[int, int]:
+    return APART_SIZES.get(name, (120, 168))
+
+
+def apart_network(
+    name: str, path: Path, count: int, classes: int = CLASSES, decoded: str = "", levels: tuple[int, ...] = ()
+) -> Path:
+    """Writes a network with scores and boxes apart, noise that depends on the image.
+
+    Args:
+        count: of boxes.
+        classes: of the scores' columns, with the background.
+        decoded: the boxes are corners, "relative" or in "pixels".
+        levels: boxes of each level, for an output of its own; as maps of MMDetection where `name` is of that.
+    """
+    random = np.random.default_rng(11)
+    height, width = apart_size(name)
+    widths = {"scores": classes, "boxes": 4, **({"objectness": 1} if name == "yunet" else {})}
+    nodes = [
+        helper.make_node("Conv", ["images", "kernel"], ["features"], kernel_shape=[3, 3], pads=[1] * 4),
+        helper.make_node("Tanh", ["features"], ["bounded"]),
+        helper.make_node("ReduceMean", ["bounded"], ["mean"], axes=[2, 3], keepdims=0),
+        helper.make_node("Unsqueeze", ["mean", "two"], ["factor"]),
+    ]
+    scale = 0.02 if max(HEADS[name].mean) < 2 and HEADS[name].std[0] == 1 else 0.2
+    constants: dict[str, np.ndarray] = {
+        "kernel": (random.normal(0, scale / 10, (1, 3, 3, 3))).astype(np.float32),
+        "two": np.int64([2]),
+    }
+    outputs: dict[str, list[int]] = {}
+    for part, columns in widths.items():
+        start = 0
+        for number, boxes in enumerate(levels or (count,)):
+            at = f"{part}_{number}" if levels else part
+            table = random.normal(0, 1, (1, boxes, columns)).astype(np.float32)
+            if part == "boxes" and decoded:
+                low = random.uniform(0, 0.5, (1, boxes, 2))
+                table = np.concatenate([low, low + random.uniform(0.01, 0.5, (1, boxes, 2))], axis=2)
+                table = (table * ((width, height) * 2 if decoded == "pixels" else (1,) * 4)).astype(np.float32)
+            constants[f"table_{at}"] = table
+            moved = np.zeros_like(table) if decoded and part == "boxes" else random.normal(0, 1, table.shape)
+            constants[f"gain_{at}"] = moved.astype(np.float32)
+            nodes.append(helper.make_node("Mul", ["factor", f"gain_{at}"], [f"product_{at}"]))
+            probable = name == "yunet" and part != "boxes"
+            made = f"raw_{at}" if probable or "mmdet" in name else at
+            nodes.append(helper.make_node("Add", [f"product_{at}", f"table_{at}"], [made]))
+            outputs[at] = [1, boxes, columns]
+            if probable:
+                nodes.append(helper.make_node("Sigmoid", [made], [at]))
+            elif "mmdet" in name:
+                rows, across = maps(name)[number]
+                constants[f"shape_{at}"] = np.int64([1, rows, across, 9 * columns])
+                nodes.append(helper.make_node("Reshape", [made, f"shape_{at}"], [f"cells_{at}"]))
+                nodes.append(helper.make_node("Transpose", [f"cells_{at}"], [at], perm=[0, 3, 1, 2]))
+                outputs[at] = [1, 9 * columns, rows, across]
+            start += boxes
+    return save(path, nodes, {"images": [1, 3, height, width]}, outputs, constants)
+
+
+def maps(name: str) -> list[tuple[int, int]]:
+    """Rows and columns of each level's cells."""
+    height, width = apart_size(name)
+    return [(-(-height // stride), -(-width // stride)) for stride in HEADS[name].strides]
+
+
+def apart_input(name: str, image: np.ndarray) -> np.ndarray:
+    """The input that the project makes of an image, RGB uint8 [N,H,W,3]."""
+    pixels = image.astype(np.float64)
+    mean, std = {
+        "yunet": (0, 1),  # configs/yunet_n.py: to_rgb=False
+        "ultraface": (127, 128),  # image_mean, image_std of fd_config.py
+        "ssd": (127, 128),  # mobilenetv1_ssd_config.py
+        "ssd300": (255 * np.array([0.48235, 0.45882, 0.40784]), 1),  # image_mean, image_std of ssd.py
+        "ssdlite": (127.5, 127.5),  # image_mean, image_std of ssdlite.py
+        "retinanet": (255 * np.array([0.485, 0.456, 0.406]), 255 * np.array([0.229, 0.224, 0.225])),
+        "retinanet-mmdet": ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]),  # img_norm_cfg
+        "retinanet-detectron2": ([103.53, 116.28, 123.675], 1),  # PIXEL_MEAN, of BGR
+    }[name]
+    if name in ("yunet", "retinanet-detectron2"):
+        pixels = pixels[..., ::-1]
+    return np.ascontiguousarray(((pixels - mean) / std).transpose(0, 3, 1, 2), np.float32)

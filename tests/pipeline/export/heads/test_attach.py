@@ -14,10 +14,9 @@ from effedge.deploy.common.cli import UserError
 from effedge.engines.onnx_header import read_header
 from effedge.pipeline.export.heads import candidates
 from effedge.pipeline.export.heads.attach import attach_head, note_likely_head
-from effedge.pipeline.export.heads.table import HEADS
 from effedge.pipeline.export.simplify import simplify_file
 from tests.pipeline.export.foreign_files import run_file, save
-from tests.pipeline.export.heads.networks import SIZE, network, network_input, reference
+from tests.pipeline.export.heads.networks import JOINED, SIZE, network, network_input, reference
 
 ONE = (1, 1, 1)
 
@@ -51,7 +50,7 @@ def assert_same_candidates(outputs, boxes, scores, at=0):
     np.testing.assert_allclose(outputs["boxes"][at][alone], boxes[rows][alone], rtol=1e-4, atol=2e-3)
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", JOINED)
 def test_candidates_are_those_of_the_projects_own_post_processing(name, labels, tmp_path):
     source = network(name, tmp_path / "net.onnx")
     [output] = run_file(source, {"images": network_input(name, images())}).values()
@@ -59,7 +58,7 @@ def test_candidates_are_those_of_the_projects_own_post_processing(name, labels, 
     assert_same_candidates(outputs, *reference(name, output[0]))
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", JOINED)
 def test_of_more_rows_than_candidates_the_best_remain(name, labels, tmp_path, monkeypatch):
     monkeypatch.setattr(candidates, "CANDIDATES", 20)
     source = network(name, tmp_path / "net.onnx")
@@ -235,7 +234,7 @@ def test_a_classifier_gets_no_suggestion(tmp_path, caplog):
     assert not caplog.text
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", JOINED)
 def test_the_simplified_detector_runs_in_openvino(name, labels, tmp_path):
     openvino = pytest.importorskip("openvino")
     detector = attached(network(name, tmp_path / "net.onnx"), name, labels, tmp_path)
