@@ -44,6 +44,7 @@ LEFT_OUT = {
 SHORTER = [
     (r"--epochs \d+|EPOCHS=\d+|--steps \d+", "--steps 2"),
     (r"FINETUNE=\d+", "FINETUNE=2"),
+    (r"^(effedge finetune build/d0.*)", r"\1 --steps 2"),
     (r"--rounds 5", "--rounds 1"),
     (r"--limit 100|--data digits$", "--data digits --limit 20"),
     (r"--models d0 d1 --batches 1 4", "--models b0 --batches 1"),
