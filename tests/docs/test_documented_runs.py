@@ -32,7 +32,7 @@ LEFT_OUT = {
     r"^(make growth|make choose|effedge choose|make benchmark)": "it takes minutes a model, and has a test",
     r"make engine MODEL=lite0 WEIGHTS=imagenet": "it needs the extra lite0",
     r"^(\.|eval|curl) |service.py": "a shell's own, or a service, which has a test",
-    r"^effedge (serve|demo) |serving_load": "it runs until Ctrl-C, or ten minutes, and has a test",
+    r"^effedge (serve|demo) |serving_load|runtime_soak": "it runs until Ctrl-C, or ten minutes, and has a test",
     r"^\.venv/bin/pip ": "it installs what the tests have",
     r"bccd/|--data imagenet/|lite0:imagenet|WEIGHTS=imagenet|--init imagenet": "it needs data from elsewhere",
     r"d0-(128|256|512)\.saf": "it goes on from a long training",
