@@ -7,12 +7,12 @@ A Python model has the modules of effedge that it needs in its folder: Triton ma
 (from a bucket), and the server needs no effedge installed, nor may another effedge there change a result.
 """
 
+import importlib
 import json
 import shutil
 from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence
 
-import effedge
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.code_digest import PACKAGE, ROOT, source_files
 from effedge.deploy.common.files import atomic_folder
@@ -152,7 +152,7 @@ def write_code(folder: Path, module: str, backend: Optional[str] = None) -> None
     package = folder / PACKAGE
     modules: List[str] = [module, *([backend] if backend else [])]
     copy_files({file: package / file.relative_to(ROOT) for file in source_files(*modules)})
-    copy_files({Path(effedge.__file__): package / "__init__.py"})
+    copy_files({Path(str(importlib.import_module(PACKAGE).__file__)): package / "__init__.py"})
 
 
 def copy_files(files: Dict[Path, Path]) -> None:
