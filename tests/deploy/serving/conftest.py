@@ -1,15 +1,12 @@
 """A service in this process, of engines whose answers can be worked out by hand, at a free port of the loopback."""
 
 import contextlib
-import io
 import threading
 import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
-import numpy as np
 import pytest
-from PIL import Image
 
 for package in ("starlette", "uvicorn", "prometheus_client", "python_multipart", "httpx"):
     pytest.importorskip(package, reason=f"{package} is not installed (the extras 'serve' and 'dev')")
@@ -105,19 +102,3 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
-
-
-def scene(height: int = 120, width: int = 200, red: Any = (20, 40, 60, 100), blue: Any = (100, 10, 180, 50)) -> Any:
-    """An image, RGB uint8 [h,w,3], with a red and a blue rectangle on black; they are xyxy, None for none."""
-    image = np.zeros((height, width, 3), np.uint8)
-    for channel, box in ((0, red), (2, blue)):
-        if box is not None:
-            image[box[1] : box[3], box[0] : box[2], channel] = 255
-    return image
-
-
-def png(image: Any) -> bytes:
-    """An image as the bytes of a PNG file."""
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from effedge import Classifier, Detector
-from tests.deploy.serving.conftest import png, scene, wait_until
+from tests.deploy.scenes import png, scene
+from tests.deploy.serving.conftest import wait_until
 
 
 def test_detect_answers_what_the_detector_finds(serve, build):

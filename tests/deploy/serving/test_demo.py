@@ -9,7 +9,7 @@ from PIL import Image
 from effedge.deploy.serving import demo
 from effedge.deploy.serving.pages import SAMPLES, find_samples
 from tests.browser import Browser
-from tests.deploy.serving.conftest import scene
+from tests.deploy.scenes import scene
 from tests.deploy.serving.test_server import started, wait_for_answer
 
 SHOTS = os.environ.get("EFFEDGE_SCREENSHOTS")  # a folder to keep screenshots in, to be looked at

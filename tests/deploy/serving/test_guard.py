@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from effedge.deploy.serving.guard import Guard, host_name
-from tests.deploy.serving.conftest import png, scene
+from tests.deploy.scenes import png, scene
 
 
 @pytest.mark.parametrize(

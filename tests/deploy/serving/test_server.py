@@ -16,7 +16,7 @@ import pytest
 
 from effedge.deploy.serving import serve as command
 from effedge.deploy.serving.models.load import names_of
-from tests.deploy.serving.conftest import png, scene
+from tests.deploy.scenes import png, scene
 from tests.deploy.serving.test_app import half_sent
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -3,7 +3,7 @@ triton-inference-server/common, protobuf/model_config.proto: protobuf parses con
 
 import pytest
 
-pytest.importorskip("google.protobuf", reason="protobuf is not installed")
+pytest.importorskip("google.protobuf", minversion="4.22", reason="protobuf 4.22 or later is not installed")
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format  # noqa: E402
 
 FIELD = descriptor_pb2.FieldDescriptorProto

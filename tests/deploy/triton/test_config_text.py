@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest.importorskip("google.protobuf", reason="protobuf is not installed")
+pytest.importorskip("google.protobuf", minversion="4.22", reason="protobuf 4.22 or later is not installed")
 from google.protobuf import text_format  # noqa: E402
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto  # noqa: E402
 

@@ -11,7 +11,7 @@ from effedge import Classifier, Detector, Runner
 from effedge.deploy.triton.prepare_images import TritonPythonModel as Prepare
 from effedge.deploy.triton.run_engine import TritonPythonModel as RunEngine
 from effedge.deploy.triton.select_results import TritonPythonModel as Select
-from tests.deploy.serving.conftest import png, scene
+from tests.deploy.scenes import png, scene
 from tests.deploy.triton.conftest import change
 from tests.deploy.triton.fake_backend import Request, arguments, files, install
 

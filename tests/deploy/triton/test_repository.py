@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.serving.conftest import png, scene
+from tests.deploy.scenes import png, scene
 from tests.deploy.triton.conftest import change
 
-pytest.importorskip("google.protobuf", reason="protobuf is not installed")
+pytest.importorskip("google.protobuf", minversion="4.22", reason="protobuf 4.22 or later is not installed")
 from tests.deploy.triton.model_config import DATA_TYPES, KINDS, read  # noqa: E402
 
 NAMES = ["tiny", "tiny-engine", "tiny-file", "tiny-file-prepare", "tiny-prepare", "tiny-select"]

@@ -8,7 +8,7 @@ import pytest
 
 from effedge import Classifier, Detector
 from tests.deploy.conftest import model, ops, write_engine
-from tests.deploy.serving.conftest import png, scene
+from tests.deploy.scenes import png, scene
 from tests.deploy.triton.server import PYTHON, running
 
 pytestmark = [

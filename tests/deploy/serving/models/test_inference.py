@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from effedge import Classifier, Detector, Runner
-from tests.deploy.serving.conftest import png, scene
+from tests.deploy.scenes import png, scene
 
 HEADER = "Inference-Header-Content-Length"
 
