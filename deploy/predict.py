@@ -39,7 +39,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from effedge.deploy.common.cli import Parser, UserError
+from effedge.deploy.common.cli import Parser, UserError, number_within
 from effedge.deploy.common.files import atomic_file, atomic_files
 from effedge.deploy.common.messages import log
 from effedge.deploy.runtime.manifest import parse_manifest
@@ -57,13 +57,7 @@ KEPT_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 
 def probability(text: str) -> float:
     """Parses an argument that is a number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' was given, expected a number from 0 to 1")
-    return value
+    return number_within(text, 1, "a number from 0 to 1")
 
 
 def positive_count(text: str) -> int:

@@ -58,6 +58,21 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_USER_ERROR, f"error: {' '.join(message.split())} (--help lists the options)\n")
 
 
+def number_within(text: str, most: float, expected: str) -> float:
+    """Parses an argument that is a number from 0 to `most`. Raises ArgumentTypeError with what was `expected`.
+
+    >>> number_within("0.5", 1, "a number from 0 to 1")
+    0.5
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= most:
+        raise argparse.ArgumentTypeError(f"'{text}' was given, expected {expected}")
+    return value
+
+
 def choose(kind: str, given: str, known: Iterable[str]) -> str:
     """Returns `given` if it is one of the names `known`; else raises a UserError with the nearest name.
 

@@ -18,7 +18,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, List
 
-from effedge.deploy.common.cli import Parser, UserError
+from effedge.deploy.common.cli import Parser, UserError, number_within
 from effedge.deploy.common.messages import log
 
 if TYPE_CHECKING:
@@ -38,13 +38,7 @@ def whole(text: str) -> int:
 
 def milliseconds(text: str) -> int:
     """Parses milliseconds to microseconds."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 10_000:
-        raise argparse.ArgumentTypeError(f"'{text}' was given, expected milliseconds from 0 to 10000")
-    return round(1000 * value)
+    return round(1000 * number_within(text, 10_000, "milliseconds from 0 to 10000"))
 
 
 def parse_args() -> argparse.Namespace:

@@ -13,8 +13,8 @@ from effedge.deploy.triton.config_text import Message, Word, entries
 
 # Triton's backends that may run an engine, by the engine's runtime; the first is the default. "python" is effedge's own
 # runtime in Triton's Python backend, and gives exactly the results of effedge. Triton's OpenVINO backend is left out:
-# it has no setting for the precision that an engine was built and tested in (INFERENCE_PRECISION_HINT). TensorRT's
-# cannot read plans of TensorRT-RTX.
+# it has its own version of OpenVINO, and the engine was built and tested with another. TensorRT's cannot read plans of
+# TensorRT-RTX.
 SERVED_BY: Dict[str, Sequence[str]] = {
     "tensorrt": ("tensorrt", "python"),
     "tensorrt_rtx": ("python",),
