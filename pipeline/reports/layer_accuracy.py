@@ -29,6 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from effedge.calibration.report import read_report
 from effedge.calibration.sensitivity import (
     add_drops,
     add_outputs,
@@ -64,53 +65,50 @@ def main() -> None:
     if arguments.limit < 1:
         raise UserError(f"--limit {arguments.limit} leaves no images: expected 1 or more")
     float_path = arguments.float or arguments.model.with_name(FLOAT)
-    header = measure(arguments.model, float_path, arguments.data, images=arguments.images, limit=arguments.limit)
-    report = header.pop("report")
+    report = read_report(arguments.model)[1]
+    data = read_labelled_images(arguments.model, arguments.data, arguments.images, arguments.limit)
+    header = {"data": arguments.data, **measure(arguments.model, float_path, data)}
     rows = add_drops(rank_groups(report), header.pop("groups"), header["float"])
     print(format_table(rows, report, arguments.worst))
     print(describe_chance([row["drop"] for row in rows if row["drop"] is not None], header))
     write_outputs(rows, {"output_error": report["output_error"], **header}, arguments)
 
 
-def measure(
-    int8: Path, float_path: Path, data: str, *, images: Path | None = None, limit: int = LIMIT
-) -> dict[str, Any]:
+def measure(int8: Path, float_path: Path, data: DataSet, *, worst: int | None = None) -> dict[str, Any]:
     """Measures the float model, the INT8 model, and each of its groups isolated in INT8.
 
     Args:
         float_path: the float model that `int8` was made of.
-        data: a path that `effedge.pipeline.datasets.read.read_data` reads, or `digits`.
+        data: labelled images for the task and of the classes of the model.
+        worst: measures only so many groups, those with the largest gains; None: all.
 
     Returns:
-        "data", "images" (their number), "figure" ("AP" or "top-1"), "float" and "int8" (points), "groups" (points for
-        each row of the report's sensitivity, None where the row has no INT8 tensor), and "report".
+        "images" (their number), "figure" ("AP" or "top-1"), "float" and "int8" (points), and "groups" (points for each
+        row of the report's sensitivity, None where the row was not measured or has no INT8 tensor).
 
     Raises:
-        UserError: no INT8 model with a report and a spec, another float model than its own, data of another task or
-            other classes.
+        UserError: no INT8 model with a report, or another float model than its own.
     """
 
     from effedge.calibration.graph import onnx_file
     from effedge.calibration.graph.unquantize import int8_tensors
-    from effedge.calibration.report import read_report
     from effedge.calibration.search.isolate_group import equalized, isolate_group
     from effedge.pipeline.evaluation.accuracy_limit import FIGURE, accuracy
 
     report = read_report(int8)[1]
-    dataset = read_labelled_images(int8, data, images, limit)
     if not float_path.is_file():
         raise UserError(f"no float model at '{float_path}': give the one that '{int8}' was made of with --float")
     float_model, model = onnx_file.load(float_path), onnx_file.load(int8)
     onnx_file.check_float32_scales(model, int8)
     equalized_model = equalized(float_model, model, float_path, int8)
     in_int8 = int8_tensors(model)
-    groups = [in_int8.intersection(row["tensors"]) for row in report["sensitivity"]]
+    groups = [in_int8.intersection(row["tensors"]) for row in report["sensitivity"][:worst]]
     count = sum(map(bool, groups))
 
-    points = partial(accuracy, data=dataset)
-    figure = FIGURE[dataset.task]
+    points = partial(accuracy, data=data)
+    figure = FIGURE[data.task]
     float_points = round(points(float_model), 6)
-    log.info(f"float: {float_points:.2f} points of {figure} on {len(dataset.records)} images of '{data}'")
+    log.info(f"float: {float_points:.2f} points of {figure} on {len(data.records)} images")
     started = time.perf_counter()
     int8_points = round(points(model), 6)
     minutes = count * (time.perf_counter() - started) / 60
@@ -121,13 +119,11 @@ def measure(
         round(points(isolate_group(equalized_model, model, tensors)), 6) if tensors else None for tensors in bar
     ]
     return {
-        "data": data,
-        "images": len(dataset.records),
+        "images": len(data.records),
         "figure": figure,
         "float": float_points,
         "int8": int8_points,
-        "groups": group_points,
-        "report": report,
+        "groups": group_points + [None] * (len(report["sensitivity"]) - len(groups)),
     }
 
 

@@ -8,6 +8,9 @@ latencies, and what the engines were made from. The FP32 engine, or else the fir
 
 DATA is as for effedge evaluate. An engine that cannot run on this machine is reported by its manifest alone. Images
 that cannot be read are left out and listed at the end, and the exit status is 1.
+
+--layers N measures the N worst groups of layers as effedge layer-accuracy does: an evaluation on at most 100 images for
+each of them.
 """
 
 # The readers, metrics and templates are imported in the functions, so that --help and mistakes answer at once.
@@ -41,11 +44,16 @@ def parse_args() -> Namespace:
     parser.add_argument("--data", metavar="DATA", required=True, help="annotated images, or digits")
     parser.add_argument("--images", metavar="DIR", type=Path, help="folder of the images, if it is not beside DATA")
     parser.add_argument("--limit", metavar="N", type=int, help="only N images, evenly spread")
+    parser.add_argument(
+        "--layers", metavar="N", type=int, default=0, help="measure what each of the N worst groups of layers costs"
+    )
     parser.add_argument("--out", metavar="FILE", type=Path, default=Path("report.html"), help="(%(default)s)")
     parser.add_quiet()
     arguments = parser.parse_args()
     if arguments.limit is not None and arguments.limit < 1:
         raise UserError(f"--limit {arguments.limit} leaves no images: expected 1 or more")
+    if arguments.layers < 0:
+        raise UserError(f"--layers {arguments.layers}: expected 0 or more groups of layers")
     return arguments
 
 
@@ -70,14 +78,16 @@ def make_report(arguments: Namespace) -> int:
     from effedge.pipeline.reports.report.accuracy import measure_accuracy
     from effedge.pipeline.reports.report.engines import read_engines, run_on
     from effedge.pipeline.reports.report.latency import measure_latencies
+    from effedge.pipeline.reports.report.layers import layer_table
     from effedge.pipeline.reports.report.page import write_page
 
     engines = read_engines(arguments.engines)
     whole, data = read_labelled(engines, arguments)
+    layers = layer_table(engines, data, arguments.layers)
     run_on(engines, data)
     accuracy = measure_accuracy(engines, data)
     measure_latencies(engines, [record.path for record in data.records])
-    page = write_page(engines, data, accuracy, arguments.data, left_out(engines, whole, data, arguments))
+    page = write_page(engines, data, accuracy, layers, arguments.data, left_out(engines, whole, data, arguments))
     with atomic_file(arguments.out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return min(len(whole.records), arguments.limit or len(whole.records)) - len(data.records)

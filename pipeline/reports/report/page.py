@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
 
 import effedge
-from effedge.calibration.sensitivity import INT8, layer_names
 from effedge.deploy.common.files import sha256_of_files
 from effedge.deploy.timing.machine import machine, versions
 from effedge.deploy.timing.percentiles import summarize
@@ -18,27 +17,32 @@ from effedge.pipeline.reports.engine_table import size_mb
 from effedge.pipeline.reports.report import provenance
 from effedge.pipeline.reports.report.accuracy import Accuracy, difference
 from effedge.pipeline.reports.report.engines import ReportedEngine
-from effedge.pipeline.reports.report.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, log_bars
+from effedge.pipeline.reports.report.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from effedge.pipeline.reports.report.latency import histograms
 from effedge.pipeline.reports.report.render import render
 
 PACKAGES = ("numpy", "pillow", "pycocotools", "jinja2", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx-cu13")
-WORST_LAYERS = 20
 DISTURBED = 2  # the ratio of a median and the quickest run, of a machine that does other work too
 FOLDED = 20  # rows of a table by class beyond these are folded
 
 
 def write_page(
-    engines: Sequence[ReportedEngine], data: DataSet, accuracy: Accuracy | None, source: str, not_run: Sequence[str]
+    engines: Sequence[ReportedEngine],
+    data: DataSet,
+    accuracy: Accuracy | None,
+    layers: Mapping[str, Any],
+    source: str,
+    not_run: Sequence[str],
 ) -> str:
     """Writes the page.
 
     Args:
+        layers: the table of layers (layers.py).
         source: the name of the data as the user gave it.
         not_run: what was not run, a line each.
     """
     models = ", ".join(dict.fromkeys(engine.manifest["spec"]["model"] for engine in engines))
-    host, layers, precisions = machine(), layer_table(engines), provenance.precisions(engines)
+    host, precisions = machine(), provenance.precisions(engines)
     latency = latency_rows(engines)
     return render(
         "report.html",
@@ -105,29 +109,3 @@ def latency_rows(engines: Sequence[ReportedEngine]) -> list[dict[str, Any]]:
         for number, engine in enumerate(engines)
         if engine.latencies
     ]
-
-
-def layer_table(engines: Sequence[ReportedEngine]) -> dict[str, Any]:
-    """Returns the worst layers of the first engine whose calibration measured them; {} without one."""
-    for engine in engines:
-        rows = [row for row in provenance.sensitivity(engine) if row["gain"] > 0]
-        if rows:
-            worst = rows[:WORST_LAYERS]
-            bars = log_bars([row["gain"] for row in worst])
-            return {
-                "engine": engine.name,
-                "rows": [
-                    {
-                        "name": layer_names(row["layers"]),
-                        "all": ", ".join(row["layers"]),
-                        "end": end,
-                        "gain": f"{row['gain']:.2g}",
-                        "int8": row["kept"] == INT8,
-                        "kept": provenance.general(row["kept"].removeprefix("16 bit: ")),
-                    }
-                    for row, end in zip(worst, bars.ends, strict=True)
-                ],
-                "ticks": bars.ticks,
-                "more": len(rows) - len(worst),
-            }
-    return {}

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from effedge.calibration.report import read_report
-from effedge.calibration.sensitivity import RankedRow, has_figures, rank_groups
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import Manifest
 from effedge.deploy.common.files import read_text, sha256
@@ -163,23 +161,6 @@ def stages(engines: Sequence[ReportedEngine]) -> list[Stage]:
             stage = Stage(str(key.get("stage", "")), record["artefact"], record["sha256"], inputs, [*details, *tools])
             found.setdefault(stage.sha256, stage)
     return list(found.values())
-
-
-def sensitivity(engine: ReportedEngine) -> list[RankedRow]:
-    """Reads the output error of each group of layers from the report of the calibration that the engine was made by.
-
-    Returns none where there is no such ONNX beside the engine, or the calibration did not measure the groups.
-    """
-    folder = engine.folder.resolve().parent
-    digests = {engine.manifest.get("sources", {}).get("onnx")} | {each["sha256"] for each in engine.stages}
-    for path in sorted(folder.glob("int8*.onnx")):
-        if sha256(path) in digests:
-            try:
-                rows = rank_groups(read_report(path)[1])
-            except (UserError, KeyError):
-                continue
-            return rows if rows and has_figures(rows) else []
-    return []
 
 
 def warnings_of(manifest: Manifest) -> list[str]:

@@ -47,8 +47,14 @@ def folder(tmp_path_factory):
 
 
 def spoil(path):
-    """Make the bad group's steps a hundred times as large."""
+    """Make the bad group's steps a hundred times as large, and its gain the largest of all in the report."""
     model = onnx.load(path)
+    entry = next(each for each in model.metadata_props if each.key == "effedge_calibration")
+    report = json.loads(entry.value)
+    for row in report["sensitivity"]:
+        row["gain"] = 0.5 if row["layers"] == [BAD] else 0.001
+    report["sensitivity"].sort(key=lambda row: -row["gain"])
+    entry.value = json.dumps(report)
     node = next(node for node in model.graph.node if node.name == BAD)
     pair = next(each for each in model.graph.node if node.input[0] in each.output)
     scale = next(each for each in model.graph.initializer if each.name == pair.input[1])
@@ -65,7 +71,8 @@ def outputs(model, paths):
 
 @pytest.fixture(scope="module")
 def result(folder):
-    return measure(folder / "int8.onnx", folder / "simplified.onnx", str(folder / "data"))
+    data = read_labelled_images(folder / "int8.onnx", str(folder / "data"), None, COUNT)
+    return measure(folder / "int8.onnx", folder / "simplified.onnx", data)
 
 
 def test_float_is_right_by_construction_and_the_bad_group_costs_what_it_costs_by_hand(folder, result):
@@ -98,6 +105,29 @@ def test_float_is_right_by_construction_and_the_bad_group_costs_what_it_costs_by
     assert result["int8"] < 75
 
 
+def test_a_report_has_the_drops_of_the_worst_layers(call_main, folder, result, tmp_path):
+    from effedge.engines import build
+    from effedge.pipeline.reports.report import command
+
+    engine = folder / "int8-cpu"
+    asked = ("--target", "cpu", "--precision", "int8", "--out", engine)
+    assert call_main(build.main, folder / "int8.onnx", *asked)[0] == 0
+    report = [engine, "--data", folder / "data", "--out", tmp_path / "report.html", "--layers"]
+    status, _, error = call_main(command.main, *report, 2)
+    assert status == 0, error
+    page = (tmp_path / "report.html").read_text()
+    rows = re.search(r'<table class="layers">(.*?)</table>', page, re.DOTALL)[1].split("<tr>")[2:]
+    drops = [re.findall(r'class="number">([^<]+?)\s*<', row)[1] for row in rows]
+    assert drops[:2] == [f"{result['float'] - points:.2f}" for points in result["groups"][:2]]
+    assert set(drops[2:]) == {"–"} and f"in points of top-1 on {COUNT} images" in page
+    (folder / "simplified.onnx").rename(tmp_path / "away.onnx")
+    try:
+        status, _, error = call_main(command.main, *report, 1)
+    finally:
+        (tmp_path / "away.onnx").rename(folder / "simplified.onnx")
+    assert status == 2 and error.startswith("error: no float model at")
+
+
 @pytest.fixture
 def call(call_main, folder):
     """call(*words, data): the command on the folder's INT8 model."""
@@ -126,7 +156,7 @@ def test_the_command_prints_the_worst_first_and_writes_all(call, folder, tmp_pat
     status, out, _ = call("--limit", 30, "--worst", 2, "--json", tmp_path / "s.json", "--plot", tmp_path / "s.png")
     assert status == 0
     lines = out.splitlines()
-    assert lines[0] == f"float: 100.00 points of top-1 on 30 images of '{folder / 'data'}'"
+    assert lines[0] == "float: 100.00 points of top-1 on 30 images"
     assert re.fullmatch(r"INT8: \d+\.\d\d, a drop of \d+\.\d\d", lines[1])
     assert re.fullmatch(r"\d+ groups of layers, isolated one after the other: about 1 min", lines[2])
     assert lines[3].split() == ["rank", "drop", "gain", "MACs", "layers", "kept", "in"]

@@ -159,14 +159,16 @@ def test_an_engine_for_another_machine_is_reported_and_not_run(report, detectors
 
 
 def test_the_layers_of_the_calibration_beside_the_engine(report, tmp_path, monkeypatch):
-    from effedge.pipeline.reports.report import provenance
+    from effedge.pipeline.reports.report import layers
 
     rows = [
         {"rank": 1, "layers": ["/a/conv1", "/a/conv2"], "gain": 0.5, "macs": 0.1, "kept": "16 bit: it is the last"},
         {"rank": 2, "layers": ["/b/conv"], "gain": 0.0005, "macs": 0.1, "kept": "INT8"},
         {"rank": 3, "layers": ["/c/conv"], "gain": 0.0, "macs": 0.1, "kept": "INT8"},
     ]
-    monkeypatch.setattr(provenance, "sensitivity", lambda engine: rows)
+    monkeypatch.setattr(layers, "calibrated_onnx", lambda engine: tmp_path / "int8.onnx")
+    monkeypatch.setattr(layers, "read_report", lambda path: (None, None))
+    monkeypatch.setattr(layers, "rank_groups", lambda report: rows)
     engine = small_engines.classifier(tmp_path / "int8", [2.0, 1.0], asked="int8")
     page = report(engine, "--data", small_engines.class_folders(tmp_path / "data"))
     text = Text(page).text
@@ -175,6 +177,7 @@ def test_the_layers_of_the_calibration_beside_the_engine(report, tmp_path, monke
     widths = [float(attrs["width"].rstrip("%")) for tag, attrs in Text(page).elements
               if tag == "rect" and attrs.get("x") == "0" and attrs.get("height") == "70%"]  # fmt: skip
     assert widths == pytest.approx([92.47, 17.47], abs=0.01)  # log10 of 0.5 and 0.0005 on four decades
+    assert "drop" not in text
 
 
 def test_images_left_out_are_named_and_the_status_is_1(call_main, detectors, tmp_path):
