@@ -11,10 +11,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NoReturn, TypeVar
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -27,7 +26,7 @@ from effedge.calibration.ranges.samples import Samples
 from effedge.calibration.ranges.thresholds import AUTO, threshold
 from effedge.calibration.report import attach_report
 from effedge.calibration.search.last_word import HeldOut, hold_out, on_others, say_last_word
-from effedge.calibration.search.precision_choice import choose_float_groups
+from effedge.calibration.search.precision_choice import choose_step_by_step
 from effedge.calibration.search.sqnr import last_layers, sqnr
 from effedge.calibration.search.switched_session import SwitchedTrials
 from effedge.calibration.search.threshold_search import search_thresholds, trial_budget
@@ -39,10 +38,11 @@ from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import CalibrationReport, SensitivityRow
 
 SQNR_RUNS = 8
-LEAST_GAIN = 0.1  # of the output error: a correction that saves less may be chance, with the few samples of a trial
-# How the weights were rounded: to the nearest, or in one of the two ways of correct.py, whichever has the least output
-# error.
+# How the weights were rounded: to the nearest, or in one of the two ways of correct.py, and what part of the output error
+# each of these must save. Rounding moves a weight by a step at most, and is better on other samples more often than
+# on the few of a trial; the refit moves them further, so that what it saves there may be chance.
 NEAREST, ROUNDED, REFITTED = "none", "rounded", "refitted"
+LEAST_GAIN = {ROUNDED: 0.0, REFITTED: 0.1}
 FEW_IMAGES = 16
 ALL_ZERO = "its input was 0 on all calibration data"
 Item = TypeVar("Item")
@@ -95,7 +95,9 @@ class PostTrainingQuantizer:
         self.trials = Trials(model, samples.spread(trial_samples), dict(settings.output_kinds))
         self.switched = SwitchedTrials(self.equalized, self.plan, self.trials, self.lows)
         fixed = None if settings.method == AUTO else [threshold(group, settings.method) for group in groups]
-        self.thresholds, self.output_error, self.gains = search_thresholds(self.switched, groups, fixed, runs=runs)
+        self.thresholds, self.output_error, self.gains = search_thresholds(
+            self.switched, groups, fixed, runs=runs, leave=self._choose
+        )
         self.switched.forget_parts()
 
     @property
@@ -109,24 +111,17 @@ class PostTrainingQuantizer:
         return [sum(macs_of_tensor.get(name, 0) for name in group) / total for group in self.plan.groups]
 
     def choose_float_groups(self) -> list[int]:
-        """Returns the groups that should stay in 16 bit, within the share that the settings allow.
+        """Returns the groups that should stay in 16 bit, within the share that the settings allow."""
+        return self._choose(self.gains, self.output_error, self.thresholds)
 
-        Errors do not quite add up: where one group makes most of the output error, the others' shares of it are too
-        small. So what is left without the chosen groups is measured, and shared among the others.
-        """
-        chosen: list[int] = []
-        gains, costs = np.array(self.gains), self.costs
-        error, room = self.output_error, self.settings.float_share
-        in_int8 = {index: value for index, value in enumerate(self.thresholds) if value > 0}
-        while more := choose_float_groups(gains.tolist(), error, costs, room):
-            chosen += more
-            room -= sum(costs[index] for index in more)
-            for index in more:
-                in_int8.pop(index, None)
-            error = self.switched.output_error(in_int8)
-            gains[more] = 0
-            gains *= error / max(gains.sum(), 1e-30)
-        return chosen
+    def _choose(self, gains: Sequence[float], error: float, thresholds: Sequence[float]) -> list[int]:
+        """Returns the groups that should stay in 16 bit, of the output error of all groups with these thresholds."""
+        in_int8 = {index: value for index, value in enumerate(thresholds) if value > 0}
+
+        def error_without(groups: Collection[int]) -> float:
+            return self.switched.output_error({i: value for i, value in in_int8.items() if i not in groups})
+
+        return choose_step_by_step(gains, error, self.costs, self.settings.float_share, error_without)
 
     def build(self, float_groups: Sequence[int]) -> tuple[ir.Model, CalibrationReport]:
         """Makes the INT8 model with the given groups in 16 bit, and its report."""
@@ -176,11 +171,11 @@ class PostTrainingQuantizer:
         if not self.settings.correction:
             return best, best_error, best_correction
         layers = [layer for layer in self.plan.layers if layer.name not in plan.float_layers]
-        candidates = {name: Candidate(nearest.clone(), name == REFITTED) for name in (REFITTED, ROUNDED)}
+        candidates = {name: Candidate(nearest.clone(), name == REFITTED) for name in LEAST_GAIN}
         correct(self.equalized, list(candidates.values()), layers, self.fitted_samples)
         for correction, candidate in candidates.items():
             error = self.trials.output_error(candidate.model)
-            if error <= best_error * (1 - LEAST_GAIN):
+            if error < best_error * (1 - LEAST_GAIN[correction]):
                 best, best_error, best_correction = candidate.model, error, correction
         return best, best_error, best_correction
 

@@ -8,7 +8,7 @@ depthwise convolutions on channels of unlike ranges, a detector's last layers an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -46,3 +46,29 @@ def choose_float_groups(
             left -= gains[index]
             room -= costs[index]
     return float_groups
+
+
+def choose_step_by_step(
+    gains: Sequence[float],
+    output_error: float,
+    costs: Sequence[float],
+    max_cost: float,
+    error_without: Callable[[Collection[int]], float],
+) -> list[int]:
+    """Chooses groups as `choose_float_groups`, and measures after each choice what is left.
+
+    Errors do not quite add up: where one group makes most of the output error, the others' shares of it are too small.
+    So what is left without the chosen groups is measured, and shared among the others.
+
+    Args:
+        error_without: measures the output error with the given groups in 16 bit.
+    """
+    chosen: list[int] = []
+    left, error, room = np.array(gains), output_error, max_cost
+    while more := choose_float_groups(left.tolist(), error, costs, room):
+        chosen += more
+        room -= sum(costs[index] for index in more)
+        error = error_without(chosen)
+        left[more] = 0
+        left *= error / max(left.sum(), 1e-30)
+    return chosen

@@ -2,10 +2,12 @@
 
 How much of a tensor's range INT8 should cover cannot be seen on the tensor: its largest values may be the objects, or
 cells that nothing looks at. So thresholds are tried, on a ladder of percentiles, with all tensors in INT8 at once, as
-the values that one tensor may clip depend on the noise of the others. First one percentile for all tensors, then
-halves, quarters and eighths of the network move up or down the ladder as long as the output error (output_error/)
-falls. Then each scale group is tried by itself, with all others in float, and those with the largest error move on the
-ladder as far as that helps; the result is taken if the output error of all of INT8 together does not rise by it.
+the values that one tensor may clip depend on the noise of the others. First one percentile for all tensors. Each scale
+group is tried by itself, with all others in float, and those that will stay in 16 bit for what they lose there are out
+of INT8 from now on: a group that loses much would hide what the others gain. Then the network and halves, quarters and
+eighths of it move up or down the ladder as long as the output error (output_error/) falls. At last the groups with the
+largest errors by themselves move on the ladder as far as that helps; the result is taken if the output error of INT8
+together does not rise by it.
 
 The output error that a group makes by itself also gives its share of the total, by its square, as independent errors
 add up in squares. By this share precision_choice.py decides which layers stay in 16 bit. (Taking one group out of INT8
@@ -18,7 +20,7 @@ groups by themselves only those with the largest errors are tried on all samples
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +49,8 @@ UNDECIDED = 3  # samples, below which a race has no loser
 CERTAIN = 2.0  # standard errors
 
 Errors = Iterable[float]  # of each sample
+# Chooses groups from the gain of each, the output error of all together, and their thresholds.
+Leave = Callable[[Sequence[float], float, Sequence[float]], Collection[int]]
 
 
 class ThresholdSearchResult(NamedTuple):
@@ -70,6 +74,7 @@ def search_thresholds(
     fixed: Sequence[float] | None = None,
     *,
     runs: float = USEFUL_RUNS,
+    leave: Leave = lambda gains, total, thresholds: (),
 ) -> ThresholdSearchResult:
     """Searches the threshold of each scale group, and measures the output error with these thresholds.
 
@@ -78,32 +83,33 @@ def search_thresholds(
         fixed: thresholds of all groups, where they are settled; then only the gains are measured.
         runs: of the model, that the trials may take, about. Where they do not suffice to try every group by itself, its
             gain is judged by the noise on its histogram.
+        leave: chooses the groups that are likely to stay in 16 bit, from the gains, the output error and the thresholds
+            at hand. The thresholds are searched without them.
     """
     with track(desc="thresholds", unit="run") as bar:
         search = _Search(switched, histograms, runs, bar.update)
-        rungs: list[int] | None = None
-        if fixed is None:
-            rungs, together = search.descend()
-            thresholds = search.at_rungs(rungs)
-        else:
-            thresholds = list(fixed)
-            together = list(search.errors(thresholds))
+        rungs, together = search.common_rung() if fixed is None else (None, list(search.errors(fixed)))
+        thresholds = search.at_rungs(rungs) if fixed is None else list(fixed)
         total = float(np.mean(together))
+        isolated = search.isolate(thresholds) if total > ACCEPTABLE_ERROR else []
+        if rungs is not None:
+            if total > ACCEPTABLE_ERROR:
+                search.left_out = frozenset(leave(search.gains(thresholds, isolated, total), total, thresholds))
+            rungs, together = search.descend(rungs, list(search.errors(thresholds)) if search.left_out else together)
+            thresholds = search.at_rungs(rungs)
+            total = search.total(thresholds, together)
         if total <= ACCEPTABLE_ERROR:
             return ThresholdSearchResult(thresholds, total, [0.0] * len(thresholds))
-        if not search.few:
-            noise = [noise_share(histogram, value) for histogram, value in zip(histograms, thresholds, strict=True)]
-            return ThresholdSearchResult(thresholds, total, [total * share / max(sum(noise), total) for share in noise])
-        isolated, finalists = search.isolate(thresholds)
-        if rungs is not None:
-            rungs, lower = search.climb(rungs, [(group, isolated[group]) for group in finalists])
-            moved = float(np.mean(list(search.errors(search.at_rungs(rungs))))) if lower else np.inf
-            if moved <= total:
-                thresholds, total = search.at_rungs(rungs), moved
-                isolated = [lower.get(group, errors) for group, errors in enumerate(isolated)]
-        return ThresholdSearchResult(
-            thresholds, total, error_shares([float(np.mean(each)) for each in isolated], total)
-        )
+        if isolated:
+            finalists = search.isolate_worst(thresholds, isolated)
+            if rungs is not None:
+                climbed, lower = search.climb(rungs, [(group, isolated[group]) for group in finalists])
+                moved = list(search.errors(search.at_rungs(climbed))) if lower else [np.inf]
+                if np.mean(moved) <= np.mean(together):
+                    thresholds = search.at_rungs(climbed)
+                    total = search.total(thresholds, moved)
+                    isolated = [lower.get(group, errors) for group, errors in enumerate(isolated)]
+        return ThresholdSearchResult(thresholds, total, search.gains(thresholds, isolated, total))
 
 
 class _Search:
@@ -112,12 +118,18 @@ class _Search:
     Args:
         runs: of the model, that the trials may take, about.
         progress: is called for each run.
+
+    Attributes:
+        left: the runs that are left, and `moves`: those of them that are for moving parts of the network.
+        left_out: the groups that are out of INT8, where all others are tried together.
     """
 
     def __init__(
         self, switched: SwitchedTrials, histograms: Sequence[Histogram], runs: float, progress: Callable[[], object]
     ) -> None:
-        self.switched, self.runs, self.left, self.progress = switched, runs, runs, progress
+        self.switched, self.histograms, self.progress = switched, histograms, progress
+        self.runs, self.left, self.moves = runs, runs, 0.0
+        self.left_out: frozenset[int] = frozenset()
         self.ladders = [[at_percentile(histogram, percent) for percent in LADDER] for histogram in histograms]
 
     def at_rungs(self, rungs: Sequence[int]) -> list[float]:
@@ -125,8 +137,17 @@ class _Search:
         return [ladder[rung] for ladder, rung in zip(self.ladders, rungs, strict=True)]
 
     def errors(self, thresholds: Sequence[float]) -> Iterator[float]:
-        """Computes the output error of each sample with all groups in INT8, but for tensors of zeros."""
-        return self._counted(self.switched.errors({i: value for i, value in enumerate(thresholds) if value > 0}))
+        """Computes the output error of each sample with all groups in INT8, but for those that are left out and tensors
+        of zeros."""
+        return self._errors(thresholds, self.left_out)
+
+    def total(self, thresholds: Sequence[float], errors: Sequence[float]) -> float:
+        """Returns the mean output error with those that are left out in INT8 too; `errors` are those without them."""
+        return float(np.mean(list(self._errors(thresholds, ())) if self.left_out else errors))
+
+    def _errors(self, thresholds: Sequence[float], without: Collection[int]) -> Iterator[float]:
+        in_int8 = {index: value for index, value in enumerate(thresholds) if value > 0 and index not in without}
+        return self._counted(self.switched.errors(in_int8))
 
     def isolated_errors(self, group: int, threshold: float, samples: Sequence[int] | None = None) -> Iterator[float]:
         """Computes the output error of each sample, or of some, with one group in INT8."""
@@ -141,42 +162,51 @@ class _Search:
             self.progress()
             yield error
 
-    def descend(self) -> tuple[list[int], list[float]]:
-        """Finds a rung for each group as `descend`, with a share of the runs."""
+    def common_rung(self) -> tuple[list[int], list[float]]:
+        """Finds one rung for all groups, and the errors there; what is then left of the descent's share of the runs is
+        for moves."""
+        found = common_rung(lambda rungs: self.errors(self.at_rungs(rungs)), len(self.ladders), len(LADDER))
+        self.moves = max(0.0, self.left - self.runs * (1 - DESCENT_SHARE))
+        return found
+
+    def descend(self, rungs: Sequence[int], errors: Sequence[float]) -> tuple[list[int], list[float]]:
+        """Moves parts of the network on the ladder as `descend`, with the runs for moves."""
+        end = self.left - self.moves
         return descend(
-            lambda rungs: self.errors(self.at_rungs(rungs)),
-            len(self.ladders),
-            len(LADDER),
-            lambda: self.left > self.runs * (1 - DESCENT_SHARE),
+            lambda rungs: self.errors(self.at_rungs(rungs)), rungs, errors, len(LADDER), lambda: self.left > end
         )
 
-    @property
-    def few(self) -> Sequence[int]:
-        """The samples, evenly spread, on which the runs that are left suffice to try each group by itself."""
-        affordable = int(self.left / (ISOLATED_COST * len(self.ladders)))
-        return spread(range(self.switched.samples), min(affordable, self.switched.samples // FEW_SAMPLES))
+    def isolate(self, thresholds: Sequence[float]) -> list[list[float]]:
+        """Tries each group by itself on few samples, evenly spread; returns their errors, none if there are too few
+        runs."""
+        affordable = int((self.left - self.moves) / (ISOLATED_COST * len(self.ladders)))
+        few = spread(range(self.switched.samples), min(affordable, self.switched.samples // FEW_SAMPLES))
+        return [list(self.isolated_errors(group, value, few)) for group, value in enumerate(thresholds)] if few else []
 
-    def isolate(self, thresholds: Sequence[float]) -> tuple[list[list[float]], list[int]]:
-        """Tries each group by itself on few samples, and those with the largest errors on all of them.
-
-        Returns:
-            The isolated errors of each group, and the groups that were tried on all samples, worst first.
-        """
-        few = self.few
-        isolated = [list(self.isolated_errors(group, value, few)) for group, value in enumerate(thresholds)]
+    def isolate_worst(self, thresholds: Sequence[float], isolated: list[list[float]]) -> list[int]:
+        """Tries the groups with the largest `isolated` errors on all samples, changes these, and returns the groups,
+        worst first."""
         finalists = np.argsort([-np.mean(errors) for errors in isolated], kind="stable").tolist()[:FINALISTS]
         for group in finalists:
             isolated[group] = list(self.isolated_errors(group, thresholds[group]))
-        return isolated, finalists
+        return finalists
+
+    def gains(self, thresholds: Sequence[float], isolated: Sequence[Sequence[float]], total: float) -> list[float]:
+        """Returns each group's share of the output error, by its isolated errors, or without them by the noise on its
+        histogram."""
+        if isolated:
+            return error_shares([float(np.mean(errors)) for errors in isolated], total)
+        noise = [noise_share(histogram, value) for histogram, value in zip(self.histograms, thresholds, strict=True)]
+        return [total * share / max(sum(noise), total) for share in noise]
 
     def climb(
         self, rungs: Sequence[int], errors: Sequence[tuple[int, list[float]]]
     ) -> tuple[list[int], dict[int, list[float]]]:
-        """Moves groups on the ladder as `climb`, with the runs that are left."""
+        """Moves groups on the ladder as `climb`, with the runs that are left; those that are left out stay."""
         return climb(
             lambda group, rung: self.isolated_errors(group, self.ladders[group][rung]),
             rungs,
-            errors,
+            [(group, each) for group, each in errors if group not in self.left_out],
             len(LADDER),
             lambda: self.left > 0,
         )
@@ -227,27 +257,44 @@ def _gain(errors: Sequence[float], best: Sequence[float]) -> tuple[float, float]
     return float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else 0.0
 
 
-def descend(
-    loss: Callable[[Sequence[int]], Errors], group_count: int, rung_count: int, more: Callable[[], bool]
+def common_rung(
+    loss: Callable[[Sequence[int]], Errors], group_count: int, rung_count: int
 ) -> tuple[list[int], list[float]]:
-    """Finds a rung for each group with a small loss, from coarse to fine.
+    """Finds the rung with the least loss that all groups are at; returns it for each group, and the errors there.
 
     Args:
         loss: the errors on each sample, with each group at a rung.
-        more: returns True as long as there may be more trials. One rung for all groups is found in any case.
-
-    Returns:
-        The rung of each group, and the errors there.
     """
     position, best = [0] * group_count, list(loss([0] * group_count))
     for rung in range(1, rung_count):
         errors = race(loss([rung] * group_count), best)
         if errors is not None and np.mean(errors) < np.mean(best):
             position, best = [rung] * group_count, errors
-    parts, finest = 1, min(MOST_PARTS, group_count)
-    while parts < finest:
-        parts = min(2 * parts, finest)
-        edges = [round(part * group_count / parts) for part in range(parts + 1)]
+    return position, best
+
+
+def descend(
+    loss: Callable[[Sequence[int]], Errors],
+    rungs: Sequence[int],
+    errors: Sequence[float],
+    rung_count: int,
+    more: Callable[[], bool],
+) -> tuple[list[int], list[float]]:
+    """Moves all groups, halves, quarters and eighths of them on the ladder as long as the loss falls.
+
+    Args:
+        loss: as of `common_rung`.
+        rungs, errors: of each group where the descent begins, and the errors there.
+        more: returns True as long as there may be more trials.
+
+    Returns:
+        The rung of each group, and the errors there.
+    """
+    position, best = list(rungs), list(errors)
+    count = len(position)
+    finest, parts = min(MOST_PARTS, count), 1
+    while True:
+        edges = [round(part * count / parts) for part in range(parts + 1)]
         for start, end in zip(edges, edges[1:], strict=False):
             for direction in (-1, 1):
                 while more():
@@ -255,11 +302,13 @@ def descend(
                         min(max(rung + direction, 0), rung_count - 1) if start <= group < end else rung
                         for group, rung in enumerate(position)
                     ]
-                    errors = race(loss(moved), best) if moved != position else None
-                    if errors is None or not better(errors, best, LEAST_GAIN):
+                    tried = race(loss(moved), best) if moved != position else None
+                    if tried is None or not better(tried, best, LEAST_GAIN):
                         break
-                    position, best = moved, errors
-    return position, best
+                    position, best = moved, tried
+        if parts == finest:
+            return position, best
+        parts = min(2 * parts, finest)
 
 
 def climb(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import pytest
 
-from effedge.calibration.search.precision_choice import choose_float_groups, ranking
+from effedge.calibration.search.precision_choice import choose_float_groups, choose_step_by_step, ranking
 from effedge.calibration.search.threshold_search import ACCEPTABLE_ERROR
 
 
@@ -52,3 +54,15 @@ def test_the_groups_in_16_bit_cost_no_more_than_the_share(seed: int) -> None:
         room = share - sum(costs[float_groups])
         worth_it = [index for index in range(40) if gains[index] > 0.01 * gains.sum()]
         assert all(costs[index] > room - 1e-9 for index in worth_it if index not in float_groups)
+
+
+def test_what_one_groups_error_hides_is_measured_without_it() -> None:
+    """The first group makes all of the output error; without it the second makes half as much."""
+
+    def error_without(groups: Collection[int]) -> float:
+        return 1.0 if 0 not in groups else 0.5 if 1 not in groups else 1e-4
+
+    gains, costs = [1.0, 1e-3, 1e-6], [0.1, 0.1, 0.1]
+    assert choose_float_groups(gains, 1.0, costs, 1) == [0]
+    assert choose_step_by_step(gains, 1.0, costs, 1, error_without) == [0, 1]
+    assert choose_step_by_step(gains, 1.0, costs, 0.15, error_without) == [0]

@@ -19,6 +19,7 @@ from effedge.calibration.search.threshold_search import (
     LADDER,
     better,
     climb,
+    common_rung,
     descend,
     race,
     search_thresholds,
@@ -45,6 +46,11 @@ class Counted:
         return self.calls < self.limit
 
 
+def found_by(loss: Counted, groups: int, rungs: int) -> tuple[list[int], list[float]]:
+    """One rung for all, and the descent from there."""
+    return descend(loss, *common_rung(loss, groups, rungs), rungs, loss.more)
+
+
 def bowl(target: Sequence[int], limit: int = 10_000) -> Counted:
     """Separable: the squared distance of each group to its own best rung."""
     return Counted(lambda rungs: 1e-3 + sum((a - b) ** 2 for a, b in zip(rungs, target, strict=True)), limit)
@@ -58,13 +64,13 @@ def test_the_descent_finds_the_best_rung_of_every_group_of_a_separable_loss(
     monkeypatch.setattr(threshold_search, "MOST_PARTS", 16)  # it goes to single groups
     target = [int(rung) for rung in np.random.default_rng(seed).integers(0, 7, groups)]
     loss = bowl(target)
-    assert descend(loss, groups, 7, loss.more) == (target, [1e-3])
+    assert found_by(loss, groups, 7) == (target, [1e-3])
 
 
 @pytest.mark.parametrize("trials", [7, 8, 20, 50])
 def test_the_descent_keeps_to_its_trials_and_never_returns_worse_than_one_rung_for_all(trials: int) -> None:
     loss = bowl([0, 6] * 8, trials)
-    found, errors = descend(loss, 16, 7, loss.more)
+    found, errors = found_by(loss, 16, 7)
     assert loss.calls <= trials
     assert loss(found) == errors
     assert errors[0] <= min(loss([rung] * 16)[0] for rung in range(7))
@@ -72,15 +78,15 @@ def test_the_descent_keeps_to_its_trials_and_never_returns_worse_than_one_rung_f
 
 def test_without_trials_it_takes_the_best_single_rung() -> None:
     loss = bowl([2, 2, 3, 2], 0)
-    assert descend(loss, 4, 9, loss.more)[0] == [2, 2, 2, 2]
+    assert found_by(loss, 4, 9)[0] == [2, 2, 2, 2]
     assert loss.calls == 9
 
 
 def test_a_move_that_gains_next_to_nothing_is_not_made() -> None:
     loss = Counted(lambda rungs: 1 - 1e-6 * sum(rungs[:2]))
-    assert descend(loss, 4, 5, loss.more)[0] == [4, 4, 4, 4]  # the best for all
+    assert found_by(loss, 4, 5)[0] == [4, 4, 4, 4]  # the best for all
     loss = Counted(lambda rungs: 1 + abs(sum(rungs) - 8) - 1e-6 * rungs[0])
-    assert descend(loss, 4, 5, loss.more)[0] == [2, 2, 2, 2]
+    assert found_by(loss, 4, 5)[0] == [2, 2, 2, 2]
 
 
 def test_a_race_ends_when_the_trial_is_behind_by_more_than_chance() -> None:
@@ -175,6 +181,34 @@ def test_a_group_climbs_as_far_as_its_isolated_error_falls() -> None:
 
 def test_an_improvement_of_a_group_that_may_be_luck_moves_nothing() -> None:
     assert climb(lambda group, rung: [1 - 0.05 * rung], [0], [(0, [1.0])], 8, lambda: True) == ([0], {})
+
+
+class Hiding(Landscape):
+    """The first group's error is a thousand times that of the others, of which together three are best at the largest
+    threshold, and four at the smallest."""
+
+    def price(self, thresholds: Mapping[int, float]) -> float:
+        if len(thresholds) == 1:
+            return 1000 if 0 in thresholds else 0.1
+        others = sum(0.1 + 0.01 * (value if index > 3 else -value) for index, value in thresholds.items() if index)
+        return others + 1000 * (0 in thresholds)
+
+
+def test_a_group_that_will_be_in_16_bit_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threshold_search, "at_percentile", lambda histogram, percent: 9.0 - LADDER.index(percent))
+    seen = []
+
+    def leave(gains: Sequence[float], total: float, thresholds: Sequence[float]) -> list[int]:
+        seen.append((int(np.argmax(gains)), total, thresholds))
+        return [0]
+
+    hidden = search_thresholds(Hiding([]), draws(8))  # type: ignore[arg-type]
+    found = search_thresholds(Hiding([]), draws(8), leave=leave)  # type: ignore[arg-type]
+    assert found.thresholds[1:] == [9.0] * 3 + [1.0] * 4 != hidden.thresholds[1:]
+    [(worst, total, thresholds)] = seen
+    assert worst == 0 and total > 1000 and len(set(thresholds)) == 1, "at one rung for all"
+    assert found.output_error > 1000, "of all groups in INT8"
+    assert found.gains[0] == pytest.approx(found.output_error, rel=1e-3)
 
 
 class Together(Landscape):
