@@ -12,12 +12,14 @@ from typing import Dict, List, Mapping, Optional, TypedDict, Union
 SPEC_KEY = "effedge"  # of metadata_props
 CALIBRATION_KEY = "effedge_calibration"
 BATCH_KEY = "effedge_batch"  # [min, opt, max] of an ONNX of another exporter
+LETTERBOX, CENTER_CROP, STRETCH = "letterbox", "center-crop", "stretch"  # an input's `resize`
 
 
 class InputSpec(TypedDict, total=False):
     """How a model takes its images.
 
-    `resize` is "letterbox" with `fill`, an RGB colour, or "center-crop" with `crop`, the share of the image's side.
+    `resize` is "letterbox" with `fill`, an RGB colour; "center-crop" with `crop`, the share of the image's side; or
+    "stretch", to the input without keeping the image's aspect, with `crop` where not all of the image is kept.
     """
 
     size: List[int]  # height, width

@@ -8,10 +8,10 @@ from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence,
 import numpy as np
 
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.common.contracts import Spec
+from effedge.deploy.common.contracts import STRETCH, Spec
 from effedge.deploy.common.parallel import ordered_map
 from effedge.deploy.image.inputs import RGB, ImageLike, read_image
-from effedge.deploy.image.preprocess import Prepared, letterboxed_size, preparation
+from effedge.deploy.image.preprocess import Prepared, preparation, resized_size, shortened
 from effedge.deploy.runtime.backends import FusedDetector, Infer, load_backend
 from effedge.deploy.runtime.manifest import read_manifest
 from effedge.deploy.runtime.selection import IOU
@@ -136,14 +136,16 @@ class Engine:
     def prepare_batch(self, images: List[np.ndarray]) -> Tuple[List[Prepared], Batch]:
         """Prepares images, RGB uint8 [h,w,3]: each by itself, and the batch that `infer` takes.
 
-        For a fused detector, which letterboxes by itself, only the sizes are computed.
+        For a fused detector, which resizes by itself, only the sizes are computed.
         """
         if self.fused is None:
             prepared = [self.prepare(image) for image in images]
             return prepared, self.stack(prepared)
-        size = (self.height, self.width)
         shapes = [(image.shape[0], image.shape[1]) for image in images]
-        return [Prepared(image, shape, letterboxed_size(shape, size)) for image, shape in zip(images, shapes)], images
+        if self.input_spec["resize"] == STRETCH:
+            images = [shortened(image) for image in images]
+        sizes = [resized_size(shape, self.input_spec) for shape in shapes]
+        return [Prepared(*fields) for fields in zip(images, shapes, sizes)], images
 
     def infer(self, batch: Batch) -> Outputs:
         """Computes the engine's outputs for the batch that `prepare_batch` returned."""

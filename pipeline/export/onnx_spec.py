@@ -19,15 +19,12 @@ def make_spec(
     preprocessing: Preprocessing,
 ) -> Spec:
     """Makes the spec of a model: name, weights, task, labels, and its input's size, batch and preprocessing."""
-    image: InputSpec = {"size": list(size), "batch": list(batch), "interpolation": preprocessing.interpolation}
+    image: InputSpec = {"size": list(size), "batch": list(batch), **preprocessing.input_spec()}
     spec: Spec = {"model": model, "weights": weights, "labels": labels, "input": image}
     if is_detector(model):
         spec["task"], spec["candidates"] = "detection", CANDIDATES
-        image["resize"], image["fill"] = "letterbox", list(preprocessing.fill)
     else:
         spec["task"] = "classification"
-        assert preprocessing.crop is not None
-        image["resize"], image["crop"] = "center-crop", preprocessing.crop
     return spec
 
 

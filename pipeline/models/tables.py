@@ -2,11 +2,11 @@
 
 EfficientNet: Tan and Le 2019 (B0 to B7 in its code release), Xie et al. 2020 (B8 and L2), and EfficientNet-Lite's
 release notes. EfficientNetV2: Tan and Le 2021 (arXiv 2104.00298), and google/automl's effnetv2_configs.py for the sizes
-and dropouts; crop and normalization are timm's (B3's those of its weights from ImageNet-21k). EfficientDet: Tan, Pang
-and Le 2020, table 1, and google/automl's configurations for what the published checkpoints have beyond the paper: D6,
-D7 and D7x fuse by a plain sum, D7x has a level P8, and the anchors of D7 and of the smaller Lite models have another
-scale. Each detector is there with the other necks too, by which tables 4 to 6 of the paper compare: d0-panet is D0 with
-PANet in place of the BiFPN. `effedge.pipeline.models.compound_scaling` holds the rules behind the numbers;
+and dropouts; crop and normalization are timm's (B3's those of its weights from ImageNet-21k, fine-tuned). EfficientDet:
+Tan, Pang and Le 2020, table 1, and google/automl's configurations for what the published checkpoints have beyond the
+paper: D6, D7 and D7x fuse by a plain sum, D7x has a level P8, and the anchors of D7 and of the smaller Lite models have
+another scale. Each detector is there with the other necks too, by which tables 4 to 6 of the paper compare: d0-panet is
+D0 with PANet in place of the BiFPN. `effedge.pipeline.models.compound_scaling` holds the rules behind the numbers;
 `effedge.pipeline.models.create` makes the module of a row.
 
 There are two families. The authors' models, in timm and effdet with the prefix `tf_`, have short names here: b0 is
@@ -32,6 +32,7 @@ class EfficientNetRow(NamedTuple):
     symmetric: convolutions pad kernel // 2 pixels on either side, not as TensorFlow's SAME.
     epsilon: of BatchNorm.
     crop: the share of the image's shorter side that the input covers; None: size / (size + 32), the authors' rule.
+    stretch: images are not cropped after their shorter side, but stretched to the input over `crop` (timm's "squash").
     to_one: trained on pixels scaled to -1..1, not normalized by ImageNet's mean and deviation.
     stages: a key of `effedge.pipeline.models.efficientnet.STAGES`.
     train_size: the side of the largest images in training, where that is not `size` (FixRes, Touvron et al. 2019).
@@ -49,6 +50,7 @@ class EfficientNetRow(NamedTuple):
     to_one: bool = False
     stages: str = "b0"
     train_size: int | None = None
+    stretch: bool = False
 
 
 class NeckRow(NamedTuple):
@@ -124,21 +126,25 @@ TENSORFLOW_EFFICIENTNETS = {
         EfficientNetRow("lite3", 1.2, 1.4, 280, 0.3, lite=True, to_one=True),
         EfficientNetRow("lite4", 1.4, 1.8, 300, 0.3, lite=True, to_one=True),
         EfficientNetRow("v2-s", 1.0, 1.0, 384, 0.2, stages="v2-s", train_size=300, crop=1.0, to_one=True),
-        EfficientNetRow("v2-m", 1.0, 1.0, 480, 0.3, stages="v2-m", train_size=384, crop=1.0, to_one=True),
-        EfficientNetRow("v2-l", 1.0, 1.0, 480, 0.4, stages="v2-l", train_size=384, crop=1.0, to_one=True),
-        EfficientNetRow("v2-xl", 1.0, 1.0, 512, 0.4, stages="v2-xl", train_size=384, crop=1.0, to_one=True),
+        EfficientNetRow("v2-m", 1.0, 1.0, 480, 0.3, stages="v2-m", train_size=384, crop=1.0, to_one=True, stretch=True),
+        EfficientNetRow("v2-l", 1.0, 1.0, 480, 0.4, stages="v2-l", train_size=384, crop=1.0, to_one=True, stretch=True),
+        EfficientNetRow(
+            "v2-xl", 1.0, 1.0, 512, 0.4, stages="v2-xl", train_size=384, crop=1.0, to_one=True, stretch=True
+        ),
         EfficientNetRow("v2-b0", 1.0, 1.0, 224, 0.2, stages="v2-b0", train_size=192),
         EfficientNetRow("v2-b1", 1.0, 1.1, 240, 0.2, stages="v2-b0", train_size=192),
         EfficientNetRow("v2-b2", 1.1, 1.2, 260, 0.3, stages="v2-b0", train_size=208),
-        EfficientNetRow("v2-b3", 1.2, 1.4, 300, 0.3, stages="v2-b0", train_size=240, crop=0.9, to_one=True),
+        EfficientNetRow(
+            "v2-b3", 1.2, 1.4, 300, 0.3, stages="v2-b0", train_size=240, crop=0.9, to_one=True, stretch=True
+        ),
     )
 }
 
 
-def timm_row(name: str, size: int, crop: float = 0.875, to_one: bool = False) -> EfficientNetRow:
+def timm_row(name: str, size: int, crop: float = 0.875, to_one: bool = False, stretch: bool = False) -> EfficientNetRow:
     """Makes the row of timm's efficientnet_<name>; `size`, `crop` and the normalization are those of its training."""
     return TENSORFLOW_EFFICIENTNETS[name]._replace(
-        name=f"efficientnet_{name}", size=size, symmetric=True, epsilon=1e-5, crop=crop, to_one=to_one
+        name=f"efficientnet_{name}", size=size, symmetric=True, epsilon=1e-5, crop=crop, to_one=to_one, stretch=stretch
     )
 
 
@@ -150,7 +156,7 @@ PYTORCH_EFFICIENTNETS = {
         timm_row("b2", 256),
         timm_row("b3", 288),
         timm_row("b4", 320),
-        timm_row("b5", 448, crop=1.0),
+        timm_row("b5", 448, crop=1.0, stretch=True),
         timm_row("b6", 528, crop=0.942),
         timm_row("b7", 600, crop=0.949),
         timm_row("lite0", 224),
@@ -261,19 +267,19 @@ def parse_size(text: str) -> Size:
     return Size(int(height), int(width or height))
 
 
-def input_size(name: str, size: Size | None = None) -> Size:
+def input_size(name: str, size: Size | None = None, multiple: int = 32) -> Size:
     """Returns the size of a model's input: the published one, or `size` if it suits the model.
 
     Raises:
-        UserError: an unknown name (the nearest is named); a side that is no multiple of 32, or too small for a cell on
-            the coarsest level.
+        UserError: an unknown name (the nearest is named); a side that is no multiple of `multiple`, or too small for a
+            cell on the coarsest level.
     """
     row = (EFFICIENTDETS | EFFICIENTNETS)[name if name in EFFICIENTDETS else choose("model", name, MODELS)]
     published = Size(row.size, row.size)  # B1's 240, say, is no multiple of 32
     if size is None or size == published:
         return published
     smallest = 128 if is_detector(name) else 32
-    if min(size) < smallest or any(side % 32 for side in size):
+    if min(size) < smallest or any(side % multiple for side in size):
         sides = "a multiple of 32" if size.height == size.width else "multiples of 32"
         raise UserError(f"size {size} does not suit {name}: expected {sides}, {smallest} or more")
     return size

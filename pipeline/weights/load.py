@@ -51,6 +51,7 @@ from effedge.pipeline.weights.state_file import StateFile, read_file
 from effedge.pipeline.weights.statements import (
     check_model_said,
     entry,
+    evaluation_notes,
     said_anchors,
     said_architecture,
     said_labels,
@@ -68,7 +69,7 @@ class Weights(NamedTuple):
     """A state dict that fits the model, and what an engine's spec needs besides.
 
     labels: by class id; None for an id without a class (COCO's gaps).
-    size: of the input that it was trained for, as far as the file says; None stands for the model's own.
+    size: of the input that it is for, as far as the file says; None stands for the model's own.
     file: that it was read from; None for random.
     anchors: the shapes of a cell's anchors (`effedge.pipeline.models.anchors.place_anchors`); None: the model's own.
     """
@@ -168,20 +169,23 @@ def module_of(name: str, loaded: Weights) -> EfficientNet | EfficientDet:
 def size_of_input(name: str, loaded: Weights, size: Size | None = None) -> Size:
     """Returns the size of the input: `size` if the user gave it, else the file's, else the model's own.
 
+    A classifier's file may say any size: some published ones, as 300 or 475, are no multiples of 32.
+
     Raises:
         UserError: a size that does not suit the model; says where the size is from.
     """
     if size is None and loaded.size is not None and loaded.file is not None:
         try:
-            return input_size(name, loaded.size)
+            return input_size(name, loaded.size, multiple=32 if is_detector(name) else 1)
         except UserError as error:
-            suitable = Size(*(max(128, 32 * round(side / 32)) for side in loaded.size))
+            smallest, made = (128, ", for which its anchors are made anew") if is_detector(name) else (32, "")
+            suitable = Size(*(max(smallest, 32 * round(side / 32)) for side in loaded.size))
             raise UserError(
-                f"checkpoint '{loaded.file}' was trained for an input of {loaded.size}, and {error}: give "
-                f"SIZE={suitable} (--size), for which its anchors are made anew"
+                f"checkpoint '{loaded.file}' says an input of {loaded.size}, and {error}: give SIZE={suitable} "
+                f"(--size){made}"
             ) from error
     if size is not None and loaded.size not in (None, size):
-        log.info(f"checkpoint '{loaded.file}': trained for an input of {loaded.size}, built for {size}, as SIZE says")
+        log.info(f"checkpoint '{loaded.file}': its input is {loaded.size}, built for {size}, as SIZE says")
     return input_size(name, size)
 
 
@@ -245,6 +249,7 @@ def _lines(name: str, content: StateFile, found: Input) -> list[str]:
         lines.append(f"its input is {high} high and {wide} wide, {name}'s own {own}")
     elif found.sides != own:
         lines.append(f"its input is {found.sides[0]}, {name}'s own {own}")
+    lines += [] if is_detector(name) else evaluation_notes(content.values)
     pairs = zip(Preprocessing._fields, found.said, found.usual, strict=True)
     lines += [f"its {field} is {said}, {name}'s own {usual}" for field, said, usual in pairs if said != usual]
     if name in PYTORCH_EFFICIENTNETS and EFFICIENTNETS[name].to_one and entry(content.values, "mean") is None:

@@ -19,6 +19,7 @@ import math
 import re
 from typing import NamedTuple
 
+from effedge.deploy.common.contracts import CENTER_CROP, LETTERBOX, STRETCH, InputSpec
 from effedge.pipeline.models.tables import (
     EFFICIENTNETS,
     HALF,
@@ -56,6 +57,8 @@ class Preprocessing(NamedTuple):
 
     crop: for classifiers, the share of the image's shorter side that the centred input covers; None for detectors.
     fill: RGB, 0 to 255, of a detector's letterbox.
+    resize: the image's way to the input's size, as of `effedge.deploy.common.contracts.InputSpec`; where it is
+        "stretch", `crop` is the share of both sides.
     """
 
     mean: tuple[float, float, float]
@@ -63,6 +66,16 @@ class Preprocessing(NamedTuple):
     interpolation: str
     crop: float | None
     fill: tuple[int, int, int]
+    resize: str
+
+    def input_spec(self) -> InputSpec:
+        """Returns the part of an input's spec that makes an image the input."""
+        spec: InputSpec = {"interpolation": self.interpolation, "resize": self.resize}
+        if self.resize == LETTERBOX:
+            spec["fill"] = list(self.fill)
+        elif self.crop is not None:
+            spec["crop"] = self.crop
+        return spec
 
 
 PUBLISHED = {
@@ -158,12 +171,12 @@ def preprocessing(model: str, kind: str) -> Preprocessing:
         # The letterbox's border is the mean colour, so that it is about 0 once normalized; AdvProp's is black.
         red, green, blue = (round(255 * value) for value in mean)
         fill = (0, 0, 0) if kind == "coco-ap" else (red, green, blue)
-        return Preprocessing(mean, std, "bilinear", None, fill)
+        return Preprocessing(mean, std, "bilinear", None, fill, LETTERBOX)
     row = EFFICIENTNETS[model]
     if (model, kind) == ("v2-b3", "imagenet"):  # trained as V2-B0 to B2; the row is that of its ImageNet-21k weights
-        mean, std, row = IMAGENET_MEAN, IMAGENET_STD, row._replace(crop=None)
+        mean, std, row = IMAGENET_MEAN, IMAGENET_STD, row._replace(crop=None, stretch=False)
     # Bicubic for the smaller Lites too: timm found that it matches TensorFlow's bilinear best at low resolution.
     interpolation = "bilinear" if model in ("lite3", "lite4") else "bicubic"
     # Rounded down, so that size / crop, rounded down, is size + 32 again.
     crop = row.crop or math.floor(1000 * row.size / (row.size + CROP_PADDING)) / 1000
-    return Preprocessing(mean, std, interpolation, crop, (0, 0, 0))
+    return Preprocessing(mean, std, interpolation, crop, (0, 0, 0), STRETCH if row.stretch else CENTER_CROP)

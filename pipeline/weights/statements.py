@@ -2,7 +2,8 @@
 
 The entries are those of timm's and effdet's trainers (`arch`, and `args` with the options), of effdet's configuration,
 of Lightning's `hyper_parameters`, and of the Hugging Face hub's config.json. They are found by their names, however
-deep they lie; of several the outermost counts.
+deep they lie; of several the outermost counts. timm's configurations state some values twice, for training
+(`input_size`, `crop_pct`) and beside it for evaluation (`test_input_size`, `test_crop_pct`), which an engine takes.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.contracts import CENTER_CROP, STRETCH
 from effedge.pipeline.models.names import model_of_arch, models_with_equal_tensors, with_neck, without_neck
-from effedge.pipeline.models.tables import EFFICIENTDETS, EFFICIENTNETS, NECKS, is_detector
+from effedge.pipeline.models.tables import EFFICIENTDETS, EFFICIENTNETS, NECKS, Size, is_detector
 from effedge.pipeline.weights.anchor_spec import of_config
 from effedge.pipeline.weights.published import Preprocessing
 
 SIZE_NAMES = ("input_size", "img_size", "image_size")
 INTERPOLATIONS = ("bilinear", "bicubic")
+CROP_MODES = {"center": CENTER_CROP, "squash": STRETCH}  # of timm, which has "border" too
 ADVPROP = ("_ap", ".ap_")
 LABEL_OF_ID = re.compile(r"(?:^|\.)(?:label_names|labels)\.(\d{1,9})$")
 DESCRIPTION = re.compile(r"(?:^|\.)label_descriptions\.(.+)$", re.DOTALL)
@@ -35,6 +38,18 @@ def entry(values: Mapping[str, object], *names: str) -> tuple[str, object] | Non
     fitting = [path for path in values if path.rsplit(".", 1)[-1] in names and values[path] != ""]
     path = min(fitting, key=lambda each: (each.count("."), names.index(each.rsplit(".", 1)[-1])), default=None)
     return None if path is None else (path, values[path])
+
+
+def evaluation_entries(values: Mapping[str, object], *names: str) -> list[tuple[str, object]]:
+    """Returns (dotted path, value) of the outermost entry with one of the names, and in front of it that of the entry
+    with `test_` before its name, which lies beside it; those that there are."""
+    said = entry(values, *names)
+    if said is None:
+        only = entry(values, *(f"test_{name}" for name in names))
+        return [only] if only is not None else []
+    folder, dot, name = said[0].rpartition(".")
+    path = f"{folder}{dot}test_{name}"
+    return [(path, values[path]), said] if path in values else [said]
 
 
 def architectures(values: Mapping[str, object], name: str) -> dict[str, str]:
@@ -114,15 +129,29 @@ def settings_of(name: str) -> Settings:
     }
 
 
-def said_size(values: Mapping[str, object]) -> tuple[int, int] | None:
-    """Returns (height, width) of the input that the file says: an entry of a side, [h,w] or [c,h,w]; None if none."""
-    said = entry(values, *SIZE_NAMES)
-    if said is None:
-        return None
-    sides = said[1] if isinstance(said[1], Sequence) and not isinstance(said[1], str) else [said[1]] * 2
-    sides = list(sides)[-2:]
-    whole = [side for side in sides if isinstance(side, int) and not isinstance(side, bool) and 0 < side < 1 << 16]
-    return (whole[0], whole[1]) if len(whole) == 2 else None
+def said_size(values: Mapping[str, object]) -> Size | None:
+    """Returns (height, width) of the input that the file says, for evaluation if it says that; None if none."""
+    return next((size for _, value in evaluation_entries(values, *SIZE_NAMES) if (size := _size(value))), None)
+
+
+def said_crop(values: Mapping[str, object]) -> float | None:
+    """Returns the crop that the file says, for evaluation if it says that; None if none."""
+    return next((crop for _, value in evaluation_entries(values, "crop_pct") if (crop := _crop(value))), None)
+
+
+def evaluation_notes(values: Mapping[str, object]) -> list[str]:
+    """Writes which values of a classifier's configuration are taken where it says others too, or an unknown one."""
+    notes = []
+    for names, read in ((SIZE_NAMES, _size), (("crop_pct",), _crop)):
+        entries = [(path.rsplit(".", 1)[-1], read(value)) for path, value in evaluation_entries(values, *names)]
+        if len(entries) == 2 and all(value for _, value in entries) and entries[0][1] != entries[1][1]:
+            taken, other = (f"its {name} {value}" for name, value in entries)
+            notes.append(f"{taken} is taken, not {other}")
+    mode = entry(values, "crop_mode")
+    if mode is not None and mode[1] not in list(CROP_MODES):
+        known = " or ".join(CROP_MODES)
+        notes.append(f"its {mode[0]} is {mode[1]!r}, which engines do not have: the model's own, {known}, is taken")
+    return notes
 
 
 def said_anchors(values: Mapping[str, object], name: str) -> np.ndarray | None:
@@ -136,7 +165,7 @@ def said_anchors(values: Mapping[str, object], name: str) -> np.ndarray | None:
 
 
 def said_preprocessing(values: Mapping[str, object], name: str, usual: Preprocessing) -> Preprocessing:
-    """Returns `usual` with the mean, deviation, interpolation, crop and fill that the file says."""
+    """Returns `usual` with the mean, deviation, interpolation, crop, crop mode and fill that the file says."""
     look = usual
     if any(mark in arch for arch in architectures(values, name).values() for mark in ADVPROP):
         look = look._replace(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), fill=(0, 0, 0))
@@ -148,11 +177,13 @@ def said_preprocessing(values: Mapping[str, object], name: str, usual: Preproces
         if is_detector(name):
             red, green, blue = (round(255 * value) for value in mean)
             look = look._replace(fill=(red, green, blue))
-    interpolation, crop, fill = (entry(values, key) for key in ("interpolation", "crop_pct", "fill_color"))
+    interpolation, mode, fill = (entry(values, key) for key in ("interpolation", "crop_mode", "fill_color"))
     if interpolation is not None and isinstance(interpolation[1], str) and interpolation[1] in INTERPOLATIONS:
         look = look._replace(interpolation=str(interpolation[1]))
-    if look.crop is not None and crop is not None and isinstance(crop[1], int | float) and 0 < crop[1] <= 1:
-        look = look._replace(crop=float(crop[1]))
+    if not is_detector(name) and (crop := said_crop(values)) is not None:
+        look = look._replace(crop=crop)
+    if not is_detector(name) and mode is not None and isinstance(mode[1], str) and mode[1] in CROP_MODES:
+        look = look._replace(resize=CROP_MODES[mode[1]])
     if is_detector(name) and fill is not None and isinstance(fill[1], int) and 0 <= fill[1] <= 255:
         look = look._replace(fill=(fill[1],) * 3)
     return look
@@ -191,6 +222,18 @@ def said_labels(values: Mapping[str, object], classes: int, file: Path) -> list[
     short = [text if text is None else text.split(",")[0].strip() for text in texts]
     used = Counter(short)
     return [brief if used[brief] == 1 else text for brief, text in zip(short, texts, strict=True)]
+
+
+def _size(value: object) -> Size | None:
+    """Returns the size that an entry says by a side, [h,w] or [c,h,w], or None."""
+    sides = list(value)[-2:] if isinstance(value, Sequence) and not isinstance(value, str) else [value] * 2
+    whole = [side for side in sides if isinstance(side, int) and not isinstance(side, bool) and 0 < side < 1 << 16]
+    return Size(*whole) if len(whole) == 2 else None
+
+
+def _crop(value: object) -> float | None:
+    """Returns the crop that an entry says, a number above 0 and up to 1, or None."""
+    return float(value) if isinstance(value, int | float) and 0 < value <= 1 else None
 
 
 def _three(said: tuple[str, object] | None) -> tuple[float, float, float] | None:

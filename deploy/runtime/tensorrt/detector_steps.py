@@ -1,5 +1,5 @@
 """Runs a detector's letterbox and NMS on the GPU, before and after the engine: images in, the engine's candidates and
-the indices of those that NMS keeps out.
+the indices of those that NMS keeps out. A stretched image is a letterbox that the image fills.
 
 The results are those of deploy/image/preprocess.py's letterbox and of deploy/image/nms.py, to the last bit: so it was
 for the kernels on an H200 (tests/gpu); around an engine they are untested there.
@@ -11,8 +11,8 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 import numpy as np
 
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.common.contracts import InputSpec
-from effedge.deploy.image.preprocess import letterboxed_size
+from effedge.deploy.common.contracts import LETTERBOX, STRETCH, InputSpec
+from effedge.deploy.image.preprocess import BLACK, resized_size
 from effedge.deploy.image.resample import resample_table
 from effedge.deploy.native.cuda.kernels import compiled_kernels
 from effedge.deploy.runtime.tensorrt.execution_slot import ExecutionSlot
@@ -21,14 +21,16 @@ from effedge.deploy.runtime.tensorrt.gpu import Gpu, KernelError, launch_blocks,
 INPUT = "image"
 NMS_THREADS = 512
 NMS_BYTES = 5  # of shared memory, for each candidate
-BLACK = np.zeros((1, 1, 3), np.uint8)
+BLACK_IMAGE = np.zeros((1, 1, 3), np.uint8)
 # The types of an engine's tensors that the kernels support.
 TYPES = {INPUT: np.uint8, "boxes": np.float32, "scores": np.float32, "classes": np.int32}
 
 
 def supports(input_spec: InputSpec, types: Mapping[str, Any]) -> bool:
     """Checks that the kernels support an input, and tensors of these types."""
-    return (input_spec["resize"], input_spec["interpolation"]) == ("letterbox", "bilinear") and types == TYPES
+    fills_input = input_spec["resize"] == STRETCH and input_spec.get("crop", 1.0) == 1
+    resizes = fills_input or input_spec["resize"] == LETTERBOX
+    return resizes and input_spec["interpolation"] == "bilinear" and types == TYPES
 
 
 class Kernels(NamedTuple):
@@ -127,9 +129,9 @@ class DetectorSteps:
     def __init__(self, slot: ExecutionSlot, kernels: Kernels, input_spec: InputSpec, selection: Selection) -> None:
         """Allocates the buffers. Raises UserError if memory is short."""
         self.slot, self.kernels, self.selection = slot, kernels, selection
-        self.height, self.width = input_spec["size"]
+        self.input_spec, (self.height, self.width) = input_spec, input_spec["size"]
         self.min_batch, _, max_batch = input_spec["batch"]
-        red, green, blue = input_spec["fill"]
+        red, green, blue = input_spec.get("fill", BLACK)
         self.fill = red | green << 8 | blue << 16
         self.image = slot.gpu.memory(max_batch * self.height * self.width * 3)
         self.kept = slot.gpu.result_buffer(4 * max_batch * selection.max_detections)
@@ -142,7 +144,7 @@ class DetectorSteps:
         Returns the engine's outputs and "kept", int32 [N,max_detections], the indices of the candidates that NMS keeps,
         best first, then -1. Black images fill up the smallest batch.
         """
-        images = [*images, *[BLACK] * (self.min_batch - len(images))]
+        images = [*images, *[BLACK_IMAGE] * (self.min_batch - len(images))]
         shapes = tuple((image.shape[0], image.shape[1]) for image in images)
         if shapes != self.shapes:
             self.pack_tables(shapes)
@@ -158,7 +160,7 @@ class DetectorSteps:
         """Lays out the one buffer that is copied to the GPU, and writes its first two parts: the resized sizes, the
         tables of the axes, the pixels."""
         self.shapes = ()  # until all is done: memory may be short
-        resized = [letterboxed_size(shape, (self.height, self.width)) for shape in shapes]
+        resized = [resized_size(shape, self.input_spec) for shape in shapes]
         tables = [np.array([(width, height) for height, width in resized], np.int32).ravel()]
         end = tables[0].nbytes
         self.packed_images: List[PackedImage] = []

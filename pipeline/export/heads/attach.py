@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.common.contracts import SPEC_KEY, Spec
+from effedge.deploy.common.contracts import LETTERBOX, SPEC_KEY, STRETCH, InputSpec, Spec
 from effedge.deploy.common.messages import log
 from effedge.engines.onnx_header import Header, onnx_files
 from effedge.engines.stage import run_stage
@@ -72,19 +72,18 @@ def make_head_spec(
 ) -> Spec:
     """Makes the spec of a detector with this head; see `effedge.pipeline.export.onnx_spec`."""
     head = HEADS[name]
+    image: InputSpec = {"size": list(size), "batch": list(batch), "interpolation": "bilinear"}
+    if head.stretches:
+        image["resize"] = STRETCH
+    else:
+        image["resize"], image["fill"] = LETTERBOX, list(head.fill)
     return {
         "model": model,
         "weights": name,
         "task": "detection",
         "labels": list(labels),
         "iou": head.iou,
-        "input": {
-            "size": list(size),
-            "batch": list(batch),
-            "interpolation": "bilinear",
-            "resize": "letterbox",
-            "fill": list(head.fill),
-        },
+        "input": image,
     }
 
 

@@ -17,9 +17,10 @@ A row is of a project's own exporter. Sources, for pre-processing, decoding and 
 - RetinaNet: pytorch/vision, retinanet.py of torchvision/models/detection; open-mmlab/mmdetection,
   configs/_base_/models/retinanet_r50_fpn.py; facebookresearch/detectron2, configs/Base-RetinaNet.yaml.
 
-The image's letterbox is effedge's: top-left, with the row's fill, resized with antialiasing. YOLOX, YuNet and RetinaNet
-place it so too; SSDs and NanoDet-Plus stretch the image, the others centre it (`otherwise`). A shift does not change
-what a convolutional network finds, but at the borders of the image and in the last digits of a score.
+SSDs and NanoDet-Plus stretch the image to the input, here too (`stretches`). The letterbox of the others is effedge's:
+top-left, with the row's fill. YOLOX, YuNet and RetinaNet place the image so too, the others centre it (`otherwise`): a
+shift does not change what a convolutional network finds, but at the borders of the image and in the last digits of a
+score. Any resize here has antialiasing, which the projects' OpenCV and torchvision leave out.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class Head:
         centre: of a cell, in cells.
         bgr: the network takes blue, green, red.
         mean, std: of each channel in the network's order, for pixels of 0 to 255.
+        stretches: the image is resized to the input without keeping its aspect; else it is letterboxed.
         fill: the RGB colour of the letterbox.
         otherwise: what the project does with an image that effedge places top-left; empty: the same.
         marks: parts of weights' names that only such models have.
@@ -87,6 +89,7 @@ class Head:
     bgr: bool = False
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (255.0, 255.0, 255.0)
+    stretches: bool = False
     fill: tuple[int, int, int] = (114, 114, 114)
     otherwise: str = "centres"
     marks: tuple[str, ...] = ()
@@ -126,14 +129,11 @@ def ssd(
     marks: tuple[str, ...] = (),
     labels: tuple[str, ...] = (),
 ) -> Head:
-    """Makes the row of an SSD: a softmax with the background, variances of 0.1 and 0.2, and RGB stretched to the input.
-
-    The letterbox has the mean's colour, which is 0 for the network, as its own padding.
-    """
-    red, green, blue = (round(value) for value in mean)
+    """Makes the row of an SSD: a softmax with the background, variances of 0.1 and 0.2, and RGB stretched to the
+    input."""
     return Head(
         models, DELTAS, iou, apart=True, background=True, variances=(0.1, 0.2), mean=mean, std=(deviation,) * 3,
-        fill=(red, green, blue), otherwise="stretches", priors=priors, marks=marks, labels=labels,
+        stretches=True, otherwise="", priors=priors, marks=marks, labels=labels,
     )  # fmt: skip
 
 
@@ -170,7 +170,7 @@ HEADS = {
     ),
     "nanodet-plus": Head(
         "NanoDet-Plus", DISTANCES, 0.6, box_columns=32, boxes_first=False, strides=(8, 16, 32, 64), bgr=True,
-        mean=IMAGENET_BGR[0], std=IMAGENET_BGR[1], fill=(0, 0, 0), otherwise="stretches",
+        mean=IMAGENET_BGR[0], std=IMAGENET_BGR[1], stretches=True, otherwise="",
     ),
     "yunet": Head(
         "YuNet, the face detector of OpenCV", GRID, 0.45, objectness=True, apart=True, roots=True, bgr=True, std=ONES,

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.image.files import open_image
-from effedge.deploy.image.preprocess import FILTERS, center_crop
+from effedge.deploy.image.preprocess import FILTERS, preparation
 from effedge.pipeline.datasets.digits import SHAPES, LabelledImage, draw_crop, draw_image
 from effedge.pipeline.datasets.records import Record
 from effedge.pipeline.models.anchors import make_anchors
@@ -150,16 +150,13 @@ def record_crops(
 ) -> Callable[[int], ClassificationSample]:
     """Reads images with one class each from the disk, shuffled and augmented, [*size,3]."""
     record_index, resample = shuffled(len(records), seed), FILTERS[preprocessing.interpolation]
+    prepare = preparation({"size": list(size), **preprocessing.input_spec()}) if augmentation.evaluation_crop else None
 
     def draw(index: int) -> ClassificationSample:
         random = np.random.default_rng([seed, AUGMENTATION, index])
         record = records[record_index(index)]
         image = open_image(record.path)
-        if augmentation.evaluation_crop:
-            assert preprocessing.crop is not None  # which classifiers have
-            pixels = center_crop(image, size, preprocessing.crop, resample).pixels
-        else:
-            pixels = random_crop(random, image, size, resample)
+        pixels = random_crop(random, image, size, resample) if prepare is None else prepare(image).pixels
         pixels, _ = augmentation.flip_and_rotate(random, pixels, NO_BOXES)
         colours = augmentation.draw_colour_matrix(random)
         pixels = pixels if colours is None else recolour(pixels, colours)

@@ -110,6 +110,16 @@ def test_images_go_through_the_models_preprocessing(images: Path) -> None:
     np.testing.assert_array_equal(feeds[2][0], feeds[2][1])
 
 
+def test_images_are_stretched_where_the_model_says_so(tmp_path: Path) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 50, 3), np.uint8))
+    image.save(tmp_path / "wide.png")
+    spec = {"input": {"size": [16, 8], "resize": "stretch", "interpolation": "bilinear"}}
+    samples = image_samples([tmp_path / "wide.png"], spec, Input("image", np.dtype(np.uint8), (1, 16, 8, 3)))
+    [(_, feeds)] = samples
+    expected = image.resize((8, 16), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(feeds["image"][0], np.asarray(expected))
+
+
 def test_a_coco_json_names_its_images(images: Path, tmp_path: Path) -> None:
     listing = tmp_path / "instances.json"
     listing.write_text(json.dumps({"images": [{"file_name": "3.png"}, {"file_name": "1.png"}]}))

@@ -1,10 +1,20 @@
-"""Letterbox and centre crop: sizes worked by hand, pixels against Pillow's steps written out, and the way back."""
+"""Letterbox, centre crop and stretch: sizes worked by hand, pixels against Pillow's steps written out, and the way
+back."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from effedge.deploy.image.preprocess import LARGEST_ASPECT_RATIO, boxes_to_image, center_crop, letterbox, preparation
+from effedge.deploy.image.preprocess import (
+    LARGEST_ASPECT_RATIO,
+    boxes_to_image,
+    center_crop,
+    letterbox,
+    preparation,
+    resized_size,
+    shortened,
+    stretch,
+)
 from effedge.deploy.image.resample import FILTERS
 
 BILINEAR, BICUBIC = FILTERS["bilinear"], FILTERS["bicubic"]
@@ -130,5 +140,92 @@ def test_preparation_follows_the_spec():
     np.testing.assert_array_equal(boxed(image).pixels, letterbox(image, (32, 48), [9, 8, 7], BILINEAR).pixels)
     cut = preparation({"size": [32, 32], "resize": "center-crop", "interpolation": "bicubic", "crop": 0.9})
     np.testing.assert_array_equal(cut(image).pixels, center_crop(image, (32, 32), 0.9, BICUBIC).pixels)
-    with pytest.raises(ValueError, match="squash"):
+    whole = preparation({"size": [32, 48], "resize": "stretch", "interpolation": "bicubic"})
+    np.testing.assert_array_equal(whole(image).pixels, stretch(image, (32, 48), 1.0, BICUBIC).pixels)
+    part = preparation({"size": [32, 48], "resize": "stretch", "interpolation": "bicubic", "crop": 0.9})
+    np.testing.assert_array_equal(part(image).pixels, stretch(image, (32, 48), 0.9, BICUBIC).pixels)
+    with pytest.raises(ValueError, match="unknown resize 'squash', this effedge has letterbox, center-crop or stretch"):
         preparation({"size": [32, 32], "resize": "squash", "interpolation": "bicubic"})
+
+
+def by_axis(image, size, resample):
+    """Pillow's resize of the rows, then of the columns."""
+    height, width = size
+    narrow = Image.fromarray(image).resize((width, image.shape[0]), resample)
+    return np.asarray(narrow.resize((width, height), resample))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(300, 300), (240, 320), (33, 500)])
+@pytest.mark.parametrize(
+    "image_size", [(480, 640), (640, 480), (1080, 1920), (3000, 500), (21, 13), (1, 1), (1, 60), (60, 1), (300, 300)]
+)
+def test_a_stretch_is_pillows_resize_of_each_axis_to_the_last_bit(image_size, size, interpolation):
+    """In C++ where there is a compiler, bilinear, in two threads for the third image, and in Pillow."""
+    image, resample = noise(*image_size), FILTERS[interpolation]
+    prepare = preparation({"size": list(size), "resize": "stretch", "interpolation": interpolation})
+    expected = by_axis(image, size, resample)
+    for prepared in (prepare(image), stretch(image, size, 1.0, resample)):
+        np.testing.assert_array_equal(prepared.pixels, expected)
+        assert (prepared.image_size, prepared.resized_size) == (image_size, size)
+
+
+@pytest.mark.parametrize("resample", [BILINEAR, BICUBIC])
+@pytest.mark.parametrize("image_size", [(480, 640), (640, 480), (720, 1280), (427, 640), (300, 300)])
+def test_a_stretch_is_pillows_resize_in_one_call(image_size, resample):
+    """Which is torchvision's and so timm's, but for tall images, whose columns Pillow resizes first from 13 on."""
+    image = noise(*image_size)
+    expected = np.asarray(Image.fromarray(image).resize((480, 480), resample))
+    np.testing.assert_array_equal(stretch(image, (480, 480), 1.0, resample).pixels, expected)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    ("size", "crop", "resized", "corner"),
+    [
+        # timm's squash by hand, for tf_efficientnetv2_b3: floor(300 / 0.9) = 333, (333 - 300) / 2 = 16.5 -> 16, even
+        ((300, 300), 0.9, (333, 333), (16, 16)),
+        ((224, 320), 0.875, (256, 365), (16, 22)),  # floor(365.7); (365 - 320) / 2 = 22.5 -> 22
+        ((300, 300), 1.0, (300, 300), (0, 0)),
+    ],
+)
+def test_a_stretch_with_a_crop_keeps_the_centre(size, crop, resized, corner, interpolation):
+    image = noise(400, 500)
+    prepare = preparation({"size": list(size), "resize": "stretch", "interpolation": interpolation, "crop": crop})
+    (top, left), (height, width) = corner, size
+    expected = by_axis(image, resized, FILTERS[interpolation])[top : top + height, left : left + width]
+    assert prepare(image).resized_size == resized
+    np.testing.assert_array_equal(prepare(image).pixels, expected)
+
+
+def test_boxes_of_a_stretched_image_return_by_each_axis_own_ratio():
+    image = np.zeros((300, 400, 3), np.uint8)
+    image[60:180, 100:220] = 255
+    prepared = stretch(image, (100, 200), 1.0, BILINEAR)  # a third of the height, a half of the width
+    rows, columns = np.nonzero(prepared.pixels[..., 0] > 127)
+    box = np.float32([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]])
+    np.testing.assert_array_equal(box, [[50, 20, 110, 60]])
+    np.testing.assert_allclose(boxes_to_image(box, prepared), [[100, 60, 220, 180]], rtol=1e-6)
+    np.testing.assert_array_equal(boxes_to_image(np.float32([[-9, 50, 210, 100]]), prepared), [[0, 150, 400, 300]])
+
+
+def test_the_resized_size_follows_the_spec():
+    spec = {"size": [240, 320], "interpolation": "bilinear"}
+    assert resized_size((100, 50), {**spec, "resize": "letterbox"}) == (240, 120)
+    assert resized_size((100, 50), {**spec, "resize": "stretch"}) == (240, 320)
+    assert resized_size((100, 50), {**spec, "resize": "stretch", "crop": 0.75}) == (320, 426)
+
+
+@pytest.mark.parametrize("resample", ["bilinear", "bicubic"])
+def test_a_stretched_sliver_takes_no_more_memory_than_its_shape_needs(resample):
+    """As wide as the input, 10 million rows would take 14 GB."""
+    sliver = np.zeros((10_000_000, 1, 3), np.uint8)
+    sliver[: 10_000_000 // 2] = 255
+    assert shortened(sliver).shape == (64, 1, 3) and shortened(sliver.transpose(1, 0, 2)).shape == (1, 64, 3)
+    prepare = preparation({"size": [480, 480], "resize": "stretch", "interpolation": resample})
+    for axes in ((0, 1, 2), (1, 0, 2)):
+        image = sliver.transpose(axes)
+        prepared = prepare(image)
+        rows = prepared.pixels.transpose(axes)
+        assert rows[:230].min() == 255 and rows[250:].max() == 0
+        assert prepared.image_size == image.shape[:2] and prepared.resized_size == (480, 480)

@@ -38,6 +38,30 @@ def test_boxes_are_in_the_images_own_pixels(build):
     )
 
 
+def stretched(manifest):
+    """Makes an engine's letterbox a stretch."""
+    del manifest["spec"]["input"]["fill"]
+    manifest["spec"]["input"]["resize"] = "stretch"
+
+
+def test_boxes_of_stretched_images_are_in_the_images_own_pixels(build, edit):
+    folder = build(size=(64, 32))
+    edit(folder, stretched)
+    wide = scene(128, 256, red=(40, 20, 120, 100), blue=(160, 60, 256, 128))  # rows by 1/2, columns by 1/8
+    tall = scene(320, 64, green=(4, 10, 32, 320))  # rows by 1/5, columns by 1/2
+    first, second = Detector(folder)([wide, tall])
+    np.testing.assert_array_equal(first.boxes, [[40, 20, 120, 100], [160, 60, 256, 128]])
+    np.testing.assert_array_equal(second.boxes, [[4, 10, 32, 320]])
+
+
+def test_a_resize_of_a_later_effedge_is_one_line(build, edit):
+    folder = build()
+    edit(folder, lambda manifest: manifest["spec"]["input"].update(resize="seam-carving"))
+    with pytest.raises(UserError, match="unknown resize 'seam-carving', this effedge has letterbox, ") as caught:
+        Detector(folder)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_rotated_photograph_is_found_upright(build, tmp_path):
     upright = scene(64, 128, green=(10, 20, 50, 60))
     exif = Image.Exif()

@@ -62,6 +62,15 @@ def test_results_are_the_detectors(triton, engine, batch):
             check_detections(response, 0, detections)
 
 
+def test_results_of_stretched_images_are_the_detectors(triton, engine, edit):
+    folder = engine(size=(64, 32), batch=(1, 2, 4))
+    edit(folder, lambda manifest: manifest["spec"]["input"].update(resize="stretch"))
+    expected = Detector(folder)(IMAGES)
+    assert expected[2].boxes.tolist() != Detector(engine(size=(64, 32), name="letterbox"))(IMAGES)[2].boxes.tolist()
+    for response, detections in zip(run_ensemble(triton(folder), [image[None] for image in IMAGES]), expected):
+        check_detections(response, 0, detections)
+
+
 def test_the_images_of_one_request_have_rows_of_their_own(triton, engine):
     folder = engine(batch=(1, 2, 4))
     [response] = run_ensemble(triton(folder), [files(*map(png, IMAGES))], "tiny-file")

@@ -255,8 +255,17 @@ def test_the_input_is_the_users_then_the_files_then_the_models(d0, tmp_path):
     loaded = load_weights("d0", str(tmp_path / "d0.safetensors"))
     assert size_of_input("d0", loaded) == (384, 384) and size_of_input("d0", loaded, Size(384, 640)) == (384, 640)
     assert size_of_input("d0", loaded._replace(size=None)) == (512, 512)
-    with pytest.raises(UserError, match="trained for an input of 600, and size 600 does not suit d0: .*SIZE=608"):
+    with pytest.raises(UserError, match="says an input of 600, and size 600 does not suit d0: .*SIZE=608.* anchors"):
         size_of_input("d0", loaded._replace(size=Size(600, 600)))
+
+
+def test_a_classifiers_file_may_say_any_input(b0):
+    loaded = load_weights("b0", "random", classes=7)._replace(file=Path("a.pth"), size=Size(475, 300))
+    assert size_of_input("b0", loaded) == (475, 300)
+    with pytest.raises(UserError, match=r"says an input of 20, .*: give SIZE=32 \(--size\)$"):
+        size_of_input("b0", loaded._replace(size=Size(20, 20)))
+    with pytest.raises(UserError, match="size 300 does not suit b0: expected a multiple of 32"):
+        size_of_input("b0", loaded, Size(300, 300))
 
 
 def test_the_bundled_blood_cells_bring_their_classes_and_images_for_calibration():

@@ -8,7 +8,13 @@ import pytest
 from effedge.deploy.common.cli import UserError
 from effedge.pipeline.models.anchors import anchor_shapes
 from effedge.pipeline.weights.published import preprocessing
-from effedge.pipeline.weights.statements import check_model_said, said_anchors, said_preprocessing, said_size
+from effedge.pipeline.weights.statements import (
+    check_model_said,
+    evaluation_notes,
+    said_anchors,
+    said_preprocessing,
+    said_size,
+)
 
 FILE = Path("mine.pth")
 # What effdet 0.4.1's get_efficientdet_config says, as far as it is about the computation.
@@ -85,10 +91,43 @@ def test_timms_options_tell_the_families_apart():
         ({"args.img_size": "large"}, None),
         ({"args.img_size": True}, None),
         ({"args.size": 5}, None),
+        ({"pretrained_cfg.input_size": [3, 300, 300], "pretrained_cfg.test_input_size": [3, 384, 384]}, (384, 384)),
+        ({"pretrained_cfg.test_input_size": [3, 384, 320]}, (384, 320)),
+        # that of a trainer's own options comes before a configuration's, whatever that says of evaluation
+        ({"args.img_size": 192, "a.cfg.input_size": [3, 300, 300], "a.cfg.test_input_size": [3, 384, 384]}, (192, 192)),
+        ({"args.img_size": 192, "cfg.test_input_size": [3, 384, 384]}, (192, 192)),
+        ({"input_size": [3, 300, 300], "test_input_size": "large"}, (300, 300)),
     ],
 )
 def test_the_input_size_is_read(values, size):
     assert said_size(values) == size
+
+
+def test_the_crop_and_its_mode_are_those_of_timms_evaluation():
+    usual = preprocessing("b0", "")
+    cfg = {"cfg.crop_pct": 0.9, "cfg.test_crop_pct": 1.0, "cfg.crop_mode": "squash"}
+    look = said_preprocessing(cfg, "b0", usual)
+    assert (look.crop, look.resize) == (1.0, "stretch")
+    assert look.input_spec() == {"interpolation": "bicubic", "resize": "stretch", "crop": 1.0}
+    assert said_preprocessing({**cfg, "cfg.test_crop_pct": 0, "cfg.crop_mode": ["squash"]}, "b0", usual) == (
+        usual._replace(crop=0.9)
+    )
+    assert said_preprocessing({"crop_mode": "center", "crop_pct": 0.904}, "v2-b3", preprocessing("v2-b3", "")) == (
+        preprocessing("v2-b3", "")._replace(resize="center-crop", crop=0.904)
+    )
+    detector = preprocessing("d0", "")
+    assert said_preprocessing(cfg, "d0", detector) == detector
+
+
+def test_what_is_taken_of_two_values_is_said():
+    cfg = {"cfg.input_size": [3, 300, 300], "cfg.test_input_size": [3, 384, 384], "cfg.crop_pct": 1.0}
+    assert evaluation_notes(cfg) == ["its test_input_size 384 is taken, not its input_size 300"]
+    assert evaluation_notes({**cfg, "cfg.test_input_size": [3, 300, 300], "cfg.test_crop_pct": 0.95}) == [
+        "its test_crop_pct 0.95 is taken, not its crop_pct 1.0"
+    ]
+    assert evaluation_notes({"cfg.input_size": 300, "cfg.crop_mode": "squash", "cfg.test_crop_pct": 0.9}) == []
+    [note] = evaluation_notes({"cfg.crop_mode": "border"})
+    assert note.startswith("its cfg.crop_mode is 'border', which engines do not have: the model's own")
 
 
 def test_anchors_are_read_from_effdets_configuration():

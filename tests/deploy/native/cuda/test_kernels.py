@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.image.resample import resample_table
+from effedge.deploy.image.preprocess import stretch
+from effedge.deploy.image.resample import FILTERS, resample_table
 from effedge.deploy.native.cuda import kernels
-from tests.deploy.kernel_cases import FILL, candidates, letterbox_cases, reference
+from tests.deploy.kernel_cases import FILL, candidates, letterbox_cases, reference, sizes
 
 
 def pointer(array):
@@ -35,6 +36,14 @@ def by_kernel(host_kernels, image, size, resized):
 def test_the_letterbox_kernels_give_pillows_pixels_to_the_last_bit(host_kernels, seed):
     for image, size, expected in letterbox_cases(seed, 250):
         np.testing.assert_array_equal(by_kernel(host_kernels, image, size, expected.resized_size), expected.pixels)
+
+
+def test_an_image_that_fills_the_input_is_stretched_to_the_last_bit_as_pillow_does(host_kernels):
+    for (height, width), size in sizes(3, 100):
+        if max(height, width) <= 64 * min(height, width):
+            image = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+            expected = stretch(image, size, 1.0, FILTERS["bilinear"]).pixels
+            np.testing.assert_array_equal(by_kernel(host_kernels, image, size, size), expected)
 
 
 def test_resample_weights_worked_by_hand():

@@ -59,9 +59,12 @@ def finder(cuda, batch=-1):
     return FakeEngine(cuda, tensors, synthetic_candidates)
 
 
-def write_detector(folder, name="tensorrt", batch=(1, 2, 4)):
-    image = {"size": list(SIZE), "batch": list(batch), "interpolation": "bilinear", "resize": "letterbox"}
-    spec = {"model": "tiny", "task": "detection", "labels": ["a", "b"], "input": {**image, "fill": [9, 8, 250]}}
+LETTERBOX = {"resize": "letterbox", "fill": [9, 8, 250]}
+
+
+def write_detector(folder, name="tensorrt", batch=(1, 2, 4), resize=LETTERBOX):
+    image = {"size": list(SIZE), "batch": list(batch), "interpolation": "bilinear", **resize}
+    spec = {"model": "tiny", "task": "detection", "labels": ["a", "b"], "input": image}
     manifest = {"format": 1, "spec": spec, "backend": {"name": name}, "engine": "engine.plan"}
     (folder / "engine.plan").write_bytes(b"plan")
     digest = hashlib.sha256(b"plan").hexdigest()

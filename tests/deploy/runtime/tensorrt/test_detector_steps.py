@@ -35,6 +35,28 @@ def test_detections_are_those_of_pillow_and_numpy_whatever_the_sizes(
     assert_same(detections, on_the_cpu(tmp_path, images, **options))
 
 
+@pytest.mark.parametrize("batch", [(1, 1, 1), (3, 3, 3)])
+def test_stretched_images_have_the_detections_of_pillow_and_numpy(pretend, kernels, host_kernels, tmp_path, batch):
+    cuda = FakeCuda(host_kernels)
+    pretend(cuda, finder(cuda, batch[0]))
+    write_detector(tmp_path, batch=batch, resize={"resize": "stretch"})
+    images = random_images(0, 31) + random_images(1, 12, [(40, 70)])
+    images += random_images(2, 3, [(9000, 1), (2, 5000), (1, 1)])  # of two the runtime leaves out rows or columns
+    detections = list(Detector(tmp_path, threshold=0.1)(images))
+    assert "nms" in cuda.events and "graph" in cuda.events
+    assert_same(detections, on_the_cpu(tmp_path, images, threshold=0.1))
+    assert max(detections[-3].boxes[:, 3]) > 4500
+
+
+def test_a_stretch_with_a_crop_is_resized_on_the_cpu(pretend, kernels, tmp_path):
+    cuda = FakeCuda()
+    pretend(cuda, finder(cuda))
+    write_detector(tmp_path, resize={"resize": "stretch", "crop": 0.5})
+    images = random_images(6, 3)
+    assert_same(list(Detector(tmp_path)(images)), on_the_cpu(tmp_path, images))
+    assert "nms" not in cuda.events
+
+
 @pytest.mark.parametrize(
     "options", [{"class_agnostic": True}, {"classes": ["b"]}, {"classes": [0, "b"], "class_agnostic": True}], ids=str
 )

@@ -66,6 +66,15 @@ def test_the_answer_is_the_detectors_result(serve, build):
         assert found["classes"][row][count:] == [-1] * (2 - count)
 
 
+def test_stretched_images_have_the_detectors_boxes(serve, build, edit):
+    folder = build(size=(64, 32))
+    edit(folder, lambda manifest: manifest["spec"]["input"].update(resize="stretch"))
+    image = scene(200, 96, red=(12, 50, 48, 150), blue=None)
+    found = outputs_of(infer(serve(folder), {"inputs": [image_input(image)]}).json())
+    assert found["boxes"] == [Detector(folder)(image).boxes.tolist()]
+    np.testing.assert_allclose(found["boxes"], [[[12, 50, 48, 150]]], atol=3.2)  # a pixel of the input
+
+
 def test_parameters_select_and_outputs_are_chosen(serve, build):
     running = serve(build())
     request = {"inputs": [image_input(scene())], "outputs": [{"name": "labels"}], "parameters": {"threshold": 0.8}}

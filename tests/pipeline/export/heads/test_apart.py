@@ -19,7 +19,13 @@ from effedge.pipeline.export.heads.table import HEADS
 from effedge.pipeline.export.simplify import simplify_file
 from tests.pipeline.export.foreign_files import run_file
 from tests.pipeline.export.heads.networks import APART, APART_SIZES, apart_input, apart_network, apart_size, maps
-from tests.pipeline.export.heads.test_attach import ONE, assert_same_candidates, attached
+from tests.pipeline.export.heads.test_attach import (
+    ONE,
+    assert_same_candidates,
+    attached,
+    on_an_image,
+    stretched_by_pillow,
+)
 
 WITH_PRIORS = [name for name in APART if HEADS[name].priors]
 NAMES = "cat\ndog\nbird\n"
@@ -146,6 +152,21 @@ def test_candidates_of_logits_and_deltas_are_those_of_the_projects_own_post_proc
         tables = {part: outputs[part][0] for part in ("scores", "boxes")}
     result = run_file(attached(source, name, labels, tmp_path), {"image": image_of(name)})
     assert_same_candidates(result, decoded(name, tables["boxes"], size), probabilities(name, tables["scores"]))
+
+
+@pytest.mark.parametrize("image_size", [(200, 430), (433, 90)])
+@pytest.mark.parametrize("name", ["ultraface", "ssd300", "ssdlite"])
+def test_boxes_of_a_stretched_image_are_in_its_pixels_as_the_project_has_them(name, labels, tmp_path, image_size):
+    """`resize_boxes` of torchvision's GeneralizedRCNNTransform; `boxes[:, 0] *= width` of Ultra-Light-Fast."""
+    size = apart_size(name)
+    source = apart_network(name, tmp_path / "net.onnx", len(reference_priors(name, size)), 4)
+    image = np.random.default_rng(5).integers(0, 256, (*image_size, 3)).astype(np.uint8)
+    tables = run_file(source, {"images": apart_input(name, stretched_by_pillow(image, size))})
+    (height, width), (image_height, image_width) = size, image_size
+    boxes = decoded(name, tables["boxes"][0], size) / ([width, height] * 2) * ([image_width, image_height] * 2)
+    outputs = on_an_image(attached(source, name, labels, tmp_path), image)
+    clipped = np.clip(boxes, 0, [image_width, image_height] * 2)  # clip_boxes_to_image
+    assert_same_candidates(outputs, clipped, probabilities(name, tables["scores"][0]))
 
 
 def test_a_yunets_score_is_the_root_of_its_product_and_its_boxes_are_of_cells(tmp_path):

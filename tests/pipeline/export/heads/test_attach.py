@@ -9,11 +9,14 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import helper
+from PIL import Image
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.image.preprocess import boxes_to_image, preparation
 from effedge.engines.onnx_header import read_header
 from effedge.pipeline.export.heads import candidates
-from effedge.pipeline.export.heads.attach import attach_head, note_likely_head
+from effedge.pipeline.export.heads.attach import attach_head, make_head_spec, note_likely_head
+from effedge.pipeline.export.heads.table import HEADS
 from effedge.pipeline.export.simplify import simplify_file
 from tests.pipeline.export.foreign_files import run_file, save
 from tests.pipeline.export.heads.networks import JOINED, SIZE, network, network_input, reference
@@ -94,6 +97,44 @@ def test_the_spec_says_how_the_head_takes_images(labels, tmp_path):
         "iou": 1.0, "input": {"size": [64, 96], "batch": [1, 1, 1], "interpolation": "bilinear", "resize": "letterbox",
                               "fill": [114, 114, 114]},
     }  # fmt: skip
+
+
+# What the projects' own pre-processing does: cv2.resize(image, (width, height)) in `Resize` of pytorch-ssd and of
+# Ultra-Light-Fast; `fixed_size` of torchvision's GeneralizedRCNNTransform; `keep_ratio: False` of NanoDet-Plus' config.
+STRETCHING = {"ultraface", "ssd", "ssd300", "ssdlite", "nanodet-plus"}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_images_are_stretched_where_the_project_stretches_them(name):
+    image = make_head_spec("net", name, ["a"], (64, 96), (1, 1, 1))["input"]
+    assert image["resize"] == ("stretch" if name in STRETCHING else "letterbox")
+    assert ("fill" in image) == (name not in STRETCHING)
+    assert name not in STRETCHING or not HEADS[name].otherwise
+
+
+def on_an_image(detector, image):
+    """The spec's preparation, the detector, and its candidates in the image's own pixels."""
+    prepared = preparation(read_header(detector).spec["input"])(image)
+    outputs = run_file(detector, {"image": prepared.pixels[None]})
+    return {**outputs, "boxes": boxes_to_image(outputs["boxes"][0], prepared)[None]}
+
+
+def stretched_by_pillow(image, size):
+    """The resize of a project that stretches, but for its antialiasing, which effedge's has."""
+    narrow = Image.fromarray(image).resize((size[1], image.shape[0]), Image.Resampling.BILINEAR)
+    return np.asarray(narrow.resize((size[1], size[0]), Image.Resampling.BILINEAR))[None]
+
+
+@pytest.mark.parametrize("image_size", [(50, 200), (333, 90)])
+def test_boxes_of_a_stretched_image_are_in_its_pixels_as_nanodet_plus_has_them(labels, tmp_path, image_size):
+    source = network("nanodet-plus", tmp_path / "net.onnx")
+    image = np.random.default_rng(5).integers(0, 256, (*image_size, 3)).astype(np.uint8)
+    [output] = run_file(source, {"images": network_input("nanodet-plus", stretched_by_pillow(image, SIZE))}).values()
+    boxes, scores = reference("nanodet-plus", output[0])
+    # warp_boxes of nanodet/data/transform/warp.py, by the inverse of the matrix of get_resize_matrix; then its clip
+    ratios, limits = np.array(image_size[::-1] * 2) / (SIZE[::-1] * 2), np.array(image_size[::-1] * 2)
+    outputs = on_an_image(attached(source, "nanodet-plus", labels, tmp_path), image)
+    assert_same_candidates(outputs, np.clip(boxes * ratios, 0, limits), scores)
 
 
 def test_a_yolox_that_decodes_its_boxes_itself_is_not_decoded_again(labels, tmp_path):

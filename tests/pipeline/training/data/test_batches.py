@@ -123,6 +123,19 @@ def test_class_crops_carry_the_images_class(records):
         assert pixels.shape == (32, 32, 3) and class_id == 7 + pixels[0, 0, 0] // 50
 
 
+def test_class_crops_of_evaluation_are_stretched_where_the_model_is(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    augmentation = STILL._replace(evaluation_crop=True)
+    for model, expected in (
+        ("v2-m", Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC)),
+        ("v2-s", Image.fromarray(pixels).resize((72, 32), Image.Resampling.BICUBIC).crop((20, 0, 52, 32))),
+    ):
+        draw = record_crops([class_record(tmp_path / "wide.png", 0)], Size(32, 32), 0, augmentation,
+                            preprocessing(model, ""))  # fmt: skip
+        np.testing.assert_array_equal(draw(0)[0], np.asarray(expected))
+
+
 def test_an_unreadable_image_becomes_an_error_in_place_of_its_batch(tmp_path):
     (tmp_path / "text.png").write_text("no image")
     records = [class_record(tmp_path / "text.png", 0)]

@@ -11,6 +11,7 @@ import pytest
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.pipeline.artefact_folder import names_of
 from effedge.pipeline.models.create import create_model
+from effedge.pipeline.models.tables import Size
 from effedge.pipeline.request import Checkpoint, add_source, read_source
 from effedge.pipeline.weights.hub import repository
 from effedge.pipeline.weights.hub.repository import hub_file, is_repository, model_of_repository
@@ -286,6 +287,26 @@ def test_labels_input_and_preprocessing_are_the_configurations(server, lite0_fil
     look = loaded.preprocessing
     assert (look.mean, look.std) == ((0.4,) * 3, (0.3,) * 3) and (look.interpolation, look.crop) == ("bilinear", 0.95)
     assert model_of_repository("hf-hub:me/lite0") == "lite0"
+
+
+def test_the_size_and_crop_of_timms_evaluation_are_taken_and_said_and_the_users_size_before_them(
+    server, lite0_file, caplog
+):
+    caplog.set_level("INFO", "effedge")
+    cfg = {**LITE0["pretrained_cfg"], "test_input_size": [3, 300, 300], "test_crop_pct": 1.0, "crop_mode": "squash"}
+    server.add("me/squashed", {SAFE: lite0_file}, LITE0 | {"pretrained_cfg": cfg})
+    loaded = load_weights("lite0", "hf-hub:me/squashed")
+    assert (loaded.preprocessing.crop, loaded.preprocessing.resize) == (1.0, "stretch")
+    assert size_of_input("lite0", loaded) == (300, 300)
+    [line] = [record.getMessage() for record in caplog.records if "checkpoint" in record.getMessage()]
+    for words in (
+        "its input is 300, lite0's own 224; its test_input_size 300 is taken, not its input_size 160",
+        "; its test_crop_pct 1.0 is taken, not its crop_pct 0.95",
+        "; its resize is stretch, lite0's own center-crop",
+    ):
+        assert words in line, line
+    assert size_of_input("lite0", loaded, Size(192, 192)) == (192, 192)
+    assert caplog.messages[-1].endswith("its input is 300, built for 192, as SIZE says")
 
 
 def test_an_engine_needs_no_model_where_the_configuration_names_it(server):
