@@ -54,11 +54,13 @@ Leave = Callable[[Sequence[float], float, Sequence[float]], Collection[int]]
 
 
 class ThresholdSearchResult(NamedTuple):
-    """The threshold of each scale group, the output error of all of INT8 together, and each group's share of it."""
+    """The threshold of each scale group, the output error of all of INT8 together, each group's share of it, and the
+    groups that were left out where the thresholds were searched."""
 
     thresholds: list[float]
     output_error: float
     gains: list[float]
+    left_out: list[int]
 
 
 def trial_budget(macs: int) -> tuple[int, int]:
@@ -88,8 +90,12 @@ def search_thresholds(
     """
     with track(desc="thresholds", unit="run") as bar:
         search = _Search(switched, histograms, runs, bar.update)
-        rungs, together = search.common_rung() if fixed is None else (None, list(search.errors(fixed)))
-        thresholds = search.at_rungs(rungs) if fixed is None else list(fixed)
+        rungs: list[int] | None = None
+        if fixed is None:
+            rungs, together = search.common_rung()
+            thresholds = search.at_rungs(rungs)
+        else:
+            thresholds, together = list(fixed), list(search.errors(fixed))
         total = float(np.mean(together))
         isolated = search.isolate(thresholds) if total > ACCEPTABLE_ERROR else []
         if rungs is not None:
@@ -99,7 +105,7 @@ def search_thresholds(
             thresholds = search.at_rungs(rungs)
             total = search.total(thresholds, together)
         if total <= ACCEPTABLE_ERROR:
-            return ThresholdSearchResult(thresholds, total, [0.0] * len(thresholds))
+            return ThresholdSearchResult(thresholds, total, [0.0] * len(thresholds), [])
         if isolated:
             finalists = search.isolate_worst(thresholds, isolated)
             if rungs is not None:
@@ -109,7 +115,8 @@ def search_thresholds(
                     thresholds = search.at_rungs(climbed)
                     total = search.total(thresholds, moved)
                     isolated = [lower.get(group, errors) for group, errors in enumerate(isolated)]
-        return ThresholdSearchResult(thresholds, total, search.gains(thresholds, isolated, total))
+        gains = search.gains(thresholds, isolated, total)
+        return ThresholdSearchResult(thresholds, total, gains, sorted(search.left_out))
 
 
 class _Search:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from effedge.calibration.graph.onnx_file import session
 from effedge.calibration.output_error.kinds import Choice, choose_judges
-from effedge.calibration.output_error.measure import OutputError
+from effedge.calibration.output_error.measure import DetectionJudge, OutputError
 from effedge.calibration.ranges.samples import Samples
 from effedge.calibration.weights.layered_run import Arrays
 
@@ -38,6 +38,11 @@ class Trials:
         expected = [running.run(None, feeds) for feeds in self.feeds]
         self.choice = choice or choose_judges(reference, expected, image_size(self.feeds[0]), kinds)
         self.measure = OutputError(self.choice.judges, expected)
+
+    @property
+    def judges_detections(self) -> bool:
+        """True if outputs are judged as detections."""
+        return any(isinstance(judge, DetectionJudge) for judge in self.choice.judges)
 
     def output_error(self, candidate: ir.Model) -> float:
         """Returns the mean output error of the candidate over the samples."""

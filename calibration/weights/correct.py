@@ -3,7 +3,8 @@
 Each layer has two inputs for the same sample: x in the float model, and x' in the INT8 model, whose layers before it
 are corrected already. Its weights are refitted and rounded (rounding.py) so that W'x' comes near W x, and its bias
 takes up the rest of the mean (Nagel et al. 2019, section 4.2, bias correction). Without the refit W' is W, rounded. The
-refit is worth most for a classifier, and may do a detector more harm than good, so post_training.py tries both.
+refit is worth most for a classifier, and does a detector more harm than good, so post_training.py tries both where the
+outputs are no detections.
 
 Rows are centred first, so that the mean is left to the bias, and large rows are weighed down: the few cells with a
 hundred times the usual magnitude are objects, which are detected with any weights, or cells that nothing looks at, and

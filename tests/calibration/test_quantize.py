@@ -254,6 +254,20 @@ def test_a_correction_that_does_harm_is_not_taken(
     np.testing.assert_array_equal(session(changed).run(None, feed)[0], session(rounded).run(None, feed)[0])
 
 
+@pytest.mark.parametrize(("judges_detections", "tried"), [(True, [False]), (False, [False, True])])
+def test_a_detectors_weights_are_not_refitted(
+    judges_detections: bool, tried: list[bool], load: Load, samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[bool]()
+    monkeypatch.setattr(Trials, "judges_detections", judges_detections)
+    monkeypatch.setattr(
+        "effedge.calibration.post_training.correct",
+        lambda reference, candidates, *_: seen.extend(candidate.refitted for candidate in candidates),
+    )
+    quantize(load(networks.classifier()), samples, Settings("minmax"))
+    assert seen == tried
+
+
 def test_a_symbolic_batch_stays_symbolic(load: Load, samples: Samples, run_ort: Run) -> None:
     changed, _ = quantize(load(networks.classifier(batch="N")), samples)
     assert run_ort(changed, networks.feeds(1, batch=3)[0])[0].shape == (3, networks.CLASSES)

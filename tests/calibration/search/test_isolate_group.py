@@ -95,7 +95,8 @@ def test_layers_that_were_taken_out_of_int8_have_their_own_weights_too(load: Loa
 
 
 def test_a_bias_that_a_correction_gave_goes_with_it(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("effedge.calibration.post_training.LEAST_GAIN", -100)  # any correction is taken
+    any_correction = {"rounded": -100, "refitted": -100}
+    monkeypatch.setattr("effedge.calibration.post_training.LEAST_GAIN", any_correction)
     net = networks.Network()
     x = net.input("image", [1, 4, 8, 8])
     for index in range(2):

@@ -145,7 +145,7 @@ def draws(count: int) -> list[Histogram]:
 def test_a_gain_is_the_groups_share_of_the_output_error_by_the_square_of_its_isolated_error() -> None:
     switched = Landscape([0.1, 0.4, 0.0, 0.2])
     fixed = [1.0, 2.0, 3.0, 4.0]
-    thresholds, error, gains = search_thresholds(switched, draws(4), fixed)  # type: ignore[arg-type]
+    thresholds, error, gains, _ = search_thresholds(switched, draws(4), fixed)  # type: ignore[arg-type]
     assert thresholds == fixed and switched.seen[0] == dict(enumerate(fixed))
     alone = [{index: value} for index, value in enumerate(fixed)]
     assert switched.seen[1:5] == alone and sorted(map(str, switched.seen[5:])) == sorted(map(str, alone))
@@ -156,7 +156,7 @@ def test_a_gain_is_the_groups_share_of_the_output_error_by_the_square_of_its_iso
 def test_the_groups_with_the_largest_errors_are_tried_on_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threshold_search, "FINALISTS", 3)
     switched = Landscape([0.1, 0.4, 0.3, 0.01, 0.2, 0.05])
-    _, _, gains = search_thresholds(switched, draws(6), [1.0] * 6)  # type: ignore[arg-type]
+    _, _, gains, _ = search_thresholds(switched, draws(6), [1.0] * 6)  # type: ignore[arg-type]
     assert switched.seen[7:] == [{1: 1.0}, {2: 1.0}, {4: 1.0}]
     assert np.argsort(gains).tolist() == [3, 5, 0, 4, 2, 1]
 
@@ -208,6 +208,7 @@ def test_a_group_that_will_be_in_16_bit_hides_nothing(monkeypatch: pytest.Monkey
     [(worst, total, thresholds)] = seen
     assert worst == 0 and total > 1000 and len(set(thresholds)) == 1, "at one rung for all"
     assert found.output_error > 1000, "of all groups in INT8"
+    assert found.left_out == [0] and hidden.left_out == []
     assert found.gains[0] == pytest.approx(found.output_error, rel=1e-3)
 
 
@@ -221,7 +222,7 @@ class Together(Landscape):
 
 def test_what_helps_each_group_alone_is_not_taken_if_together_it_does_harm() -> None:
     switched, histograms = Together([]), draws(3)
-    thresholds, error, _ = search_thresholds(switched, histograms)  # type: ignore[arg-type]
+    thresholds, error, _, _ = search_thresholds(switched, histograms)  # type: ignore[arg-type]
     least = min(sum(on.values()) for on in switched.seen if len(on) == 3)
     assert error == pytest.approx(sum(thresholds)) == pytest.approx(least)
     assert any(len(on) == 1 and sum(on.values()) > max(thresholds) for on in switched.seen), "the climb was tried"
@@ -230,7 +231,7 @@ def test_what_helps_each_group_alone_is_not_taken_if_together_it_does_harm() -> 
 def test_a_group_that_was_always_zero_is_never_on() -> None:
     switched = Landscape([0.1, 0.4])
     histograms = [*draws(1), histogram_of(np.zeros(10))]
-    thresholds, error, gains = search_thresholds(switched, histograms)  # type: ignore[arg-type]
+    thresholds, error, gains, _ = search_thresholds(switched, histograms)  # type: ignore[arg-type]
     assert thresholds[1] == 0 and error == pytest.approx(0.1) and gains == pytest.approx([0.1, 0])
     assert not any(1 in on for on in switched.seen)
 
@@ -251,7 +252,7 @@ def test_with_few_runs_left_each_group_is_tried_on_fewer_samples() -> None:
 def test_without_runs_left_the_gains_are_shares_by_the_noise() -> None:
     switched, histograms = Landscape([0.1] * 4), draws(4)
     fixed = [histogram.amax for histogram in histograms]
-    _, error, gains = search_thresholds(switched, histograms, fixed, runs=9)  # type: ignore[arg-type]
+    _, error, gains, _ = search_thresholds(switched, histograms, fixed, runs=9)  # type: ignore[arg-type]
     assert len(switched.seen) == 1 and error == pytest.approx(0.4)
     assert sorted(gains) == gains and min(gains) > 0 and sum(gains) <= error * (1 + 1e-9)
 
@@ -321,7 +322,7 @@ def test_outliers_are_clipped_where_the_output_does_not_miss_them(load: Load, sa
     plan = make_plan(model)
     [histogram] = collect(model, samples, plan.tensors).values()
     switched = SwitchedTrials(model, plan, Trials(model, samples))
-    [threshold], error, _ = search_thresholds(switched, [histogram])
+    [threshold], error, _, _ = search_thresholds(switched, [histogram])
     assert threshold < 10 if saturates else threshold == OUTLIER
 
     def mean(limit: float) -> float:
