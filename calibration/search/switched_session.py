@@ -3,23 +3,28 @@
     x -> If(switch) -> QuantizeLinear, DequantizeLinear (scale, zero point)   or   x as it is
 
 So a trial is a run and not a new session: ONNX Runtime takes a third of a second to make one of D0, and less than a
-tenth to run it. Only activations are rounded; the weights stay float.
+tenth to run it. The weights of the layers that read an INT8 tensor are rounded too, as a layer may lose more by its
+weights than by what it reads. They are constants of the session, because ONNX Runtime computes convolutions with other
+weights far slower; so other groups in INT8 are another session.
 
 Where one group of tensors is tried by itself, everything before it is the float model, and its results on a few samples
 can be kept (submodel.py). And a switch that is off still copies its tensor: all switches of D0 make a run half as long
 again. So such trials have sessions of their own, each with the switches of a part of the groups, that begin at the node
-that first reads a tensor of the part.
+that first reads a tensor of the part. There the few layers of the part have a switch for their weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.tape import Tape
 
 from effedge.calibration.graph.onnx_file import insert_behind, session
 from effedge.calibration.placement import Plan
+from effedge.calibration.placement.insert import quantize_weight
+from effedge.calibration.placement.layers import Layer
 from effedge.calibration.ranges.thresholds import INT8_MAX, quantization_parameters
 from effedge.calibration.search.submodel import cut_before, feeds_at
 from effedge.calibration.search.trials import Trials
@@ -41,7 +46,7 @@ class SwitchedTrials:
     def __init__(self, model: ir.Model, plan: Plan, trials: Trials, lows: Sequence[float | None] | None = None) -> None:
         self.model, self.plan, self.trials = model, plan, trials
         self.lows = [None] * len(plan.groups) if lows is None else lows
-        self.full = SwitchedSession(model, plan, range(len(plan.groups)))
+        self.full: tuple[frozenset[int], SwitchedSession] | None = None  # for the groups that were tried last
         self.parts: dict[int, tuple[SwitchedSession, list[Arrays]]] = {}  # by group, made when it is first tried
 
     @property
@@ -60,7 +65,10 @@ class SwitchedTrials:
     def errors(self, thresholds: Mapping[int, float]) -> Iterator[float]:
         """Computes the output error of each sample with the groups of `thresholds` (by index) in INT8 and all others in
         float."""
-        return self._errors(self.full, self.trials.feeds, thresholds)
+        groups = frozenset(thresholds)
+        if self.full is None or self.full[0] != groups:
+            self.full = groups, SwitchedSession(self.model, self.plan, range(len(self.plan.groups)), rounded=groups)
+        return self._errors(self.full[1], self.trials.feeds, thresholds)
 
     def isolated_errors(self, group: int, threshold: float, samples: Sequence[int] | None = None) -> Iterator[float]:
         """Computes the output error of each sample, or of some, with one group in INT8 and all others in float."""
@@ -101,9 +109,20 @@ class SwitchedTrials:
 
 
 class SwitchedSession:
-    """A session of the model from its node `start` on, with the switches of some groups, by index."""
+    """A session of the model from its node `start` on, with the switches of some groups, by index.
 
-    def __init__(self, model: ir.Model, plan: Plan, groups: Sequence[int], start: int = 0) -> None:
+    Args:
+        rounded: the groups whose layers have rounded weights; None: the weights have the switches of their groups.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        plan: Plan,
+        groups: Sequence[int],
+        start: int = 0,
+        rounded: Collection[int] | None = None,
+    ) -> None:
         self.groups = groups
         switched = model.clone()
         nodes = {node.name: node for node in switched.graph}
@@ -121,6 +140,14 @@ class SwitchedSession:
             if value not in outputs:
                 outputs[value] = _insert_switch(switched.graph, value, *scalars[group_of[value.name]])
             node.replace_input_with(index, outputs[value])
+        for layer in plan.layers:
+            group = group_of.get(layer.data.name or "")
+            if group is None or (rounded is not None and group not in rounded):
+                continue
+            weight = _rounded_weight(switched.graph, layer)
+            if rounded is None:
+                weight = _choose_weight(switched.graph, nodes[layer.name], weight, scalars[group][0])
+            nodes[layer.name].replace_input_with(1, weight)
         self.session = session(switched)
 
 
@@ -162,4 +189,24 @@ def _insert_switch(
         ),
     }
     insert_behind(graph, value, ir.node("If", [switch], branches, outputs=[output], name=f"{value.name}.switch"))
+    return output
+
+
+def _rounded_weight(graph: ir.Graph, layer: Layer) -> ir.Value:
+    """Adds a layer's weights to the graph, as INT8 holds them."""
+    quantized, scale = quantize_weight(layer.weight_array, layer.axis)  # type: ignore[arg-type]  # a rule saw to it
+    shape = [-1 if axis == layer.axis else 1 for axis in range(quantized.ndim)]
+    array = quantized * scale.reshape(shape)
+    return Tape(graph).initializer(ir.tensor(array, name=f"{layer.name}.rounded_weight"))
+
+
+def _choose_weight(graph: ir.Graph, node: ir.Node, rounded: ir.Value, switch: ir.Value) -> ir.Value:
+    """Inserts the choice between a node's weights and the rounded ones in front of it; returns its output."""
+    branches = {}
+    for branch, value in (("then_branch", rounded), ("else_branch", node.inputs[1])):
+        same = ir.Value(name=f"{node.name}.{branch}.weight", type=FLOAT, shape=rounded.shape)
+        graph_of_branch = ir.Graph([], [same], nodes=[ir.node("Identity", [value], outputs=[same])], name=same.name)
+        branches[branch] = graph_of_branch
+    output = ir.Value(name=f"{node.name}.switched_weight", type=FLOAT, shape=rounded.shape)
+    graph.insert_before(node, ir.node("If", [switch], branches, outputs=[output], name=output.name))
     return output

@@ -51,13 +51,14 @@ def error(reference: ir.Model, changed: ir.Model, samples: Samples, run: Run) ->
 
 
 def inserted(model: ir.Model, thresholds: dict[int, float], lows: Sequence[float | None] = ()) -> ir.Model:
-    """The model with Q/DQ on the activations of these groups, and float weights."""
+    """The model with Q/DQ on the activations of these groups, and rounded weights in the layers that read them."""
     changed = model.clone()
     plan = make_plan(changed)
     by_name = {name: value for index, value in thresholds.items() for name in plan.groups[index]}
     reads = [(node, index) for node, index in plan.reads if node.inputs[index].name in by_name]
     low_of = {name: low for group, low in zip(plan.groups, lows, strict=False) for name in group}
-    InsertQDQPass(reads, by_name, [], low_of)(changed)
+    layers = [layer for layer in plan.layers if layer.data.name in by_name]
+    InsertQDQPass(reads, by_name, layers, low_of)(changed)
     return changed
 
 
@@ -95,7 +96,9 @@ def test_a_group_is_one_switch(load: Load) -> None:
     plan = make_plan(model)
     assert sorted(map(len, plan.groups)) == [1, 3]
     switched = SwitchedTrials(model, plan, Trials(model, CASES["shared scale"][1]))
-    names = {value.name for value in switched.full.session.get_inputs()}
+    switched.output_error({})
+    assert switched.full is not None
+    names = {value.name for value in switched.full[1].session.get_inputs()}
     assert names == {"x", *(f"{kind}.{group}" for kind in ("switch", "scale", "zero_point") for group in (0, 1))}
 
 

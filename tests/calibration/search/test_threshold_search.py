@@ -298,10 +298,13 @@ def runs_with_outliers() -> list[dict[str, np.ndarray]]:
 
 
 def plain_error(net: networks.Network, x: np.ndarray, limit: float, saturates: bool) -> float:
-    """The squared error over the variance about each channel's mean of the same network in NumPy, x rounded to INT8."""
+    """The squared error over the variance about each channel's mean of the same network in NumPy, x and the weights
+    rounded to INT8."""
     weight, bias = (np.array(onnx_tensor) for onnx_tensor in weights_of(net))
+    steps = np.abs(weight).max(axis=1, keepdims=True) / 127
     rounded = np.clip(np.rint(x / (limit / 127)), -127, 127) * (limit / 127)
-    outputs = [np.einsum("oc,ncyx->noyx", weight[:, :, 0, 0], each) + bias[:, None, None] for each in (x, rounded)]
+    pairs = ((weight, x), (np.rint(weight / steps) * steps, rounded))
+    outputs = [np.einsum("oc,ncyx->noyx", kernel[:, :, 0, 0], each) + bias[:, None, None] for kernel, each in pairs]
     if saturates:
         outputs = [np.clip(each, -2, 2) for each in outputs]
     wanted, got = outputs
