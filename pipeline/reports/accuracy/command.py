@@ -25,6 +25,7 @@ from pathlib import Path
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.files import write_json
 from effedge.deploy.common.messages import log, messages_to_stderr
+from effedge.deploy.common.paths import output_file, output_folder
 from effedge.pipeline.datasets.read import read_data
 from effedge.pipeline.export.heads.table import HEADS_HELP
 from effedge.pipeline.reports.accuracy.cases import CASES, LocatedCase, locate
@@ -40,8 +41,10 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", metavar="ROW", help=f"{', '.join(CASES)} (default: all)")
     peers_help = "a Python with nncf, onnxruntime or nvidia-modelopt; may be repeated"
     parser.add_argument("--peers", type=Path, action="append", default=[], metavar="PYTHON", help=peers_help)
-    parser.add_argument("--out", type=Path, default=Path("build"), help="folder of all artefacts (%(default)s)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures to this file")
+    parser.add_argument(
+        "--out", type=output_folder, default=Path("build"), help="folder of all artefacts (%(default)s)"
+    )
+    parser.add_argument("--json", metavar="FILE", type=output_file, help="write all figures to this file")
     parser.add_argument("--limit", metavar="N", type=int, help="evaluate on the first N images only")
     add_own_row(parser)
     parser.add_quiet()
