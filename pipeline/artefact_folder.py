@@ -129,6 +129,7 @@ def artefact_name(source: Checkpoint | OnnxFile, prefix: str = "") -> str:
     file = file_of(source)
     if isinstance(source, OnnxFile):
         parts = [prefix + word(source.path.stem), *([source.head] if source.head else [])]
+        parts += [str(source.size)] if source.size else []
         return "-".join([*parts, *([batch_word(source.batch)] if source.batch else [])])
     if file is not None:
         weights = prefix + word(name_of_file(file))

@@ -38,6 +38,7 @@ from effedge.pipeline.datasets.records import DataSet
 from effedge.pipeline.evaluation.accuracy_limit import add_limit, drop_budget, read_labelled, read_limit
 from effedge.pipeline.export.foreign_model import check_inputs, simplify_foreign_stage
 from effedge.pipeline.export.heads.attach import attach_stage, header_with_head
+from effedge.pipeline.export.heads.image_input import fix_header
 from effedge.pipeline.export.simplify import simplify_stage
 from effedge.pipeline.export.torch_to_onnx import HeadOptions, export_stage
 from effedge.pipeline.models.tables import input_size, is_detector, parse_size
@@ -66,12 +67,14 @@ def run_chain(request: Request) -> Path:
         UserError: whatever is wrong with the model or the data, before the first long stage where that can be known.
     """
     if isinstance(request.source, OnnxFile):
-        header = read_header(request.source.path)
-        check_float_onnx(request.source, header)
-        header = header_with_head(header, request.source.path, request.source.head)
-        data = data_of_onnx(request.source, header, request)
+        source, header = request.source, read_header(request.source.path)
+        if source.head is not None:
+            header = fix_header(header, source.path, source.size)
+        check_float_onnx(source, header)
+        header = header_with_head(header, source.path, source.head)
+        data = data_of_onnx(source, header, request)
         with artefact_folder(request) as folder:
-            return chain_of_onnx(request.source, header, folder, request, data)
+            return chain_of_onnx(source, header, folder, request, data)
     locate_weights(request.source.model, request.source.weights)
     data = data_of_checkpoint(request.source, request)
     with artefact_folder(request) as folder:
@@ -100,7 +103,7 @@ def chain_of_onnx(onnx: OnnxFile, header: Header, folder: Path, request: Request
     simplified = folder / "simplified.onnx"
     if onnx.head is not None:
         detector = folder / "model.onnx"
-        attach_stage(onnx.path, detector, onnx.head, onnx.labels, onnx.batch or (1, 1, 1))
+        attach_stage(onnx.path, detector, onnx.head, onnx.labels, onnx.batch or (1, 1, 1), onnx.size)
         simplify_stage(detector, simplified)
     elif header.spec:
         simplify_stage(onnx.path, simplified)
