@@ -18,6 +18,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -86,7 +87,8 @@ class Harness:
         self.work.mkdir()
         self.folders = tuple(name for name in stage.free if name.endswith("/"))
         self.records: set[tuple[str, str]] = set()
-        self.injected = self.calls = 0
+        self.injected = self.calls = self.vouched = 0
+        self.outcomes: Counter[str] = Counter()  # of the runs with a fault
         self.stage.inputs(self.work, 1)
         self.run_well(1)
         self.earlier = self.items()
@@ -127,10 +129,12 @@ class Harness:
         if status == 2:
             assert len([line for line in said.splitlines() if line.startswith("error: ")]) == 1, where
         items = self.items()
+        self.note(status, items)
         for name in {*items, *self.earlier}:
             accepted = {self.earlier.get(name), self.new.get(name)}
             assert items.get(name) in accepted, f"half an artefact, {name}; {where}"
         for key, digest, record in self.vouching():
+            self.vouched += 1
             assert (key, digest) in self.records, f"{record} vouches for another artefact; {where}"
         if items not in (self.earlier, self.new):
             self.stage.mixed(self.work)
@@ -139,9 +143,27 @@ class Harness:
         again = self.items()
         other = sorted(name for name in {*again, *self.new} if again.get(name) != self.new.get(name))
         assert not other, f"the next run made something else: {other}; {where}"
-        left = [path for path in self.work.rglob("*") if path.name.endswith((".effedge", ".lock"))]
-        left += [self.work / name for name in self.folders if (self.work / name).exists()]
+        left = self.left_overs()
         assert not left, f"left over: {left}; {where}"
+
+    def note(self, status: int, items: dict[str, str]) -> None:
+        """Counts how a run with a fault ended, and what it left."""
+        ended = {-9: "killed", 2: "ended with one line"}.get(status, "went on to the end")
+        result = "earlier" if items == self.earlier else "new" if items == self.new else "some earlier and some new"
+        self.outcomes.update([ended, result, *(["temporary files"] if self.left_overs() else [])])
+
+    def summary(self) -> str:
+        """Says what the faults did, for the test's report."""
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.outcomes.items()))
+        return (
+            f"{self.stage.name}: {self.calls} calls, {self.injected} faults injected; {counts}; "
+            f"{self.vouched} records vouched"
+        )
+
+    def left_overs(self) -> list[Path]:
+        """Returns the temporary files and locks in the folder, and the folders that a good run removes."""
+        left = [path for path in self.work.rglob("*") if path.name.endswith((".effedge", ".lock"))]
+        return left + [self.work / name for name in self.folders if (self.work / name).exists()]
 
     def items(self) -> dict[str, str]:
         """Returns the digests of all artefacts by name; a folder that is written as a whole is one."""

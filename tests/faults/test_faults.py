@@ -27,7 +27,7 @@ def run_all(stage: Stage, folder: Path, library: Path, every: int = 1) -> None:
         for offset, kind in enumerate(FAULTS.values()):
             for at in range(1 + offset % every, harness.calls + 1, every):
                 harness.inject(kind, at)
-        print(f"{stage.name}: {harness.calls} calls, {harness.injected} faults injected")
+        print(harness.summary())
         assert harness.injected
     finally:
         harness.close()
