@@ -257,7 +257,7 @@ def is_engine(folder: Path) -> bool:
 
 def is_recorded(folder: Path) -> bool:
     """Tells if a stage's record stands beside a folder: the folder is that stage's artefact, changed or not."""
-    record = read_dict(folder.with_name(folder.name + ".json"))
+    record = read_dict(Path(f"{folder}.json"))
     return all(field in record for field in RECORD_FIELDS)
 
 

@@ -93,6 +93,7 @@ class Harness:
         self.run_well(1)
         self.earlier = self.items()
         self.stage.inputs(self.work, 2)
+        self.before = self.items()  # earlier artefacts beside other inputs
         shutil.copytree(self.work, self.base, symlinks=True)
         self.calls = self.run_well(2)
         self.new = self.items()
@@ -149,8 +150,8 @@ class Harness:
     def note(self, status: int, items: dict[str, str]) -> None:
         """Counts how a run with a fault ended, and what it left."""
         ended = {-9: "killed", 2: "ended with one line"}.get(status, "went on to the end")
-        result = "earlier" if items == self.earlier else "new" if items == self.new else "some earlier and some new"
-        self.outcomes.update([ended, result, *(["temporary files"] if self.left_overs() else [])])
+        result = "the earlier" if items == self.before else "the new" if items == self.new else "some of each"
+        self.outcomes.update([ended, f"with {result} result", *(["with temporary files"] if self.left_overs() else [])])
 
     def summary(self) -> str:
         """Says what the faults did, for the test's report."""

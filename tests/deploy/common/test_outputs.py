@@ -131,6 +131,15 @@ def test_only_an_empty_or_own_folder_is_replaced(tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_the_root_and_a_full_folder_that_is_the_current_one_are_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    for path in ("/", ".", "..", str(tmp_path)):
+        with pytest.raises(UserError, match=f"the folder '{path}' would be replaced"):
+            put_folder(path)
+    assert os.listdir(str(tmp_path)) == ["notes.txt"]
+
+
 def test_what_is_refused_is_refused_before_the_work(tmp_path):
     (tmp_path / "photographs").mkdir()
     (tmp_path / "photographs" / "a.jpg").write_text("")
