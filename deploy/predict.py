@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence,
 from effedge.deploy.common.cli import Parser, UserError, number_within
 from effedge.deploy.common.files import atomic_file, atomic_files
 from effedge.deploy.common.messages import log
-from effedge.deploy.common.paths import output_file, output_path
+from effedge.deploy.common.paths import output_path
 from effedge.deploy.runtime.manifest import parse_manifest
 from effedge.deploy.runtime.selection import MAX_DETECTIONS, THRESHOLD
 
@@ -75,7 +75,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("source", metavar="SOURCE", help=help)
     help = "draw the detections or classes into this folder, or this FILE.mp4 for video"
     parser.add_argument("--out", type=output_path, metavar="DIR", help=help)
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write detections or classes to this file")
+    parser.add_argument("--json", type=output_path, metavar="FILE", help="write detections or classes to this file")
     parser.add_argument(
         "--threshold", metavar="T", type=probability, help=f"lowest score to report (detectors; default {THRESHOLD})"
     )
