@@ -106,6 +106,12 @@ def yunet_of_convolutions(path, size):
     return save(path, nodes, {"images": [1, 3, height, width]}, outputs, constants)
 
 
+def test_a_size_that_the_cells_do_not_divide_is_named_in_the_error(tmp_path):
+    dynamic = yunet_of_convolutions(tmp_path / "dynamic.onnx", None)
+    with pytest.raises(UserError, match=r"not those of this head .*; its size, 96x100, should be multiples of 32, the"):
+        attach_head(dynamic, "yunet", None, ONE, Size(96, 100))
+
+
 @pytest.mark.parametrize("size", [Size(64, 96), Size(160, 128)], ids=str)
 def test_a_network_whose_rows_depend_on_its_size_computes_what_its_export_of_that_size_does(size, tmp_path):
     fixed = yunet_of_convolutions(tmp_path / "fixed.onnx", size)
