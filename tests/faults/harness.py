@@ -29,6 +29,8 @@ from effedge.deploy.image.files import is_hidden
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(__file__).with_name("faults.c")
 COUNT, KILL, FULL, BROKEN = range(4)
+# Of faults.c: kind, at, calls; then a letter for each call, the first of its name.
+HEADER, MOST_CALLS, WRITE = struct.Struct("3I"), 1 << 16, "w"
 FAULTS = {"kill -9": KILL, "ENOSPC": FULL, "EIO": BROKEN}
 # What differs from run to run; digests of the code (in "code", "versions") do where somebody edits it meanwhile.
 TIMES = {
@@ -74,7 +76,7 @@ class Harness:
         self.stage, self.folder = stage, folder.resolve()
         self.work, self.base = self.folder / "work", self.folder / "base"
         self.control, self.log = self.folder / "control", self.folder / "log"
-        self.control.write_bytes(struct.pack("3I", COUNT, 0, 0))
+        self.order(COUNT, 0)
         environment = {
             **os.environ,
             "LD_PRELOAD": str(library), "FAULTS_BELOW": str(self.work), "FAULTS_CONTROL": str(self.control),
@@ -96,18 +98,25 @@ class Harness:
         self.before = self.items()  # earlier artefacts beside other inputs
         shutil.copytree(self.work, self.base, symlinks=True)
         self.calls = self.run_well(2)
+        self.letters = self.last_letters
         self.new = self.items()
+
+    def order(self, kind: int, at: int) -> None:
+        """Orders a fault for the next run."""
+        self.control.write_bytes(HEADER.pack(kind, at, 0) + bytes(MOST_CALLS))
 
     def run(self, version: int, kind: int = COUNT, at: int = 0) -> tuple[int, str, int]:
         """Runs the stage; returns its exit status, what it printed, and the number of calls."""
-        self.control.write_bytes(struct.pack("3I", kind, at, 0))
+        self.order(kind, at)
         name, arguments = self.stage.call(version)
         request = {"cwd": str(self.work), "log": str(self.log), "call": name, "arguments": list(arguments)}
         assert self.server.stdin is not None and self.server.stdout is not None
         print(json.dumps(request), file=self.server.stdin, flush=True)
         status = int(self.server.stdout.readline())
-        calls = struct.unpack("3I", self.control.read_bytes())[2]
-        self.control.write_bytes(struct.pack("3I", COUNT, 0, 0))
+        control = self.control.read_bytes()
+        calls = HEADER.unpack_from(control)[2]
+        self.last_letters = control[HEADER.size : HEADER.size + calls].decode()
+        self.order(COUNT, 0)
         return status, self.log.read_text(errors="replace"), calls
 
     def run_well(self, version: int) -> int:
@@ -116,6 +125,13 @@ class Harness:
         assert status == 0, said
         self.records |= {(key, digest) for key, digest, _ in self.vouching()}
         return calls
+
+    def places(self, offset: int, every: int, every_write: int) -> list[int]:
+        """Returns the numbers of every n-th call, from `offset` on; of writes of every n-th of these."""
+        chosen = range(offset % every, self.calls, every)
+        writes = [at for at in chosen if self.letters[at] == WRITE]
+        left_out = set(writes).difference(writes[offset % every_write :: every_write])
+        return [at + 1 for at in chosen if at not in left_out]
 
     def inject(self, kind: int, at: int) -> None:
         """Runs the stage with a fault, checks its outcome, runs it well, and checks again."""
