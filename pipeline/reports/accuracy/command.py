@@ -28,12 +28,13 @@ from effedge.deploy.common.messages import log, messages_to_stderr
 from effedge.deploy.common.paths import output_file, output_folder
 from effedge.pipeline.datasets.read import read_data
 from effedge.pipeline.export.heads.table import HEADS_HELP
+from effedge.pipeline.models.tables import SIZE_HELP, parse_size
 from effedge.pipeline.reports.accuracy.cases import CASES, LocatedCase, locate
 from effedge.pipeline.reports.accuracy.measure import find_peers, measure
 from effedge.pipeline.reports.accuracy.table import Row, markdown
 from effedge.pipeline.request import Checkpoint, OnnxFile
 
-OWN = ("onnx", "head", "labels", "model", "weights", "calibration", "validation")
+OWN = ("onnx", "head", "size", "labels", "model", "weights", "calibration", "validation")
 
 
 def main() -> None:
@@ -73,6 +74,7 @@ def add_own_row(parser: argparse.ArgumentParser) -> None:
     own = parser.add_argument_group("a row of your own")
     own.add_argument("--onnx", type=Path, metavar="FILE", help="an ONNX file of any exporter, with --head")
     own.add_argument("--head", help=f"of the ONNX file: {HEADS_HELP}")
+    own.add_argument("--size", type=parse_size, help="of an ONNX file whose own is dynamic: " + SIZE_HELP)
     own.add_argument("--labels", type=Path, help="a text file with a class name a line")
     own.add_argument("--model", help="or a model of effedge, with --weights")
     own.add_argument("--weights", help="its checkpoint, or a word such as coco")
@@ -87,7 +89,7 @@ def read_own_row(arguments: argparse.Namespace, parser: Parser) -> list[LocatedC
         return []
     if ("onnx" in given) == ("model" in given):
         parser.error("a row of your own is either --onnx FILE or --model NAME: " + words(given))
-    odd = ("weights",) if "onnx" in given else ("head", "labels")
+    odd = ("weights",) if "onnx" in given else ("head", "size", "labels")
     for name in odd:
         if name in given:
             parser.error(f"--{name} is not for {'--onnx' if 'onnx' in given else '--model'}: leave it out")
@@ -95,7 +97,9 @@ def read_own_row(arguments: argparse.Namespace, parser: Parser) -> list[LocatedC
         if name not in given:
             parser.error(f"a row of your own needs --{name}: {words(given)}")
     if "onnx" in given:
-        source: Checkpoint | OnnxFile = OnnxFile(arguments.onnx, head=arguments.head, labels=arguments.labels)
+        source: Checkpoint | OnnxFile = OnnxFile(
+            arguments.onnx, head=arguments.head, labels=arguments.labels, size=arguments.size
+        )
     else:
         source = Checkpoint(arguments.model, arguments.weights)
     name = arguments.onnx.stem if "onnx" in given else arguments.model
