@@ -23,6 +23,7 @@ from effedge.calibration.report import attach_report
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.contracts import CALIBRATION_KEY, CalibrationReport, GroupRace, LatencyRatio, RoundRace
 from effedge.deploy.common.messages import log, silence, track
+from effedge.deploy.common.paths import output_file
 from effedge.deploy.timing import interleaved
 from effedge.deploy.timing.comparison import Interval
 from effedge.deploy.timing.machine import cpu
@@ -256,7 +257,7 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("int8", type=Path, metavar="INT8.onnx", help="such as build/d0-digits/int8.onnx")
     parser.add_argument("--target", default="auto", help=f"auto, {', '.join(TARGETS)} (default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT.onnx")
+    parser.add_argument("--out", type=output_file, required=True, metavar="OUT.onnx")
     parser.add_quiet()
     arguments = parser.parse_args()
     target = resolve_target(choose("target", arguments.target, ["auto", *TARGETS]))

@@ -27,6 +27,7 @@ from effedge.calibration.ranges.source import DEFAULT_IMAGES, add_data, find_dat
 from effedge.calibration.settings import DEFAULT, Budget, Settings, add_settings, read_settings
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.messages import log
+from effedge.deploy.common.paths import output_file
 from effedge.engines.onnx_header import onnx_files
 from effedge.engines.stage import run_stage
 
@@ -106,7 +107,7 @@ def main() -> None:
     zero = "zero points where they make the steps finer: for CPUs, as TensorRT takes none"
     parser.add_argument("--zero-points", action="store_true", help=zero)
     parser.add_argument("--max-output-error", type=float, metavar="X", help="in place of --float-share: see above")
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT.onnx")
+    parser.add_argument("--out", type=output_file, required=True, metavar="OUT.onnx")
     parser.add_quiet()
     arguments = parser.parse_args()
     max_error = arguments.max_output_error

@@ -34,6 +34,7 @@ from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.contracts import CalibrationReport
 from effedge.deploy.common.files import atomic_file
 from effedge.deploy.common.messages import log
+from effedge.deploy.common.paths import output_file
 from effedge.engines.onnx_header import onnx_files
 from effedge.engines.stage import run_stage
 
@@ -150,8 +151,8 @@ def ranges_stages(int8: Path, data: Path, *, images: int | None) -> tuple[Path, 
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("model", type=Path, metavar="INT8.onnx", help="such as build/d0-digits/int8.onnx")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the cache")
-    parser.add_argument("--onnx-out", type=Path, metavar="FILE.onnx", help="the float ONNX (default: OUT.onnx)")
+    parser.add_argument("--out", type=output_file, required=True, metavar="FILE", help="the cache")
+    parser.add_argument("--onnx-out", type=output_file, metavar="FILE.onnx", help="the float ONNX (default: OUT.onnx)")
     parser.add_argument("--tensorrt", default=TENSORRT, metavar="VERSION", help="that will read it (%(default)s)")
     add_data(parser)
     arguments = parser.parse_args()

@@ -42,6 +42,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence,
 from effedge.deploy.common.cli import Parser, UserError, number_within
 from effedge.deploy.common.files import atomic_file, atomic_files
 from effedge.deploy.common.messages import log
+from effedge.deploy.common.paths import output_path
 from effedge.deploy.runtime.manifest import parse_manifest
 from effedge.deploy.runtime.selection import MAX_DETECTIONS, THRESHOLD
 
@@ -73,8 +74,8 @@ def parse_args() -> argparse.Namespace:
     help = "an image, a folder of images (not its sub-folders), or video"
     parser.add_argument("source", metavar="SOURCE", help=help)
     help = "draw the detections or classes into this folder, or this FILE.mp4 for video"
-    parser.add_argument("--out", metavar="DIR", help=help)
-    parser.add_argument("--json", metavar="FILE", help="write detections or classes to this file")
+    parser.add_argument("--out", type=output_path, metavar="DIR", help=help)
+    parser.add_argument("--json", type=output_path, metavar="FILE", help="write detections or classes to this file")
     parser.add_argument(
         "--threshold", metavar="T", type=probability, help=f"lowest score to report (detectors; default {THRESHOLD})"
     )
@@ -99,7 +100,8 @@ def main() -> None:
         from effedge.deploy.video.predict_video import predict_video
 
         loaded = partial(load, args.engine, selection_options(args))
-        predict_video(loaded, args.source, args.out, args.json, args.quiet)
+        out, json_path = (None if path is None else str(path) for path in (args.out, args.json))
+        predict_video(loaded, args.source, out, json_path, args.quiet)
         return
     from effedge.deploy.image.files import find_images, read_images
 
@@ -110,7 +112,7 @@ def main() -> None:
     # Both outputs are begun first, so that one that cannot be written is known before the work, and ended last.
     with contextlib.ExitStack() as outputs:
         json_file = outputs.enter_context(atomic_file(args.json)) if args.json is not None else None
-        scratch = outputs.enter_context(atomic_files(Path(args.out))) if args.out is not None else None
+        scratch = outputs.enter_context(atomic_files(args.out)) if args.out is not None else None
         unread: List[str] = []
         drawn = {source: scratch / path.name for source, path in zip(sources, drawings)} if scratch else {}
         records = predict(model, read_images(sources, unread), drawn, args.quiet)
@@ -130,13 +132,13 @@ def main() -> None:
         sys.exit(EXIT_PARTLY_DONE)
 
 
-def name_drawings(sources: List[Path], out: str) -> List[Path]:
+def name_drawings(sources: List[Path], out: Path) -> List[Path]:
     """Names the drawing of every image. Raises UserError if one would replace a source or another drawing."""
     names = [path.name if path.suffix.lower() in KEPT_SUFFIXES else path.name + ".png" for path in sources]
-    drawings = [Path(out) / name for name in names]
+    drawings = [out / name for name in names]
     [(name, times)] = Counter(names).most_common(1)
     if times > 1:
-        raise UserError(f"two images would both be drawn to '{Path(out) / name}': rename one of them")
+        raise UserError(f"two images would both be drawn to '{out / name}': rename one of them")
     originals = {path.resolve() for path in sources}
     for drawing in drawings:
         if drawing.resolve() in originals:
@@ -146,13 +148,13 @@ def name_drawings(sources: List[Path], out: str) -> List[Path]:
     return drawings
 
 
-def check_json(path: Optional[str], images: List[Path]) -> None:
+def check_json(path: Optional[Path], images: List[Path]) -> None:
     """Raises UserError if --json is a folder, or would replace an image or a drawing."""
     if path is None:
         return
-    if Path(path).is_dir():
+    if path.is_dir():
         raise UserError(f"--json {path} is a folder, expected a file to write")
-    if Path(path).resolve() in {image.resolve() for image in images}:
+    if path.resolve() in {image.resolve() for image in images}:
         raise UserError(f"--json {path} would replace an image: choose another file")
 
 

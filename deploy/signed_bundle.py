@@ -4,7 +4,9 @@
     python3 -I signed_bundle.py key.pub FOLDER
 
 The signature, Ed25519 (RFC 8032), is over the bundle's SHA256SUMS, which lists every file. It lies beside an archive as
-BUNDLE.tar.gz.sig, and in a folder as SHA256SUMS.sig.
+BUNDLE.tar.gz.sig, and in a folder as SHA256SUMS.sig. A file that is not listed is refused, whichever effedge made the
+list: anywhere in an archive, and in a folder where a bundle has its files. What an installation makes beside these
+(engine/, latency.json, ...) is not covered and not looked at.
 
 `effedge deploy --key` copies this file to the board, where it judges the bundles that come later: a bundle's own code
 cannot vouch for the bundle. So the file needs nothing but Python's standard library and OpenSSL's libcrypto, which
@@ -26,6 +28,8 @@ from pathlib import Path
 from typing import IO, Any, Dict, List, Tuple
 
 SUMS, SUFFIX, FORMAT = "SHA256SUMS", ".sig", 1
+# The folders and files in a bundle's folder that its code reads, whether this bundle has them or not.
+PACKED = ("effedge", "model", "selftest", "proof", "install.sh", "bundle.json", "sbom.cdx.json")
 PURPOSE = b"effedge bundle, format 1\n"  # in front of what is signed: no signature of anything else fits
 LINE = re.compile(rb"([0-9a-f]{64})  ([^\n]+)\n")
 # A public key of Ed25519 in DER is these bytes and the 32 of the key (RFC 8410, sections 4 and 10.1).
@@ -166,14 +170,42 @@ def read_archive(archive: Path) -> Tuple[bytes, Dict[str, str]]:
     return sums, digests
 
 
+def unlisted(folder: Path, listed: Dict[str, str]) -> List[str]:
+    """Returns the names of the files in a bundle's folders that are not listed, and of links to folders there. Raises
+    Refused."""
+    root = os.path.realpath(str(folder))
+    found: List[str] = []
+    try:
+        for top in {*PACKED, *(name.partition("/")[0] for name in listed)}:
+            path = os.path.join(root, top)
+            if not os.path.isdir(path) or os.path.islink(path):
+                found += [path] if os.path.lexists(path) else []
+                continue
+            for parent, folders, files in os.walk(path, onerror=give):
+                inside = [os.path.join(parent, name) for name in folders + files]
+                found += [name for name in inside if os.path.islink(name) or not os.path.isdir(name)]
+    except OSError as error:
+        raise Refused(f"cannot read '{error.filename}' ({error.strerror}): expected a bundle's folder") from error
+    return sorted({os.path.relpath(path, root).replace(os.sep, "/") for path in found}.difference(listed))
+
+
+def give(error: OSError) -> None:
+    raise error
+
+
 def check_files(bundle: Path) -> bytes:
-    """Returns the content of a bundle's SHA256SUMS, if each file is as it says, and an archive has no other. Raises
+    """Returns the content of a bundle's SHA256SUMS, if each file is as it says, and there is no other. Raises
     Refused."""
     sums, digests = read_folder(bundle) if bundle.is_dir() else read_archive(bundle)
     listed = read_sums(sums, bundle)
     for name in sorted({*listed, *digests}):
         if listed.get(name) != digests.get(name):
             raise Refused(f"'{name}' in '{bundle}' is not the file that was packed: pack or copy the bundle again")
+    for name in unlisted(bundle, listed) if bundle.is_dir() else ():
+        raise Refused(
+            f"'{name}' in '{bundle}' is none of the bundle's files, so no signature covers it: remove it (and all of "
+            "a __pycache__), or unpack the bundle into a new folder"
+        )
     return sums
 
 

@@ -18,6 +18,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.contracts import CpuBlocksEntry, SwishEntry
 from effedge.deploy.common.messages import log
+from effedge.deploy.common.paths import output_folder
 from effedge.engines.build_options import DEFAULT, POLYNOMIAL, BuildOptions, add_build_options, read_build_options
 from effedge.engines.build_request import BuildRequest
 from effedge.engines.comparison.compare import build_compared
@@ -253,7 +254,7 @@ def main() -> None:
     parser.add_argument("--precision", required=True, metavar="P", help=", ".join((*PRECISIONS, FP8)))
     rows = "\n".join(f"  {row.name}: {row.device}" for row in TARGETS.values())
     parser.add_argument("--target", default="auto", metavar="T", help=f"auto, or one of\n{rows}")
-    parser.add_argument("--out", type=Path, required=True, help="the engine's folder")
+    parser.add_argument("--out", type=output_folder, required=True, help="the engine's folder")
     add_build_options(parser)
     parser.add_argument(
         "--fallback", type=Path, metavar="PLANB.onnx",

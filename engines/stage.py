@@ -79,6 +79,8 @@ def run_stage(
     Returns:
         True if the stage ran, False if it was up to date. A message says which.
     """
+    if artefact.name in ("", ".."):
+        raise UserError(f"'{artefact}' has no name, beside which a record can stand: give one, '{artefact}/NAME'")
     if replaced_file(record_path(artefact)) is None or (not folder and replaced_file(artefact) is None):
         kind = "folder" if folder else "file"
         raise UserError(f"'{artefact}' is a device or a fifo: expected a {kind}, beside which a record can stand")

@@ -17,7 +17,7 @@ from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.files import atomic_file
 from effedge.deploy.common.locks import locked
 from effedge.deploy.common.messages import log
-from effedge.deploy.common.outputs import scratch_beside
+from effedge.deploy.common.outputs import mode_of, scratch_beside
 from effedge.pipeline.export.torch_to_onnx import Batch
 from effedge.pipeline.request import Checkpoint, OnnxFile, Request
 from effedge.pipeline.weights.hub.repository import is_repository
@@ -39,7 +39,7 @@ def artefact_folder(request: Request) -> Iterator[Path]:
     """
     owner, names = source_of(request), [request.name] if request.name else names_of(request.source)
     first = request.out / names[0]
-    is_new = not request.out.exists()
+    is_new = not mode_of(request.out)
     folder = next((request.out / name for name in names if claim(request.out / name, owner)), None)
     if folder is None and request.name is None:
         raise UserError(f"'{first}' is of '{owner_of(first)}': give '{owner}' a NAME (--name), or another OUT (--out)")
@@ -129,6 +129,7 @@ def artefact_name(source: Checkpoint | OnnxFile, prefix: str = "") -> str:
     file = file_of(source)
     if isinstance(source, OnnxFile):
         parts = [prefix + word(source.path.stem), *([source.head] if source.head else [])]
+        parts += [str(source.size)] if source.size else []
         return "-".join([*parts, *([batch_word(source.batch)] if source.batch else [])])
     if file is not None:
         weights = prefix + word(name_of_file(file))

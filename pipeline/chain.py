@@ -26,6 +26,7 @@ from effedge.calibration.settings import add_settings, read_settings
 from effedge.calibration.tensorrt_cache import ranges_stages
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.messages import log
+from effedge.deploy.common.paths import output_folder
 from effedge.engines.build import make_engine
 from effedge.engines.build_options import add_build_options, read_build_options
 from effedge.engines.build_request import BuildRequest
@@ -37,6 +38,7 @@ from effedge.pipeline.datasets.records import DataSet
 from effedge.pipeline.evaluation.accuracy_limit import add_limit, drop_budget, read_labelled, read_limit
 from effedge.pipeline.export.foreign_model import check_inputs, simplify_foreign_stage
 from effedge.pipeline.export.heads.attach import attach_stage, header_with_head
+from effedge.pipeline.export.heads.image_input import fix_header
 from effedge.pipeline.export.simplify import simplify_stage
 from effedge.pipeline.export.torch_to_onnx import HeadOptions, export_stage
 from effedge.pipeline.models.tables import input_size, is_detector, parse_size
@@ -65,12 +67,14 @@ def run_chain(request: Request) -> Path:
         UserError: whatever is wrong with the model or the data, before the first long stage where that can be known.
     """
     if isinstance(request.source, OnnxFile):
-        header = read_header(request.source.path)
-        check_float_onnx(request.source, header)
-        header = header_with_head(header, request.source.path, request.source.head)
-        data = data_of_onnx(request.source, header, request)
+        source, header = request.source, read_header(request.source.path)
+        if source.head is not None:
+            header = fix_header(header, source.path, source.size)
+        check_float_onnx(source, header)
+        header = header_with_head(header, source.path, source.head)
+        data = data_of_onnx(source, header, request)
         with artefact_folder(request) as folder:
-            return chain_of_onnx(request.source, header, folder, request, data)
+            return chain_of_onnx(source, header, folder, request, data)
     locate_weights(request.source.model, request.source.weights)
     data = data_of_checkpoint(request.source, request)
     with artefact_folder(request) as folder:
@@ -99,7 +103,7 @@ def chain_of_onnx(onnx: OnnxFile, header: Header, folder: Path, request: Request
     simplified = folder / "simplified.onnx"
     if onnx.head is not None:
         detector = folder / "model.onnx"
-        attach_stage(onnx.path, detector, onnx.head, onnx.labels, onnx.batch or (1, 1, 1))
+        attach_stage(onnx.path, detector, onnx.head, onnx.labels, onnx.batch or (1, 1, 1), onnx.size)
         simplify_stage(detector, simplified)
     elif header.spec:
         simplify_stage(onnx.path, simplified)
@@ -290,7 +294,9 @@ def main() -> None:
         "--by-latency", action="store_true", help="of INT8: what is not faster in it on the target stays in 16 bit"
     )
     add_build_options(parser)
-    parser.add_argument("--out", type=Path, default=Path("build"), help="folder of all artefacts (%(default)s)")
+    parser.add_argument(
+        "--out", type=output_folder, default=Path("build"), help="folder of all artefacts (%(default)s)"
+    )
     parser.add_argument("--name", help="name of the model's folder under OUT (default: of the model, or of its file)")
     parser.add_argument("--until", default="engine", help=f"stop after {', '.join(STAGES)} (in place of an engine)")
     parser.add_argument("--selftest-image", type=Path, metavar="FILE", help="the image that a bundle tests itself on")

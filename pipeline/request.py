@@ -64,14 +64,16 @@ class OnnxFile:
         batch: for a model whose own is dynamic; None: 1.
         head: a detector's, by its name in `effedge.pipeline.export.heads.table`; None: any model.
         labels: with a head: a text file with a class name a line; None: the file's own names.
+        size: with a head: of the input, where the file's own is dynamic.
 
-    Raises UserError for a head that is unknown, and for labels without one.
+    Raises UserError for a head that is unknown, and for labels or a size without one.
     """
 
     path: Path
     batch: Batch | None = None
     head: str | None = None
     labels: Path | None = None
+    size: Size | None = None
 
     def __post_init__(self) -> None:
         if self.head is not None:
@@ -80,6 +82,11 @@ class OnnxFile:
             raise UserError(
                 f"--labels '{self.labels}' names the classes of a detector, and --onnx '{self.path}' has no --head: "
                 f"give one of {', '.join(HEADS)}, or leave LABELS (--labels) out"
+            )
+        elif self.size is not None:
+            raise UserError(
+                "--size is for the models of effedge, and with --head for an ONNX file whose own size is "
+                f"dynamic; SIZE {self.size} was given, and --onnx '{self.path}' without --head: leave it out"
             )
         if self.labels is not None and not self.labels.is_file():
             raise UserError(f"no labels file '{self.labels}': expected a text file with a class name a line")
@@ -167,7 +174,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="instead of a model: an ONNX file of any exporter")
     parser.add_argument("--head", help=f"of the ONNX file, if it is a detector: {HEADS_HELP}")
     parser.add_argument("--weights", help="digits (the default), random, imagenet, coco, ... or a checkpoint")
-    parser.add_argument("--size", type=parse_size, help=f"{SIZE_HELP} (default: the weights' own)")
+    parser.add_argument("--size", type=parse_size, help=f"{SIZE_HELP} (default: the weights' or the ONNX file's own)")
     parser.add_argument("--batch", help="N, or MIN:OPT:MAX for a dynamic batch (default: 1, or the ONNX file's own)")
     parser.add_argument("--classes", type=int, help="number of classes that the checkpoint must have")
     parser.add_argument("--labels", type=Path, help="a text file with a class name a line")
@@ -195,9 +202,9 @@ def read_source(arguments: argparse.Namespace, parser: argparse.ArgumentParser) 
             labels=arguments.labels,
             anchors=arguments.anchors,
         )
-    for option in ("weights", "size", "classes", "anchors"):
+    for option in ("weights", "classes", "anchors"):
         if getattr(arguments, option) is not None:
             parser.error(
                 f"--{option} is for the models of effedge, and --onnx '{arguments.onnx}' was given: leave it out"
             )
-    return OnnxFile(arguments.onnx, batch, arguments.head, arguments.labels)
+    return OnnxFile(arguments.onnx, batch, arguments.head, arguments.labels, arguments.size)

@@ -31,6 +31,7 @@ from effedge.calibration.report import attach_report
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.contracts import CALIBRATION_KEY, CalibrationReport
 from effedge.deploy.common.messages import log
+from effedge.deploy.common.paths import output_file
 from effedge.engines.onnx_header import LAYER_OPERATORS, onnx_files
 from effedge.engines.stage import run_stage
 
@@ -145,7 +146,7 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a float32, INT8 or FP8 ONNX")
     add_data(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT.onnx")
+    parser.add_argument("--out", type=output_file, required=True, metavar="OUT.onnx")
     parser.add_quiet()
     arguments = parser.parse_args()
     convert(

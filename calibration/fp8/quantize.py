@@ -25,6 +25,7 @@ from effedge.calibration.settings import Settings, add_output_kinds, read_output
 from effedge.deploy.common.cli import Parser
 from effedge.deploy.common.contracts import CalibrationReport
 from effedge.deploy.common.messages import log
+from effedge.deploy.common.paths import output_file
 from effedge.engines.onnx_header import onnx_files
 from effedge.engines.stage import run_stage
 
@@ -167,7 +168,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="float32 ONNX, opset 13 or later")
     add_data(parser, required=True)
     add_output_kinds(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT.onnx")
+    parser.add_argument("--out", type=output_file, required=True, metavar="OUT.onnx")
     parser.add_quiet()
     arguments = parser.parse_args()
     fp8_stage(

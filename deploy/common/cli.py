@@ -14,6 +14,7 @@ import signal
 import stat
 import sys
 import threading
+from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NoReturn, Optional
 
 from effedge.deploy.common.messages import hide_progress, show_messages
@@ -38,6 +39,7 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("prog", os.path.basename(sys.argv[0]))  # which is "effedge quantize" in a command
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **kwargs)
+        self.register("type", Path, parse_path)  # of every argument whose type is Path
 
     def parse_args(self, args=None, namespace=None):
         """Parses the arguments as argparse does. Where a shell asks for completions, prints these and exits instead."""
@@ -56,6 +58,18 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USER_ERROR, f"error: {' '.join(message.split())} (--help lists the options)\n")
+
+
+def parse_path(text: str) -> Path:
+    """Parses an argument that is a path. Raises ArgumentTypeError for an empty one, which Path takes for the current
+    folder: a variable of a script that was not set.
+
+    >>> parse_path("build/d0").name
+    'd0'
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("'' was given, expected a path")
+    return Path(text)
 
 
 def number_within(text: str, most: float, expected: str) -> float:

@@ -35,12 +35,13 @@ RECORD_FIELDS = ("key", "sha256", "peak_mib")  # of a stage, in NAME.json beside
 MARK = ".effedge.json"
 MOST_LINKS = 40  # that Linux follows in a path
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # <fcntl.h>, <linux/fs.h>
-# Errors of a disk or a path that cannot be written. Any other OSError has another cause, and is not turned into a
-# UserError.
+# Errors of a disk or a path that cannot be written. Any other OSError, while something is computed, has another cause,
+# and is not turned into a UserError.
 REFUSALS = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
     errno.EIO, errno.EFBIG, errno.ELOOP, errno.ENAMETOOLONG, errno.EBUSY, errno.ENXIO, errno.ENOTEMPTY, errno.EBADF,
 )  # fmt: skip
+FULL = (errno.ENOSPC, errno.EDQUOT)
 # What comes in place of an OSError with a number: from C++ (OpenVINO's std::ofstream, PyTorch) and shutil.copytree.
 STREAM_ERRORS = (
     "iostream error", "basic_ios::clear", "No space left on device", "Input/output error", "file write failed",
@@ -49,31 +50,46 @@ STREAM_ERRORS = (
 
 
 @contextlib.contextmanager
-def explain_os_error(path: Union[str, Path]) -> Iterator[None]:
+def explain_os_error(path: Union[str, Path], any_number: bool = False) -> Iterator[None]:
     """Turns errors of the disk (no permission, no space, a file where a folder must be) into a UserError with the
-    path; also those that a library reports in words of its own."""
+    path; also those that a library reports in words of its own.
+
+    Args:
+        any_number: turn every OSError into one: within the block nothing is done but to make room for `path`, so that
+            what makes it fail, such as ENOENT below /proc, is said about the path.
+    """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        reason = disk_reason(error)
+        reason = disk_reason(error, any_number)
         if reason is None or (isinstance(error, OSError) and stdout_error() is not None):
             raise
-        raise UserError(f"cannot write '{path}': {reason}; make room there or choose another place") from error
+        named = getattr(error, "filename", None)
+        if isinstance(named, str) and absolute(named) in absolute(path).parents:  # not that of a temporary file
+            reason += f" ('{named}')"
+        is_full = not isinstance(error, OSError) or error.errno in (None, *FULL)
+        remedy = "make room there or choose another place" if is_full else "choose another place"
+        raise UserError(f"cannot write '{path}': {reason}; {remedy}") from error
 
 
-def disk_reason(error: Exception) -> Optional[str]:
-    """Returns what an error says about the disk or the path; None for an error of another cause."""
+def absolute(path: Union[str, Path]) -> Path:
+    return Path(os.path.abspath(str(path)))
+
+
+def disk_reason(error: Exception, any_number: bool = False) -> Optional[str]:
+    """Returns what an error says about the disk or the path; None for an error of another cause. `any_number`: as of
+    `explain_os_error`."""
     if isinstance(error, OSError) and error.errno is not None:
-        return error.strerror if error.errno in REFUSALS else None
+        return error.strerror if any_number or error.errno in REFUSALS else None
     said = next((text for text in STREAM_ERRORS if text in str(error)), None)
     return None if said is None else f"the disk is full or fails ('{said}')"
 
 
 def check_output_path(path: Path) -> None:
     """Raises UserError if `path` is a folder, or lies in a folder that does not exist. To be called before the work."""
-    if path.is_dir() or not path.parent.is_dir():
+    if stat.S_ISDIR(mode_of(path)) or not path.parent.is_dir():
         raise UserError(f"cannot write '{path}': expected a file in a folder that exists")
     replaced_file(path)
 
@@ -85,17 +101,23 @@ def replaced_file(path: Path) -> Optional[Path]:
     """
     if own_descriptor(path) is not None:
         return None
-    with explain_os_error(path):
-        try:
-            mode = os.stat(str(path)).st_mode
-        except FileNotFoundError:
-            mode = stat.S_IFREG
-    if stat.S_ISREG(mode):
+    mode = mode_of(path)
+    if stat.S_ISREG(mode) or not mode:
         return Path(os.path.realpath(str(path))) if path.is_symlink() else path
     if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
         return None
     kind = "a folder" if stat.S_ISDIR(mode) else "neither a file nor a stream"
     raise UserError(f"cannot write '{path}': it is {kind}, expected a file; choose another place")
+
+
+def mode_of(path: Path) -> int:
+    """Returns the mode (stat(2)) of what a path leads to; 0 for nothing. Raises UserError for what cannot be a path,
+    such as one with a name that is too long, and for one that may not be looked at."""
+    with explain_os_error(path):
+        try:
+            return os.stat(str(path)).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
 
 
 def own_descriptor(path: Path) -> Optional[int]:
@@ -127,12 +149,22 @@ def write_into(path: Path, content: Path) -> None:
 @contextlib.contextmanager
 def scratch_beside(path: Path) -> Iterator[Path]:
     """Yields a temporary folder beside `path`, whose parents are created. If the block fails, all of them are
-    removed."""
+    removed. Raises UserError where they cannot be made, or somebody removed them meanwhile."""
+    created: List[Path] = []
     with explain_os_error(path):
-        created = make_folders(path.parent)
         try:
-            with scratch_folder(path.parent, path.name) as scratch:
-                yield scratch
+            with contextlib.ExitStack() as stack:
+                with explain_os_error(path, any_number=True):
+                    created += make_folders(path.parent)
+                    scratch = stack.enter_context(scratch_folder(path.parent, path.name))
+                try:
+                    yield scratch
+                except FileNotFoundError as error:
+                    if scratch.is_dir():
+                        raise
+                    raise UserError(
+                        f"cannot write '{path}': its folder was removed meanwhile; run the same command again"
+                    ) from error
         except BaseException:
             remove_empty(created)
             raise
@@ -163,7 +195,7 @@ def atomic_file(path: Union[str, Path]) -> Iterator[Path]:
 def atomic_files(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder inside `folder`. If the block ends well, each of its files becomes an output of that
     name in `folder`, as by `atomic_file`."""
-    if folder.exists() and not folder.is_dir():
+    if mode_of(folder) and not folder.is_dir():
         raise UserError(f"cannot write '{folder}': it is a file, expected a folder; choose another place")
     with scratch_beside(folder / "files") as scratch:
         yield scratch
@@ -201,7 +233,7 @@ def atomic_folder(path: Union[str, Path]) -> Iterator[Path]:
 
 def check_replaceable(folder: Path, shown: Path) -> None:
     """Raises UserError, with the path as it is `shown`, unless a folder is missing, empty, or effedge's own."""
-    if not os.path.lexists(str(folder)):
+    if not mode_of(folder) and not os.path.islink(str(folder)):
         return
     if not folder.is_dir():
         raise UserError(f"cannot write the folder '{shown}': a file is there; choose another place")
@@ -225,7 +257,7 @@ def is_engine(folder: Path) -> bool:
 
 def is_recorded(folder: Path) -> bool:
     """Tells if a stage's record stands beside a folder: the folder is that stage's artefact, changed or not."""
-    record = read_dict(folder.with_name(folder.name + ".json"))
+    record = read_dict(Path(f"{folder}.json"))
     return all(field in record for field in RECORD_FIELDS)
 
 

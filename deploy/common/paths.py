@@ -1,12 +1,22 @@
-"""Resolves the names of files that other files say: a manifest's, an ONNX's, a data set's."""
+"""Resolves the names of files that other files say: a manifest's, an ONNX's, a data set's. And checks the paths of
+outputs that a command line says.
 
+The option of an output has `output_file`, `output_folder` or `output_path` as its type, so that a path that nothing can
+be written to is an error before the work, and of every command the same.
+"""
+
+import errno
 import os
+import tempfile
 from pathlib import Path
 from typing import Optional
 
-from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.cli import UserError, parse_path
+from effedge.deploy.common.outputs import explain_os_error, mode_of, replaced_file
+from effedge.deploy.common.scratch import SUFFIX
 
 MAX_BYTES, MAX_PATH_BYTES = 255, 4000  # of the name of a file or folder, and of all of `name`; Linux's are 255 and 4095
+TRIAL = "trial"  # in the name of a folder that is removed at once (scratch.py)
 SHOWN = 80  # characters of a value in a message
 
 
@@ -50,3 +60,43 @@ def why_not(folder: Path, name: object) -> Optional[str]:
         return "is not inside the folder"
     root, target = os.path.realpath(str(folder)), os.path.realpath(str(folder / path))
     return None if target.startswith(os.path.join(root, "")) else "is a link that leads out of the folder"
+
+
+def output_file(text: str) -> Path:
+    """Parses an argument that is the path of a file to write; raises as `output_path`, and for what is no file."""
+    path = output_path(text)
+    replaced_file(path)
+    return path
+
+
+def output_folder(text: str) -> Path:
+    """Parses an argument that is the path of a folder to write; raises as `output_path`, and for a file."""
+    path = output_path(text)
+    if mode_of(path) and not path.is_dir():
+        raise UserError(f"cannot write the folder '{text}': a file is there; choose another place")
+    return path
+
+
+def output_path(text: str) -> Path:
+    """Parses an argument that is the path of an output, a file or a folder.
+
+    Where folders of it are missing, it is tried whether the last one that exists takes a new one. If none is
+    missing, nothing is tried: where all outputs are up to date, the folder may be read-only.
+
+    Raises:
+        ArgumentTypeError: it is empty.
+        UserError: a name is too long, or what is to be a folder of it is a file, or takes no new folder.
+    """
+    path = parse_path(text)
+    with explain_os_error(path, any_number=True):
+        if any(len(os.fsencode(part)) > MAX_BYTES for part in path.parts):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        last = next((folder for folder in path.parents if os.path.lexists(str(folder))), path)
+        if not last.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(last))
+        if last != path.parent:
+            try:
+                os.rmdir(tempfile.mkdtemp(prefix=f".{TRIAL}.", suffix=SUFFIX, dir=str(last)))
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(last)) from error
+    return path

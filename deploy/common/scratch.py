@@ -101,9 +101,22 @@ def remove_left_over(scratch: Path) -> None:
 
 
 def make_folders(folder: Path) -> List[Path]:
-    """Makes a folder and its parents; returns those that were missing, the innermost first."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    """Makes a folder and its parents; returns those that were missing, the innermost first.
+
+    Raises OSError if one of them cannot be made; the others are removed then.
+    """
+    missing: List[Path] = []
+    for path in (folder, *folder.parents):
+        if path.exists():
+            if not path.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+            break
+        missing.append(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        remove_empty([path for path in missing if os.path.lexists(str(path))])
+        raise
     return missing
 
 

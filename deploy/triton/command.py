@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, List
 
 from effedge.deploy.common.cli import Parser, UserError, number_within
 from effedge.deploy.common.messages import log
+from effedge.deploy.common.paths import output_folder
 
 if TYPE_CHECKING:
     from effedge.deploy.triton.configs import Served
@@ -46,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     help = "engines' folders, such as build/d0-digits/int8-cpu"
     parser.add_argument("engines", metavar="ENGINE", nargs="+", help=help)
     help = "the repository's folder; one that effedge wrote is replaced, with all of its models"
-    parser.add_argument("--out", metavar="FOLDER", type=Path, required=True, help=help)
+    parser.add_argument("--out", metavar="FOLDER", type=output_folder, required=True, help=help)
     help = "Triton's backend for the engines themselves (default: tensorrt for its plans, otherwise python)"
     parser.add_argument("--backend", choices=("tensorrt", "onnxruntime", "python"), help=help)
     help = "instances of each engine, on each GPU (default 1)"

@@ -20,6 +20,7 @@ from PIL import Image
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.files import atomic_folder
 from effedge.deploy.common.messages import log, track
+from effedge.deploy.common.paths import output_folder
 from effedge.deploy.common.scratch import shortened
 from effedge.deploy.image.files import open_image
 from effedge.deploy.predict import EXIT_PARTLY_DONE
@@ -86,7 +87,7 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("data", metavar="DATA", help="a COCO json or a Pascal VOC folder")
     parser.add_argument("--images", metavar="DIR", type=Path, help="folder of the images, if not beside DATA")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to make, or to replace")
+    parser.add_argument("--out", metavar="DIR", type=output_folder, required=True, help="folder to make, or to replace")
     parser.add_argument("--margin", type=float, default=0.1, help="of a box's sides, all around (default: 0.1)")
     parser.add_argument("--smallest", type=float, default=8, metavar="PIXELS", help="shorter side (default: 8)")
     parser.add_quiet()

@@ -7,6 +7,7 @@ random numbers if there is none.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,16 +83,19 @@ def simplify_foreign_file(source: Path, out: Path, batch: Batch, data: Path | No
     simplify_verified(model, source, out, trial)
 
 
-def read_foreign(source: Path, batch: Batch, data: Path | None) -> tuple[ir.Model, Trial]:
+def read_foreign(
+    source: Path, batch: Batch, data: Path | None, prepare: Callable[[ir.Model], None] = lambda _: None
+) -> tuple[ir.Model, Trial]:
     """Reads an ONNX from any exporter, at an opset and of a type that the later stages read; returns it with the trial
     that it is verified by.
 
     Args:
         batch: (min, opt, max) of a model whose own batch is a symbol.
         data: calibration arrays for the verification; None: random numbers.
+        prepare: changes the model in place once it is read.
 
     Raises:
-        UserError: `source` is no float ONNX file, or as `modernize`.
+        UserError: `source` is no float ONNX file, or as `modernize` and `prepare`.
     """
     from onnx_ir.passes import common
 
@@ -105,6 +109,7 @@ def read_foreign(source: Path, batch: Batch, data: Path | None) -> tuple[ir.Mode
         model = common.InlinePass()(model).model
     onnx_file.check_float(model, source)
     remove_repeated_outputs(model.graph)
+    prepare(model)
     resolve_symbolic_batch(model, batch)
     inputs = model_inputs(model)
     feeds = random_feeds(inputs, batch[1])

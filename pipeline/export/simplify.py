@@ -18,6 +18,7 @@ import numpy as np
 
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.messages import log
+from effedge.deploy.common.paths import output_file
 from effedge.engines.stage import run_stage
 from effedge.pipeline.export.compare_outputs import (
     TOLERANCE,
@@ -219,7 +220,7 @@ def simplify_stage(source: Path, artefact: Path) -> bool:
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("onnx", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="the ONNX to write")
+    parser.add_argument("--out", type=output_file, required=True, help="the ONNX to write")
     arguments = parser.parse_args()
     if not arguments.onnx.is_file():
         raise UserError(f"no ONNX file '{arguments.onnx}'; `effedge export` makes one")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.contracts import SPEC_KEY
+from effedge.deploy.common.paths import output_file
 from effedge.engines.stage import run_stage
 from effedge.pipeline.models.names import check_model
 from effedge.pipeline.models.tables import MODELS, SIZE_HELP, Size, input_size, parse_size
@@ -196,7 +197,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, help="number of classes that the checkpoint must have")
     parser.add_argument("--labels", type=Path, help="a text file with a class name a line")
     parser.add_argument("--anchors", help=ANCHORS_HELP)
-    parser.add_argument("--out", type=Path, required=True, help="the ONNX to write")
+    parser.add_argument("--out", type=output_file, required=True, help="the ONNX to write")
     parser.add_quiet()
     arguments = parser.parse_args()
     export_stage(

@@ -25,6 +25,7 @@ from effedge.calibration.ranges.source import load_samples
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.files import read_json, write_json
 from effedge.deploy.common.messages import messages_to_stderr
+from effedge.deploy.common.paths import output_file, output_folder
 from effedge.deploy.runtime.manifest import read_manifest
 from effedge.engines.build import make_engine
 from effedge.engines.build_options import NO_INT8, BuildOptions
@@ -180,8 +181,10 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"(default: {' '.join(FAMILY)})")
     parser.add_argument("--target", default="rtx", metavar="T", help="whose builder runs here (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("build"), help="folder of all artefacts (%(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file")
+    parser.add_argument(
+        "--out", type=output_folder, default=Path("build"), help="folder of all artefacts (%(default)s)"
+    )
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the rows to this file")
     parser.add_quiet()
     arguments = parser.parse_args()
     target = TARGETS[choose("target", arguments.target, TARGETS)]

@@ -39,8 +39,12 @@ printf '%s' {key} | cmp -s - {trusted}/key.pub || {{
     exit 1; }}
 """
 PUT_SIGNATURE = "cd effedge/{work} && cat > .{name}.new && mv -f .{name}.new {name}"
-# Runs in a bundle's folder, before anything of the bundle.
-CHECK = f'[ ! -e ../{TRUSTED} ] || "$PYTHON" -I ../{TRUSTED}/check.py ../{TRUSTED}/key.pub "$PWD" || exit 2'
+# Runs in a bundle's folder, before anything of the bundle. Python's caches are code that no signature covers, and are
+# made again.
+CHECK = (
+    "find effedge -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null; "
+    f'[ ! -e ../{TRUSTED} ] || "$PYTHON" -I ../{TRUSTED}/check.py ../{TRUSTED}/key.pub "$PWD" || exit 2'
+)
 
 
 def sign_or_check(archive: Path, key: Path) -> bytes:

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 from effedge.deploy.common.cli import Parser, UserError, choose
+from effedge.deploy.common.paths import output_file
 from effedge.pipeline.models.names import check_model
 from effedge.pipeline.models.tables import SIZE_HELP, Size, input_size, is_detector, parse_size
 from effedge.pipeline.training.data.augment import JITTER, Augmentation
@@ -118,7 +119,7 @@ def make_parser(description: str) -> Parser:
         "detector), or of another (lite0:imagenet); default: random"
     )
     add("--init", help=init)
-    add("--out", type=Path, required=True, help="the weights to write, .safetensors")
+    add("--out", type=output_file, required=True, help="the weights to write, .safetensors")
     add("-q", "--quiet", action="store_true", help="neither progress nor messages")
     return parser
 

@@ -80,6 +80,15 @@ def test_where_a_key_is_pinned_a_signed_bundle_starts(pinned):
     assert done.returncode == 0 and "--iterations" in done.stdout, done.stderr
 
 
+def test_where_a_key_is_pinned_a_cache_of_python_is_made_again(pinned):
+    assert install(pinned).returncode == 0
+    caches = list(pinned.rglob("__pycache__/*"))
+    done = install(pinned)
+    assert caches and done.returncode == 0, done.stderr
+    (pinned / "effedge" / "more.py").write_text("")
+    refused(install(pinned), "'effedge/more.py' in")
+
+
 def test_where_a_key_is_pinned_an_unsigned_bundle_is_refused(pinned, tmp_path):
     (pinned / "SHA256SUMS.sig").unlink()
     refused(install(pinned), "is not signed (SHA256SUMS.sig is missing)")
@@ -129,8 +138,11 @@ def test_the_packages_of_the_user_are_found(tmp_path):
     assert done.stdout.split() == [b"found"]
 
 
-@pytest.mark.parametrize("name", ["effedge/json.py", "effedge/deploy/x.pyc", "model/w.bin", "selftest/more.npz"])
+@pytest.mark.parametrize(
+    "name", ["effedge/json.py", "effedge/deploy/x.pyc", "model/w.bin", "selftest/more.npz", "proof/images/000.png"]
+)
 def test_a_file_that_is_not_listed_is_refused(root, name):
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
     (root / name).write_text("")
     refused(install(root), f"'{name}' is none of the bundle's files")
     (root / name).unlink()

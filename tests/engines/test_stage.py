@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +83,9 @@ def test_a_fifo_is_no_artefact(tmp_path, source):
     with pytest.raises(UserError, match="fifo' is a device or a fifo: expected a file"):
         run(tmp_path / "fifo", source)
     assert sorted(os.listdir(str(tmp_path))) == ["fifo", "source"]
+
+
+@pytest.mark.parametrize("name", ["/", ".", ".."])
+def test_a_folder_without_a_name_of_its_own_is_no_artefact(name, source):
+    with pytest.raises(UserError, match="has no name, beside which a record can stand: give one"):
+        run(Path(name), source)

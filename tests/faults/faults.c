@@ -20,7 +20,8 @@
 #include <unistd.h>
 
 enum { COUNT, KILL, FULL, BROKEN };
-struct control { uint32_t kind, at, calls; };
+enum { MOST_CALLS = 1 << 16 };
+struct control { uint32_t kind, at, calls; char letters[MOST_CALLS]; }; /* of the calls, by their names */
 static struct control *control;
 static const char *below;
 
@@ -65,10 +66,11 @@ static int file_is_below(int file) {
     return is_below(path);
 }
 
-/* Counts a call; returns 1, with errno set, if it is to fail. `grows`: the call needs room on the disk, which stays full
- * from the n-th call on. */
-static int fails(int grows) {
+/* Counts a call; returns 1, with errno set, if it is to fail. `letter`: the first of its name; 'f' of fopen is 'o', and
+ * fsync and fdatasync are 's'. `grows`: the call needs room on the disk, which stays full from the n-th call on. */
+static int fails(char letter, int grows) {
     uint32_t number = __atomic_add_fetch(&control->calls, 1, __ATOMIC_SEQ_CST);
+    if (number <= MOST_CALLS) control->letters[number - 1] = letter;
     if (control->kind == COUNT || !control->at) return 0;
     if (control->kind == KILL && number >= control->at) kill(0, SIGKILL);
     if (control->kind == FULL && (number == control->at || (number > control->at && grows))) return errno = ENOSPC, 1;
@@ -76,56 +78,57 @@ static int fails(int grows) {
     return 0;
 }
 
-#define FAIL_PATH(folder, path, grows) \
-    do { if (control && path_is_below(folder, path) && fails(grows)) return -1; } while (0)
-#define FAIL_FILE(file, grows) do { if (control && file_is_below(file) && fails(grows)) return -1; } while (0)
+#define FAIL_PATH(letter, folder, path, grows) \
+    do { if (control && path_is_below(folder, path) && fails(letter, grows)) return -1; } while (0)
+#define FAIL_FILE(letter, file, grows) \
+    do { if (control && file_is_below(file) && fails(letter, grows)) return -1; } while (0)
 
 int rename(const char *from, const char *to) {
-    FAIL_PATH(AT_FDCWD, to, 0);
+    FAIL_PATH('r', AT_FDCWD, to, 0);
     return REAL(rename)(from, to);
 }
 int renameat(int a, const char *from, int b, const char *to) {
-    FAIL_PATH(b, to, 0);
+    FAIL_PATH('r', b, to, 0);
     return REAL(renameat)(a, from, b, to);
 }
 int renameat2(int a, const char *from, int b, const char *to, unsigned flags) {
-    FAIL_PATH(b, to, 0);
+    FAIL_PATH('r', b, to, 0);
     return REAL(renameat2)(a, from, b, to, flags);
 }
 int link(const char *from, const char *to) {
-    FAIL_PATH(AT_FDCWD, to, 1);
+    FAIL_PATH('l', AT_FDCWD, to, 1);
     return REAL(link)(from, to);
 }
 int linkat(int a, const char *from, int b, const char *to, int flags) {
-    FAIL_PATH(b, to, 1);
+    FAIL_PATH('l', b, to, 1);
     return REAL(linkat)(a, from, b, to, flags);
 }
 int mkdir(const char *path, mode_t mode) {
-    FAIL_PATH(AT_FDCWD, path, 1);
+    FAIL_PATH('m', AT_FDCWD, path, 1);
     return REAL(mkdir)(path, mode);
 }
 ssize_t write(int file, const void *data, size_t size) {
-    FAIL_FILE(file, 1);
+    FAIL_FILE('w', file, 1);
     return REAL(write)(file, data, size);
 }
 ssize_t pwrite(int file, const void *data, size_t size, off_t at) {
-    FAIL_FILE(file, 1);
+    FAIL_FILE('w', file, 1);
     return REAL(pwrite)(file, data, size, at);
 }
 ssize_t pwrite64(int file, const void *data, size_t size, off64_t at) {
-    FAIL_FILE(file, 1);
+    FAIL_FILE('w', file, 1);
     return REAL(pwrite64)(file, data, size, at);
 }
 ssize_t writev(int file, const struct iovec *parts, int count) {
-    FAIL_FILE(file, 1);
+    FAIL_FILE('w', file, 1);
     return REAL(writev)(file, parts, count);
 }
 int fsync(int file) {
-    FAIL_FILE(file, 0);
+    FAIL_FILE('s', file, 0);
     return REAL(fsync)(file);
 }
 int fdatasync(int file) {
-    FAIL_FILE(file, 0);
+    FAIL_FILE('s', file, 0);
     return REAL(fdatasync)(file);
 }
 
@@ -135,29 +138,29 @@ int fdatasync(int file) {
 
 int open(const char *path, int flags, ...) {
     MODE
-    if (WRITES(flags)) FAIL_PATH(AT_FDCWD, path, 1);
+    if (WRITES(flags)) FAIL_PATH('o', AT_FDCWD, path, 1);
     return REAL(open)(path, flags, mode);
 }
 int open64(const char *path, int flags, ...) {
     MODE
-    if (WRITES(flags)) FAIL_PATH(AT_FDCWD, path, 1);
+    if (WRITES(flags)) FAIL_PATH('o', AT_FDCWD, path, 1);
     return REAL(open64)(path, flags, mode);
 }
 int openat(int folder, const char *path, int flags, ...) {
     MODE
-    if (WRITES(flags)) FAIL_PATH(folder, path, 1);
+    if (WRITES(flags)) FAIL_PATH('o', folder, path, 1);
     return REAL(openat)(folder, path, flags, mode);
 }
 int openat64(int folder, const char *path, int flags, ...) {
     MODE
-    if (WRITES(flags)) FAIL_PATH(folder, path, 1);
+    if (WRITES(flags)) FAIL_PATH('o', folder, path, 1);
     return REAL(openat64)(folder, path, flags, mode);
 }
 FILE *fopen(const char *path, const char *mode) {
-    if (strpbrk(mode, "wa+") && control && path_is_below(AT_FDCWD, path) && fails(1)) return NULL;
+    if (strpbrk(mode, "wa+") && control && path_is_below(AT_FDCWD, path) && fails('o', 1)) return NULL;
     return REAL(fopen)(path, mode);
 }
 FILE *fopen64(const char *path, const char *mode) {
-    if (strpbrk(mode, "wa+") && control && path_is_below(AT_FDCWD, path) && fails(1)) return NULL;
+    if (strpbrk(mode, "wa+") && control && path_is_below(AT_FDCWD, path) && fails('o', 1)) return NULL;
     return REAL(fopen64)(path, mode);
 }

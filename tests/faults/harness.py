@@ -18,6 +18,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from effedge.deploy.image.files import is_hidden
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(__file__).with_name("faults.c")
 COUNT, KILL, FULL, BROKEN = range(4)
+# Of faults.c: kind, at, calls; then a letter for each call, the first of its name.
+HEADER, MOST_CALLS, WRITE = struct.Struct("3I"), 1 << 16, "w"
 FAULTS = {"kill -9": KILL, "ENOSPC": FULL, "EIO": BROKEN}
 # What differs from run to run; digests of the code (in "code", "versions") do where somebody edits it meanwhile.
 TIMES = {
@@ -73,7 +76,7 @@ class Harness:
         self.stage, self.folder = stage, folder.resolve()
         self.work, self.base = self.folder / "work", self.folder / "base"
         self.control, self.log = self.folder / "control", self.folder / "log"
-        self.control.write_bytes(struct.pack("3I", COUNT, 0, 0))
+        self.order(COUNT, 0)
         environment = {
             **os.environ,
             "LD_PRELOAD": str(library), "FAULTS_BELOW": str(self.work), "FAULTS_CONTROL": str(self.control),
@@ -86,25 +89,34 @@ class Harness:
         self.work.mkdir()
         self.folders = tuple(name for name in stage.free if name.endswith("/"))
         self.records: set[tuple[str, str]] = set()
-        self.injected = self.calls = 0
+        self.injected = self.calls = self.vouched = 0
+        self.outcomes: Counter[str] = Counter()  # of the runs with a fault
         self.stage.inputs(self.work, 1)
         self.run_well(1)
         self.earlier = self.items()
         self.stage.inputs(self.work, 2)
+        self.before = self.items()  # earlier artefacts beside other inputs
         shutil.copytree(self.work, self.base, symlinks=True)
         self.calls = self.run_well(2)
+        self.letters = self.last_letters
         self.new = self.items()
+
+    def order(self, kind: int, at: int) -> None:
+        """Orders a fault for the next run."""
+        self.control.write_bytes(HEADER.pack(kind, at, 0) + bytes(MOST_CALLS))
 
     def run(self, version: int, kind: int = COUNT, at: int = 0) -> tuple[int, str, int]:
         """Runs the stage; returns its exit status, what it printed, and the number of calls."""
-        self.control.write_bytes(struct.pack("3I", kind, at, 0))
+        self.order(kind, at)
         name, arguments = self.stage.call(version)
         request = {"cwd": str(self.work), "log": str(self.log), "call": name, "arguments": list(arguments)}
         assert self.server.stdin is not None and self.server.stdout is not None
         print(json.dumps(request), file=self.server.stdin, flush=True)
         status = int(self.server.stdout.readline())
-        calls = struct.unpack("3I", self.control.read_bytes())[2]
-        self.control.write_bytes(struct.pack("3I", COUNT, 0, 0))
+        control = self.control.read_bytes()
+        calls = HEADER.unpack_from(control)[2]
+        self.last_letters = control[HEADER.size : HEADER.size + calls].decode()
+        self.order(COUNT, 0)
         return status, self.log.read_text(errors="replace"), calls
 
     def run_well(self, version: int) -> int:
@@ -113,6 +125,13 @@ class Harness:
         assert status == 0, said
         self.records |= {(key, digest) for key, digest, _ in self.vouching()}
         return calls
+
+    def places(self, offset: int, every: int, every_write: int) -> list[int]:
+        """Returns the numbers of every n-th call, from `offset` on; of writes of every n-th of these."""
+        chosen = range(offset % every, self.calls, every)
+        writes = [at for at in chosen if self.letters[at] == WRITE]
+        left_out = set(writes).difference(writes[offset % every_write :: every_write])
+        return [at + 1 for at in chosen if at not in left_out]
 
     def inject(self, kind: int, at: int) -> None:
         """Runs the stage with a fault, checks its outcome, runs it well, and checks again."""
@@ -127,10 +146,12 @@ class Harness:
         if status == 2:
             assert len([line for line in said.splitlines() if line.startswith("error: ")]) == 1, where
         items = self.items()
+        self.note(status, items)
         for name in {*items, *self.earlier}:
             accepted = {self.earlier.get(name), self.new.get(name)}
             assert items.get(name) in accepted, f"half an artefact, {name}; {where}"
         for key, digest, record in self.vouching():
+            self.vouched += 1
             assert (key, digest) in self.records, f"{record} vouches for another artefact; {where}"
         if items not in (self.earlier, self.new):
             self.stage.mixed(self.work)
@@ -139,9 +160,27 @@ class Harness:
         again = self.items()
         other = sorted(name for name in {*again, *self.new} if again.get(name) != self.new.get(name))
         assert not other, f"the next run made something else: {other}; {where}"
-        left = [path for path in self.work.rglob("*") if path.name.endswith((".effedge", ".lock"))]
-        left += [self.work / name for name in self.folders if (self.work / name).exists()]
+        left = self.left_overs()
         assert not left, f"left over: {left}; {where}"
+
+    def note(self, status: int, items: dict[str, str]) -> None:
+        """Counts how a run with a fault ended, and what it left."""
+        ended = {-9: "killed", 2: "ended with one line"}.get(status, "went on to the end")
+        result = "the earlier" if items == self.before else "the new" if items == self.new else "some of each"
+        self.outcomes.update([ended, f"with {result} result", *(["with temporary files"] if self.left_overs() else [])])
+
+    def summary(self) -> str:
+        """Says what the faults did, for the test's report."""
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.outcomes.items()))
+        return (
+            f"{self.stage.name}: {self.calls} calls, {self.injected} faults injected; {counts}; "
+            f"{self.vouched} records vouched"
+        )
+
+    def left_overs(self) -> list[Path]:
+        """Returns the temporary files and locks in the folder, and the folders that a good run removes."""
+        left = [path for path in self.work.rglob("*") if path.name.endswith((".effedge", ".lock"))]
+        return left + [self.work / name for name in self.folders if (self.work / name).exists()]
 
     def items(self) -> dict[str, str]:
         """Returns the digests of all artefacts by name; a folder that is written as a whole is one."""

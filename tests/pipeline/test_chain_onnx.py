@@ -17,6 +17,7 @@ from effedge.engines.onnx_header import read_header
 from effedge.pipeline import chain
 from tests.pipeline.export.foreign_files import run_file
 from tests.pipeline.export.heads.networks import SIZE, network, network_input, reference
+from tests.pipeline.export.heads.test_dynamic_size import write_dynamic
 
 pytest.importorskip("openvino")
 Done = namedtuple("Done", "status out err")
@@ -170,6 +171,26 @@ def test_a_head_makes_a_detector_of_the_file(call, tmp_path):
     assert "head: up to date" in call(*command).out
     (tmp_path / "labels.txt").write_text("cat\ndog\nfish\n")
     assert "head: making" in call(*command).out
+
+
+def test_a_detector_whose_size_is_dynamic_is_built_at_the_size_that_is_asked_for(call, tmp_path):
+    source = write_dynamic(network("yolox", tmp_path / "net.onnx"), tmp_path / "dynamic.onnx")
+    (tmp_path / "labels.txt").write_text("cat\ndog\nbird\n")
+    command = ("--onnx", source, "--head", "yolox", "--labels", tmp_path / "labels.txt", "--precision", "fp32")
+    refused(
+        call(*command), "needs a fixed height and width: give the size that the engine is to have, SIZE=640 or SIZE="
+    )
+    assert not (tmp_path / "build").exists()
+    done = call(*command, "--size", f"{SIZE[0]}x{SIZE[1]}")
+    assert (done.status, done.err) == (0, "")
+    folder = tmp_path / "build" / f"dynamic-yolox-{SIZE[0]}x{SIZE[1]}" / "fp32-cpu"
+    assert done.out.splitlines()[-1] == str(folder)
+    assert read_manifest(folder)["spec"]["input"]["size"] == list(SIZE)
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3)).astype(np.uint8)
+    [expected] = run_file(tmp_path / "net.onnx", {"images": network_input("yolox", image[None])}).values()
+    _, scores = reference("yolox", expected[0])
+    np.testing.assert_allclose(Detector(folder)(image)[0].score, scores.max(), rtol=1e-4)
+    refused(call(*command, "--size", "100"), "which are not those of this head")
 
 
 def test_a_detector_with_a_head_is_calibrated_on_images(call, tmp_path):

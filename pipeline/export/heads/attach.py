@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,10 @@ from effedge.deploy.common.messages import log
 from effedge.engines.onnx_header import Header, onnx_files
 from effedge.engines.stage import run_stage
 from effedge.pipeline.export.foreign_model import read_foreign
-from effedge.pipeline.export.heads.image_input import IMAGE, add_image_input, image_size
+from effedge.pipeline.export.heads.image_input import IMAGE, add_image_input, fix_size, image_size
 from effedge.pipeline.export.heads.table import ANCHORS_PER_CELL, CORNERS, DELTAS, HEADS, Head, likely_head
 from effedge.pipeline.export.simplify import TOOLS
+from effedge.pipeline.models.tables import Size
 from effedge.pipeline.weights.class_names import read_labels
 
 if TYPE_CHECKING:
@@ -30,13 +32,14 @@ if TYPE_CHECKING:
     from effedge.pipeline.export.torch_to_onnx import Batch
 
 
-def attach_head(source: Path, name: str, labels: Path | None, batch: Batch) -> ir.Model:
+def attach_head(source: Path, name: str, labels: Path | None, batch: Batch, size: Size | None = None) -> ir.Model:
     """Makes the detector of an ONNX file.
 
     Args:
         name: of the head, a row of HEADS.
         labels: a file with a class name a line; None: the names that Ultralytics' exporter writes into the file.
         batch: (min, opt, max) of a model whose own batch is a symbol.
+        size: of a model whose own height and width are symbols.
 
     Raises:
         UserError: as `effedge.pipeline.export.foreign_model.read_foreign`; the model's input, outputs or number of
@@ -50,18 +53,18 @@ def attach_head(source: Path, name: str, labels: Path | None, batch: Batch) -> i
     from effedge.pipeline.export.onnx_spec import spec_text
 
     head = HEADS[name]
-    model, trial = read_foreign(source, batch, None)
+    model, trial = read_foreign(source, batch, None, partial(fix_size, path=source, size=size))
     arrays = trial.run(ir.to_proto(model), source)
     names = read_names(labels, dict(model.metadata_props), source, head, [array.shape for array in arrays.values()])
     free_names(model, {IMAGE, *OUTPUTS})
-    size = add_image_input(model, head, source)
-    add_candidates(model, head, len(names), size, arrays, source)
+    input_size = add_image_input(model, head, source)
+    add_candidates(model, head, len(names), input_size, arrays, source)
     common.RemoveUnusedNodesPass()(model)
     first = model.graph.inputs[0].shape[0]  # type: ignore[index]
     bounds = [first] * 3 if isinstance(first, int) else list(batch)
     model.metadata_props.clear()
     candidates = model.graph.outputs[1].shape[1]  # type: ignore[index]
-    spec = make_head_spec(source.stem, name, names, size, bounds)
+    spec = make_head_spec(source.stem, name, names, input_size, bounds)
     spec["candidates"] = int(candidates)  # type: ignore[arg-type]
     model.metadata_props[SPEC_KEY] = spec_text(spec)
     return model
@@ -130,20 +133,22 @@ def is_width(shapes: Sequence[Sequence[int]], head: Head, classes: int) -> bool:
     return any(width in columns or ANCHORS_PER_CELL * width in channels for width in widths)
 
 
-def attach_stage(source: Path, artefact: Path, name: str, labels: Path | None, batch: Batch) -> bool:
+def attach_stage(
+    source: Path, artefact: Path, name: str, labels: Path | None, batch: Batch, size: Size | None = None
+) -> bool:
     """Runs `attach_head` as a stage that writes `artefact`; see `effedge.engines.stage.run_stage`."""
 
     def make(temporary: Path) -> None:
         from effedge.calibration.graph import onnx_file
 
-        onnx_file.save(attach_head(source, name, labels, batch), temporary)
+        onnx_file.save(attach_head(source, name, labels, batch, size), temporary)
         log.info(f"head: {name}, {HEADS[name].models}{place_note(HEADS[name])}")
 
     return run_stage(
         "head",
         artefact,
         inputs={**onnx_files(source), **({} if labels is None else {"labels": labels})},
-        options={"head": name, "batch": batch, "model": source.stem},
+        options={"head": name, "batch": batch, "size": size, "model": source.stem},
         tools=(*TOOLS, "numpy"),
         code=[__name__],
         make=make,

@@ -58,7 +58,7 @@ def add_candidates(
         given = ", ".join(f"'{name}' {list(array.shape)}" for name, array in arrays.items())
         raise UserError(
             f"'{path}' has the outputs {given}, which are not those of this head for {classes} classes: expected "
-            f"{expected_outputs(head, classes, size)} (--head, --labels)"
+            f"{expected_outputs(head, classes, size)} (--head, --labels){size_hint(head, size)}"
         )
     if rows.value.dtype == ir.DataType.FLOAT16:
         rows = dataclasses.replace(rows, value=builder.op("Cast", rows.value, to=ir.DataType.FLOAT))
@@ -89,6 +89,14 @@ def expected_outputs(head: Head, classes: int, size: tuple[int, int]) -> str:
     scores = " or ".join(str(columns) for columns in head.score_columns(classes))
     objectness = ", of 1 (objectness)" if head.objectness else ""
     return f"{f'{count} ' if count else ''}rows of 4 columns (boxes){objectness} and of {scores} (scores)"
+
+
+def size_hint(head: Head, size: tuple[int, int]) -> str:
+    """Returns the words for a size that the cells of a head do not divide; empty for one that they do."""
+    coarsest = max(head.strides)
+    if head.boxes not in (GRID, DISTANCES) or not any(side % coarsest for side in size):
+        return ""
+    return f"; its size, {size[0]}x{size[1]}, should be multiples of {coarsest}, the stride of the coarsest level"
 
 
 def is_decoded(model: ir.Model) -> bool:

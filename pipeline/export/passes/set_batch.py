@@ -64,17 +64,24 @@ def resolve_symbolic_batch(model: ir.Model, batch: Batch) -> None:
         batch: (min, opt, max); if they are equal the batch becomes that number, else the symbol "N".
     """
     lowest, _, highest = batch
-    symbols = {value.shape[0] for value in model.graph.inputs if value.shape and not isinstance(value.shape[0], int)}
-    if not symbols:
+    first = [value.shape[0] for value in model.graph.inputs if value.shape and not isinstance(value.shape[0], int)]
+    if not first:
         return
+    names = {dim.value for dim in first} - {None}
     for node in model.graph:
         for value in node.outputs:
             if not value.is_graph_output():
                 value.shape = None
     size = lowest if lowest == highest else "N"
+
+    def is_batch(axis: int, dim: int | ir.SymbolicDim) -> bool:
+        if isinstance(dim, int):
+            return False
+        return dim.value in names or (dim.value is None and axis == 0 and None in {each.value for each in first})
+
     for value in [*model.graph.inputs, *model.graph.outputs]:
         if value.shape is not None:
-            value.shape = ir.Shape([size if dim in symbols else dim for dim in value.shape])
+            value.shape = ir.Shape([size if is_batch(axis, dim) else dim for axis, dim in enumerate(value.shape)])
     if lowest != highest:
         model.metadata_props[BATCH_KEY] = json.dumps(list(batch))
 

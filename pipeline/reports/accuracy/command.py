@@ -25,14 +25,16 @@ from pathlib import Path
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.files import write_json
 from effedge.deploy.common.messages import log, messages_to_stderr
+from effedge.deploy.common.paths import output_file, output_folder
 from effedge.pipeline.datasets.read import read_data
 from effedge.pipeline.export.heads.table import HEADS_HELP
+from effedge.pipeline.models.tables import SIZE_HELP, parse_size
 from effedge.pipeline.reports.accuracy.cases import CASES, LocatedCase, locate
 from effedge.pipeline.reports.accuracy.measure import find_peers, measure
 from effedge.pipeline.reports.accuracy.table import Row, markdown
 from effedge.pipeline.request import Checkpoint, OnnxFile
 
-OWN = ("onnx", "head", "labels", "model", "weights", "calibration", "validation")
+OWN = ("onnx", "head", "size", "labels", "model", "weights", "calibration", "validation")
 
 
 def main() -> None:
@@ -40,8 +42,10 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", metavar="ROW", help=f"{', '.join(CASES)} (default: all)")
     peers_help = "a Python with nncf, onnxruntime or nvidia-modelopt; may be repeated"
     parser.add_argument("--peers", type=Path, action="append", default=[], metavar="PYTHON", help=peers_help)
-    parser.add_argument("--out", type=Path, default=Path("build"), help="folder of all artefacts (%(default)s)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures to this file")
+    parser.add_argument(
+        "--out", type=output_folder, default=Path("build"), help="folder of all artefacts (%(default)s)"
+    )
+    parser.add_argument("--json", metavar="FILE", type=output_file, help="write all figures to this file")
     parser.add_argument("--limit", metavar="N", type=int, help="evaluate on the first N images only")
     add_own_row(parser)
     parser.add_quiet()
@@ -70,6 +74,7 @@ def add_own_row(parser: argparse.ArgumentParser) -> None:
     own = parser.add_argument_group("a row of your own")
     own.add_argument("--onnx", type=Path, metavar="FILE", help="an ONNX file of any exporter, with --head")
     own.add_argument("--head", help=f"of the ONNX file: {HEADS_HELP}")
+    own.add_argument("--size", type=parse_size, help="of an ONNX file whose own is dynamic: " + SIZE_HELP)
     own.add_argument("--labels", type=Path, help="a text file with a class name a line")
     own.add_argument("--model", help="or a model of effedge, with --weights")
     own.add_argument("--weights", help="its checkpoint, or a word such as coco")
@@ -84,7 +89,7 @@ def read_own_row(arguments: argparse.Namespace, parser: Parser) -> list[LocatedC
         return []
     if ("onnx" in given) == ("model" in given):
         parser.error("a row of your own is either --onnx FILE or --model NAME: " + words(given))
-    odd = ("weights",) if "onnx" in given else ("head", "labels")
+    odd = ("weights",) if "onnx" in given else ("head", "size", "labels")
     for name in odd:
         if name in given:
             parser.error(f"--{name} is not for {'--onnx' if 'onnx' in given else '--model'}: leave it out")
@@ -92,7 +97,9 @@ def read_own_row(arguments: argparse.Namespace, parser: Parser) -> list[LocatedC
         if name not in given:
             parser.error(f"a row of your own needs --{name}: {words(given)}")
     if "onnx" in given:
-        source: Checkpoint | OnnxFile = OnnxFile(arguments.onnx, head=arguments.head, labels=arguments.labels)
+        source: Checkpoint | OnnxFile = OnnxFile(
+            arguments.onnx, head=arguments.head, labels=arguments.labels, size=arguments.size
+        )
     else:
         source = Checkpoint(arguments.model, arguments.weights)
     name = arguments.onnx.stem if "onnx" in given else arguments.model

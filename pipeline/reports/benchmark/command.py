@@ -17,6 +17,7 @@ from pathlib import Path
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.files import write_json
 from effedge.deploy.common.messages import messages_to_stderr
+from effedge.deploy.common.paths import output_file, output_folder
 from effedge.deploy.timing.gpu_facts import gpus
 from effedge.deploy.timing.machine import machine, versions
 from effedge.engines.gpu import first_gpu
@@ -37,9 +38,13 @@ def main() -> None:
     parser.add_argument("--calibration", type=Path, help="images for INT8, where the weights bring none")
     parser.add_argument("--rounds", type=int, default=5, help="rounds over all contenders (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=30, help="runs of a contender in a round (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("build"), help="folder of all artefacts (%(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all latencies to this file")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw medians and spread (needs matplotlib)")
+    parser.add_argument(
+        "--out", type=output_folder, default=Path("build"), help="folder of all artefacts (%(default)s)"
+    )
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write all latencies to this file")
+    parser.add_argument(
+        "--plot", type=output_file, metavar="FILE.png", help="draw medians and spread (needs matplotlib)"
+    )
     parser.add_quiet()
     arguments = parser.parse_args()
     for name in ("rounds", "runs"):

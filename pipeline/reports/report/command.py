@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.files import atomic_file, check_output_path
+from effedge.deploy.common.paths import output_file
 
 if TYPE_CHECKING:
     from effedge.pipeline.datasets.records import DataSet
@@ -47,7 +48,7 @@ def parse_args() -> Namespace:
     parser.add_argument(
         "--layers", metavar="N", type=int, default=0, help="measure what each of the N worst groups of layers costs"
     )
-    parser.add_argument("--out", metavar="FILE", type=Path, default=Path("report.html"), help="(%(default)s)")
+    parser.add_argument("--out", metavar="FILE", type=output_file, default=Path("report.html"), help="(%(default)s)")
     parser.add_quiet()
     arguments = parser.parse_args()
     if arguments.limit is not None and arguments.limit < 1:

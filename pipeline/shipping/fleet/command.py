@@ -29,6 +29,7 @@ from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.files import check_output_path, sha256, write_json
 from effedge.deploy.common.locks import locked
 from effedge.deploy.common.messages import log
+from effedge.deploy.common.paths import output_file
 from effedge.pipeline.shipping.push import KEY_HELP, SUFFIX, names_there
 from effedge.pipeline.shipping.trust import as_pem, sign_or_check
 
@@ -58,7 +59,9 @@ def parse_arguments() -> argparse.Namespace:
     tolerance = "take back what is slower than the baseline by more, as a failure (default: the ratio is shown alone)"
     parser.add_argument("--tolerance", type=float, metavar="PERCENT", help=tolerance)
     parser.add_argument("--key", type=Path, metavar="FILE", help=KEY_HELP)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the result (default: build/fleet-INVENTORY.json)")
+    parser.add_argument(
+        "--json", type=output_file, metavar="FILE", help="the result (default: build/fleet-INVENTORY.json)"
+    )
     parser.add_quiet()
     arguments = parser.parse_args()
     is_roll_out = not (arguments.check or arguments.rollback)  # else all boards at once

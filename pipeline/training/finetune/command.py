@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from effedge.deploy.common.cli import Parser
+from effedge.deploy.common.paths import output_file
 from effedge.pipeline.training.finetune.stage import fine_tune
 from effedge.pipeline.training.finetune.tuning import Tuning
 
@@ -32,7 +33,7 @@ def main() -> None:
     ):
         default = getattr(Tuning, name)
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"{text} ({default})")
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT.onnx")
+    parser.add_argument("--out", type=output_file, required=True, metavar="OUT.onnx")
     parser.add_quiet()
     arguments = parser.parse_args()
     fine_tune(

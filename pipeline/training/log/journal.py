@@ -38,8 +38,10 @@ class Journal:
         with atomic_file(path) as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
         self.path = path
-        self.file = path.open("a", buffering=1)  # every line is written at once, because a kill may come
-        self.writer = tensorboard_writer(tensorboard, start)
+        with explain_os_error(path):
+            self.file = path.open("a", buffering=1)  # every line is written at once, because a kill may come
+        with explain_os_error(tensorboard):
+            self.writer = tensorboard_writer(tensorboard, start)
 
     def step(self, step: int, losses: Mapping[str, float], rate: float, images_per_second: float) -> None:
         losses = {name: _short(value) for name, value in losses.items()}

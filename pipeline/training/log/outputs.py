@@ -28,7 +28,7 @@ def check_out(out: Path) -> None:
     """Raises UserError if the weights could not be written to `out` in the end."""
     if out.suffix != ".safetensors" or out.is_dir():
         raise UserError(f"--out '{out}': expected a file name that ends in .safetensors")
-    with explain_os_error(out):
+    with explain_os_error(out, any_number=True):
         out.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out.parent).close()
 

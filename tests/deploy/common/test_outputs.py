@@ -15,7 +15,9 @@ import pytest
 
 from effedge.deploy.common import outputs, scratch
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.locks import locked
 from effedge.deploy.common.outputs import MARK, atomic_file, atomic_files, atomic_folder, write_json
+from tests.read_only_mount import read_only as read_only
 
 ROOT = Path(__file__).resolve().parents[3]
 MANIFEST = {"format": 1, "spec": {}, "backend": {}, "files": {}}
@@ -129,6 +131,15 @@ def test_only_an_empty_or_own_folder_is_replaced(tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_the_root_and_a_full_folder_that_is_the_current_one_are_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    for path in ("/", ".", "..", str(tmp_path)):
+        with pytest.raises(UserError, match=f"the folder '{path}' would be replaced"):
+            put_folder(path)
+    assert os.listdir(str(tmp_path)) == ["notes.txt"]
+
+
 def test_what_is_refused_is_refused_before_the_work(tmp_path):
     (tmp_path / "photographs").mkdir()
     (tmp_path / "photographs" / "a.jpg").write_text("")
@@ -237,3 +248,63 @@ def test_a_folder_with_an_engines_manifest_needs_no_mark(tmp_path):
     assert os.listdir(str(tmp_path / "engine")) == ["manifest.json"]
     put_folder(tmp_path / "crops")
     assert sorted(os.listdir(str(tmp_path / "crops"))) == [MARK, "a"]
+
+
+def put_files(folder):
+    with atomic_files(folder) as temporary:
+        (temporary / "a").write_text("new")
+
+
+def put_json(path):
+    write_json(path, [1])
+
+
+def put_locked(path):
+    with locked(path):
+        put(path)
+
+
+WRITERS = [put, put_folder, put_files, put_json, put_locked]
+# Where no file can be, and what is said of it.
+PLACES = {
+    "/proc/x/y": r"No such file or directory \('/proc/x'\); choose another place",
+    "/proc/x": "No such file or directory",
+    "/dev/full/x": r"Not a directory",
+    "/dev/full/x/y": r"Not a directory \('/dev/full'\)",
+    "file/x/y": r"Not a directory \('.*file'\)",
+    "a" * 300: "File name too long",
+    "a" * 300 + "/x": "File name too long",
+    "new/" + "a" * 300 + "/x": "File name too long",
+}
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place[:20])
+@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
+def test_a_place_where_no_file_can_be_is_one_line_and_nothing_is_left(write, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("mine")
+    for path in (Path(place), Path(os.path.abspath(place))):
+        with pytest.raises(UserError, match=f"^cannot write .*{PLACES[place]}") as error:
+            write(path)
+        assert "\n" not in str(error.value) and "make room" not in str(error.value)
+    assert os.listdir(str(tmp_path)) == ["file"] and Path("file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
+def test_a_read_only_disk_is_one_line(write, read_only):
+    for path in (read_only / "x", read_only / "new" / "x"):
+        with pytest.raises(UserError, match="Read-only file system"):
+            write(path)
+
+
+def test_a_file_that_is_missing_while_something_is_computed_is_no_fault_of_the_output(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "x"):
+        (tmp_path / "input").read_text()
+
+
+def test_a_folder_that_goes_away_while_something_is_computed_is_one_line(tmp_path):
+    removed = pytest.raises(UserError, match="cannot write '.*x': its folder was removed meanwhile")
+    with removed, atomic_file(tmp_path / "new" / "x") as path:
+        shutil.rmtree(str(tmp_path / "new"))
+        path.write_text("new")
+    assert os.listdir(str(tmp_path)) == []

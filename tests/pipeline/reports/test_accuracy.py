@@ -84,11 +84,13 @@ def test_a_row_of_ones_own_is_an_onnx_file_or_a_checkpoint_with_its_images(tmp_p
 
     monkeypatch.setattr(command, "measure", measure)
     images = ["--calibration", str(tmp_path), "--validation", str(labelled)]
-    for own in (["--onnx", "net/tiny.onnx", "--head", "yolox"], ["--model", "b0", "--weights", "b0.safetensors"]):
+    sized = ["--head", "yolox", "--size", "384x640"]
+    for own in (["--onnx", "net/tiny.onnx", *sized], ["--model", "b0", "--weights", "b0.safetensors"]):
         monkeypatch.setattr("sys.argv", ["accuracy", *own, *images])
         command.main()
     onnx, checkpoint = measured
     assert (onnx.name, onnx.model, onnx.weights, onnx.source.head) == ("tiny", "tiny", "net/tiny.onnx", "yolox")
+    assert onnx.source.size == (384, 640)
     assert (checkpoint.model, checkpoint.weights) == ("b0", "b0.safetensors")
     assert onnx.calibration == tmp_path and onnx.evaluation == {"labelled": str(labelled)}
 
@@ -100,6 +102,7 @@ def test_a_row_of_ones_own_is_an_onnx_file_or_a_checkpoint_with_its_images(tmp_p
         (["--head", "yolox"], "either --onnx FILE or --model NAME"),
         (["--onnx", "a.onnx", "--weights", "w"], "--weights is not for --onnx"),
         (["--model", "b0", "--weights", "w", "--head", "yolox"], "--head is not for --model"),
+        (["--model", "b0", "--weights", "w", "--size", "64"], "--size is not for --model"),
         (["--onnx", "a.onnx", "--calibration", "."], "needs --validation"),
         (["--model", "b0", "--calibration", ".", "--validation", "."], "needs --weights"),
         (["--onnx", "a.onnx", "--calibration", ".", "--validation", "gone.json"], "'gone.json' does not exist"),

@@ -1,10 +1,11 @@
 """A graph that was exported for one image with another batch: a number, or the symbol N."""
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto
 
-from effedge.pipeline.export.passes.set_batch import replace_batch_of_one
+from effedge.pipeline.export.passes.set_batch import replace_batch_of_one, resolve_symbolic_batch
 from tests.pipeline.export.passes.tiny_graphs import assert_same, make, noise, run
 
 X = noise(5, 3, 4, 4)
@@ -100,3 +101,15 @@ def test_an_odd_resize_keeps_its_size(side):
     expected = np.concatenate([run(model, x=image[None])[0] for image in images])
     replace_batch_of_one(model, "N")
     assert_same([expected], run(model, x=images))
+
+
+@pytest.mark.parametrize("name", ["n", None])
+def test_of_dimensions_without_a_name_only_the_first_is_the_batch(name):
+    def value(at, *dims):
+        return ir.Value(name=at, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(dims))
+
+    image, rows = value("image", name, 3, 8, 8), value("rows", name, None, 4)
+    node = ir.Node("", "Identity", [image], outputs=[rows])
+    model = ir.Model(ir.Graph([image], [rows], nodes=[node], opset_imports={"": 17}), ir_version=8)
+    resolve_symbolic_batch(model, (2, 2, 2))
+    assert image.shape == ir.Shape([2, 3, 8, 8]) and rows.shape == ir.Shape([2, None, 4])

@@ -1,6 +1,8 @@
 """Checks the files beside OUT: the best weights and the last, the journal, TensorBoard's events, the curves."""
 
 import dataclasses
+import errno
+import io
 import json
 
 import numpy as np
@@ -119,6 +121,23 @@ def test_tensorboard_files_hold_the_same_figures(tmp_path):
         at += 16 + length
     assert found == {"loss/class": (1, 0.75), "training/rate": (1, 0.125), "training/images_per_second": (1, 5.0),
                      "validation/AP": (1, 0.5)}  # fmt: skip
+
+
+@pytest.mark.parametrize("refused", ["a.log.jsonl", "events.out.tfevents"])
+def test_a_disk_that_refuses_a_journal_is_one_line(tmp_path, monkeypatch, refused):
+    if refused != "a.log.jsonl":
+        pytest.importorskip("tensorboardX")
+    real = io.open
+
+    def full(path, mode="r", *rest, **words):
+        if refused in str(path) and mode in ("a", "wb"):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return real(path, mode, *rest, **words)
+
+    monkeypatch.setattr(io, "open", full)
+    monkeypatch.setattr("builtins.open", full)
+    with pytest.raises(UserError, match="cannot write '.*': No space left on device; make room"):
+        Journal(tmp_path / "a.log.jsonl", tmp_path / "board", 0, 0)
 
 
 def test_weights_that_were_validated_are_there_before_the_end(tmp_path, folders):
