@@ -141,12 +141,11 @@ def test_targets_in_a_batch_decode_to_the_boxes_of_their_images():
     boxes = [np.array([[10, 20, 70, 90], [60, 60, 100, 100]], np.float32), np.zeros((0, 4), np.float32),
              np.array([[0, 0, 128, 128]], np.float32)]  # fmt: skip
     classes = [np.array([3, 4]), np.zeros(0, np.int64), np.array([5])]
-    draw = with_matches(
-        lambda k: LabelledImage(np.full((128, 128, 3), k, np.uint8), boxes[k], classes[k]), Size(128, 128), 5, 4.0
-    )
+    anchors = make_anchors((128, 128), 5, 4.0)
+    draw = with_matches(lambda k: LabelledImage(np.full((128, 128, 3), k, np.uint8), boxes[k], classes[k]), anchors)
     batch = collate_detection([draw(0), draw(1), draw(2)])
     assert batch.images.shape == (3, 128, 128, 3) and batch.images.dtype == torch.uint8
-    decoded = decode(batch.codes.numpy(), make_anchors((128, 128), 5, 4.0)[batch.anchor_indices.numpy()])
+    decoded = decode(batch.codes.numpy(), anchors[batch.anchor_indices.numpy()])
     for k in range(3):
         of_k = (batch.image_indices == k).numpy()
         for box, class_id in zip(decoded[of_k], batch.class_ids.numpy()[of_k], strict=True):
