@@ -221,8 +221,9 @@ def test_effdets_v2_detector_comes_with_its_order_of_norms_its_resizes_and_its_a
     content["config"] = config | {"upsample_type": "nearest"}
     message = load(content, "efficientdetv2_dt")
     assert "says config.upsample_type = 'nearest', and efficientdetv2_dt stands for 'bilinear'" in message
-    _, lines = load(theirs, "efficientdetv2_dt")  # bare tensors are of no other model
+    loaded, lines = load(theirs, "efficientdetv2_dt", anchors="base=3")  # bare tensors are of no other model
     assert not any("it fits" in line for line in lines)
+    assert loaded.anchors[1] == pytest.approx([3 * root, 3 / root])
 
 
 def test_what_the_file_does_not_say_is_said(states, load):
