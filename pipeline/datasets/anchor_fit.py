@@ -14,11 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from effedge.pipeline.models.anchors import ASPECTS, SCALES, level_sizes
+from effedge.pipeline.models.anchors import ASPECTS, SCALES, Aspects, level_sizes
 from effedge.pipeline.models.tables import Size
 from effedge.pipeline.training.matching import MATCH_IOU
-
-Aspects = tuple[tuple[float, float], ...]  # (width, height) factors
 
 SCALE_GRID = tuple(float(scale) for scale in np.round(np.geomspace(1.0, 8.0, 19), 2))  # six an octave
 SAMPLE = 5000  # objects that a search measures

@@ -46,7 +46,8 @@ def report(checked: CheckedData, model: str | None = None, size: Size | None = N
     columns["images"] = [str(len(np.unique(image_indices[class_ids == index]))) for index in range(len(data.labels))]
     notes, advice = list(checked.notes), []
     if model is not None and is_detector(model):
-        anchors = Anchors(input_size(model, size), EFFICIENTDETS[model].levels, EFFICIENTDETS[model].anchor_scale)
+        row = EFFICIENTDETS[model]
+        anchors = Anchors(input_size(model, size), row.levels, row.anchor_scale, row.aspects)
         letterbox = (np.array(anchors.size[::-1]) / checked.sizes).min(axis=1)  # sizes are (width, height)
         scaled = boxes * letterbox[image_indices, None]
         fits = best_overlaps(scaled, anchors)
@@ -91,7 +92,7 @@ def anchor_lines(model: str, boxes: np.ndarray, class_ids: np.ndarray, anchors: 
     return [
         *lines,
         f"  better: scale {better.scale:g} instead of {anchors.scale:g}, (width, height) factors {ratios}: {improved}",
-        "  (anchor_scale in pipeline/models/tables.py, ASPECTS in pipeline/models/anchors.py)",
+        "  (anchor_scale and aspects of its row in pipeline/models/tables.py)",
     ]
 
 

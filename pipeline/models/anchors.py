@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 SCALES = 3
-ASPECTS = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))  # (width, height) factors, about 1, 2 and 1/2
+Aspects = tuple[tuple[float, float], ...]
+ASPECTS: Aspects = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))  # (width, height) factors, about 1, 2 and 1/2
+EXACT_ASPECTS: Aspects = ((1.0, 1.0), (2**0.5, 0.5**0.5), (0.5**0.5, 2**0.5))  # 1, 2 and 1/2
 ANCHORS_PER_CELL = SCALES * len(ASPECTS)
 FINEST_LEVEL = 3
 
@@ -31,9 +33,11 @@ def level_sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
     return sizes
 
 
-def make_anchors(size: tuple[int, int], levels: int, anchor_scale: float) -> np.ndarray:
+def make_anchors(
+    size: tuple[int, int], levels: int, anchor_scale: float, aspects: Sequence[tuple[float, float]] = ASPECTS
+) -> np.ndarray:
     """Makes all anchors of a published model: `place_anchors` of its three scales and three aspects."""
-    return place_anchors(size, levels, anchor_shapes(anchor_scale))
+    return place_anchors(size, levels, anchor_shapes(anchor_scale, aspects))
 
 
 def anchor_shapes(

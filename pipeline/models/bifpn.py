@@ -54,7 +54,12 @@ class Projection(nn.Module):
 
 
 class Resample(nn.Module):
-    """Brings a level to another level's channels (projection) and resolution (max-pool down, repeated pixels up)."""
+    """Brings a level to another level's channels (projection) and resolution.
+
+    The resolution changes by a max-pool down and repeated pixels up, or both ways bilinearly (`resample_bilinearly`).
+    """
+
+    bilinear = False
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -66,10 +71,27 @@ class Resample(nn.Module):
             x = self.conv(x)
         # Of a wide input one side of a coarse level may be a cell already, while the other still halves.
         if x.shape[2] > size[0] or x.shape[3] > size[1]:
-            return self.downsample(x)
+            return resize_bilinearly(x, size) if self.bilinear else self.downsample(x)
         if x.shape[2] < size[0] or x.shape[3] < size[1]:
-            return F.interpolate(x, size=size, mode="nearest")
+            return resize_bilinearly(x, size) if self.bilinear else F.interpolate(x, size=size, mode="nearest")
         return x
+
+
+def resize_bilinearly(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resizes [N,C,H,W] bilinearly, without antialiasing, pixel centres at halves.
+
+    Half of an even size is the mean of 2x2 pixels, which every backend has as a pooling.
+    """
+    if (x.shape[2], x.shape[3]) == (2 * size[0], 2 * size[1]):
+        return F.avg_pool2d(x, kernel_size=2)
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def resample_bilinearly(model: nn.Module) -> None:
+    """Makes all of `model` that changes a level's resolution do so bilinearly; the sizes stay the same."""
+    for module in model.modules():
+        if isinstance(module, Resample):
+            module.bilinear = True
 
 
 class Fusion(nn.Module):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from effedge.pipeline.models.anchors import ANCHORS_PER_CELL
-from effedge.pipeline.models.bifpn import Neck, Projection, SeparableConv
+from effedge.pipeline.models.bifpn import Neck, Projection, SeparableConv, resample_bilinearly
 from effedge.pipeline.models.efficientnet import Backbone
 from effedge.pipeline.models.heads import Head, initialize_head, prior_bias
 from effedge.pipeline.models.same_padding import pad_symmetrically
@@ -39,6 +39,8 @@ class EfficientDet(nn.Module):
                 nn.init.kaiming_uniform_(module.conv_dw.weight, nonlinearity="linear")
         initialize_head(self.class_net, bias=prior_bias())
         initialize_head(self.box_net, bias=0.0)
+        if row.bilinear:
+            resample_bilinearly(self.fpn)
         for part in (self.fpn, self.class_net, self.box_net):
             if row.symmetric:
                 pad_symmetrically(part)

@@ -1,7 +1,7 @@
 """Builds EfficientNet (Tan and Le 2019, table 1), EfficientNet-Lite and EfficientNetV2 (Tan and Le 2021, table 4).
 
 The state-dict keys are timm's. The stages of V2's other sizes are those of its code release (google/automl,
-efficientnetv2, effnetv2_configs.py).
+efficientnetv2, effnetv2_configs.py), and those of V2's variants in PyTorch timm's (1.0.31, efficientnetv2_rw_*).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from effedge.pipeline.models.compound_scaling import round_channels, round_layer
 from effedge.pipeline.models.dropout import drop_out
 from effedge.pipeline.models.mbconv import (
     FusedMBConv1,
+    FusedMBConv1Projected,
     FusedMBConv4,
     MBConv1,
     MBConv4,
@@ -24,7 +25,7 @@ from effedge.pipeline.models.mbconv import (
 from effedge.pipeline.models.same_padding import Conv2d, pad_symmetrically
 from effedge.pipeline.models.tables import EfficientNetRow
 
-BlockType = type[MBConv1 | MBConv4 | MBConv6 | FusedMBConv1 | FusedMBConv4]
+BlockType = type[MBConv1 | MBConv4 | MBConv6 | FusedMBConv1 | FusedMBConv1Projected | FusedMBConv4]
 
 
 class Stage(NamedTuple):
@@ -37,7 +38,14 @@ class Stage(NamedTuple):
     layers: int
 
 
-HEAD_CHANNELS = 1280
+class Network(NamedTuple):
+    """The stages of a network, with the output channels of the stem in front and of a classifier's last 1x1."""
+
+    stem: int
+    stages: tuple[Stage, ...]
+    head: int = 1280
+
+
 B0_STAGES = (
     Stage(MBConv1, 3, 1, 16, 1),
     Stage(MBConv6, 3, 2, 24, 2),
@@ -49,30 +57,36 @@ B0_STAGES = (
 )
 
 
-def v2_stages(*sizes: tuple[int, int]) -> tuple[Stage, ...]:
+def v2_stages(*sizes: tuple[int, int], first: BlockType = FusedMBConv1) -> tuple[Stage, ...]:
     """Makes the stages of an EfficientNetV2 of (channels, layers) for each of its six or seven stages."""
-    blocks: tuple[BlockType, ...] = (FusedMBConv1, FusedMBConv4, FusedMBConv4, MBConv4, MBConv6, MBConv6, MBConv6)
+    blocks: tuple[BlockType, ...] = (first, FusedMBConv4, FusedMBConv4, MBConv4, MBConv6, MBConv6, MBConv6)
     return tuple(
         Stage(block, 3, stride, *size)
         for block, stride, size in zip(blocks, (1, 2, 2, 2, 1, 2, 1), sizes, strict=False)
     )
 
 
-# The stem's channels and the stages, by the row's `stages`.
-STAGES: dict[str, tuple[int, tuple[Stage, ...]]] = {
-    "b0": (32, B0_STAGES),
-    "v2-b0": (32, v2_stages((16, 1), (32, 2), (48, 2), (96, 3), (112, 5), (192, 8))),
-    "v2-s": (24, v2_stages((24, 2), (48, 4), (64, 4), (128, 6), (160, 9), (256, 15))),
-    "v2-m": (24, v2_stages((24, 3), (48, 5), (80, 5), (160, 7), (176, 14), (304, 18), (512, 5))),
-    "v2-l": (32, v2_stages((32, 4), (64, 7), (96, 7), (192, 10), (224, 19), (384, 25), (640, 7))),
-    "v2-xl": (32, v2_stages((32, 4), (64, 8), (96, 8), (192, 16), (256, 24), (512, 32), (640, 8))),
+# By the row's `stages`. V2-RW-T is timm's V2-S by width 0.8 and depth 0.9, with channels that are rounded as V1's.
+STAGES = {
+    "b0": Network(32, B0_STAGES),
+    "v2-b0": Network(32, v2_stages((16, 1), (32, 2), (48, 2), (96, 3), (112, 5), (192, 8))),
+    "v2-s": Network(24, v2_stages((24, 2), (48, 4), (64, 4), (128, 6), (160, 9), (256, 15))),
+    "v2-m": Network(24, v2_stages((24, 3), (48, 5), (80, 5), (160, 7), (176, 14), (304, 18), (512, 5))),
+    "v2-l": Network(32, v2_stages((32, 4), (64, 7), (96, 7), (192, 10), (224, 19), (384, 25), (640, 7))),
+    "v2-xl": Network(32, v2_stages((32, 4), (64, 8), (96, 8), (192, 16), (256, 24), (512, 32), (640, 8))),
+    "v2-rw-t": Network(24, v2_stages((24, 2), (40, 4), (48, 4), (104, 6), (128, 9), (208, 14)), head=1024),
+    "v2-rw-s": Network(
+        24,
+        v2_stages((24, 2), (48, 4), (64, 4), (128, 6), (160, 9), (272, 15), first=FusedMBConv1Projected),
+        head=1792,
+    ),
 }
 DROP_CONNECT = 0.2
 
 
 def scaled_stages(row: EfficientNetRow) -> list[Stage]:
     """Scales the stages by the row's width and depth. Lite keeps the depth of the first and the last stage."""
-    _, stages = STAGES[row.stages]
+    stages = STAGES[row.stages].stages
     last = len(stages) - 1
     return [
         stage._replace(
@@ -90,7 +104,13 @@ def scaled_channels(row: EfficientNetRow, channels: int) -> int:
 
 def stem_channels(row: EfficientNetRow) -> int:
     """Returns the output channels of the stem, which Lite does not scale."""
-    channels, _ = STAGES[row.stages]
+    channels = STAGES[row.stages].stem
+    return channels if row.lite else scaled_channels(row, channels)
+
+
+def head_channels(row: EfficientNetRow) -> int:
+    """Returns the output channels of a classifier's last 1x1 convolution, which Lite does not scale."""
+    channels = STAGES[row.stages].head
     return channels if row.lite else scaled_channels(row, channels)
 
 
@@ -99,7 +119,7 @@ def pyramid_stages(row: EfficientNetRow) -> list[int]:
 
     The stem is at 1/2; each stage at stride 2 halves that.
     """
-    _, stages = STAGES[row.stages]
+    stages = STAGES[row.stages].stages
     ends = [index for index, stage in enumerate(stages[1:]) if stage.stride == 2]  # the stage before is the last
     return [*ends, len(stages) - 1][-3:]
 
@@ -134,7 +154,7 @@ class EfficientNet(Trunk):
         super().__init__(row)
         self.row, self.classes = row, classes
         self.dropout = row.dropout  # which a training may change
-        features = HEAD_CHANNELS if row.lite else scaled_channels(row, HEAD_CHANNELS)
+        features = head_channels(row)
         self.conv_head = Conv2d(self.channels[-1], features, 1)
         self.bn2 = batch_norm(features)
         self.act2 = activation(row.lite)

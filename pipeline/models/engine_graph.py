@@ -86,7 +86,7 @@ class DetectorGraph(Normalized):
         with torch.no_grad():
             predict.weight.copy_(predict.weight[order] * unit.view(-1, 1, 1, 1))
             predict.bias.copy_(predict.bias[order] * unit)
-        shapes = anchor_shapes(model.row.anchor_scale) if shapes is None else shapes
+        shapes = anchor_shapes(model.row.anchor_scale, model.row.aspects) if shapes is None else shapes
         anchors = torch.from_numpy(place_anchors(size, model.row.levels, shapes))
         self.register_buffer("centres", (anchors[:, :2] + anchors[:, 2:]) / 2)
         self.register_buffer("halves", (anchors[:, 2:] - anchors[:, :2]) / 2)

@@ -124,16 +124,34 @@ class FusedMBConv1(Block):
         return self.act1(self.bn1(self.conv(x)))
 
 
-class FusedMBConv4(Block):
-    """Fused-MBConv: a full convolution, which expands by four, in place of MBConv's 1x1 and depthwise; no SE."""
+class FusedMBConv(Block):
+    """Fused-MBConv: a full convolution, which expands by `expansion`, in place of MBConv's 1x1 and depthwise; no SE."""
+
+    expansion: int
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, lite: bool, drop_rate: float):
         super().__init__(inputs, outputs, stride, drop_rate)
-        self.conv_exp = Conv2d(inputs, 4 * inputs, kernel, stride)
-        self.bn1 = batch_norm(4 * inputs)
+        expanded = self.expansion * inputs
+        self.conv_exp = Conv2d(inputs, expanded, kernel, stride)
+        self.bn1 = batch_norm(expanded)
         self.act1 = activation(lite)
-        self.conv_pwl = Conv2d(4 * inputs, outputs, 1)
+        self.conv_pwl = Conv2d(expanded, outputs, 1)
         self.bn2 = batch_norm(outputs)
 
     def branch(self, x: Tensor) -> Tensor:
         return self.bn2(self.conv_pwl(self.act1(self.bn1(self.conv_exp(x)))))
+
+
+class FusedMBConv4(FusedMBConv):
+    """Fused-MBConv with an expansion by four, of EfficientNetV2's second and third stage."""
+
+    expansion = 4
+
+
+class FusedMBConv1Projected(FusedMBConv):
+    """Fused-MBConv without expansion but with the projection, the first stage of timm's efficientnetv2_rw_s.
+
+    timm built that model from the paper's figures before the authors' code, where this stage is FusedMBConv1.
+    """
+
+    expansion = 1

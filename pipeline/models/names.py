@@ -8,15 +8,16 @@ from effedge.deploy.common.cli import UserError, choose
 from effedge.pipeline.models.tables import (
     EFFICIENTDETS,
     EFFICIENTNETS,
+    LISTED_EFFICIENTDETS,
     MODELS,
     NECKS,
-    PUBLISHED_EFFICIENTDETS,
     is_detector,
 )
 
 # Such as tf_efficientnet_b3_ns, efficientnet_b0.ra_in1k, tf_efficientnetv2_s_in21ft1k, efficientnet-b0.
 ARCH_PATTERN = re.compile(
-    r"(?:hf[-_]hub:)?(?:timm/)?(tf_)?efficient(net|netv2|det)([-_])(b\d|l2|d\dx?|lite\d|s|m|l|xl)a?"
+    r"(?:hf[-_]hub:)?(?:timm/)?(tf_)?efficient(net|det)(v2)?([-_])"
+    r"(b\d|l2|d\dx?|lite\d|rw_[st]|d[st]|s|m|l|xl)a?"
     r"(?:_(?:a[ap]|ns|ra|in21k|in21ft1k))*(?:\..*)?"
 )
 
@@ -31,7 +32,7 @@ def check_model(word: str) -> str:
     if word in EFFICIENTNETS or word in EFFICIENTDETS:
         return word
     name = model_of_arch(word)
-    for detector in PUBLISHED_EFFICIENTDETS:
+    for detector in LISTED_EFFICIENTDETS:
         if word.startswith(f"{detector}-"):
             neck = choose(f"neck of {detector}", word[len(detector) + 1 :], NECKS)
             name = with_neck(detector, neck)
@@ -67,16 +68,18 @@ def model_of_arch(arch: str) -> str | None:
     ['det-lite0', 'efficientdet_d1', None, None]
     >>> [model_of_arch(arch) for arch in ("tf_efficientnetv2_s.in21k", "tf_efficientnetv2_b0", "efficientnetv2_s")]
     ['v2-s', 'v2-b0', None]
+    >>> [model_of_arch(arch) for arch in ("efficientnetv2_rw_s.ra2_in1k", "efficientdetv2_ds", "tf_efficientdetv2_s")]
+    ['efficientnetv2_rw_s', 'efficientdetv2_ds', 'det-v2-s']
     """
     match = ARCH_PATTERN.fullmatch(arch)
     if match is None:
         return None
-    tensorflow, task, dash, size = match.groups()
+    tensorflow, task, second, dash, size = match.groups()
     if tensorflow or dash == "-":
-        prefix = "v2-" if task == "netv2" else "det-" if task == "det" and size.startswith("lite") else ""
-        name = prefix + size
+        prefix = "det-" if task == "det" and (second or size.startswith("lite")) else ""
+        name = f"{prefix}{'v2-' if second else ''}{size}"
     else:
-        name = f"efficient{task}_{size}"
+        name = f"efficient{task}{second or ''}_{size}"
     return name if name in MODELS else None
 
 

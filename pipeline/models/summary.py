@@ -92,6 +92,8 @@ def summarize(name: str, classes: int | None = None, size: Size | None = None) -
     rows = []
     for part in parts_of(name):
         inside = [layer for layer in layers if f"{layer.name}.".startswith(part.prefixes)]
+        if not inside:  # P6 of a P5 that has the neck's channels already
+            continue
         convolutions = [layer for layer in inside if layer.convolution]
         resolution = str(convolutions[0].resolution)
         if part.pyramid:
@@ -135,7 +137,7 @@ def parts_of(name: str) -> list[Part]:
     neck = NECKS[row.neck]
     return [
         *trunk_parts(EFFICIENTNETS[row.backbone], "backbone."),
-        Part("P6 from P5: Conv1x1, max-pool", ("fpn.resample.",), 1),
+        Part(f"P6 from P5: Conv1x1, {'bilinear' if row.bilinear else 'max-pool'}", ("fpn.resample.",), 1),
         Part(f"{TITLES[neck.paths]}, {neck.fusion} fusion", ("fpn.cell.",), row.layers, pyramid=True),
         Part("class head, separable 3x3", ("class_net.",), row.head_layers, pyramid=True),
         Part("box head, separable 3x3", ("box_net.",), row.head_layers, pyramid=True),
@@ -193,7 +195,10 @@ def in_billions(flops: int) -> str:
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    models = "b0 to b8, l2, lite0 to 4, v2-b0 to 3, v2-s, v2-m, v2-l, v2-xl; d0 to d7, d7x, det-lite0 to 4"
+    models = (
+        "b0 to b8, l2, lite0 to 4, v2-b0 to 3, v2-s, v2-m, v2-l, v2-xl; d0 to d7, d7x, det-lite0 to 4, det-v2-b0, "
+        "det-v2-s"
+    )
     necks = f"; a detector with another neck has it as a suffix, such as d0-panet: {', '.join(NECKS)}"
     parser.add_argument("model", metavar="MODEL", help=models + necks)
     parser.add_argument("--classes", type=int, help="classes (default: ImageNet's 1000, COCO's 90)")

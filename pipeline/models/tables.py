@@ -9,10 +9,15 @@ another scale. Each detector is there with the other necks too, by which tables 
 D0 with PANet in place of the BiFPN. `effedge.pipeline.models.compound_scaling` holds the rules behind the numbers;
 `effedge.pipeline.models.create` makes the module of a row.
 
+det-v2-b0 and det-v2-s are EfficientDets on EfficientNetV2, of which nobody published weights: D0's sizes on V2-B0, and
+on V2-S those of effdet's efficientdetv2_ds.
+
 There are two families. The authors' models, in timm and effdet with the prefix `tf_`, have short names here: b0 is
 tf_efficientnet_b0, v2-s tf_efficientnetv2_s, d0 tf_efficientdet_d0, det-lite0 tf_efficientdet_lite0. timm and effdet
 trained others in PyTorch, without the prefix there and under the same names here. Their tensors may be the same, but
 they pad symmetrically, and the BatchNorm of their EfficientNets has PyTorch's epsilon (timm 1.0.31, effdet 0.4.1).
+timm's efficientnetv2_rw_t and efficientnetv2_rw_s have stages of their own, and effdet's efficientdetv2_dt and
+efficientdetv2_ds, which are built on them, resize bilinearly between the levels.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ import re
 from typing import NamedTuple
 
 from effedge.deploy.common.cli import UserError, choose
+from effedge.pipeline.models.anchors import ASPECTS, EXACT_ASPECTS, Aspects
 
 
 class EfficientNetRow(NamedTuple):
@@ -89,9 +95,10 @@ class EfficientDetRow(NamedTuple):
     layers: of the neck; `head_layers`: of each head.
     neck: a key of NECKS.
     levels: of the pyramid, from P3 on.
-    anchor_scale: the base size of an anchor in strides.
+    anchor_scale: the base size of an anchor in strides; `aspects`: the anchors' (width, height) factors.
     symmetric: neck and heads pad symmetrically; the backbone has a field of its own.
     redundant_bias: the convolutions in front of BatchNorm have a bias.
+    bilinear: the neck resizes bilinearly, not by a max-pool down and repeated pixels up.
     """
 
     name: str
@@ -105,6 +112,8 @@ class EfficientDetRow(NamedTuple):
     anchor_scale: float = 4.0
     symmetric: bool = False
     redundant_bias: bool = True
+    bilinear: bool = False
+    aspects: Aspects = ASPECTS
 
 
 TENSORFLOW_EFFICIENTNETS = {
@@ -148,6 +157,13 @@ def timm_row(name: str, size: int, crop: float = 0.875, to_one: bool = False, st
     )
 
 
+def timm_v2_row(letter: str, size: int, train_size: int) -> EfficientNetRow:
+    """Makes the row of timm's efficientnetv2_rw_<letter>; `size` is its configuration's test_input_size."""
+    name, stages = f"efficientnetv2_rw_{letter}", f"v2-rw-{letter}"
+    row = EfficientNetRow(name, 1.0, 1.0, size, 0.2, symmetric=True, epsilon=1e-5, crop=1.0, stages=stages)
+    return row._replace(train_size=train_size)
+
+
 PYTORCH_EFFICIENTNETS = {
     row.name: row
     for row in (
@@ -164,6 +180,8 @@ PYTORCH_EFFICIENTNETS = {
         timm_row("lite2", 260, crop=0.890),
         timm_row("lite3", 300, crop=0.904),
         timm_row("lite4", 380, crop=0.922),
+        timm_v2_row("t", 288, train_size=224),
+        timm_v2_row("s", 384, train_size=288),
     )
 }
 EFFICIENTNETS = TENSORFLOW_EFFICIENTNETS | PYTORCH_EFFICIENTNETS
@@ -200,6 +218,11 @@ def effdet_row(name: str, symmetric: bool = True, redundant_bias: bool = False) 
     )
 
 
+def effdet_v2_row(row: EfficientDetRow) -> EfficientDetRow:
+    """Gives a row what effdet's efficientdetv2_* have in common."""
+    return row._replace(symmetric=True, redundant_bias=False, bilinear=True, aspects=EXACT_ASPECTS)
+
+
 PYTORCH_EFFICIENTDETS = {
     row.name: row
     for row in (
@@ -211,17 +234,26 @@ PYTORCH_EFFICIENTDETS = {
         effdet_row("d4", symmetric=False, redundant_bias=True),
         effdet_row("d5", symmetric=False, redundant_bias=True),
         EfficientDetRow("efficientdet_lite0", "efficientnet_lite0", 384, 64, 3, 3, redundant_bias=False),
+        effdet_v2_row(EfficientDetRow("efficientdetv2_dt", "efficientnetv2_rw_t", 768, 128, 5, 3)),
+        effdet_v2_row(EfficientDetRow("efficientdetv2_ds", "efficientnetv2_rw_s", 1024, 256, 7, 4)),
     )
 }
-PUBLISHED_EFFICIENTDETS = TENSORFLOW_EFFICIENTDETS | PYTORCH_EFFICIENTDETS
-EFFICIENTDETS = PUBLISHED_EFFICIENTDETS | {
+V2_EFFICIENTDETS = {
+    row.name: row
+    for row in (
+        EfficientDetRow("det-v2-b0", "v2-b0", 512, 64, 3, 3),
+        EfficientDetRow("det-v2-s", "v2-s", 1024, 256, 7, 4),
+    )
+}
+LISTED_EFFICIENTDETS = TENSORFLOW_EFFICIENTDETS | V2_EFFICIENTDETS | PYTORCH_EFFICIENTDETS
+EFFICIENTDETS = LISTED_EFFICIENTDETS | {
     f"{row.name}-{neck}": row._replace(name=f"{row.name}-{neck}", neck=neck)
-    for row in PUBLISHED_EFFICIENTDETS.values()
+    for row in LISTED_EFFICIENTDETS.values()
     for neck in NECKS
     if neck != row.neck
 }
 
-MODELS = (*EFFICIENTNETS, *PUBLISHED_EFFICIENTDETS)  # those to list; a detector's other necks are a suffix
+MODELS = (*EFFICIENTNETS, *LISTED_EFFICIENTDETS)  # those to list; a detector's other necks are a suffix
 IMAGENET_CLASSES = 1000
 COCO_CLASSES = 90  # COCO's category ids run to 90, with ten gaps; the published heads have an output for each
 

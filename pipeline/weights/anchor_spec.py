@@ -21,7 +21,7 @@ import numpy as np
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.files import read_text
-from effedge.pipeline.models.anchors import ASPECTS, anchor_shapes, level_sizes, place_anchors
+from effedge.pipeline.models.anchors import ASPECTS, Aspects, anchor_shapes, level_sizes, place_anchors
 
 EXAMPLE = "'base=4 scales=1,1.26,1.59 ratios=1x1,1.4x0.7,0.7x1.4', or zylo117's project file (.yml)"
 HALF_PRECISION = 2.0**-10  # boxes of a model that was saved in float16 are rounded by less than this share
@@ -83,14 +83,21 @@ def equal_shapes(left: np.ndarray, right: np.ndarray) -> bool:
     return left.shape[-2] == right.shape[-2] and np.allclose(left, right, rtol=SAME_SHAPE)
 
 
-def of_config(scale: object, aspects: object, scales: object, own_scale: float, levels: int) -> np.ndarray | None:
+def of_config(
+    scale: object,
+    aspects: object,
+    scales: object,
+    own_scale: float,
+    levels: int,
+    own_aspects: Aspects = ASPECTS,
+) -> np.ndarray | None:
     """Makes the shapes of effdet's and zylo117's entries; each may be None, None if all are or an entry is unclear.
 
     Args:
         scale: effdet's `anchor_scale`, a number or one for each level.
         aspects: `aspect_ratios` or `anchors_ratios`: pairs, or numbers width / height.
         scales: effdet's `num_scales`, in an octave, or zylo117's `anchors_scales`, factors.
-        own_scale: the model's anchor scale.
+        own_scale: the model's anchor scale; `own_aspects`: its (width, height) factors.
     """
     if scale is None and aspects is None and scales is None:
         return None
@@ -99,7 +106,7 @@ def of_config(scale: object, aspects: object, scales: object, own_scale: float, 
         if isinstance(scales, int) and not 0 < scales <= MOST_SCALES:
             return None
         factors = 2.0 ** (np.arange(scales) / scales) if isinstance(scales, int) else scales
-        pairs = ASPECTS if aspects is None else [_pair(aspect) for aspect in aspects]  # type: ignore[attr-defined]
+        pairs = own_aspects if aspects is None else [_pair(aspect) for aspect in aspects]  # type: ignore[attr-defined]
         bases = own_scale if scale is None else scale
         if isinstance(bases, Sequence):
             shapes = np.stack([anchor_shapes(float(base), pairs, factors) for base in bases])  # type: ignore[arg-type]
@@ -109,7 +116,7 @@ def of_config(scale: object, aspects: object, scales: object, own_scale: float, 
         return None
 
 
-def parse(text: str, own_scale: float) -> np.ndarray:
+def parse(text: str, own_scale: float, own_aspects: Aspects = ASPECTS) -> np.ndarray:
     """Makes the shapes of the user's words, or of a project file; what they leave out is the model's own.
 
     Raises:
@@ -119,7 +126,7 @@ def parse(text: str, own_scale: float) -> np.ndarray:
         lines = read_text(Path(text), "a project file of Yet-Another-EfficientDet-Pytorch")
         entries = re.findall(r"^anchors_(\w+):([^#\n]*)", lines, re.MULTILINE)
         words = {key: value.strip(" '\"") for key, value in entries}
-        shapes = of_config(None, words.get("ratios"), words.get("scales"), own_scale, 0)
+        shapes = of_config(None, words.get("ratios"), words.get("scales"), own_scale, 0, own_aspects)
     else:
         words = dict(word.split("=", 1) for word in text.split() if "=" in word)
         unclear = [word for word in text.split() if word.split("=")[0] not in ("base", "scales", "ratios")]
@@ -127,7 +134,7 @@ def parse(text: str, own_scale: float) -> np.ndarray:
         ratios = f"[{','.join(pairs)}]" if "ratios" in words else None
         scales = f"[{words['scales']}]" if "scales" in words else None
         base = _number(words["base"]) if "base" in words else None
-        shapes = None if unclear or base == 0 else of_config(base, ratios, scales, own_scale, 0)
+        shapes = None if unclear or base == 0 else of_config(base, ratios, scales, own_scale, 0, own_aspects)
     if shapes is None or not (shapes > 0).all():
         raise UserError(f"anchors '{text}' (ANCHORS, --anchors) cannot be read: expected {EXAMPLE}")
     return shapes

@@ -122,7 +122,9 @@ def load_weights(
     """
     if anchors is not None and not is_detector(name):
         raise UserError(f"anchors '{anchors}' (ANCHORS, --anchors) are of detectors, and {name} is none: leave it out")
-    shapes = None if anchors is None else parse(anchors, EFFICIENTDETS[name].anchor_scale)
+    shapes = None
+    if anchors is not None:
+        shapes = parse(anchors, EFFICIENTDETS[name].anchor_scale, EFFICIENTDETS[name].aspects)
     file = locate_weights(name, weights)
     look = preprocessing(name, weights if weights in KINDS else "")
     if file is None:
@@ -200,7 +202,7 @@ def _read_anchors(
     grid = _recovered(content, fitted, row.levels)
     found = said_anchors(content.values, name) if grid is None else grid.shapes
     _check_count(name, fitted, found if given is None else given, content.path)
-    own = anchor_shapes(row.anchor_scale)
+    own = anchor_shapes(row.anchor_scale, row.aspects)
     if found is not None and equal_shapes(found, own):
         found = own  # exactly: float16 may have rounded them
     return None if grid is None else grid.size, found
@@ -255,7 +257,7 @@ def _lines(name: str, content: StateFile, found: Input) -> list[str]:
     if name in PYTORCH_EFFICIENTNETS and EFFICIENTNETS[name].to_one and entry(content.values, "mean") is None:
         unsaid.append("the mean and deviation of its pixels (0.5 is taken, which timm has since 1.0.9)")
     if is_detector(name):
-        shapes = anchor_shapes(EFFICIENTDETS[name].anchor_scale)
+        shapes = anchor_shapes(EFFICIENTDETS[name].anchor_scale, EFFICIENTDETS[name].aspects)
         if found.given is not None and found.anchors is not None and not equal_shapes(found.given, found.anchors):
             lines.append(f"its anchors are {describe(found.anchors)}; those of ANCHORS take their place")
         elif found.given is None and found.anchors is None:

@@ -119,8 +119,8 @@ def settings_of(name: str) -> Settings:
         "head_act_type": activations,
         "fpn_name": (NECKS[detector.neck].effdet,),
         "norm_kwargs.eps": (1e-3,),
-        "downsample_type": ("max",),
-        "upsample_type": ("nearest",),
+        "downsample_type": ("bilinear",) if detector.bilinear else ("max",),
+        "upsample_type": ("bilinear",) if detector.bilinear else ("nearest",),
         "separable_conv": (True,),
         "apply_resample_bn": (True,),
         "conv_bn_relu_pattern": (False,),
@@ -161,7 +161,7 @@ def said_anchors(values: Mapping[str, object], name: str) -> np.ndarray | None:
         said[1] if (said := entry(values, *names)) is not None else None
         for names in (("anchor_scale",), ("aspect_ratios", "anchors_ratios"), ("num_scales", "anchors_scales"))
     )
-    return of_config(scale, aspects, scales, row.anchor_scale, row.levels)
+    return of_config(scale, aspects, scales, row.anchor_scale, row.levels, row.aspects)
 
 
 def said_preprocessing(values: Mapping[str, object], name: str, usual: Preprocessing) -> Preprocessing:

@@ -140,12 +140,15 @@ def arch_of(name: str) -> str:
 
     >>> arch_of("b0"), arch_of("v2-s"), arch_of("det-lite0"), arch_of("efficientdet_d0")
     ('tf_efficientnet_b0', 'tf_efficientnetv2_s', 'tf_efficientdet_lite0', 'efficientdet_d0')
+    >>> arch_of("det-v2-s")  # which effdet has no configuration of; named as its efficientdetv2_ds is
+    'tf_efficientdetv2_s'
     """
     name = without_neck(name)
     if in_pytorch(name):
         return name
-    family = "det" if is_detector(name) else "netv2" if name.startswith("v2-") else "net"
-    return f"tf_efficient{family}_{name.removeprefix('det-').removeprefix('v2-')}"
+    family = "det" if is_detector(name) else "net"
+    stem = name.removeprefix("det-")
+    return f"tf_efficient{family}{'v2' if stem.startswith('v2-') else ''}_{stem.removeprefix('v2-')}"
 
 
 def differences(twin: str, name: str, anchors_known: bool) -> str:

@@ -40,7 +40,7 @@ def assert_candidates(outputs, class_levels, box_levels, row, classes, size):
     The tolerance is 1e-4 of an output's range. Candidates that lie closer together than that may change places, so they
     are compared as a set: every candidate that is clear of the last score must be in it.
     """
-    anchors = make_anchors((size, size), row.levels, row.anchor_scale)
+    anchors = make_anchors((size, size), row.levels, row.anchor_scale, row.aspects)
     for index, (boxes, scores, class_ids) in enumerate(zip(*outputs, strict=True)):
         logits, codes = in_rows(class_levels, classes)[index], in_rows(box_levels, 4)[index]
         expected_boxes, expected_scores, expected_classes = best_pairs(logits, codes, anchors, len(scores))

@@ -20,7 +20,6 @@ from effedge.deploy.image.files import open_image
 from effedge.deploy.image.preprocess import FILTERS, preparation
 from effedge.pipeline.datasets.digits import SHAPES, LabelledImage, draw_crop, draw_image
 from effedge.pipeline.datasets.records import Record
-from effedge.pipeline.models.anchors import make_anchors
 from effedge.pipeline.models.tables import Size
 from effedge.pipeline.training.data.augment import Augmentation, random_crop, recolour, scale_jitter
 from effedge.pipeline.training.data.autoaugment import autoaugment
@@ -169,11 +168,8 @@ def record_crops(
     return draw
 
 
-def with_matches(
-    draw_image: Callable[[int], LabelledImage], size: Size, levels: int, anchor_scale: float
-) -> Callable[[int], DetectionSample]:
-    """Matches the objects of images to the model's anchors."""
-    anchors = make_anchors(size, levels, anchor_scale)
+def with_matches(draw_image: Callable[[int], LabelledImage], anchors: np.ndarray) -> Callable[[int], DetectionSample]:
+    """Matches the objects of images to a model's anchors [A,4], xyxy in input pixels."""
 
     def draw(index: int) -> DetectionSample:
         image, boxes, class_ids = draw_image(index)

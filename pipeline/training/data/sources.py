@@ -11,6 +11,7 @@ from effedge.deploy.common.files import sha256_of_bytes
 from effedge.pipeline.datasets import digits
 from effedge.pipeline.datasets.checks import REFUSE, CheckedData, check_data
 from effedge.pipeline.datasets.records import annotations_digest
+from effedge.pipeline.models.anchors import make_anchors
 from effedge.pipeline.models.tables import EFFICIENTDETS, Size, is_detector
 from effedge.pipeline.training.data.augment import Augmentation
 from effedge.pipeline.training.data.batches import (
@@ -81,5 +82,5 @@ def training_data(
     if not is_detector(model):
         return TrainingData(labels, draw_crop, collate_classification, epoch_length, digest, checked)
     row = EFFICIENTDETS[model]
-    draw = with_matches(draw_image, size, row.levels, row.anchor_scale)
+    draw = with_matches(draw_image, make_anchors(size, row.levels, row.anchor_scale, row.aspects))
     return TrainingData(labels, draw, collate_detection, epoch_length, digest, checked)

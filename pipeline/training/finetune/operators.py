@@ -98,12 +98,15 @@ def average_pool(inputs: list[Any], attributes: Attributes) -> Tensor:
 
 def resize(inputs: list[Any], attributes: Attributes) -> Tensor:
     x, _, scales, sizes = (*inputs, None, None, None)[:4]
-    by_floor = (attributes.get("coordinate_transformation_mode"), attributes.get("nearest_mode"))
-    if attributes.get("mode", "nearest") != "nearest" or by_floor != ("asymmetric", "floor"):
-        raise NotImplementedError("other than mode nearest, asymmetric, floor")
+    mode, coordinates = attributes.get("mode", "nearest"), attributes.get("coordinate_transformation_mode")
+    by_floor = mode == "nearest" and (coordinates, attributes.get("nearest_mode")) == ("asymmetric", "floor")
+    bilinear = mode == "linear" and x.ndim == 4 and coordinates in ("half_pixel", "pytorch_half_pixel")
+    if not by_floor and (not bilinear or attributes.get("antialias", 0) or attributes.get("exclude_outside", 0)):
+        raise NotImplementedError("other than nearest, asymmetric, floor; or linear, half_pixel")
+    options: dict[str, Any] = {"mode": "bilinear", "align_corners": False} if bilinear else {"mode": "nearest"}
     if sizes is not None:
-        return F.interpolate(x, size=sizes.tolist()[2:], mode="nearest")
-    return F.interpolate(x, scale_factor=scales.tolist()[2:], mode="nearest")
+        return F.interpolate(x, size=sizes.tolist()[2:], **options)
+    return F.interpolate(x, scale_factor=scales.tolist()[2:], **options)
 
 
 def reduce_mean(inputs: list[Any], attributes: Attributes) -> Tensor:

@@ -17,7 +17,8 @@ from effedge.pipeline.weights.load import load_weights
 from tests.pipeline.numpy_detector import assert_candidates, in_rows, normalize
 
 BATCH = (1, 2, 4)
-EXPORTS = [("b0", 64), ("v2-b0", 64), ("lite0", 64), ("d0", 512), ("d0", 160, BATCH)]
+EXPORTS = [("b0", 64), ("v2-b0", 64), ("lite0", 64), ("d0", 512), ("d0", 160, BATCH), ("det-v2-b0", 160),
+           ("efficientdetv2_dt", 160)]  # fmt: skip
 each_export = pytest.mark.parametrize("which", EXPORTS, ids=lambda which: "-".join(map(str, which[:2])))
 
 

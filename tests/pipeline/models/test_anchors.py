@@ -7,6 +7,7 @@ import pytest
 
 from effedge.pipeline.models.anchors import (
     ANCHORS_PER_CELL,
+    EXACT_ASPECTS,
     anchor_shapes,
     decode,
     encode,
@@ -99,6 +100,15 @@ def test_custom_anchors_are_effdets():
     np.testing.assert_allclose(anchors[[5, -1]], [[-8, -20, 16, 28], [0, -64, 384, 704]], atol=1e-4)
     sums = [1381039.2122, 1985036.0641, 1761616.7875, 2728947.9343]
     np.testing.assert_allclose(anchors.sum(0, np.float64), sums, rtol=1e-7)
+
+
+def test_exact_aspects_are_effdets():
+    """effdet 0.4.1's boxes of efficientdetv2_dt at 160 x 224, aspect_ratios [1.0, 2.0, 0.5], yxyx."""
+    anchors = make_anchors((160, 224), 5, 4.0, EXACT_ASPECTS)[:, [1, 0, 3, 2]]
+    assert len(anchors) == 6759
+    expected = [[-7.313708, -18.627417, 15.313708, 26.627417], [-24.508759, -10.254379, 32.508759, 18.254379],
+                [-239.187851, -83.431496, 479.187866, 419.431488]]  # fmt: skip
+    np.testing.assert_allclose(anchors[[1, 5, -1]], expected, rtol=1e-6)
 
 
 def test_levels_may_have_anchors_of_their_own():

@@ -17,6 +17,7 @@ from effedge.pipeline.models.bifpn import (
     bifpn_nodes,
     fpn_nodes,
     panet_nodes,
+    resample_bilinearly,
 )
 from effedge.pipeline.models.tables import NECKS, NeckRow
 
@@ -74,6 +75,24 @@ def test_an_odd_level_is_repeated_from_the_nearest_pixel():
     # 5 is made of 3, as P6 of P7 at an input of 320: pixel i is the coarse pixel floor(i * 3 / 5).
     up = Resample(1, 1)(torch.arange(3.0).view(1, 1, 1, 3).expand(1, 1, 3, 3), (5, 5))
     assert up[0, 0, 0].tolist() == [0, 0, 1, 1, 2]
+
+
+def test_bilinear_resampling_is_worked_by_hand():
+    resample = Resample(1, 1)
+    resample_bilinearly(resample)
+
+    def column(values, size):
+        x = torch.tensor(values).view(1, 1, 1, -1).expand(1, 1, len(values), -1)
+        return resample(x, (size, size))[0, 0, 0].tolist()
+
+    # Output i lies at (i + 1/2) * ratio - 1/2 of the input, held within it.
+    assert column([0.0, 1.0, 2.0, 5.0], 2) == [0.5, 3.5]  # the means of pairs
+    assert column([0.0, 4.0], 4) == [0.0, 1.0, 3.0, 4.0]
+    assert column([0.0, 3.0, 6.0, 9.0, 12.0], 3) == pytest.approx([1.0, 6.0, 11.0])  # at 1/3, 2 and 11/3
+    assert column([0.0, 5.0, 10.0], 5) == pytest.approx([0.0, 2.0, 5.0, 8.0, 10.0])  # at -1/5, 2/5, 1, 8/5 and 11/5
+    grid = torch.arange(16.0).view(1, 1, 4, 4)
+    assert resample(grid, (2, 2))[0, 0].tolist() == [[2.5, 4.5], [10.5, 12.5]]
+    assert resample(grid, (4, 4)) is grid
 
 
 def test_only_other_channels_are_projected():

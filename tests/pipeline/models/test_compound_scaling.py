@@ -11,7 +11,7 @@ from effedge.pipeline.models.compound_scaling import (
     round_channels,
     round_layers,
 )
-from effedge.pipeline.models.efficientnet import HEAD_CHANNELS, scaled_channels, scaled_stages, stem_channels
+from effedge.pipeline.models.efficientnet import STAGES, head_channels, scaled_stages, stem_channels
 from effedge.pipeline.models.tables import EFFICIENTDETS, EFFICIENTNETS
 
 # The compound coefficient of each model (google-research's EfficientNet README: B1 is half a step).
@@ -78,6 +78,9 @@ def test_b4_to_b7_were_published_somewhat_larger_than_the_rule(name):
         ("v2-b2", 32, 1408, [2, 3, 3, 4, 6, 10]),
         ("v2-b3", 40, 1536, [2, 3, 3, 5, 7, 12]),
         ("v2-xl", 32, 1280, [4, 8, 8, 16, 24, 32, 8]),
+        # as timm builds them
+        ("efficientnetv2_rw_t", 24, 1024, [2, 4, 4, 6, 9, 14]),
+        ("efficientnetv2_rw_s", 24, 1792, [2, 4, 4, 6, 9, 15]),
     ],
 )
 def test_the_tables_give_the_published_channels_and_layers(name, stem, head, layers):
@@ -85,13 +88,22 @@ def test_the_tables_give_the_published_channels_and_layers(name, stem, head, lay
     assert [stage.layers for stage in scaled_stages(row)] == layers
     if stem is not None:
         assert stem_channels(row) == stem
-        assert scaled_channels(row, HEAD_CHANNELS) == head
+        assert head_channels(row) == head
 
 
 def test_v2_rounds_to_the_nearest_multiple_of_8_even_below_90_percent():
     # 1.2 x 16 = 19.2 is 16 in google/automl's and timm's V2-B3, and 24 in V1's B3
     assert [stage.channels for stage in scaled_stages(EFFICIENTNETS["v2-b3"])] == [16, 40, 56, 112, 136, 232]
     assert scaled_stages(EFFICIENTNETS["b3"])[0].channels == 24
+
+
+def test_timms_v2_t_is_v2_s_by_width_and_depth_with_v1s_rounding():
+    # timm 1.0.31: _gen_efficientnetv2_s with channel_multiplier=0.8 and depth_multiplier=0.9
+    small, tiny = STAGES["v2-s"], STAGES["v2-rw-t"]
+    assert (tiny.stem, tiny.head) == (round_channels(0.8 * small.stem), round_channels(0.8 * small.head))
+    for stage, scaled in zip(small.stages, tiny.stages, strict=True):
+        channels, layers = round_channels(0.8 * stage.channels), round_layers(stage.layers, 0.9)
+        assert scaled == stage._replace(channels=channels, layers=layers)
 
 
 def test_d0_to_d4_and_d6_have_the_rules_input_size():
@@ -113,4 +125,5 @@ def test_heads_and_bifpn_deepen_and_widen_with_phi(phi):
 def test_each_detectors_backbone_has_its_own_number():
     assert [EFFICIENTDETS[f"d{phi}"].backbone for phi in range(7)] == [f"b{phi}" for phi in range(7)]
     assert EFFICIENTDETS["d7"].backbone == "b6" and EFFICIENTDETS["d7x"].backbone == "b7"
+    assert [EFFICIENTDETS[f"det-v2-{size}"].backbone for size in ("b0", "s")] == ["v2-b0", "v2-s"]
     assert [EFFICIENTDETS[f"det-lite{phi}"].backbone for phi in range(5)] == [f"lite{phi}" for phi in range(5)]

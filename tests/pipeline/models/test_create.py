@@ -59,7 +59,7 @@ OWN = [
     *(f"efficientnet_b{index}" for index in range(5)),
     *(f"efficientdet_{size}" for size in ("d0", "d1", "d2", "d3", "lite0")),
 ]
-TENSORFLOW = [name for name in MODELS if not name.startswith("efficient")]
+TENSORFLOW = [name for name in MODELS if not name.startswith(("efficient", "det-v2-"))]
 WITH_OUTPUTS = [
     pytest.param(name, marks=() if name in SMALL else pytest.mark.slow)
     for name in [*TENSORFLOW, *OWN]
@@ -78,9 +78,10 @@ def golden():
 
 
 def effdets_key(name, key):
-    """The key in effdet's model: its Lite0 has the heads' BatchNorms by level and then layer, without `bn`."""
-    level_first = r"\1.bn_rep.\3.\2.\4" if name == "efficientdet_lite0" else r"\g<0>"
-    return re.sub(r"(\w+_net)\.bn_rep\.(\d)\.(\d)\.bn\.(\w+)", level_first, key)
+    """The key in effdet's model: its Lite0 and V2 have the heads' BatchNorms by level and then layer, without `bn`."""
+    is_level_first = name.startswith(("efficientdet_lite0", "efficientdetv2_"))
+    replacement = r"\1.bn_rep.\3.\2.\4" if is_level_first else r"\g<0>"
+    return re.sub(r"(\w+_net)\.bn_rep\.(\d)\.(\d)\.bn\.(\w+)", replacement, key)
 
 
 def on_meta(name, **options):
@@ -136,16 +137,20 @@ def test_sizes_and_preprocessing_of_v2_are_timms(name):
     assert look.crop == pytest.approx(expected["crop_pct"], abs=1e-3)
 
 
+def outputs_on_synthetic_weights(name, model, shape):
+    filled = fill({effdets_key(name, key): tensor for key, tensor in model.state_dict().items()})
+    model.load_state_dict({key: filled[effdets_key(name, key)] for key in model.state_dict()}, assign=True)
+    image = torch.from_numpy(np.random.RandomState(7).randn(*shape)).float()
+    with torch.inference_mode():
+        return model(image)
+
+
 @needs_data
 @pytest.mark.parametrize("name", WITH_OUTPUTS)
 def test_outputs_on_synthetic_weights_are_timms_and_effdets(name):
     expected = golden()[name]
     model = on_meta(name)
-    filled = fill({effdets_key(name, key): tensor for key, tensor in model.state_dict().items()})
-    model.load_state_dict({key: filled[effdets_key(name, key)] for key in model.state_dict()}, assign=True)
-    image = torch.from_numpy(np.random.RandomState(7).randn(*expected["input"])).float()
-    with torch.inference_mode():
-        outputs = model(image)
+    outputs = outputs_on_synthetic_weights(name, model, expected["input"])
     flat = [outputs] if torch.is_tensor(outputs) else [level for head in outputs for level in head]
     assert len(flat) == len(expected["outputs"])
     for output, figures in zip(flat, expected["outputs"], strict=True):
@@ -223,6 +228,65 @@ def test_another_neck_is_effdets_in_parameters_keys_and_outputs(name):
     levels = [level.double() for head in (classes, boxes) for level in (head[0], head[-1])]
     found = [number for level in levels for number in (level.mean().item(), level.std().item())]
     assert found == pytest.approx(figures, abs=2e-6)  # softmax and fast fusion differ by 1.5e-5
+
+
+# timm 1.0.31's classifiers for 5 classes on an input of 64 x 96, and detectors of effdet 0.4.1 for 5 classes on 256 and
+# on 160 x 224, whose levels are odd: parameters, tensors, the digest of keys and shapes, mean and deviation as above.
+# det-v2-b0 is tf_efficientdet_d0 with another `backbone_name`; det-v2-s is efficientdetv2_ds with tf_efficientnetv2_s
+# and the entries of tf_efficientdet_*.
+ON_V2 = {
+    "efficientnetv2_rw_t": (12629513, 760, 47272642, {(64, 96): [-0.093005, 0.236074]}),
+    "efficientnetv2_rw_s": (22157261, 794, 2357011484, {(64, 96): [0.089606, 0.49697]}),
+    "efficientdetv2_dt": (
+        13333812, 1264, 1934916985,
+        {
+            (256, 256): [0.056887, 0.180042, 0.008838, 0.128942, 0.000218, 0.178359, -0.019548, 0.140259],
+            (160, 224): [0.0562, 0.178164, 0.008835, 0.128941, 0.000205, 0.177759, -0.019544, 0.140265],
+        },
+    ),
+    "efficientdetv2_ds": (
+        26384030, 1492, 350140231,
+        {
+            (256, 256): [0.004166, 0.178599, 0.022013, 0.125459, -0.009206, 0.205959, -0.008747, 0.139046],
+            (160, 224): [0.004806, 0.177301, 0.022012, 0.12546, -0.009017, 0.205022, -0.008745, 0.139047],
+        },
+    ),
+    "det-v2-b0": (
+        5821274, 844, 1483771141,
+        {
+            (256, 256): [0.041772, 0.17148, 0.022057, 0.12111, 0.007506, 0.218868, -0.002526, 0.164332],
+            (160, 224): [0.041191, 0.169977, 0.022054, 0.12111, 0.007251, 0.217555, -0.002523, 0.164335],
+        },
+    ),
+    "det-v2-s": (
+        24380710, 1529, 3418840616,
+        {
+            (256, 256): [0.032898, 0.166923, 0.009774, 0.132346, 0.027389, 0.180217, -0.000387, 0.156386],
+            (160, 224): [0.032776, 0.166006, 0.009773, 0.132346, 0.026763, 0.179509, -0.000386, 0.156388],
+        },
+    ),
+    "efficientdetv2_dt-panet-fast": (
+        13484847, 1338, 2664130093,
+        {
+            (256, 256): [0.050131, 0.17271, 0.008353, 0.130789, 0.006342, 0.172685, -0.020349, 0.140599],
+            (160, 224): [0.049695, 0.171196, 0.008349, 0.130785, 0.00598, 0.172134, -0.020356, 0.140596],
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ON_V2)
+def test_models_on_v2_are_timms_and_effdets_in_parameters_keys_and_outputs(name):
+    total, tensors, digest, outputs = ON_V2[name]
+    model = on_meta(name, classes=5)
+    state = model.state_dict()
+    keys = "\n".join(sorted(f"{effdets_key(name, key)} {tuple(tensor.shape)}" for key, tensor in state.items()))
+    assert (parameters(model), len(state), zlib.crc32(keys.encode())) == (total, tensors, digest)
+    for size, figures in outputs.items():
+        given = outputs_on_synthetic_weights(name, model, (1, 3, *size))
+        levels = [given] if torch.is_tensor(given) else [level for head in given for level in (head[0], head[-1])]
+        found = [number for level in levels for number in (level.double().mean().item(), level.double().std().item())]
+        assert found == pytest.approx(figures, abs=2e-6)
 
 
 @pytest.mark.parametrize("name", ["b0", "lite3"])

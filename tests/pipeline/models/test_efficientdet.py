@@ -1,4 +1,4 @@
-"""A detector with every neck through the whole chain: ONNX, simplification, INT8 and a CPU engine."""
+"""A detector with every neck, and on V2, through the whole chain: ONNX, simplification, INT8 and a CPU engine."""
 
 import functools
 from pathlib import Path
@@ -16,6 +16,7 @@ from effedge.pipeline.request import Checkpoint, Request
 
 pytest.importorskip("openvino")
 DETECTORS = [name for name in EFFICIENTDETS if name.startswith("det-lite0")]
+ON_V2 = ["det-v2-b0", "efficientdetv2_dt"]  # the second resizes bilinearly
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +44,8 @@ def test_every_neck_is_tested_here():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DETECTORS)
-def test_a_detector_with_any_neck_becomes_an_int8_engine(name, built, images):
+@pytest.mark.parametrize("name", [*DETECTORS, *ON_V2])
+def test_a_detector_with_any_neck_or_backbone_becomes_an_int8_engine(name, built, images):
     """The simplification compares its graph with the exported one, the engine's build its outputs with the graph's."""
     engine = built(name)
     graph = onnx.load(engine.parent / "simplified.onnx").graph

@@ -5,7 +5,15 @@ import torch
 from torch import nn
 
 from effedge.pipeline.models.efficientnet import B0_STAGES, Backbone, EfficientNet
-from effedge.pipeline.models.mbconv import FusedMBConv1, FusedMBConv4, MBConv1, MBConv4, MBConv6, drop_connect
+from effedge.pipeline.models.mbconv import (
+    FusedMBConv1,
+    FusedMBConv1Projected,
+    FusedMBConv4,
+    MBConv1,
+    MBConv4,
+    MBConv6,
+    drop_connect,
+)
 from effedge.pipeline.models.same_padding import Conv2d
 from effedge.pipeline.models.squeeze_excite import SqueezeExcite
 from effedge.pipeline.models.tables import EFFICIENTNETS
@@ -16,7 +24,7 @@ def blocks_of(name):
         return [block for stage in EfficientNet(EFFICIENTNETS[name], 10).blocks for block in stage]
 
 
-@pytest.mark.parametrize("block", [MBConv1, MBConv4, MBConv6, FusedMBConv1, FusedMBConv4])
+@pytest.mark.parametrize("block", [MBConv1, MBConv4, MBConv6, FusedMBConv1, FusedMBConv1Projected, FusedMBConv4])
 def test_a_shortcut_only_where_input_and_output_agree(block):
     for inputs, outputs, stride, expected in [(16, 16, 1, True), (16, 16, 2, False), (16, 24, 1, False)]:
         assert block(inputs, outputs, 3, stride, lite=False, drop_rate=0.0).shortcut is expected
@@ -52,6 +60,16 @@ def test_v2_begins_with_fused_blocks_without_squeeze_and_excitation():
     assert squeezed == [False] * 10 + [True] * 30
     assert tuple(blocks[2].conv_exp.weight.shape) == (4 * 24, 24, 3, 3) and blocks[2].conv_exp.groups == 1
     assert blocks[10].conv_dw.weight.shape[0] == 4 * 64 and blocks[16].conv_dw.weight.shape[0] == 6 * 128
+
+
+def test_timms_v2_s_projects_in_its_first_stage_too():
+    # timm 1.0.31, rw=True: er_r2_k3_s1_e1_c24, where the authors' V2-S has cn_r2_k3_s1_e1_c24_skip
+    first = blocks_of("efficientnetv2_rw_s")[0]
+    assert tuple(first.conv_exp.weight.shape) == (24, 24, 3, 3) and tuple(first.conv_pwl.weight.shape) == (24, 24, 1, 1)
+    assert type(blocks_of("efficientnetv2_rw_t")[0]) is FusedMBConv1
+    block = FusedMBConv1Projected(8, 8, 3, 1, lite=True, drop_rate=0.0).eval()
+    y = block.branch(torch.randn(4, 8, 9, 9, generator=torch.Generator().manual_seed(0)))
+    assert y.min() < 0  # the projection has no activation
 
 
 def test_the_first_fused_block_adds_the_input_behind_the_activation():
@@ -108,7 +126,17 @@ def test_the_backbone_gives_an_eighth_a_sixteenth_and_a_thirty_second():
     assert [tuple(x.shape[1:]) for x in features] == [(40, 8, 12), (112, 4, 6), (320, 2, 3)]
 
 
-@pytest.mark.parametrize(("name", "channels"), [("v2-s", (64, 160, 256)), ("v2-m", (80, 176, 512))])
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("v2-s", (64, 160, 256)),
+        ("v2-m", (80, 176, 512)),
+        ("v2-b0", (48, 112, 192)),
+        # timm 1.0.31's feature_info at reductions 8, 16 and 32
+        ("efficientnetv2_rw_t", (48, 128, 208)),
+        ("efficientnetv2_rw_s", (64, 160, 272)),
+    ],
+)
 def test_v2s_pyramid_is_the_last_stage_at_each_size_too(name, channels):
     with torch.device("meta"):
         features = Backbone(EFFICIENTNETS[name]).eval()(torch.zeros(1, 3, 64, 96))

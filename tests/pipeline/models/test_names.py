@@ -30,6 +30,10 @@ from effedge.pipeline.models.tables import EFFICIENTDETS, NECKS, PYTORCH_EFFICIE
         ("tf_efficientnetv2_m_in21ft1k", "v2-m"),
         ("timm/tf_efficientnetv2_xl.in21k", "v2-xl"),
         ("tf_efficientnetv2_b3", "v2-b3"),
+        ("efficientnetv2_rw_s.ra2_in1k", "efficientnetv2_rw_s"),
+        ("timm/efficientnetv2_rw_t.ra2_in1k", "efficientnetv2_rw_t"),
+        ("efficientdetv2_dt", "efficientdetv2_dt"),
+        ("tf_efficientdetv2_b0", "det-v2-b0"),
         *(
             (other, None)
             for other in (
@@ -40,7 +44,10 @@ from effedge.pipeline.models.tables import EFFICIENTDETS, NECKS, PYTORCH_EFFICIE
                 "resnet50",
                 "",
                 "efficientnetv2_s",
-                "efficientnetv2_rw_s.ra2_in1k",
+                "gc_efficientnetv2_rw_t.agc_in1k",
+                "efficientnetv2_rw_m.agc_in1k",
+                "efficientdet_ds",
+                "tf_efficientdetv2_dt",
                 "tf_efficientnet_s",
             )
         ),
@@ -78,7 +85,9 @@ def test_a_name_is_put_together_from_model_and_neck_and_taken_apart(name):
 
 def test_models_of_equal_tensors_are_the_same_network_of_another_family_or_input():
     for name in PYTORCH_EFFICIENTNETS:
-        assert models_with_equal_tensors(name) == [name.removeprefix("efficientnet_")]
+        equal = [] if name.startswith("efficientnetv2") else [name.removeprefix("efficientnet_")]
+        assert models_with_equal_tensors(name) == equal
+    assert models_with_equal_tensors("efficientdetv2_ds") == ["efficientdetv2_ds-bifpn-softmax"]
     assert models_with_equal_tensors("d7") == ["d6"] and models_with_equal_tensors("d7x") == []
     assert "det-lite0" not in models_with_equal_tensors("efficientdet_lite0")  # it fuses by a plain sum
 

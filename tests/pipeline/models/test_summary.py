@@ -62,7 +62,9 @@ def test_a_convolution_is_counted_by_its_formula():
 def test_every_parameter_is_in_a_row_whatever_the_classes_and_the_size():
     from effedge.pipeline.models.create import create_model
 
-    for name, classes in [("lite2", 7), ("v2-b2", 5), ("d0", 3), ("d7x", 90), ("det-lite1", 1)]:
+    v1 = [("lite2", 7), ("d0", 3), ("d7x", 90), ("det-lite1", 1)]
+    v2 = [("v2-b2", 5), ("efficientnetv2_rw_s", 4), ("det-v2-b0", 2), ("det-v2-s", 2), ("efficientdetv2_dt", 2)]
+    for name, classes in v1 + v2:
         total = sum(parameter.numel() for parameter in create_model(name, classes).parameters())
         assert sum(row.parameters for row in summarize(name, classes)) == total
     half, full = (sum(row.flops for row in summarize("d0", size=Size(size, size))) for size in (256, 512))
@@ -92,6 +94,12 @@ def test_necks_are_compared_by_their_nodes_and_weights():
 def test_the_pyramid_is_shown_from_its_finest_to_its_coarsest_level():
     assert [row.resolution for row in summarize("d7x")[-3:]] == ["192-6"] * 3
     assert [row.layers for row in summarize("d7x")[-3:]] == [8, 5, 5]
+
+
+def test_a_p5_of_the_necks_channels_has_no_projection():
+    rows = [row.operator for row in summarize("det-v2-s", size=Size(256, 256))]
+    assert rows[6:8] == ["MBConv6, k3x3, SE0.25", "BiFPN, fast fusion"]  # P6 is a max-pool of V2-S's 256 channels
+    assert summarize("efficientdetv2_ds", size=Size(256, 256))[7].operator == "P6 from P5: Conv1x1, bilinear"
 
 
 def test_the_table_is_printed_with_totals(capsys, monkeypatch):

@@ -6,9 +6,9 @@ from effedge.deploy.common.cli import UserError
 from effedge.pipeline.models.tables import (
     EFFICIENTDETS,
     EFFICIENTNETS,
+    LISTED_EFFICIENTDETS,
     MODELS,
     NECKS,
-    PUBLISHED_EFFICIENTDETS,
     PYTORCH_EFFICIENTDETS,
     PYTORCH_EFFICIENTNETS,
     Size,
@@ -24,13 +24,15 @@ SIZES = {
     "v2-s": 384, "v2-m": 480, "v2-l": 480, "v2-xl": 512, "v2-b0": 224, "v2-b1": 240, "v2-b2": 260, "v2-b3": 300,
     "d0": 512, "d1": 640, "d2": 768, "d3": 896, "d4": 1024, "d5": 1280, "d6": 1280, "d7": 1536, "d7x": 1536,
     "det-lite0": 320, "det-lite1": 384, "det-lite2": 448, "det-lite3": 512, "det-lite4": 640,
+    "det-v2-b0": 512, "det-v2-s": 1024,  # D0's, and that of effdet's efficientdetv2_ds
 }  # fmt: skip
 
 
-def test_all_37_published_models_are_there():
+def test_all_37_published_models_are_there_and_two_on_v2():
     classifiers = [*(f"b{index}" for index in range(9)), "l2", *(f"lite{index}" for index in range(5))]
     classifiers += [f"v2-{size}" for size in ("s", "m", "l", "xl", "b0", "b1", "b2", "b3")]
     detectors = [*(f"d{index}" for index in range(8)), "d7x", *(f"det-lite{index}" for index in range(5))]
+    detectors += ["det-v2-b0", "det-v2-s"]
     own = [name for name in MODELS if name not in (*PYTORCH_EFFICIENTNETS, *PYTORCH_EFFICIENTDETS)]
     assert sorted(own) == sorted(classifiers + detectors)
 
@@ -40,12 +42,16 @@ def test_timms_and_effdets_own_models_have_their_names_and_the_input_of_their_co
     timm = {"b0": 224, "b1": 240, "b2": 256, "b3": 288, "b4": 320, "b5": 448, "b6": 528, "b7": 600}
     timm |= {"lite0": 224, "lite1": 240, "lite2": 260, "lite3": 300, "lite4": 380}
     effdet = {"d0": 512, "d1": 640, "d2": 768, "d3": 896, "d4": 1024, "d5": 1280, "lite0": 384}
+    # Of V2 timm's test_input_size is the row's size, as of the authors' V2, and its input_size that of the training.
+    second = {"efficientnetv2_rw_t": 288, "efficientnetv2_rw_s": 384}
+    second_detectors = {"efficientdetv2_dt": 768, "efficientdetv2_ds": 1024}
     assert {name: row.size for name, row in PYTORCH_EFFICIENTNETS.items()} == {
         f"efficientnet_{name}": size for name, size in timm.items()
-    }
+    } | second
+    assert [EFFICIENTNETS[name].train_size for name in second] == [224, 288]
     assert {name: row.size for name, row in PYTORCH_EFFICIENTDETS.items()} == {
         f"efficientdet_{name}": size for name, size in effdet.items()
-    }
+    } | second_detectors
     assert {row.epsilon for row in PYTORCH_EFFICIENTNETS.values()} == {1e-5}
     assert all(EFFICIENTNETS[row.backbone].symmetric for row in PYTORCH_EFFICIENTDETS.values())
 
@@ -91,8 +97,8 @@ def test_only_d7x_has_a_level_more():
 
 
 def test_every_detector_has_each_other_neck_and_nothing_else_changed():
-    assert len(EFFICIENTDETS) == len(PUBLISHED_EFFICIENTDETS) * len(NECKS)
-    for name, row in PUBLISHED_EFFICIENTDETS.items():
+    assert len(EFFICIENTDETS) == len(LISTED_EFFICIENTDETS) * len(NECKS)
+    for name, row in LISTED_EFFICIENTDETS.items():
         variants = {neck: EFFICIENTDETS[f"{name}-{neck}"] for neck in NECKS if neck != row.neck}
         assert len(variants) == len(NECKS) - 1 and f"{name}-{row.neck}" not in EFFICIENTDETS
         for neck, variant in variants.items():
@@ -103,8 +109,8 @@ def test_every_detector_has_each_other_neck_and_nothing_else_changed():
 def test_the_published_necks_are_bifpns_weighted_but_for_d6_and_larger_and_lite():
     # google/automl's and effdet's configurations
     summed = {"d6", "d7", "d7x", *(f"det-lite{index}" for index in range(5))}
-    assert {name for name, row in PUBLISHED_EFFICIENTDETS.items() if row.neck == "bifpn-sum"} == summed
-    assert {row.neck for row in PUBLISHED_EFFICIENTDETS.values()} == {"bifpn-sum", "bifpn-fast"}
+    assert {name for name, row in LISTED_EFFICIENTDETS.items() if row.neck == "bifpn-sum"} == summed
+    assert {row.neck for row in LISTED_EFFICIENTDETS.values()} == {"bifpn-sum", "bifpn-fast"}
 
 
 def test_each_family_is_normalized_as_it_was_trained():
@@ -116,6 +122,9 @@ def test_each_family_is_normalized_as_it_was_trained():
     assert normalization("lite2") == normalization("det-lite2") == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     # google/automl, efficientnetv2: V2-B0 to B3 are trained as V1's B's, the others on (pixel - 128) / 128
     assert normalization("v2-b0") == normalization("b3") and normalization("v2-m") == normalization("lite2")
+    # a detector as its backbone, whose weights it starts from; effdet's efficientdetv2_* say no mean: ImageNet's
+    assert normalization("det-v2-b0") == normalization("v2-b0") and normalization("det-v2-s") == normalization("v2-s")
+    assert normalization("efficientdetv2_ds") == normalization("efficientnetv2_rw_s") == normalization("b3")
 
 
 def test_v2s_largest_training_images_are_smaller_than_its_input():
@@ -123,3 +132,14 @@ def test_v2s_largest_training_images_are_smaller_than_its_input():
     sizes = {"v2-s": 300, "v2-m": 384, "v2-l": 384, "v2-xl": 384}
     sizes |= {"v2-b0": 192, "v2-b1": 192, "v2-b2": 208, "v2-b3": 240}
     assert {name: EFFICIENTNETS[name].train_size for name in EFFICIENTNETS if name.startswith("v2-")} == sizes
+
+
+def test_only_effdets_v2_detectors_resize_bilinearly_and_have_exact_aspects():
+    # effdet 0.4.1: downsample_type and upsample_type "bilinear", aspect_ratios [1.0, 2.0, 0.5]
+    names = {name for name, row in LISTED_EFFICIENTDETS.items() if row.bilinear}
+    assert names == {"efficientdetv2_dt", "efficientdetv2_ds"}
+    for name, row in LISTED_EFFICIENTDETS.items():
+        ratios = [width / height for width, height in row.aspects]
+        assert ratios == pytest.approx([1, 2, 1 / 2], rel=1e-12 if name in names else 1e-6)
+        assert all(width * height == pytest.approx(1 if name in names else (1, 0.98, 0.98)[index])
+                   for index, (width, height) in enumerate(row.aspects))  # fmt: skip

@@ -73,6 +73,8 @@ def test_init_may_be_the_weights_of_another_model_by_name(monkeypatch, tmp_path)
     assert initial_file("d0", "coco") == Path("d0/coco")
     # A detector's own weights first, else its backbone's.
     assert initial_file("det-lite0", "imagenet") == Path("lite0/imagenet")
+    assert initial_file("det-v2-b0", "imagenet") == Path("v2-b0/imagenet")
+    assert initial_file("det-v2-s", "imagenet21k") == Path("v2-s/imagenet21k")
     assert initial_file("b0", "imagenet") == Path("b0/imagenet")
     (tmp_path / "b0:mine.pth").touch()
     assert initial_file("d0", str(tmp_path / "b0:mine.pth")) == Path(f"d0/{tmp_path}/b0:mine.pth")

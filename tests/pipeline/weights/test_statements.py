@@ -137,6 +137,9 @@ def test_anchors_are_read_from_effdets_configuration():
         said_anchors(values, "d7"), anchor_shapes(5.0, [(1, 1), (2**0.5, 0.5**0.5)], [1, 2**0.5])
     )
     assert said_anchors({"arch": "tf_efficientdet_d0"}, "d0") is None
+    # What the file does not say is the model's own: effdet's V2 detectors have the ratios 1, 2 and 1/2 exactly.
+    exact = [(1, 1), (2**0.5, 0.5**0.5), (0.5**0.5, 2**0.5)]
+    np.testing.assert_allclose(said_anchors({"anchor_scale": 3.0}, "efficientdetv2_ds"), anchor_shapes(3.0, exact))
 
 
 def test_preprocessing_is_timms_options_over_the_models():

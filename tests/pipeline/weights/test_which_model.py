@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from tests.pipeline.synthetic_weights import fill
 
 SMALL = [
     "b0", "b1", "b2", "efficientnet_b4", "v2-b0", "v2-b3", "v2-s", "lite0", "lite2", "d0", "d1", "det-lite0",
-    "efficientdet_lite0",
+    "efficientdet_lite0", "efficientnetv2_rw_t", "efficientnetv2_rw_s", "det-v2-b0", "efficientdetv2_dt",
 ]  # fmt: skip
 
 
@@ -197,6 +198,32 @@ def test_input_and_anchors_of_effdets_bench_are_taken_and_said(states, load):
     assert "its input is 640, d0's own 512; its anchors are base=3 scales=1,1.26,1.587" in line
     loaded, lines = load(bench(states("d0"), (512, 512)), "d0")
     assert loaded.size == (512, 512) and lines == []
+
+
+def test_effdets_v2_detector_comes_with_its_order_of_norms_its_resizes_and_its_aspects(states, load):
+    """effdet 0.4.1's efficientdetv2_dt: `head_bn_level_first`, `bilinear`, and aspect ratios as numbers."""
+    state, root = states("efficientdetv2_dt"), 2**0.5
+    theirs = {re.sub(r"bn_rep\.(\d)\.(\d)\.bn", r"bn_rep.\2.\1", key): value for key, value in state.items()}
+    assert "box_net.bn_rep.4.2.running_var" in theirs
+    boxes = torch.from_numpy(make_anchors((768, 768), 5, 4.0, [(1, 1), (root, 1 / root), (1 / root, root)]))
+    config = {
+        "name": "efficientdetv2_dt", "backbone_name": "efficientnetv2_rw_t", "aspect_ratios": [1.0, 2.0, 0.5],
+        "num_scales": 3, "anchor_scale": 4.0, "pad_type": "", "downsample_type": "bilinear",
+        "upsample_type": "bilinear", "image_size": [768, 768],
+    }  # fmt: skip
+    content = {"arch": "efficientdetv2_dt", "config": config, "state_dict": theirs}
+    for extra in ({}, {"anchors.boxes": boxes[:, [1, 0, 3, 2]]}):
+        loaded, lines = load(content | {"state_dict": theirs | extra}, "efficientdetv2_dt")
+        assert lines == [] and loaded.size == (768, 768)
+        assert loaded.state.keys() == state.keys()
+        assert all(torch.equal(loaded.state[key], value) for key, value in state.items())
+    assert load(content, "det-v2-b0").endswith("give MODEL=efficientdetv2_dt")
+    content["config"] = config | {"upsample_type": "nearest"}
+    message = load(content, "efficientdetv2_dt")
+    assert "says config.upsample_type = 'nearest', and efficientdetv2_dt stands for 'bilinear'" in message
+    loaded, lines = load(theirs, "efficientdetv2_dt", anchors="base=3")  # bare tensors are of no other model
+    assert not any("it fits" in line for line in lines)
+    assert loaded.anchors[1] == pytest.approx([3 * root, 3 / root])
 
 
 def test_what_the_file_does_not_say_is_said(states, load):

@@ -24,6 +24,7 @@ from effedge.pipeline.training.data.batches import (
     shuffled,
     with_matches,
 )
+from effedge.pipeline.training.data.sources import training_data
 from effedge.pipeline.weights.published import preprocessing
 
 FILL = (0, 0, 0)
@@ -154,12 +155,11 @@ def test_targets_in_a_batch_decode_to_the_boxes_of_their_images():
     boxes = [np.array([[10, 20, 70, 90], [60, 60, 100, 100]], np.float32), np.zeros((0, 4), np.float32),
              np.array([[0, 0, 128, 128]], np.float32)]  # fmt: skip
     classes = [np.array([3, 4]), np.zeros(0, np.int64), np.array([5])]
-    draw = with_matches(
-        lambda k: LabelledImage(np.full((128, 128, 3), k, np.uint8), boxes[k], classes[k]), Size(128, 128), 5, 4.0
-    )
+    anchors = make_anchors((128, 128), 5, 4.0)
+    draw = with_matches(lambda k: LabelledImage(np.full((128, 128, 3), k, np.uint8), boxes[k], classes[k]), anchors)
     batch = collate_detection([draw(0), draw(1), draw(2)])
     assert batch.images.shape == (3, 128, 128, 3) and batch.images.dtype == torch.uint8
-    decoded = decode(batch.codes.numpy(), make_anchors((128, 128), 5, 4.0)[batch.anchor_indices.numpy()])
+    decoded = decode(batch.codes.numpy(), anchors[batch.anchor_indices.numpy()])
     for k in range(3):
         of_k = (batch.image_indices == k).numpy()
         for box, class_id in zip(decoded[of_k], batch.class_ids.numpy()[of_k], strict=True):
@@ -187,3 +187,18 @@ def test_drawn_images_are_letterboxed_as_the_written_ones_and_no_digit_is_cut():
         rest = drawn.image[round(height / 4 * most) + 1 :], drawn.image[:, round(width / 4 * most) + 1 :]
         assert all((part == FILL).all() for part in rest)
         np.testing.assert_array_equal(drawn.class_ids, original.class_ids)
+
+
+def test_a_detector_learns_the_codes_of_its_own_anchors():
+    size, fill = Size(128, 128), (124, 116, 104)
+    # effdet 0.4.1: tf_efficientdet_d0's aspect_ratios are (1.4, 0.7) and (0.7, 1.4), efficientdetv2_dt's 2 and 0.5
+    wide = {"det-v2-b0": (1.4, 0.7), "efficientdetv2_dt": (2**0.5, 0.5**0.5)}
+    for model, (long, short) in wide.items():
+        aspects = [(1, 1), (long, short), (short, long)]
+        data = training_data(model, "digits", None, size, 0, Augmentation())
+        _, boxes, class_ids = digit_images(size, 0, fill)(0)
+        _, matches = data.draw(0)
+        decoded = decode(matches.codes, make_anchors(size, 5, 4.0, aspects)[matches.anchors])
+        assert len(boxes) > 0 and set(matches.class_ids) <= set(class_ids)
+        for box in decoded:
+            assert np.abs(boxes - box).max(axis=1).min() < 1e-3

@@ -53,6 +53,14 @@ CASES = {
         {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
         [None, np.float32([1, 1, 2, 3])],
     ),
+    "Resize, linear sizes": (
+        {"mode": "linear", "coordinate_transformation_mode": "pytorch_half_pixel"},
+        [None, None, ints([1, 4, 5, 16])],
+    ),
+    "Resize, linear scales": (
+        {"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
+        [None, np.float32([1, 1, 2, 3])],
+    ),
     "Sigmoid": ({}, []),
     "Slice": ({}, [ints([1, 2]), ints([3, -1]), ints([1, 2]), ints([1, 2])]),
     "Slice, all axes": ({}, [ints([0, 1, 2, 3]), ints([1, 3, 9, 99])]),
@@ -96,7 +104,21 @@ def test_every_operator_is_tried():
     ("operator", "attributes", "others"),
     [
         ("Conv", {"auto_pad": "SAME_UPPER"}, [normal(6, 4, 3, 3)]),
-        ("Resize", {"mode": "linear"}, [None, np.float32([1, 1, 2, 2])]),
+        (
+            "Resize",
+            {"mode": "linear"},
+            [None, np.float32([1, 1, 2, 2])],
+        ),  # ONNX's default coordinates, which are not said
+        (
+            "Resize",
+            {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
+            [None, np.float32([1, 1, 2, 2])],
+        ),
+        (
+            "Resize",
+            {"mode": "linear", "coordinate_transformation_mode": "half_pixel", "antialias": 1},
+            [None, np.float32([1, 1, 0.5, 0.5])],
+        ),
         ("AveragePool", {"kernel_shape": [3, 3], "pads": [0, 0, 1, 1]}, []),
         ("ConvTranspose", {"pads": [0, 0, 1, 1]}, [normal(4, 3, 3, 3)]),
         ("Slice", {}, [ints([5]), ints([0]), ints([2]), ints([-1])]),
