@@ -75,12 +75,19 @@ class Reference:
         names = list(outputs or self.outputs)
         try:
             needed = {model_input.name: feeds[model_input.name] for model_input in self.session.get_inputs()}
-            return dict(zip(names, self.session.run(names, needed)))
+            return dict(zip(names, map(usual_type, self.session.run(names, needed))))
         except Exception as error:
             raise self.refused(error) from error
 
     def refused(self, error: Exception) -> UserError:
         return UserError(f"ONNX Runtime cannot run '{self.source}': {' '.join(str(error).split())}")
+
+
+def usual_type(value: Any) -> Any:
+    """Returns an array of integers with NumPy's usual type of their size. ONNX Runtime's int64 may be C's `long long`:
+    NumPy holds that for equal to int64, which is C's `long`, and OpenVINO refuses it."""
+    is_integer = isinstance(value, np.ndarray) and value.dtype.kind in "iu"
+    return value.view(value.dtype.str) if is_integer else value
 
 
 def open_session(model: Union[str, bytes]) -> Any:

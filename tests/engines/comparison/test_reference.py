@@ -44,3 +44,22 @@ def test_what_onnx_runtime_refuses_is_one_line(prepared, tmp_path):
     path.write_bytes(prepared("unknown-operator").read_bytes().replace(b"Det", b"Dat"))
     with pytest.raises(UserError, match=r"ONNX Runtime cannot run '.*strange.onnx': .*Dat"):
         Reference(path, path)
+
+
+def test_integers_are_numpys_usual_ones_which_openvino_takes(tmp_path):
+    """ONNX Runtime's int64 is C's long long, which NumPy holds for equal to int64 and OpenVINO refuses."""
+    openvino = pytest.importorskip("openvino")
+    indices = onnx.helper.make_node("TopK", ["x", "count"], ["values", "indices"])
+    graph = onnx.helper.make_graph(
+        [indices],
+        "best",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 8])],
+        [onnx.helper.make_tensor_value_info("indices", onnx.TensorProto.INT64, [1, 3])],
+        [onnx.numpy_helper.from_array(np.array([3]), "count")],
+    )
+    opset = [onnx.helper.make_opsetid("", 17)]
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+    got = Reference(path, path).run({"x": np.arange(8, dtype=np.float32)[None]})["indices"]
+    assert got.tolist() == [[7, 6, 5]] and got.dtype.char == np.dtype(np.int64).char
+    np.testing.assert_array_equal(openvino.Tensor(got).data, got)
