@@ -80,7 +80,7 @@ def measure(int8: Path, float_path: Path, data: DataSet, *, worst: int | None = 
     Args:
         float_path: the float model that `int8` was made of.
         data: labelled images for the task and of the classes of the model.
-        worst: measures only so many groups, those with the largest gains; None: all.
+        worst: measures only so many groups in INT8, those with the largest gains; None: all.
 
     Returns:
         "images" (their number), "figure" ("AP" or "top-1"), "float" and "int8" (points), and "groups" (points for each
@@ -102,8 +102,9 @@ def measure(int8: Path, float_path: Path, data: DataSet, *, worst: int | None = 
     onnx_file.check_float32_scales(model, int8)
     equalized_model = equalized(float_model, model, float_path, int8)
     in_int8 = int8_tensors(model)
-    groups = [in_int8.intersection(row["tensors"]) for row in report["sensitivity"][:worst]]
-    count = sum(map(bool, groups))
+    groups = [in_int8.intersection(row["tensors"]) for row in report["sensitivity"]]
+    measured = [index for index, tensors in enumerate(groups) if tensors][:worst]
+    count = len(measured)
 
     points = partial(accuracy, data=data)
     figure = FIGURE[data.task]
@@ -114,16 +115,15 @@ def measure(int8: Path, float_path: Path, data: DataSet, *, worst: int | None = 
     minutes = count * (time.perf_counter() - started) / 60
     log.info(f"INT8: {int8_points:.2f}, a drop of {float_points - int8_points:.2f}")
     log.info(f"{count} groups of layers, isolated one after the other: about {max(1, round(minutes))} min")
-    bar = track(groups, desc="sensitivity", unit="group")
-    group_points = [
-        round(points(isolate_group(equalized_model, model, tensors)), 6) if tensors else None for tensors in bar
-    ]
+    group_points: list[float | None] = [None] * len(groups)
+    for index in track(measured, desc="sensitivity", unit="group"):
+        group_points[index] = round(points(isolate_group(equalized_model, model, groups[index])), 6)
     return {
         "images": len(data.records),
         "figure": figure,
         "float": float_points,
         "int8": int8_points,
-        "groups": group_points + [None] * (len(report["sensitivity"]) - len(groups)),
+        "groups": group_points,
     }
 
 

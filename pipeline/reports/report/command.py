@@ -9,8 +9,8 @@ latencies, and what the engines were made from. The FP32 engine, or else the fir
 DATA is as for effedge evaluate. An engine that cannot run on this machine is reported by its manifest alone. Images
 that cannot be read are left out and listed at the end, and the exit status is 1.
 
---layers N measures the N worst groups of layers as effedge layer-accuracy does: an evaluation on at most 100 images for
-each of them.
+--layers N measures the N worst groups of layers that are in INT8, as effedge layer-accuracy does: an evaluation on at
+most 100 images for each of them.
 """
 
 # The readers, metrics and templates are imported in the functions, so that --help and mistakes answer at once.
@@ -46,7 +46,11 @@ def parse_args() -> Namespace:
     parser.add_argument("--images", metavar="DIR", type=Path, help="folder of the images, if it is not beside DATA")
     parser.add_argument("--limit", metavar="N", type=int, help="only N images, evenly spread")
     parser.add_argument(
-        "--layers", metavar="N", type=int, default=0, help="measure what each of the N worst groups of layers costs"
+        "--layers",
+        metavar="N",
+        type=int,
+        default=0,
+        help="measure what each of the N worst groups of layers in INT8 costs",
     )
     parser.add_argument("--out", metavar="FILE", type=output_file, default=Path("report.html"), help="(%(default)s)")
     parser.add_quiet()

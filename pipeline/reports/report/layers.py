@@ -25,7 +25,7 @@ def layer_table(engines: Sequence[ReportedEngine], data: DataSet, measured: int 
 
     Args:
         data: the report's images, of which layer_accuracy.LIMIT are measured on.
-        measured: the number of groups whose drop is measured on the data, the worst first.
+        measured: the number of groups in INT8 whose drop is measured on the data, the worst first.
 
     Raises:
         UserError: drops are asked for, and there are no such layers, or no float model beside their INT8 ONNX.
@@ -35,7 +35,7 @@ def layer_table(engines: Sequence[ReportedEngine], data: DataSet, measured: int 
         rows = [row for row in rank_groups(read_report(found)[1]) if row["gain"] > 0] if found else []
         if found and rows:
             drops = measure_drops(found, data, measured) if measured else {"drops": []}
-            shown = max(WORST_LAYERS, measured)
+            shown = max(WORST_LAYERS, len(drops["drops"]))
             more = max(0, len(rows) - shown)
             return {"engine": engine.name, "more": more, **drops, **bars(rows[:shown], drops["drops"])}
     if measured:
@@ -61,17 +61,19 @@ def calibrated_onnx(engine: ReportedEngine) -> Path | None:
 
 
 def measure_drops(int8: Path, data: DataSet, worst: int) -> dict[str, Any]:
-    """Measures what each of the worst groups alone in INT8 costs.
+    """Measures what each of the worst groups that are in INT8 costs alone.
 
     Returns:
-        "drops" (points, None for groups in 16 bit, the worst group first), "figure" ("AP" or "top-1"), "images", and
-        "chance" (a line on which drops are too small to be told from chance).
+        "drops" (points, the worst group first, None for groups in 16 bit; to the last that was measured), "figure"
+        ("AP" or "top-1"), "images", and "chance" (a line on which drops are too small to be told from chance).
     """
     taken = data._replace(records=spread(data.records, layer_accuracy.LIMIT))
     result = layer_accuracy.measure(int8, int8.with_name(layer_accuracy.FLOAT), taken, worst=worst)
     drops = [None if points is None else result["float"] - points for points in result["groups"]]
+    while drops and drops[-1] is None:
+        drops.pop()
     return {
-        "drops": drops[:worst],
+        "drops": drops,
         "figure": result["figure"],
         "images": result["images"],
         "chance": layer_accuracy.describe_chance([drop for drop in drops if drop is not None], result),

@@ -192,6 +192,18 @@ def test_groups_in_16_bit_are_not_measured_and_come_last(call, quick, folder, tm
     assert [line.split()[1] for line in out.splitlines() if " head " in line] == ["-"]
 
 
+def test_the_worst_groups_are_those_in_int8(folder, quick):
+    """The two with the largest gains are in 16 bit: the next two are measured."""
+    report = json.loads(onnx_file.load(folder / "int8.onnx").metadata_props["effedge_calibration"])
+    order = [row["layers"] for row in report["sensitivity"]]
+    model = unquantize(onnx_file.load(folder / "int8.onnx"), [name for layers in order[:2] for name in layers])
+    onnx_file.save(model, folder / "kept.onnx")
+    data = read_labelled_images(folder / "kept.onnx", str(folder / "data"), None, 4)
+    groups = measure(folder / "kept.onnx", folder / "simplified.onnx", data, worst=2)["groups"]
+    assert [index for index, points in enumerate(groups) if points is not None] == [2, 3]
+    assert len(quick) == 4 and len(groups) == len(order)
+
+
 def test_few_images_are_of_all_classes(folder):
     dataset = read_labelled_images(folder / "int8.onnx", str(folder / "data"), None, 20)
     assert len(dataset.records) == 20
