@@ -96,7 +96,7 @@ class PostTrainingQuantizer:
         self.switched = SwitchedTrials(self.equalized, self.plan, self.trials, self.lows)
         fixed = None if settings.method == AUTO else [threshold(group, settings.method) for group in groups]
         self.thresholds, self.output_error, self.gains, self.left_out = search_thresholds(
-            self.switched, groups, fixed, runs=runs, leave=self._choose
+            self.switched, groups, fixed, runs=runs, leave=lambda *found: self._choose(*found)[0]
         )
         self.switched.forget_parts()
 
@@ -113,13 +113,14 @@ class PostTrainingQuantizer:
     def choose_float_groups(self) -> list[int]:
         """Returns the groups that should stay in 16 bit, within the share that the settings allow: by their gains, or
         those without which the thresholds were searched, whichever leave the smaller output error."""
-        chosen = self._choose(self.gains, self.output_error, self.thresholds)
-        if not chosen or not self.left_out:
-            return chosen
-        return min((chosen, self.left_out), key=lambda groups: self._error_without(groups, self.thresholds))
+        chosen, left = self._choose(self.gains, self.output_error, self.thresholds)
+        if chosen and self.left_out and self._error_without(self.left_out, self.thresholds) < left:
+            return self.left_out
+        return chosen
 
-    def _choose(self, gains: Sequence[float], error: float, thresholds: Sequence[float]) -> list[int]:
-        """Returns the groups that should stay in 16 bit, of the output error of all groups with these thresholds."""
+    def _choose(self, gains: Sequence[float], error: float, thresholds: Sequence[float]) -> tuple[list[int], float]:
+        """Returns the groups that should stay in 16 bit, of the output error of all groups with these thresholds, and
+        what is left of it."""
         share = self.settings.float_share
         return choose_step_by_step(
             gains, error, self.costs, share, lambda groups: self._error_without(groups, thresholds)

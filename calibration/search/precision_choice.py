@@ -54,7 +54,7 @@ def choose_step_by_step(
     costs: Sequence[float],
     max_cost: float,
     error_without: Callable[[Collection[int]], float],
-) -> list[int]:
+) -> tuple[list[int], float]:
     """Chooses groups as `choose_float_groups`, and measures after each choice what is left.
 
     Errors do not quite add up: where one group makes most of the output error, the others' shares of it are too small.
@@ -62,6 +62,9 @@ def choose_step_by_step(
 
     Args:
         error_without: measures the output error with the given groups in 16 bit.
+
+    Returns:
+        The groups, and the output error that is left without them.
     """
     chosen: list[int] = []
     left, error, room = np.array(gains), output_error, max_cost
@@ -71,4 +74,4 @@ def choose_step_by_step(
         error = error_without(chosen)
         left[more] = 0
         left *= error / max(left.sum(), 1e-30)
-    return chosen
+    return chosen, error

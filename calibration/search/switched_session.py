@@ -174,9 +174,9 @@ def _insert_switch(
     graph: ir.Graph, value: ir.Value, switch: ir.Value, scale: ir.Value, zero_point: ir.Value
 ) -> ir.Value:
     """Inserts a switch behind `value`; returns the switch's output."""
-    quantized, rounded, same, output = (
+    quantized, rounded, output = (
         ir.Value(name=f"{value.name}.{part}", type=INT8 if part == "int8" else FLOAT, shape=value.shape)
-        for part in ("int8", "rounded", "same", "switched")
+        for part in ("int8", "rounded", "switched")
     )
     pair: Sequence[ir.Node] = [
         ir.node("QuantizeLinear", [value, scale, zero_point], outputs=[quantized]),
@@ -184,9 +184,7 @@ def _insert_switch(
     ]
     branches = {
         "then_branch": ir.Graph([], [rounded], nodes=pair, name=f"{value.name}.then"),
-        "else_branch": ir.Graph(
-            [], [same], nodes=[ir.node("Identity", [value], outputs=[same])], name=f"{value.name}.else"
-        ),
+        "else_branch": _unchanged(value, f"{value.name}.same"),
     }
     insert_behind(graph, value, ir.node("If", [switch], branches, outputs=[output], name=f"{value.name}.switch"))
     return output
@@ -202,11 +200,18 @@ def _rounded_weight(graph: ir.Graph, layer: Layer) -> ir.Value:
 
 def _choose_weight(graph: ir.Graph, node: ir.Node, rounded: ir.Value, switch: ir.Value) -> ir.Value:
     """Inserts the choice between a node's weights and the rounded ones in front of it; returns its output."""
-    branches = {}
-    for branch, value in (("then_branch", rounded), ("else_branch", node.inputs[1])):
-        same = ir.Value(name=f"{node.name}.{branch}.weight", type=FLOAT, shape=rounded.shape)
-        graph_of_branch = ir.Graph([], [same], nodes=[ir.node("Identity", [value], outputs=[same])], name=same.name)
-        branches[branch] = graph_of_branch
+    weight = node.inputs[1]
+    assert weight is not None
+    branches = {
+        "then_branch": _unchanged(rounded, f"{node.name}.then_weight"),
+        "else_branch": _unchanged(weight, f"{node.name}.else_weight"),
+    }
     output = ir.Value(name=f"{node.name}.switched_weight", type=FLOAT, shape=rounded.shape)
     graph.insert_before(node, ir.node("If", [switch], branches, outputs=[output], name=output.name))
     return output
+
+
+def _unchanged(value: ir.Value, name: str) -> ir.Graph:
+    """Makes the branch of an If that returns a value from outside of it, under a name of its own."""
+    same = ir.Value(name=name, type=FLOAT, shape=value.shape)
+    return ir.Graph([], [same], nodes=[ir.node("Identity", [value], outputs=[same])], name=f"{name}.branch")

@@ -67,7 +67,7 @@ def resolve_symbolic_batch(model: ir.Model, batch: Batch) -> None:
     first = [value.shape[0] for value in model.graph.inputs if value.shape and not isinstance(value.shape[0], int)]
     if not first:
         return
-    names = {dim.value for dim in first} - {None}
+    names = {dim.value for dim in first}
     for node in model.graph:
         for value in node.outputs:
             if not value.is_graph_output():
@@ -75,9 +75,8 @@ def resolve_symbolic_batch(model: ir.Model, batch: Batch) -> None:
     size = lowest if lowest == highest else "N"
 
     def is_batch(axis: int, dim: int | ir.SymbolicDim) -> bool:
-        if isinstance(dim, int):
-            return False
-        return dim.value in names or (dim.value is None and axis == 0 and None in {each.value for each in first})
+        # Dimensions without a name are not one dimension: of these only the first is the batch.
+        return not isinstance(dim, int) and dim.value in names and (dim.value is not None or axis == 0)
 
     for value in [*model.graph.inputs, *model.graph.outputs]:
         if value.shape is not None:

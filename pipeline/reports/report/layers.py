@@ -31,10 +31,10 @@ def layer_table(engines: Sequence[ReportedEngine], data: DataSet, measured: int 
         UserError: drops are asked for, and there are no such layers, or no float model beside their INT8 ONNX.
     """
     for engine in engines:
-        found = calibrated_onnx(engine)
-        rows = [row for row in rank_groups(read_report(found)[1]) if row["gain"] > 0] if found else []
-        if found and rows:
-            drops = measure_drops(found, data, measured) if measured else {"drops": []}
+        int8, ranked = calibrated_onnx(engine)
+        rows = [row for row in ranked if row["gain"] > 0]
+        if int8 and rows:
+            drops = measure_drops(int8, data, measured) if measured else {"drops": []}
             shown = max(WORST_LAYERS, len(drops["drops"]))
             more = max(0, len(rows) - shown)
             return {"engine": engine.name, "more": more, **drops, **bars(rows[:shown], drops["drops"])}
@@ -46,9 +46,9 @@ def layer_table(engines: Sequence[ReportedEngine], data: DataSet, measured: int 
     return {}
 
 
-def calibrated_onnx(engine: ReportedEngine) -> Path | None:
+def calibrated_onnx(engine: ReportedEngine) -> tuple[Path | None, list[RankedRow]]:
     """Finds the INT8 ONNX beside the engine that it was made from, if that has the report of a calibration which
-    measured the layers."""
+    measured the layers; returns it with the report's groups, largest gain first."""
     digests = {engine.manifest.get("sources", {}).get("onnx")} | {each["sha256"] for each in engine.stages}
     for path in sorted(engine.folder.resolve().parent.glob("int8*.onnx")):
         if sha256(path) in digests:
@@ -56,8 +56,8 @@ def calibrated_onnx(engine: ReportedEngine) -> Path | None:
                 rows = rank_groups(read_report(path)[1])
             except (UserError, KeyError):
                 continue
-            return path if rows and has_figures(rows) else None
-    return None
+            return (path, rows) if rows and has_figures(rows) else (None, [])
+    return None, []
 
 
 def measure_drops(int8: Path, data: DataSet, worst: int) -> dict[str, Any]:

@@ -64,5 +64,5 @@ def test_what_one_groups_error_hides_is_measured_without_it() -> None:
 
     gains, costs = [1.0, 1e-3, 1e-6], [0.1, 0.1, 0.1]
     assert choose_float_groups(gains, 1.0, costs, 1) == [0]
-    assert choose_step_by_step(gains, 1.0, costs, 1, error_without) == [0, 1]
-    assert choose_step_by_step(gains, 1.0, costs, 0.15, error_without) == [0]
+    assert choose_step_by_step(gains, 1.0, costs, 1, error_without) == ([0, 1], 1e-4)
+    assert choose_step_by_step(gains, 1.0, costs, 0.15, error_without) == ([0], 0.5)

@@ -107,13 +107,6 @@ def probabilities(name, logits):
     return (powers / powers.sum(axis=1, keepdims=True))[:, 1:]
 
 
-@pytest.fixture
-def labels(tmp_path):
-    path = tmp_path / "labels.txt"
-    path.write_text(NAMES)
-    return path
-
-
 @pytest.mark.parametrize("name", WITH_PRIORS)
 def test_priors_are_those_of_the_projects_code(name):
     sizes = [apart_size(name)] + ([(240, 320), (320, 320)] if name not in APART_SIZES else [])

@@ -24,13 +24,6 @@ from tests.pipeline.export.heads.networks import JOINED, SIZE, network, network_
 ONE = (1, 1, 1)
 
 
-@pytest.fixture
-def labels(tmp_path):
-    path = tmp_path / "labels.txt"
-    path.write_text("cat\ndog\nbird\n")
-    return path
-
-
 def attached(source, name, labels, tmp_path, batch=ONE):
     ir.save(attach_head(source, name, labels, batch), tmp_path / "detector.onnx")
     return tmp_path / "detector.onnx"

@@ -23,13 +23,6 @@ from tests.pipeline.export.heads.test_attach import ONE, attached
 STRIDES = (8, 16, 32)
 
 
-@pytest.fixture
-def labels(tmp_path):
-    path = tmp_path / "labels.txt"
-    path.write_text("cat\ndog\nbird\n")
-    return path
-
-
 def write_dynamic(source, path, names=("batch", "height", "width")):
     """Writes a copy of a network whose input has symbols for its batch, height and width; None: it has no name."""
     model = onnx.load(source)

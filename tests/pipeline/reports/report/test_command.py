@@ -166,9 +166,7 @@ def test_the_layers_of_the_calibration_beside_the_engine(report, tmp_path, monke
         {"rank": 2, "layers": ["/b/conv"], "gain": 0.0005, "macs": 0.1, "kept": "INT8"},
         {"rank": 3, "layers": ["/c/conv"], "gain": 0.0, "macs": 0.1, "kept": "INT8"},
     ]
-    monkeypatch.setattr(layers, "calibrated_onnx", lambda engine: tmp_path / "int8.onnx")
-    monkeypatch.setattr(layers, "read_report", lambda path: (None, None))
-    monkeypatch.setattr(layers, "rank_groups", lambda report: rows)
+    monkeypatch.setattr(layers, "calibrated_onnx", lambda engine: (tmp_path / "int8.onnx", rows))
     engine = small_engines.classifier(tmp_path / "int8", [2.0, 1.0], asked="int8")
     page = report(engine, "--data", small_engines.class_folders(tmp_path / "data"))
     text = Text(page).text
