@@ -23,6 +23,7 @@ INTEGERS_THAT_MAY_DIFFER = 0.01  # an argmax changes where two values are equal 
 CANDIDATES = ("boxes", "scores", "classes")
 CANDIDATES_THAT_MAY_DIFFER = 0.1
 LEAST_IOU = 0.5
+LEAST_SIDE = 1.0  # pixel
 
 
 def nearness(reference: Outputs, actual: Outputs, spec: Spec) -> Dict[str, float]:
@@ -67,15 +68,25 @@ def with_infinities(values: np.ndarray) -> np.ndarray:
 
 def candidates_missing(reference: Outputs, actual: Outputs) -> float:
     """Returns the share of the reference's candidates without a counterpart, a candidate of their class that overlaps
-    them, in the other run. Only candidates count whose score is above the last one's by more than the scores differ."""
+    them, in the other run. Only candidates count whose score is above the last one's by more than the scores differ.
+
+    Where a network's distances have no bound, as YOLO26's, the corners of a box may be swapped."""
     count = missing = 0
     arrays = [outputs[name] for outputs in (reference, actual) for name in CANDIDATES]
     if len({array.shape[:2] for array in arrays}) > 1:
         return 1.0
     for boxes, scores, classes, other_boxes, other_scores, other_classes in zip(*arrays):
         rounding = 2 * np.abs(scores - other_scores).max()
+        boxes, other_boxes = with_area(boxes), with_area(other_boxes)
         for index in np.flatnonzero(scores > scores[-1] + rounding):
-            overlaps = iou_matrix(boxes[index : index + 1].astype(np.float64), other_boxes.astype(np.float64))[0]
+            overlaps = iou_matrix(boxes[index : index + 1], other_boxes)[0]
             found = (overlaps >= LEAST_IOU) & (other_classes == classes[index])
             count, missing = count + 1, missing + (not found.any())
     return missing / count if count else 0.0
+
+
+def with_area(boxes: np.ndarray) -> np.ndarray:
+    """Orders the corners of boxes [n,4], and gives each a pixel more, so that every box overlaps itself."""
+    corners = np.sort(boxes.astype(np.float64).reshape(-1, 2, 2), axis=1)
+    corners[:, 1] += LEAST_SIDE
+    return corners.reshape(-1, 4)

@@ -81,6 +81,15 @@ def test_boxes_elsewhere_are_different():
     assert nearness(candidates(), actual, DETECTION)["classes"] == DIFFERENT
 
 
+@pytest.mark.parametrize("corners", [[2, 1, 0, 3], [0, 1, 0, 3], [0, 1, 0, 1]], ids=["swapped", "no width", "a point"])
+def test_boxes_without_area_are_their_own_counterparts(corners):
+    expected, moved = candidates(), candidates()
+    expected["boxes"] = moved["boxes"] = expected["boxes"][:, :, corners]
+    assert nearness(expected, expected, DETECTION)["boxes"] == EQUAL
+    moved["boxes"] = moved["boxes"] + 500
+    assert nearness(expected, moved, DETECTION)["boxes"] == DIFFERENT
+
+
 def test_candidates_beneath_the_noise_of_scores_do_not_count():
     expected, actual = candidates(), candidates()
     expected["scores"] = np.full((1, 20), 0.5, np.float32)
