@@ -50,13 +50,22 @@ CHECK = (
 def sign_or_check(archive: Path, key: Path) -> bytes:
     """Signs an archive, if the key is a private one; else checks that it is signed by that public key. Returns the
     public key's 32 bytes. Raises UserError."""
-    if key.is_file() and b"PRIVATE KEY" in key.read_bytes():
+    if is_private(key):
         private = ask_private_key(key)
         sign_bundle(archive, private)
         return public_bytes(private)
     public = read_public_key(key)
     check_signed_bundle(archive, [key])
     return public
+
+
+def public_of(key: Path) -> bytes:
+    """Returns the 32 bytes of a public key, or of the one that belongs to a private key. Raises UserError."""
+    return public_bytes(ask_private_key(key)) if is_private(key) else read_public_key(key)
+
+
+def is_private(key: Path) -> bool:
+    return key.is_file() and b"PRIVATE KEY" in key.read_bytes()
 
 
 def pin(board: Board, key: bytes, python: str) -> bool:

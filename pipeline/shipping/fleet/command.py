@@ -31,11 +31,12 @@ from effedge.deploy.common.locks import locked
 from effedge.deploy.common.messages import log
 from effedge.deploy.common.paths import output_file
 from effedge.pipeline.shipping.push import KEY_HELP, SUFFIX, names_there
-from effedge.pipeline.shipping.trust import as_pem, sign_or_check
+from effedge.pipeline.shipping.trust import as_pem, public_of, sign_or_check
 
 FAILURE = 1  # the exit status
 TIMEOUT_MINUTES = 60.0
 FORKS = 10
+TEMPLATE = "{{"  # in a path that Ansible fills in
 SERIAL, MAX_FAIL = "1,25%", 20  # of a roll-out
 
 
@@ -160,7 +161,7 @@ def bundles_of(boards: dict[str, dict[str, Any]], default: Path | None) -> dict[
             raise UserError(f"'{name}' has no bundle: give --bundle, or set effedge_bundle in the inventory")
         bundles[name] = Path(bundle).expanduser()
     for path in sorted(set(bundles.values())):
-        if "{{" not in str(path):  # a template, which Ansible fills in
+        if TEMPLATE not in str(path):
             if not path.name.endswith(SUFFIX) or not path.is_file():
                 raise UserError(f"no bundle at '{path}': expected the {SUFFIX} that `make bundle` writes")
             names_there(path, "python3")
@@ -168,8 +169,10 @@ def bundles_of(boards: dict[str, dict[str, Any]], default: Path | None) -> dict[
 
 
 def sign_all(bundles: list[Path], key: Path, scratch: Path) -> Path:
-    """Signs the bundles, or checks their signatures, once for all boards; returns the file of the public key."""
+    """Signs the bundles, or checks their signatures, once for all boards; returns the file of the public key.
+
+    Bundles whose paths Ansible fills in must be signed already; it is checked when they are copied."""
     public = scratch / "key.pub"
-    for bundle in bundles:
-        public.write_text(as_pem(sign_or_check(bundle, key)))
+    keys = [sign_or_check(bundle, key) for bundle in bundles if TEMPLATE not in str(bundle)]
+    public.write_text(as_pem(keys[0] if keys else public_of(key)))
     return public

@@ -7,6 +7,7 @@ import pytest
 from effedge.deploy.common.cli import UserError
 from effedge.pipeline.shipping.fleet.board import Row, Task, check, roll_back, roll_out
 from effedge.pipeline.shipping.ssh import Board
+from tests.deploy.keys import write_keys
 from tests.pipeline.shipping.small_bundle import INSTALL, NAME, folder_of, pack
 
 SLOWER = INSTALL + "sed -i 's/1.63/3.26/' latency.json\n"  # p50 of the engine, twice as long
@@ -70,3 +71,15 @@ def test_the_row_of_an_earlier_roll_out_is_a_baseline(archive, board):
     earlier = json.loads(json.dumps(call(roll_out, archive)))
     earlier["latency_ms"]["engine"]["p50"] = 0.815
     assert call(roll_out, archive, baseline=earlier)["ratio"] == 2.0
+
+
+def test_a_roll_out_pins_the_key_and_nothing_unsigned_comes_back(archive, board, tmp_path):
+    call(roll_out, archive)
+    first = folder_of(board, archive)
+    private, public = write_keys(tmp_path, "ours")
+    pack(archive)
+    assert call(roll_out, archive, key=private)["state"] == "installed"
+    assert (board / "effedge" / ".trusted" / "key.pub").read_bytes() == public.read_bytes()
+    with pytest.raises(UserError, match=r"on 'me@board': .* is not signed"):
+        call(roll_back, archive)
+    assert first.is_dir() and (board / "effedge" / NAME).resolve() == folder_of(board, archive)

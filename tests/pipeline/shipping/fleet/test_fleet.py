@@ -7,7 +7,8 @@ import os
 import pytest
 
 from effedge.pipeline.shipping.fleet import command
-from effedge.pipeline.shipping.fleet.command import read_serial
+from effedge.pipeline.shipping.fleet.command import read_serial, sign_all
+from tests.deploy.keys import write_keys
 from tests.pipeline.shipping.fleet.loopback import Loopback
 from tests.pipeline.shipping.small_bundle import NAME, pack
 
@@ -68,6 +69,25 @@ def test_a_batch_that_fails_stops_the_roll_out(loopback, archive, call_main, tmp
 
 
 @needs_ansible
+def test_a_key_signs_once_and_is_pinned_on_every_board(loopback, archive, call_main, tmp_path):
+    boards = [loopback.start(name) for name in ("first", "second")]
+    words = (loopback.inventory(), "--bundle", archive, "--json", tmp_path / "result.json", "--serial", "100%")
+    private, public = write_keys(tmp_path, "ours")
+    status, out, err = call_main(command.main, *words, "--key", private)
+    assert status == 0 and "2 installed" in out, out + err
+    pinned = [board.home / "effedge" / ".trusted" / "key.pub" for board in boards]
+    assert [path.read_bytes() for path in pinned] == [public.read_bytes()] * 2
+    first = [board.serves for board in boards]
+    pack(archive)
+    archive.with_name(f"{archive.name}.sig").unlink()
+    status, out, _ = call_main(command.main, *words)
+    assert status == 1 and "2 failed" in out and "is not signed" in out
+    assert [board.serves for board in boards] == first
+    files = [path for board in boards for path in board.home.rglob("*") if path.is_file()]
+    assert not any(b"PRIVATE KEY" in path.read_bytes() for path in files)
+
+
+@needs_ansible
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
@@ -99,6 +119,14 @@ def test_without_ansible_the_extra_is_named(call_main, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     status, _, err = call_main(command.main, "inventory.yml")
     assert (status, err) == (2, "error: effedge fleet needs the package ansible: pip install 'effedge[fleet]'\n")
+
+
+def test_a_bundle_that_ansible_names_is_signed_beforehand(archive, tmp_path):
+    private, public = write_keys(tmp_path, "ours")
+    named_there = archive.with_name("{{ inventory_hostname }}.tar.gz")
+    for bundles in ([named_there], [archive, named_there]):
+        assert sign_all(bundles, private, tmp_path).read_bytes() == public.read_bytes()
+    assert archive.with_name(f"{archive.name}.sig").is_file() and sign_all([named_there], public, tmp_path).is_file()
 
 
 def test_batches_are_numbers_and_shares():
