@@ -119,14 +119,13 @@ class View {
   }
 
   showTimes(times) {
-    const most = Math.max(...Object.values(times));
     const head = make("tr");
     for (const [text, kind] of [["step", ""], ["ms", "number"], [`median of ${this.runs.length}`, "number"], ["", ""]]) {
       head.append(Object.assign(make("th", text), { className: kind, scope: "col" }));
     }
     const rows = Object.entries(times).map(([step, ms]) => {
       const bar = make("span");
-      bar.style.width = `${(100 * ms) / most}%`;
+      bar.dataset.ms = ms;
       const cell = Object.assign(make("td"), { className: "bar" });
       cell.append(bar);
       const line = row([step], [ms.toFixed(1), "number"], [median(this.runs.map((run) => run[step])).toFixed(1), "number"]);
@@ -136,7 +135,15 @@ class View {
       return line;
     });
     this.times.replaceChildren(make("caption", "Latency"), head, ...rows);
+    scaleBars();
   }
+}
+
+function scaleBars() {
+  // One scale for all engines, so that their bars compare.
+  const bars = [...document.querySelectorAll("td.bar span")];
+  const most = Math.max(...bars.map((bar) => Number(bar.dataset.ms)));
+  for (const bar of bars) bar.style.width = `${(100 * bar.dataset.ms) / most}%`;
 }
 
 function make(tag, text = "") {

@@ -167,6 +167,25 @@ def test_without_a_service_it_says_so(page, tmp_path):
     del page.problems[:]  # the failed connection
 
 
+def test_the_bars_of_all_engines_have_one_scale(page, tmp_path):
+    page.upload("#file", tmp_path / "scene.png")
+    page.wait(f"{STATUS} === 'scene.png'")
+    bars = page.evaluate("[...document.querySelectorAll('td.bar span')].map((bar) => "
+                         "[Number(bar.dataset.ms), parseFloat(bar.style.width)])")  # fmt: skip
+    longest = max(ms for ms, _ in bars)
+    assert len(page.evaluate("[...document.querySelectorAll('tr.total')].map(() => 1)")) == 2
+    assert [width for _, width in bars] == pytest.approx([100 * ms / longest for ms, _ in bars], abs=0.01)
+
+
+def test_many_samples_stand_in_two_columns_beside_their_scroll_bar(page):
+    page.evaluate("{ const samples = document.getElementById('samples'); for (let i = 0; i < 11; i += 1) "
+                  "samples.append(samples.firstElementChild.cloneNode(true)); }")  # fmt: skip
+    lefts = page.evaluate("[...document.querySelectorAll('#samples button')].map((each) => each.offsetLeft)")
+    assert len(set(lefts)) == 2
+    assert page.evaluate("(({scrollWidth, clientWidth, scrollHeight, clientHeight}) => scrollWidth <= clientWidth && "
+                         "scrollHeight > clientHeight)(document.getElementById('samples'))")  # fmt: skip
+
+
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (360, False), (360, True)])
 def test_it_fits_the_window_in_light_and_dark(page, tmp_path, width, dark):
     page.show(width, 900, dark)
