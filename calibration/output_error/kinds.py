@@ -103,7 +103,7 @@ def own_choice(model: ir.Model, names: Sequence[str]) -> Choice | None:
     ranks = {value.name: None if value.shape is None else len(value.shape) for value in model.graph.outputs}
     if [ranks.get(name) for name in OWN_DETECTIONS] == [3, 2, 2]:
         detections = FinishedDetections(*(names.index(name) for name in OWN_DETECTIONS))
-        judge = DetectionJudge("detections", detections.read, each_run=True)
+        judge = DetectionJudge("detections", detections.read)
         return Choice([judge], dict.fromkeys(OWN_DETECTIONS, "judged as detections after NMS"), guessed=False)
     if spec.get("task") == "classification" and len(names) == 1:
         return Choice(

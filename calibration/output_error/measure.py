@@ -8,7 +8,8 @@ kinds.py decides which of these judges a model's outputs:
   detections are points in the space of the Jaccard kernel (Bouchard, Jousselme and Doré 2013 prove it positive
   definite): a detection weighs by its score, and two agree as far as they are of one class and overlap. The error is
   |F - Q|^2 / |F|^2 = (sum_ff - 2 sum_fq + sum_qq) / sum_ff, with sum_ab = sum_ij s_i s_j IoU(i, j) [c_i = c_j].
-  A squared error of logits and box codes would count every background cell, whose boxes nobody looks at.
+  A squared error of logits and box codes would count every background cell, whose boxes nobody looks at. Images with
+  many detections do not count for all of theirs, and of an image with next to none no fault of a low score decides.
 - Logits of a classifier (by its spec): the Kullback-Leibler divergence of the softmax, over the float model's entropy
   against a guess, so that confident classes count for what they are.
 - Labels (integers, bool): the share that differs, over the share that differs from the most common label.
@@ -97,13 +98,10 @@ class DetectionJudge:
     """Judges detections after NMS.
 
     read: returns the candidates of each image in the batch.
-    each_run: divide by the float model's detections in the same run, as for effedge's own detectors; else by their mean
-        over all samples, so that a run in which the float model finds next to nothing does not decide.
     """
 
     name: str
     read: Callable[[Outputs], Iterable[Candidates]]
-    each_run: bool = False
 
     @property
     def blocks(self) -> Sequence[str]:
@@ -112,10 +110,8 @@ class DetectionJudge:
     def prepare(self, expected: Sequence[Outputs]) -> list[WantedDetections]:
         images = [[best_of(candidates) for candidates in self.read(outputs)] for outputs in expected]
         own = [[_agreement(detections, detections) for detections in run] for run in images]
-        scales = [sum(run) for run in own]
-        if not self.each_run:
-            scales = [float(np.mean(scales))] * len(scales)
-        return [WantedDetections(*run) for run in zip(images, own, scales, strict=True)]
+        scales = run_scales(np.array([sum(run) for run in own]))
+        return [WantedDetections(*run) for run in zip(images, own, scales.tolist(), strict=True)]
 
     def errors(self, prepared: WantedDetections, got: Outputs) -> list[float]:
         error = 0.0
@@ -125,9 +121,28 @@ class DetectionJudge:
         return [error / max(prepared.scale, LOWEST_SCORE**2)]
 
 
+def run_scales(own: np.ndarray) -> np.ndarray:
+    """Returns what each run's error is divided by, so that the mean over all runs is 1 without any detections.
+
+    Divided by the run's own detections alone, a run in which the float model finds next to nothing would decide (one
+    detection of score 0.03 beside another model's five made an error of 6); divided by the mean, the run with most.
+    So it is their sum.
+
+    Args:
+        own: the agreement of each run's detections with themselves.
+
+    >>> run_scales(np.array([2.0, 2.0])), run_scales(np.array([0.0, 4.0]))
+    (array([2., 2.]), array([0.66666667, 2.        ]))
+    """
+    sums = own + own.mean()
+    if not sums.any():
+        return sums
+    return sums * float((own / sums).mean())
+
+
 def detection_error(expected: Outputs, got: Outputs) -> float:
     """Returns the mean over the batch for candidates of both models: boxes [N,K,4] xyxy, scores and classes [N,K]."""
-    judge = DetectionJudge("", lambda outputs: map(Candidates, *outputs), each_run=True)
+    judge = DetectionJudge("", lambda outputs: map(Candidates, *outputs))
     return judge.errors(judge.prepare([expected])[0], got)[0]
 
 

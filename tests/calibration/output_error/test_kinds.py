@@ -12,7 +12,13 @@ from onnx import TensorProto
 
 from effedge.calibration.graph import onnx_file
 from effedge.calibration.output_error.kinds import Choice, choose_judges
-from effedge.calibration.output_error.measure import OutputError, detection_error, error_over_variance
+from effedge.calibration.output_error.measure import (
+    Candidates,
+    DetectionJudge,
+    OutputError,
+    detection_error,
+    error_over_variance,
+)
 from effedge.deploy.common.cli import UserError
 from tests.calibration import networks
 
@@ -136,9 +142,9 @@ def test_a_dense_head_is_judged_as_detections(name: str) -> None:
     candidates = [[each.as_candidates(sample, gated) for sample in range(SAMPLES)] for each in (scene, noisy)]
     own = [detection_error(each, [each[0], 0 * each[1], each[2]]) for each in candidates[0]]
     assert own == pytest.approx([1] * SAMPLES)
-    # Of all samples together: each detection weighs the same.
-    batches = [[np.concatenate([each[part] for each in scenes]) for part in range(3)] for scenes in candidates]
-    assert error(runs, got, (64, 64)) == pytest.approx(detection_error(*batches), rel=1e-3)
+    wanted = OutputError([DetectionJudge("", lambda outputs: map(Candidates, *outputs))], candidates[0])
+    expected = np.mean([wanted.of(sample, each) for sample, each in enumerate(candidates[1])])
+    assert error(runs, got, (64, 64)) == pytest.approx(expected, rel=1e-3)
     assert error(runs, runs, (64, 64)) == pytest.approx(0, abs=1e-9)
 
 

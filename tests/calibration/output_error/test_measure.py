@@ -199,12 +199,18 @@ def test_the_measure_is_that_of_the_models_outputs_in_their_order(load: Load) ->
     assert measured(bare, [logits[0]], [logits[1]]) == pytest.approx(error_over_variance(*logits))
 
 
-def test_of_a_run_without_detections_own_detectors_are_judged_by_that_run_and_others_by_all(load: Load) -> None:
-    """A run with nothing to find would decide over all others, where a foreign model finds a thing of 0.02."""
+def test_no_run_decides_alone_with_next_to_no_detections_or_with_most() -> None:
+    """A run with nothing to find had an error of 6 beside others of 0.1, for five detections of 0.04."""
     from effedge.calibration.output_error.measure import Candidates, DetectionJudge
 
-    runs = [candidates([BOX], [0.8], [0]), candidates([BOX], [0.0], [0])]
-    got = candidates([BOX], [0.02], [0])
-    for each_run, error in ((True, 1.0), (False, 0.02**2 / (0.8**2 / 2))):
-        judge = DetectionJudge("d", lambda outputs: map(Candidates, *outputs), each_run)
-        assert OutputError([judge], runs).of(1, got) == pytest.approx(error)
+    score = 0.04
+    runs = [candidates([BOX], [0.8], [0]), candidates([BOX], [0.0], [0]), candidates([BOX] * 3, [0.8] * 3, [0, 1, 2])]
+    found = OutputError([DetectionJudge("d", lambda outputs: map(Candidates, *outputs))], runs)
+    own = np.array([0.64, 0, 3 * 0.64])
+    weights = 1 / (own + own.mean())
+    expected = weights * [0, score**2, own[2]] / (weights * own).mean()
+    got = [runs[0], candidates([BOX], [score], [0]), candidates([BOX], [0.0], [0])]
+    errors = [found.of(run, outputs) for run, outputs in enumerate(got)]
+    assert errors == pytest.approx(expected) and errors[1] < 0.01 and 1 < errors[2] < 2
+    nothing = candidates([BOX], [0.0], [0])
+    assert np.mean([found.of(run, nothing) for run in range(3)]) == pytest.approx(1)
