@@ -6,6 +6,9 @@ takes up the rest of the mean (Nagel et al. 2019, section 4.2, bias correction).
 refit is worth most for a classifier, and does a detector more harm than good, so post_training.py tries both where the
 outputs are no detections.
 
+A bias makes up for the mean over all positions, and most of a detector's are background; so post_training.py tries
+without it too.
+
 Rows are centred first, so that the mean is left to the bias, and large rows are weighed down: the few cells with a
 hundred times the usual magnitude are objects, which are detected with any weights, or cells that nothing looks at, and
 the fit would serve only them.
@@ -52,10 +55,12 @@ class Candidate(NamedTuple):
     model: made of the float model: the same nodes by name, with Q/DQ. It is changed in place.
     refitted: weights make up for the errors of earlier layers; False: they are the float weights, rounded by
         `compensated`.
+    biased: biases make up for the mean error.
     """
 
     model: ir.Model
     refitted: bool = True
+    biased: bool = True
 
 
 @dataclass
@@ -142,7 +147,7 @@ def correct(reference: ir.Model, candidates: Sequence[Candidate], layers: Sequen
             counterparts = [by_name[layer.node.name] for by_name in nodes]
             moments = moments_of(layer, counterparts, candidates, joined)
             for candidate, node, of_candidate in zip(candidates, counterparts, moments, strict=True):
-                correct_layer(candidate.model, node, layer, of_candidate)
+                correct_layer(candidate, node, layer, of_candidate)
 
 
 def portions_of(
@@ -225,8 +230,8 @@ def moments_of(
     return moments
 
 
-def correct_layer(model: ir.Model, node: ir.Node, layer: Layer, moments: Moments) -> None:
-    """Gives the INT8 node weights, scales and a bias by the moments of its inputs."""
+def correct_layer(candidate: Candidate, node: ir.Node, layer: Layer, moments: Moments) -> None:
+    """Gives the candidate's node weights, scales and a bias by the moments of its inputs."""
     if moments.weight == 0:
         return
     own, cross, mean, float_mean = moments.centred()
@@ -243,16 +248,16 @@ def correct_layer(model: ir.Model, node: ir.Node, layer: Layer, moments: Moments
     assert dequantize is not None
     shape = constant(layer.weight).shape  # type: ignore[union-attr]
     name = f"{layer.name}.corrected"
-    tape = Tape(model.graph)
+    tape = Tape(candidate.model.graph)
     integers = from_matrix(layer, rounded, shape).astype(np.int8)
     dequantize.replace_input_with(0, tape.initializer(ir.tensor(integers, name=f"{name}_int8")))
     dequantize.replace_input_with(1, tape.initializer(ir.tensor(scales.reshape(-1), name=f"{name}_scale")))
-    if has_bias:
+    if has_bias and candidate.biased:
         alpha = node.attributes.get("alpha")
         factor = 1.0 if alpha is None or node.op_type != "Gemm" else alpha.as_float()
         dequantized = rounded * scales[..., None]
         wanted, reached = np.einsum("grk,gk->gr", weights, float_mean), np.einsum("grk,gk->gr", dequantized, mean)
-        add_to_bias(model, node, name, factor * (wanted - reached).reshape(-1))
+        add_to_bias(candidate.model, node, name, factor * (wanted - reached).reshape(-1))
 
 
 def can_add_to_bias(node: ir.Node) -> bool:

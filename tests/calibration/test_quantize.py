@@ -261,15 +261,17 @@ def test_a_correction_that_does_harm_is_not_taken(
     np.testing.assert_array_equal(session(changed).run(None, feed)[0], session(rounded).run(None, feed)[0])
 
 
-@pytest.mark.parametrize(("judges_detections", "tried"), [(True, [False]), (False, [False, True])])
-def test_a_detectors_weights_are_not_refitted(
-    judges_detections: bool, tried: list[bool], load: Load, samples: Samples, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("judges_detections", "tried"), [(True, [(False, True), (False, False)]), (False, [(False, True), (True, True)])]
+)
+def test_a_detectors_weights_are_not_refitted_and_its_biases_may_stay(
+    judges_detections: bool, tried: list[tuple[bool, bool]], load: Load, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = list[bool]()
+    seen = list[tuple[bool, bool]]()
     monkeypatch.setattr(Trials, "judges_detections", judges_detections)
     monkeypatch.setattr(
         "effedge.calibration.post_training.correct",
-        lambda reference, candidates, *_: seen.extend(candidate.refitted for candidate in candidates),
+        lambda reference, candidates, *_: seen.extend((each.refitted, each.biased) for each in candidates),
     )
     quantize(load(networks.classifier()), samples, Settings("minmax"))
     assert seen == tried

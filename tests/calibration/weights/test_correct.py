@@ -379,6 +379,23 @@ def test_where_tensors_are_large_few_samples_run_from_the_image_on_and_the_other
     ]
 
 
+def test_a_candidate_may_keep_its_biases(load: Load, skewed: Samples) -> None:
+    model = load(chain())
+    layers = make_plan(model).layers
+    before = quantized(model, skewed)
+    kept, moved = (Candidate(quantized(model, skewed), refitted=False, biased=biased) for biased in (False, True))
+    correct(model, [kept, moved], layers, skewed)
+    biases = [
+        {node.name: constant(node.inputs[2]) for node in each.graph if node.op_type == "Conv" and len(node.inputs) > 2}
+        for each in (before, kept.model, moved.model)
+    ]
+    assert biases[0] and all((biases[1][name] == bias).all() for name, bias in biases[0].items())
+    assert any((biases[2][name] != bias).any() for name, bias in biases[0].items())
+    name = layers[0].name  # which has the same inputs in both
+    np.testing.assert_array_equal(weights_of(kept.model, name), weights_of(moved.model, name))
+    assert (weights_of(kept.model, name) != weights_of(before, name)).any()
+
+
 def test_candidates_corrected_together_are_those_corrected_by_themselves(load: Load, skewed: Samples) -> None:
     model = load(chain())
     layers = make_plan(model).layers
