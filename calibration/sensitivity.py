@@ -20,7 +20,7 @@ from effedge.calibration.report import read_report
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.contracts import CalibrationReport
 from effedge.deploy.common.files import write_json
-from effedge.deploy.common.paths import output_file
+from effedge.deploy.common.paths import json_file, output_file
 from effedge.deploy.common.plot import check_plot_path, figure_at
 
 WORST = 20
@@ -61,7 +61,7 @@ def main() -> None:
 def add_outputs(parser: argparse.ArgumentParser) -> None:
     """Adds the options for the number of rows, and for the files that they are written to."""
     parser.add_argument("--worst", type=int, default=WORST, metavar="N", help="rows of table and plot (%(default)s)")
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write all rows to this file")
+    parser.add_argument("--json", type=json_file, metavar="FILE", help="write all rows to this file")
     parser.add_argument(
         "--plot", type=output_file, metavar="FILE.png", help="draw the worst as bars (needs matplotlib)"
     )

@@ -20,6 +20,7 @@ NV_TENSORRT_VERSION of NvInferRuntime.h: 8.6.1 is 8601, and since TensorRT 10 10
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Iterable, Mapping
@@ -159,7 +160,7 @@ def main() -> None:
     int8, cache = arguments.model, arguments.out
     version = version_number(arguments.tensorrt)
     onnx = arguments.onnx_out or cache.with_name(cache.name + ".onnx")
-    if len({path.resolve() for path in (int8, cache, onnx)}) < 3:
+    if len(set(map(os.path.realpath, (int8, cache, onnx)))) < 3:
         raise UserError(f"'{int8}', '{cache}' and '{onnx}' must be three files: choose other names")
 
     from effedge.calibration.graph import onnx_file

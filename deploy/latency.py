@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, Type
 from effedge.deploy.common.cli import Parser
 from effedge.deploy.common.contracts import BackendDescription, Manifest
 from effedge.deploy.common.files import check_output_path, write_json
-from effedge.deploy.common.paths import output_file
+from effedge.deploy.common.paths import json_file, output_file
 from effedge.deploy.native.compiled_library import COMPILED
 from effedge.deploy.runtime.manifest import parse_manifest
 from effedge.deploy.timing.board_notes import board_lines
@@ -87,7 +87,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch", metavar="N", type=int, help="images a run (default: the engine's usual batch)")
     parser.add_argument("--no-throughput", action="store_true", help="leave throughput mode out")
     parser.add_argument(
-        "--json", metavar="FILE", type=output_file, help="write figures, machine, versions and every latency"
+        "--json", metavar="FILE", type=json_file, help="write figures, machine, versions and every latency"
     )
     parser.add_argument("--plot", metavar="FILE.png", type=output_file, help="draw a histogram (needs matplotlib)")
     parser.add_argument("--raw", action="store_true", help="one latency in ms a line, of the engine only")

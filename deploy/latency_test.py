@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple, TypedDi
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.code_digest import code_digest
 from effedge.deploy.common.files import atomic_file, atomic_folder, check_output_path, read_json
+from effedge.deploy.common.paths import no_dash
 from effedge.deploy.latency import PACKAGES, UNCOMPILED, Identity, first_blocks_notes, identity
 from effedge.deploy.native.compiled_library import COMPILED
 from effedge.deploy.runtime.backends import BACKENDS, first_blocks_computed_by
@@ -73,7 +74,7 @@ class Baseline(KeptEngine):
 def parse_args() -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument("engine", metavar="ENGINE", help="an engine's folder, such as build/d0-digits/int8-cpu")
-    parser.add_argument("--baseline", metavar="FILE", type=Path, required=True, help="the baseline, a .json file")
+    parser.add_argument("--baseline", metavar="FILE", type=no_dash, required=True, help="the baseline, a .json file")
     parser.add_argument("--record", action="store_true", help="write the baseline")
     parser.add_argument("--no-engine", action="store_true", help="with --record: do not keep the engine beside it")
     help = f"how much slower is no regression, in per cent (default: {TOLERANCE:g})"

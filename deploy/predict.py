@@ -11,6 +11,7 @@ original images' pixels:
     [{"image": "a.jpg", "detections": [{"box": [x0, y0, x1, y1], "score": 0.93, "class_id": 7, "label": "7"}]}]
 
 and for classifiers, the five best: {"image": "a.jpg", "classes": [{"class_id": 7, "label": "7", "score": 0.93}]}.
+--json - prints the JSON, of a video each line as it comes, and all else goes to standard error.
 --classes reports only some of a detector's, by label or id; --class-agnostic an object once, as its best class.
 Boxes are rounded to 1/100 pixel, scores to six decimals. Images that cannot be read are listed at the end, and the exit
 status is 1; if none can, nothing is written, and it is 2.
@@ -21,9 +22,9 @@ time, without sound; --json FILE has a line a frame:
 
     {"frame": 12, "time": 0.48, "detections": [...]}
 
-The time is in seconds from a file's start; for cameras and streams it is the time of the day (Unix time). --json -
-prints these lines as they come. Ctrl-C ends the run, as SIGTERM and SIGHUP do, and what was written until then is
-whole. Video needs OpenCV (pip install 'effedge[video]').
+The time is in seconds from a file's start; for cameras and streams it is the time of the day (Unix time). Ctrl-C ends
+the run, as SIGTERM and SIGHUP do, and what was written until then is whole. Video needs OpenCV (pip install
+'effedge[video]').
 """
 
 # Modules that need NumPy, Pillow or the backend are imported in the functions, so that --help and mistakes answer at
@@ -32,6 +33,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -39,10 +41,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from effedge.deploy.common.cli import Parser, UserError, number_within
+from effedge.deploy.common.cli import STDOUT, Parser, UserError, number_within
 from effedge.deploy.common.files import atomic_file, atomic_files
 from effedge.deploy.common.messages import log
-from effedge.deploy.common.paths import output_path
+from effedge.deploy.common.paths import json_file, output_path
 from effedge.deploy.runtime.manifest import parse_manifest
 from effedge.deploy.runtime.selection import MAX_DETECTIONS, THRESHOLD
 
@@ -75,7 +77,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("source", metavar="SOURCE", help=help)
     help = "draw the detections or classes into this folder, or this FILE.mp4 for video"
     parser.add_argument("--out", type=output_path, metavar="DIR", help=help)
-    parser.add_argument("--json", type=output_path, metavar="FILE", help="write detections or classes to this file")
+    parser.add_argument("--json", type=json_file, metavar="FILE", help="write detections or classes to this file")
     parser.add_argument(
         "--threshold", metavar="T", type=probability, help=f"lowest score to report (detectors; default {THRESHOLD})"
     )
@@ -100,7 +102,8 @@ def main() -> None:
         from effedge.deploy.video.predict_video import predict_video
 
         loaded = partial(load, args.engine, selection_options(args))
-        out, json_path = (None if path is None else str(path) for path in (args.out, args.json))
+        out = None if args.out is None else str(args.out)
+        json_path = {None: None, STDOUT: "-"}.get(args.json, str(args.json))
         predict_video(loaded, args.source, out, json_path, args.quiet)
         return
     from effedge.deploy.image.files import find_images, read_images
@@ -139,9 +142,9 @@ def name_drawings(sources: List[Path], out: Path) -> List[Path]:
     [(name, times)] = Counter(names).most_common(1)
     if times > 1:
         raise UserError(f"two images would both be drawn to '{out / name}': rename one of them")
-    originals = {path.resolve() for path in sources}
+    originals = set(map(os.path.realpath, sources))
     for drawing in drawings:
-        if drawing.resolve() in originals:
+        if os.path.realpath(drawing) in originals:
             raise UserError(f"--out {out} would replace the image '{drawing}': choose another folder")
         if drawing.is_dir():
             raise UserError(f"cannot draw to '{drawing}', it is a folder: choose another --out")
@@ -149,12 +152,8 @@ def name_drawings(sources: List[Path], out: Path) -> List[Path]:
 
 
 def check_json(path: Optional[Path], images: List[Path]) -> None:
-    """Raises UserError if --json is a folder, or would replace an image or a drawing."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise UserError(f"--json {path} is a folder, expected a file to write")
-    if path.resolve() in {image.resolve() for image in images}:
+    """Raises UserError if --json would replace an image or a drawing."""
+    if path is not None and os.path.realpath(path) in map(os.path.realpath, images):
         raise UserError(f"--json {path} would replace an image: choose another file")
 
 

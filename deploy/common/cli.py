@@ -24,6 +24,7 @@ EXIT_SIGNAL = 128  # and the signal's number, as in a shell
 HANG_UP = getattr(signal, "SIGHUP", None)  # the terminal or the ssh session has gone; Windows has no such signal
 SIGNALS = tuple(int(number) for number in (signal.SIGINT, signal.SIGTERM, HANG_UP) if number is not None)
 _received: List[int] = []  # signals since the command's start
+STDOUT = Path("/dev/stdout")  # as the FILE of --json, which paths.json_file parses
 COMPLETING = "_ARGCOMPLETE"  # the environment variable of a shell that completes a line, by argcomplete
 INTERRUPTED = "interrupted: nothing half-written was kept; run the same command to go on"
 
@@ -42,7 +43,11 @@ class Parser(argparse.ArgumentParser):
         self.register("type", Path, parse_path)  # of every argument whose type is Path
 
     def parse_args(self, args=None, namespace=None):
-        """Parses the arguments as argparse does. Where a shell asks for completions, prints these and exits instead."""
+        """Parses the arguments as argparse does. Where a shell asks for completions, prints these and exits instead.
+
+        If --json goes to standard output, the JSON is all that comes there: what is printed goes to standard error
+        from now on, until `run` ends.
+        """
         if COMPLETING in os.environ:
             import argcomplete
 
@@ -50,6 +55,8 @@ class Parser(argparse.ArgumentParser):
         parsed = super().parse_args(args, namespace)
         if getattr(parsed, "quiet", False):
             hide_progress()
+        if getattr(parsed, "json", None) == STDOUT:
+            sys.stdout = sys.stderr
         return parsed
 
     def add_quiet(self) -> None:
@@ -154,12 +161,13 @@ def discard(stream: Any) -> None:
 
 def stdout_error() -> Optional[OSError]:
     """Returns the reason why standard output cannot be written, such as a reader that has enough; None if it can."""
+    stdout = sys.__stdout__ if sys.stdout is sys.stderr else sys.stdout  # while --json goes there
     try:
-        sys.stdout.flush()  # what could not be written is still held, and fails again
-        descriptor = sys.stdout.fileno()
+        stdout.flush()  # what could not be written is still held, and fails again
+        descriptor = stdout.fileno()
         os.write(descriptor, b"")  # fails where the device is full
         # Without a buffer (PYTHONUNBUFFERED) nothing is held, and the state of the pipe or disk tells.
-        if not hasattr(sys.stdout.buffer, "raw"):
+        if not hasattr(stdout.buffer, "raw"):
             if is_left(descriptor):
                 return BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
             if stat.S_ISREG(os.fstat(descriptor).st_mode) and os.fstatvfs(descriptor).f_bavail == 0:
@@ -198,8 +206,10 @@ def run(main: Callable[[], None]) -> NoReturn:
     """
     show_messages()
     _received.clear()
+    stdout = sys.stdout
     with handled_signals(interrupt):
         status = status_of(main)
+        sys.stdout = stdout
         error = stdout_error()
         if error is not None:
             discard(sys.stdout)  # so that Python's own flush does not fail

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 from typing import IO, Iterator, Mapping, Optional
 
@@ -14,7 +15,7 @@ class JsonLines:
     """A writer of JSON lines to an open file."""
 
     def __init__(self, file: IO[bytes], seekable: bool) -> None:
-        """`file` has no buffer, or is that of standard output."""
+        """`file` has no buffer."""
         self.file, self.seekable, self.end = file, seekable, 0
 
     def write(self, record: Mapping[str, object]) -> None:
@@ -40,7 +41,9 @@ def open_json_lines(path: Optional[str]) -> Iterator[Optional[JsonLines]]:
     if path is None:
         yield None
     elif path == STDOUT:
-        yield JsonLines(sys.stdout.buffer, False)
+        sys.stdout.flush()
+        with os.fdopen(os.dup(1), "wb", buffering=0) as file:  # sys.stdout may be standard error: Parser.parse_args
+            yield JsonLines(file, False)
     else:
         with atomic_file(path) as temporary, temporary.open("wb", buffering=0) as file:
             yield JsonLines(file, True)

@@ -110,6 +110,11 @@ def replaced_file(path: Path) -> Optional[Path]:
     raise UserError(f"cannot write '{path}': it is {kind}, expected a file; choose another place")
 
 
+def is_stream(path: Path) -> bool:
+    """Tells if an output is a device, a fifo or standard output, to which a second result would be added."""
+    return replaced_file(path) is None
+
+
 def mode_of(path: Path) -> int:
     """Returns the mode (stat(2)) of what a path leads to; 0 for nothing. Raises UserError for what cannot be a path,
     such as one with a name that is too long, and for one that may not be looked at."""
@@ -137,12 +142,13 @@ def own_descriptor(path: Path) -> Optional[int]:
 
 
 def write_into(path: Path, content: Path) -> None:
-    """Writes a file's content into a device, a fifo, or an open file of this process."""
+    """Writes a file's content into a device, a fifo, or an open file of this process. Its reader may take a part only,
+    as `head` does."""
     number = own_descriptor(path)
     if number is not None and sys.stdout is not None:
         sys.stdout.flush()  # what was printed before comes before
     descriptor = os.open(str(path), os.O_WRONLY) if number is None else os.dup(number)
-    with os.fdopen(descriptor, "wb", closefd=True) as stream, content.open("rb") as file:
+    with contextlib.suppress(BrokenPipeError), os.fdopen(descriptor, "wb") as stream, content.open("rb") as file:
         shutil.copyfileobj(file, stream)
 
 

@@ -1,22 +1,24 @@
 """Resolves the names of files that other files say: a manifest's, an ONNX's, a data set's. And checks the paths of
 outputs that a command line says.
 
-The option of an output has `output_file`, `output_folder` or `output_path` as its type, so that a path that nothing can
-be written to is an error before the work, and of every command the same.
+The option of an output has `output_file`, `output_folder` or `output_path` as its type, and --json has `json_file`, so
+that a path that nothing can be written to is an error before the work, and of every command the same.
 """
 
 import errno
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Optional
 
-from effedge.deploy.common.cli import UserError, parse_path
+from effedge.deploy.common.cli import STDOUT, UserError, parse_path
 from effedge.deploy.common.outputs import explain_os_error, mode_of, replaced_file
 from effedge.deploy.common.scratch import SUFFIX
 
 MAX_BYTES, MAX_PATH_BYTES = 255, 4000  # of the name of a file or folder, and of all of `name`; Linux's are 255 and 4095
 TRIAL = "trial"  # in the name of a folder that is removed at once (scratch.py)
+DASH = "-"  # standard output
 SHOWN = 80  # characters of a value in a message
 
 
@@ -62,11 +64,27 @@ def why_not(folder: Path, name: object) -> Optional[str]:
     return None if target.startswith(os.path.join(root, "")) else "is a link that leads out of the folder"
 
 
+def no_dash(text: str) -> Path:
+    """Parses an argument that is a path. Raises UserError for "-", which of all outputs only --json can be."""
+    if text == DASH:
+        raise UserError("'-' was given: only --json can go to standard output; give a path, './-' for one of this name")
+    return parse_path(text)
+
+
 def output_file(text: str) -> Path:
     """Parses an argument that is the path of a file to write; raises as `output_path`, and for what is no file."""
     path = output_path(text)
     replaced_file(path)
     return path
+
+
+def json_file(text: str) -> Path:
+    """Parses the FILE of --json, which may be standard output ("-"); raises as `output_file`, and for a closed one."""
+    if text not in (DASH, str(STDOUT)):
+        return output_file(text)
+    if sys.stdout is None:
+        raise UserError(f"--json {text} is standard output, which is closed: give a file")
+    return STDOUT
 
 
 def output_folder(text: str) -> Path:
@@ -85,9 +103,9 @@ def output_path(text: str) -> Path:
 
     Raises:
         ArgumentTypeError: it is empty.
-        UserError: a name is too long, or what is to be a folder of it is a file, or takes no new folder.
+        UserError: a name is too long, or what is to be a folder of it is a file, or takes no new folder; or it is "-".
     """
-    path = parse_path(text)
+    path = no_dash(text)
     with explain_os_error(path, any_number=True):
         if any(len(os.fsencode(part)) > MAX_BYTES for part in path.parts):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))

@@ -6,12 +6,13 @@ there are kept, as a video that plays and lines that are whole. Nothing is writt
 
 import contextlib
 import itertools
+import os
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Iterator, List, Optional, Sequence
 
-from effedge.deploy.common.cli import UserError, discard, handled_signals, interrupt, stdout_error
+from effedge.deploy.common.cli import UserError, handled_signals, interrupt, stdout_error
 from effedge.deploy.common.files import atomic_file
 from effedge.deploy.common.json_lines import STDOUT, JsonLines, open_json_lines
 from effedge.deploy.video.frame_reader import Frame, FrameReader
@@ -86,7 +87,7 @@ def check_outputs(source: str, out: Optional[str], json_path: Optional[str]) -> 
         path = Path(output)
         if path.exists() and not path.is_file():
             raise UserError(f"{option} {output} is no file that can be replaced: give another (--json - prints)")
-        if path.resolve() in {other.resolve() for other in taken if other is not None}:
+        if os.path.realpath(path) in {os.path.realpath(other) for other in taken if other is not None}:
             other_files = f"'{display_name(source)}' or the other output"
             raise UserError(f"{option} {output} would replace {other_files}: choose another")
         taken.append(path)
@@ -145,7 +146,6 @@ class VideoRun:
                 for frame, result in zip(taken, results):
                     self.write(frame, result, progress, 1000 * (time.perf_counter() - started) / len(taken))
         except BrokenPipeError:  # the reader of the lines has gone
-            discard(sys.stdout)  # or Python complains once more when it exits
             return "nobody reads the lines of --json - any more"
         except OSError as error:
             output = "the lines of --json" if stdout_error() is None else "to standard output"

@@ -24,7 +24,7 @@ from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.contracts import Spec
 from effedge.deploy.common.files import write_json
 from effedge.deploy.common.messages import track
-from effedge.deploy.common.paths import output_file
+from effedge.deploy.common.paths import json_file
 
 if TYPE_CHECKING:
     from effedge.deploy.image.classification import Classification
@@ -73,7 +73,7 @@ def main() -> None:
     )
     parser.add_argument("--data", metavar="DATA", required=True, help="annotated images (see above), or digits")
     parser.add_argument("--images", metavar="DIR", type=Path, help="folder of the images, if it is not beside DATA")
-    parser.add_argument("--json", metavar="FILE", type=output_file, help="write all figures to this file")
+    parser.add_argument("--json", metavar="FILE", type=json_file, help="write all figures to this file")
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N images")
     parser.add_quiet()
     args = parser.parse_args()

@@ -25,7 +25,8 @@ from effedge.calibration.ranges.source import load_samples
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.files import read_json, write_json
 from effedge.deploy.common.messages import messages_to_stderr
-from effedge.deploy.common.paths import output_file, output_folder
+from effedge.deploy.common.outputs import is_stream
+from effedge.deploy.common.paths import json_file, output_folder
 from effedge.deploy.runtime.manifest import read_manifest
 from effedge.engines.build import make_engine
 from effedge.engines.build_options import NO_INT8, BuildOptions
@@ -184,7 +185,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=output_folder, default=Path("build"), help="folder of all artefacts (%(default)s)"
     )
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the rows to this file")
+    parser.add_argument("--json", type=json_file, metavar="FILE", help="write the rows to this file")
     parser.add_quiet()
     arguments = parser.parse_args()
     target = TARGETS[choose("target", arguments.target, TARGETS)]
@@ -196,6 +197,8 @@ def main() -> None:
     for case in cases(models, target):
         with messages_to_stderr():  # the stages' lines are progress here
             rows.append(build(case, target, arguments.out / "builds"))
-        if arguments.json is not None:  # after every case, as the next takes minutes
+        if arguments.json is not None and not is_stream(arguments.json):  # after every case, as the next takes minutes
             write_json(arguments.json, [asdict(row) for row in rows])
     print(markdown(rows))
+    if arguments.json is not None and is_stream(arguments.json):
+        write_json(arguments.json, [asdict(row) for row in rows])

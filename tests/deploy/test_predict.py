@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -249,6 +250,35 @@ def test_outputs_that_cannot_be_written(build, images, tmp_path):
     check_error(predict(engine, images, "--json", tmp_path), "is a folder")
     (tmp_path / "out" / "a.png").mkdir(parents=True)
     check_error(predict(engine, images, "--out", tmp_path / "out"), "a.png", "is a folder")
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+def test_json_on_standard_output_is_all_that_comes_there(build, images, tmp_path, name):
+    engine = build()
+    done = predict(engine, images, "--json", name, "--out", tmp_path / "out", cwd=tmp_path)
+    assert done.returncode == 0 and [len(record["detections"]) for record in json.loads(done.stdout)] == [1, 2, 0]
+    assert "3 images, median" in done.stderr and f"{images}/a.png: " in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"engine", "images", "out"}
+    done = predict(engine, images, "--json", "./-", cwd=tmp_path)
+    assert "3 images, median" in done.stdout and json.loads((tmp_path / "-").read_text())
+
+
+def test_standard_output_that_is_full_or_closed_is_one_line(build, images):
+    words = [sys.executable, "-m", "effedge", "predict", str(build()), str(images), "-q", "--json", "-"]
+    for redirection, reason in ((">/dev/full", "No space left on device"), (">&-", "closed")):
+        script = " ".join(map(shlex.quote, words)) + " " + redirection
+        done = subprocess.run(script, shell=True, cwd=str(ROOT), stderr=subprocess.PIPE, text=True)
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert done.returncode == 2 and len(errors) == 1 and reason in errors[0] and "Traceback" not in done.stderr
+
+
+def test_a_loop_of_links_as_an_output_is_one_line(build, images, tmp_path):
+    engine = build()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").symlink_to("a.png")
+    for option, path in (("--json", "loop"), ("--out", "loop"), ("--out", "out")):
+        check_error(predict(engine, images, option, tmp_path / path), "cannot write", "symbolic links")
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")

@@ -16,10 +16,10 @@ import pytest
 from effedge.commands import COMMANDS
 from effedge.deploy import latency_test
 from effedge.deploy.common.cli import Parser
-from effedge.deploy.common.paths import output_file, output_folder, output_path
+from effedge.deploy.common.paths import json_file, output_file, output_folder, output_path
 from tests.read_only_mount import read_only as read_only
 
-OUTPUT_TYPES = (output_file, output_folder, output_path)
+OUTPUT_TYPES = (output_file, output_folder, output_path, json_file)
 # Arguments whose type is a path, and which are read; "baseline" is written with --record.
 INPUTS = {
     "baseline", "bundle", "calibration", "data", "engine", "engines", "fallback", "figures", "float", "float_model",
@@ -66,6 +66,19 @@ def test_the_commands_that_write_are_found():
     assert len([name for name in COMMANDS if outputs_of(name)]) >= 25
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_json_goes_to_standard_output_and_no_other_output_does(name, call_main, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main = importlib.import_module(COMMANDS[name].module).main
+    for action in outputs_of(name):
+        assert (action.type is json_file) == (action.dest == "json")
+        if action.type is not json_file:
+            status, out, error = call_main(main, action.option_strings[-1], "-")
+            assert (status, out, error.count("\n")) == (2, "", 1)
+            assert "'-' was given" in error and "only --json" in error
+    assert not os.listdir(tmp_path)
+
+
 PATHS = {
     "/proc/x/y": "No such file or directory ('/proc')",
     "/dev/full/x": "Not a directory ('/dev/full')",
@@ -110,7 +123,7 @@ def test_a_folder_is_no_file_and_a_file_no_folder(name, call_main, tmp_path):
     main = importlib.import_module(COMMANDS[name].module).main
     for action in outputs_of(name):
         if action.type is not output_path:
-            odd = "folder" if action.type is output_file else "file"
+            odd = "folder" if action.type in (output_file, json_file) else "file"
             status, out, error = call_main(main, action.option_strings[-1], tmp_path / odd)
             assert (status, out, error.count("\n")) == (2, "", 1)
             assert "cannot write " in error and f"a {odd}" in error

@@ -25,7 +25,8 @@ from pathlib import Path
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.files import write_json
 from effedge.deploy.common.messages import log, messages_to_stderr
-from effedge.deploy.common.paths import output_file, output_folder
+from effedge.deploy.common.outputs import is_stream
+from effedge.deploy.common.paths import json_file, output_folder
 from effedge.pipeline.datasets.read import read_data
 from effedge.pipeline.export.heads.table import HEADS_HELP
 from effedge.pipeline.models.tables import SIZE_HELP, parse_size
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=output_folder, default=Path("build"), help="folder of all artefacts (%(default)s)"
     )
-    parser.add_argument("--json", metavar="FILE", type=output_file, help="write all figures to this file")
+    parser.add_argument("--json", metavar="FILE", type=json_file, help="write all figures to this file")
     parser.add_argument("--limit", metavar="N", type=int, help="evaluate on the first N images only")
     add_own_row(parser)
     parser.add_quiet()
@@ -64,9 +65,11 @@ def main() -> None:
         # The builders' lines go to stderr with the rest of the progress.
         with messages_to_stderr():
             rows += measure(case, out=arguments.out, peers=peers, limit=arguments.limit)
-        if arguments.json is not None:  # after every case, as the next takes minutes
+        if arguments.json is not None and not is_stream(arguments.json):  # after every case, as the next takes minutes
             write_json(arguments.json, rows)
     print(markdown(rows))
+    if arguments.json is not None and is_stream(arguments.json):
+        write_json(arguments.json, rows)
 
 
 def add_own_row(parser: argparse.ArgumentParser) -> None:

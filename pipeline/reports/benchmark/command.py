@@ -17,7 +17,7 @@ from pathlib import Path
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.files import write_json
 from effedge.deploy.common.messages import messages_to_stderr
-from effedge.deploy.common.paths import output_file, output_folder
+from effedge.deploy.common.paths import json_file, output_file, output_folder
 from effedge.deploy.timing.gpu_facts import gpus
 from effedge.deploy.timing.machine import machine, versions
 from effedge.engines.gpu import first_gpu
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=output_folder, default=Path("build"), help="folder of all artefacts (%(default)s)"
     )
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write all latencies to this file")
+    parser.add_argument("--json", type=json_file, metavar="FILE", help="write all latencies to this file")
     parser.add_argument(
         "--plot", type=output_file, metavar="FILE.png", help="draw medians and spread (needs matplotlib)"
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.files import check_output_path, write_json
-from effedge.deploy.common.paths import output_file, output_folder
+from effedge.deploy.common.paths import json_file, output_file, output_folder
 from effedge.deploy.latency import PACKAGES
 from effedge.deploy.timing.machine import cores, machine, versions
 from effedge.engines.targets import PRECISIONS, TARGETS, Target, check_buildable_here, resolve_target, runs_here
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=output_folder, default=Path("build"), help="engines go to its folder choose (%(default)s)"
     )
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the table to this file")
+    parser.add_argument("--json", type=json_file, metavar="FILE", help="write the table to this file")
     parser.add_argument("--plot", type=output_file, metavar="FILE.png", help="draw it (needs matplotlib)")
     parser.add_quiet()
     arguments = parser.parse_args()

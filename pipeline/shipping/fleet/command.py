@@ -29,7 +29,7 @@ from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.files import check_output_path, sha256, write_json
 from effedge.deploy.common.locks import locked
 from effedge.deploy.common.messages import log
-from effedge.deploy.common.paths import output_file
+from effedge.deploy.common.paths import json_file
 from effedge.pipeline.shipping.push import KEY_HELP, SUFFIX, names_there
 from effedge.pipeline.shipping.trust import as_pem, public_of, sign_or_check
 
@@ -61,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tolerance", type=float, metavar="PERCENT", help=tolerance)
     parser.add_argument("--key", type=Path, metavar="FILE", help=KEY_HELP)
     parser.add_argument(
-        "--json", type=output_file, metavar="FILE", help="the result (default: build/fleet-INVENTORY.json)"
+        "--json", type=json_file, metavar="FILE", help="the result (default: build/fleet-INVENTORY.json)"
     )
     parser.add_quiet()
     arguments = parser.parse_args()

@@ -69,6 +69,21 @@ def test_a_fifo_is_written_to(tmp_path):
     assert read == ["new"] and stat.S_ISFIFO(os.stat(str(tmp_path / "fifo")).st_mode)
 
 
+def test_a_reader_that_takes_a_part_and_leaves_is_no_error(tmp_path):
+    os.mkfifo(str(tmp_path / "fifo"))
+    read = []
+
+    def leave():
+        with (tmp_path / "fifo").open() as file:
+            read.append(file.read(3))
+
+    reader = threading.Thread(target=leave)
+    reader.start()
+    write_json(tmp_path / "fifo", "x" * (1 << 20))  # more than a pipe holds
+    reader.join(10)
+    assert read == ['"xx']
+
+
 @pytest.mark.parametrize("place", ["pipe", "file"])
 def test_dev_stdout_is_standard_output_in_its_order_whatever_it_is(tmp_path, place):
     stdout = tmp_path / "stdout"  # as /dev/stdout
