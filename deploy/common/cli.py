@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import difflib
 import errno
+import math
 import os
 import select
 import signal
@@ -41,6 +42,7 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **kwargs)
         self.register("type", Path, parse_path)  # of every argument whose type is Path
+        self.register("type", float, parse_finite)
 
     def parse_args(self, args=None, namespace=None):
         """Parses the arguments as argparse does. Where a shell asks for completions, prints these and exits instead.
@@ -77,6 +79,19 @@ def parse_path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("'' was given, expected a path")
     return Path(text)
+
+
+def parse_finite(text: str) -> float:
+    """Parses an argument that is a number. Raises ArgumentTypeError for NaN and infinity, which pass comparisons that
+    are to refuse them, and mostly come of a script's own division.
+
+    >>> parse_finite("1e-3")
+    0.001
+    """
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"'{text}' was given, expected a finite number")
+    return value
 
 
 def number_within(text: str, most: float, expected: str) -> float:
@@ -161,7 +176,7 @@ def discard(stream: Any) -> None:
 
 def stdout_error() -> Optional[OSError]:
     """Returns the reason why standard output cannot be written, such as a reader that has enough; None if it can."""
-    stdout = sys.__stdout__ if sys.stdout is sys.stderr else sys.stdout  # while --json goes there
+    stdout: Any = sys.__stdout__ if sys.stdout is sys.stderr else sys.stdout  # while --json goes there
     try:
         stdout.flush()  # what could not be written is still held, and fails again
         descriptor = stdout.fileno()

@@ -94,6 +94,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not 0 <= arguments.margin <= 1:
         raise UserError(f"--margin {arguments.margin}: expected 0 to 1")
+    if arguments.smallest < 0:
+        raise UserError(f"--smallest {arguments.smallest}: expected 0 or more pixels")
     with line_by_line():
         data = check_data(arguments.data, arguments.images, unreadable=KEEP).data
     if data.task != "detection":

@@ -79,6 +79,17 @@ def test_json_goes_to_standard_output_and_no_other_output_does(name, call_main, 
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_number_that_is_not_finite_is_one_line(name, call_main):
+    main = importlib.import_module(COMMANDS[name].module).main
+    for action in arguments_of(name):
+        for text in ("nan", "inf", "1e999") if action.type is float else ():
+            option = [action.option_strings[-1], *["1"] * ((action.nargs or 1) - 1), text]
+            status, out, error = call_main(main, *option)
+            assert (status, out, error.count("\n")) == (2, "", 1)
+            assert f"'{text}' was given, expected a finite number" in error
+
+
 PATHS = {
     "/proc/x/y": "No such file or directory ('/proc')",
     "/dev/full/x": "Not a directory ('/dev/full')",

@@ -47,6 +47,8 @@ def test_small_objects_are_left_out_and_what_is_no_place_or_data_is_one_line(mon
         run_main(monkeypatch, folders, "--out", tmp_path / "other")
     with pytest.raises(UserError, match="--margin 2.0"):
         run_main(monkeypatch, path, "--out", tmp_path / "other", "--margin", 2)
+    with pytest.raises(UserError, match="--smallest -3.0"):
+        run_main(monkeypatch, path, "--out", tmp_path / "other", "--smallest", -3)
 
 
 def test_an_image_that_cannot_be_read_is_listed_at_the_end_and_the_others_are_cut(monkeypatch, capsys, tmp_path):

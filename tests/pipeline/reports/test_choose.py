@@ -197,7 +197,7 @@ def test_where_none_fits_it_says_so(monkeypatch, capsys):
     ("words", "said"),
     [
         (["--latency", "0"], "expected milliseconds above 0"),
-        (["--latency", "nan"], "expected milliseconds above 0"),
+        (["--latency", "nan"], "expected a finite number"),
         ([], "--latency"),
         (["--latency", "30", "--task", "detect"], "did you mean 'detection'"),
         (["--latency", "30", "--precision", "fp8"], "unknown precision"),

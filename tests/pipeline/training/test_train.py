@@ -200,7 +200,6 @@ def test_an_init_that_fits_nowhere_is_refused(monkeypatch, tmp_path, folders):
         (["b0", "--size", "64x96", "--data", "digits"], "the digits' crops are square"),
         (["b0", "--batch", 1], "--batch 1: expected 2 or more"),
         (["b0", "--steps", 0], "--steps 0: expected 1 or more"),
-        (["b0", "--rate", "nan"], "--rate nan"),
         (["b0", "--freeze-norm"], "give it with --init"),
         (["b0", "--drop-connect", 1], "--drop-connect 1.0"),
         (["b0", "--data", "nowhere"], "data 'nowhere' does not exist"),
