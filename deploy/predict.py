@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence,
 
 from effedge.deploy.common.cli import STDOUT, Parser, UserError, number_within
 from effedge.deploy.common.files import atomic_file, atomic_files
-from effedge.deploy.common.messages import log
+from effedge.deploy.common.messages import log, printable
 from effedge.deploy.common.paths import json_file, output_path
 from effedge.deploy.runtime.manifest import parse_manifest
 from effedge.deploy.runtime.selection import MAX_DETECTIONS, THRESHOLD
@@ -200,7 +200,7 @@ def predict(
                 result.save(drawings[path], image)
             records.append({"image": str(path), **result.to_dict()})
             if not quiet:
-                print(f"{path}: {summary(records[-1])}", flush=True)
+                print(f"{printable(str(path))}: {summary(records[-1])}", flush=True)
     if records:
         count = f"{len(records)} images" if len(records) > 1 else "1 image"
         print(f"{count}, median {np.median(milliseconds):.1f} ms an image (reading, resizing, engine, selection)")

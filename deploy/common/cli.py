@@ -18,7 +18,7 @@ import threading
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NoReturn, Optional
 
-from effedge.deploy.common.messages import hide_progress, show_messages
+from effedge.deploy.common.messages import hide_progress, printable, show_messages
 
 EXIT_USER_ERROR = 2
 EXIT_SIGNAL = 128  # and the signal's number, as in a shell
@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USER_ERROR, f"error: {' '.join(message.split())} (--help lists the options)\n")
+        self.exit(EXIT_USER_ERROR, f"error: {printable(' '.join(message.split()))} (--help lists the options)\n")
 
 
 def parse_path(text: str) -> Path:
@@ -204,7 +204,7 @@ def is_left(descriptor: int) -> bool:
 def say(line: str) -> None:
     """Prints a line to standard error, if that can be written."""
     try:
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
     except OSError:
         discard(sys.stderr)
 

@@ -19,6 +19,19 @@ log = logging.getLogger("effedge")
 _progress = logging.getLogger("effedge.progress")  # its `disabled` is whether -q was given
 LINES = "EFFEDGE_PROGRESS"
 SECONDS_BETWEEN_LINES = 10.0
+# Characters that a terminal takes as commands (C0 and C1, ECMA-48), that begin a line, or that turn the direction of
+# writing (Unicode 15.0, sections 5.8 and 23.2), each with what is printed in its place.
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+CONTROLS.update({code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))})
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Replaces a text's control characters, but those to `keep`, so that no class's or file's name commands a terminal.
+
+    >>> printable("a" + chr(27) + "[2J")
+    'a\\\\x1b[2J'
+    """
+    return text.translate({code: escape for code, escape in CONTROLS.items() if chr(code) not in keep})
 
 
 class MessageHandler(logging.Handler):
@@ -29,12 +42,13 @@ class MessageHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr if self.to_stderr or record.levelno >= logging.WARNING else sys.stdout
+        message = printable(record.getMessage(), keep="\n\t")
         tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
         if tqdm is not None:
-            tqdm.write(record.getMessage(), file=stream)
+            tqdm.write(message, file=stream)
             stream.flush()
         else:
-            print(record.getMessage(), file=stream, flush=True)
+            print(message, file=stream, flush=True)
 
 
 def show_messages() -> MessageHandler:

@@ -3,6 +3,8 @@
 from collections import Counter
 from typing import TYPE_CHECKING, List, TypedDict, Union
 
+from effedge.deploy.common.messages import printable
+
 if TYPE_CHECKING:
     from effedge.deploy.image.classification import Classification
     from effedge.deploy.image.detections import Detections
@@ -47,6 +49,6 @@ def summary(record: Record) -> str:
     """Returns a record in a few words: "2 x cat, 1 x dog", or a classifier's best class and its probability."""
     if "classes" in record:
         best = record["classes"][0]
-        return f"{best['label']} ({best['score']:.2f})"
+        return f"{printable(best['label'])} ({best['score']:.2f})"
     counts = Counter(detection["label"] for detection in record["detections"])
-    return ", ".join(f"{count} x {label}" for label, count in counts.most_common()) or "nothing"
+    return ", ".join(f"{count} x {printable(label)}" for label, count in counts.most_common()) or "nothing"

@@ -19,7 +19,7 @@ from PIL import Image
 
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.files import atomic_folder
-from effedge.deploy.common.messages import log, track
+from effedge.deploy.common.messages import log, printable, track
 from effedge.deploy.common.paths import output_folder
 from effedge.deploy.common.scratch import shortened
 from effedge.deploy.image.files import open_image
@@ -103,7 +103,7 @@ def main() -> None:
     with atomic_folder(arguments.out) as temporary:
         counts, unread = write_crops(data, temporary, arguments.margin, arguments.smallest)
     for label, count in zip(data.labels, counts, strict=True):
-        print(f"{label}: {count}")
+        print(f"{printable(str(label))}: {count}")
     print(arguments.out, flush=True)
     for line in unread:
         log.warning(f"error: {line}")

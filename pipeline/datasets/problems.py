@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.messages import printable
 
 
 class BrokenData(UserError):
@@ -54,5 +55,5 @@ def line_by_line() -> Iterator[None]:
         yield
     except BrokenData as error:
         for line in error.lines[:-1]:
-            print(f"error: {' '.join(line.split())}", file=sys.stderr)
+            print(printable(f"error: {' '.join(line.split())}"), file=sys.stderr)
         raise UserError(error.lines[-1]) from None

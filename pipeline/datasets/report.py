@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from effedge.deploy.common.cli import Parser
+from effedge.deploy.common.messages import printable
 from effedge.pipeline.datasets.anchor_fit import (
     GAIN,
     Anchors,
@@ -119,4 +120,4 @@ def main() -> None:
         input_size(check_model(arguments.model), arguments.size)
     with line_by_line():
         checked = check_data(arguments.data, arguments.images, arguments.model)
-    print("\n".join(report(checked, arguments.model, arguments.size)))
+    print("\n".join(map(printable, report(checked, arguments.model, arguments.size))))

@@ -23,7 +23,7 @@ import numpy as np
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.contracts import Spec
 from effedge.deploy.common.files import write_json
-from effedge.deploy.common.messages import track
+from effedge.deploy.common.messages import printable, track
 from effedge.deploy.common.paths import json_file
 
 if TYPE_CHECKING:
@@ -250,8 +250,9 @@ def table(result: Evaluation) -> str:
     lines += [f"  {name:<10}{as_text(value)}" for name, value in result["figures"].items()]
     classes = result.get("per_class", {})
     if classes:
-        width = max(map(len, classes)) + 2
-        cells = [f"{label:<{width}}{as_text(value)}" for label, value in classes.items()]
+        labels = [printable(label) for label in classes]
+        width = max(map(len, labels)) + 2
+        cells = [f"{label:<{width}}{as_text(value)}" for label, value in zip(labels, classes.values(), strict=True)]
         lines.append("AP by class")
         lines += ["  " + "   ".join(cells[start : start + COLUMNS]) for start in range(0, len(cells), COLUMNS)]
     return "\n".join(lines)

@@ -241,6 +241,17 @@ def test_some_classes_and_a_largest_number_of_detections(build, images):
     check_error(predict(engine, images, "--max-detections", "0"), "--max-detections", "from 1 on")
 
 
+def test_names_that_would_command_a_terminal_are_escaped_and_each_image_has_one_line(build, tmp_path):
+    engine = build(labels=["red\x1b[2J", "gr\neen", "blue"])
+    source = tmp_path / "a\x1b[2J\nb.png"
+    Image.fromarray(scene(red=(0, 0, 60, 60), green=(80, 0, 128, 60))).save(source)
+    done = predict(engine, source, "--json", tmp_path / "found.json")
+    assert done.stdout.splitlines()[0] == f"{tmp_path}/a\\x1b[2J\\x0ab.png: 1 x red\\x1b[2J, 1 x gr\\x0aeen"
+    [record] = json.loads((tmp_path / "found.json").read_text())
+    assert record["image"] == str(source) and record["detections"][0]["label"] == "red\x1b[2J"
+    check_error(predict(engine, source, "--classes", "\x1b[2J"), "unknown class")
+
+
 def test_outputs_that_cannot_be_written(build, images, tmp_path):
     engine = build()
     (tmp_path / "file").write_text("")

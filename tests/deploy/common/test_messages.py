@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from effedge.deploy.common import messages
-from effedge.deploy.common.messages import LINES, LineBar, log, messages_to_stderr, silence, track
+from effedge.deploy.common.messages import LINES, LineBar, log, messages_to_stderr, printable, silence, track
 
 
 @pytest.fixture
@@ -30,6 +30,12 @@ def test_within_messages_to_stderr_standard_output_is_for_the_result_alone(capsy
         log.info("made it")
     log.info("again")
     assert capsys.readouterr() == ("again\n", "made it\n")
+
+
+def test_a_name_commands_no_terminal(capsys):
+    log.warning("note: the class \x1b[2J\u202egod\x9b2J\r\nand\tmore")
+    assert capsys.readouterr().err == "note: the class \\x1b[2J\\u202egod\\x9b2J\\x0d\nand\tmore\n"
+    assert printable("a\nb\u2028c é日") == "a\\x0ab\\u2028c é日"
 
 
 def test_silence_keeps_warnings_and_ends_with_its_block(capsys, monkeypatch):

@@ -219,3 +219,8 @@ def test_at_most_ten_images_are_listed(caplog):
     assert len(caplog.messages) == 12
     assert caplog.messages[-2:] == ["error: and 15 more like these",
                                     "error: 25 of 30 images could not be read; the others are done"]  # fmt: skip
+
+
+def test_a_classs_name_commands_no_terminal():
+    result = {"model": "m", "data": "d", "images": 1, "seconds": 1.0, "figures": {}, "per_class": {"a\x1b[2J": 0.5}}
+    assert table(result).splitlines()[-1] == "  a\\x1b[2J  0.5000"
