@@ -8,9 +8,9 @@ Where an output's path leads decides what is done:
 
 1. a regular file, or nothing: the file is replaced. A link is followed, and stays.
 2. a character device or a fifo (/dev/null, /dev/stdout, a shell's >(...)): the content is written into it.
-3. a folder, for an output that is a folder: it is replaced if it is empty or effedge's own. Its own are those with a
-   manifest.json of an engine, with a stage's record beside them (engines/stage.py), or with MARK, which lists all names
-   that effedge has put there.
+3. a folder, for an output that is a folder: it is replaced if it is empty or effedge's own. Its own are those in which
+   an engine's manifest.json, or else MARK, lists all names, and those without a manifest.json beside which a stage's
+   record stands (engines/stage.py).
 4. anything else is refused.
 """
 
@@ -31,6 +31,7 @@ from effedge.deploy.common.cli import UserError, stdout_error
 from effedge.deploy.common.scratch import EARLIER, make_folders, remove_empty, scratch_folder
 
 MANIFEST, MANIFEST_FIELDS = "manifest.json", ("format", "spec", "backend", "files")  # of an engine
+LOGS = ("build.log", "first-build.log")  # of an engine's folder; its manifest does not list what nothing reads
 RECORD_FIELDS = ("key", "sha256", "peak_mib")  # of a stage, in NAME.json beside its artefact NAME
 MARK = ".effedge.json"
 MOST_LINKS = 40  # that Linux follows in a path
@@ -243,10 +244,10 @@ def check_replaceable(folder: Path, shown: Path) -> None:
         return
     if not folder.is_dir():
         raise UserError(f"cannot write the folder '{shown}': a file is there; choose another place")
-    if is_engine(folder) or is_recorded(folder):
+    if not is_engine(folder) and is_recorded(folder):
         return
     with explain_os_error(shown):
-        listed = read_dict(folder / MARK).get("files")
+        listed = listed_names(folder)
         present = sorted(os.listdir(str(folder))) if listed is None else names_in(folder)
     foreign = sorted(set(present).difference(listed or ()))
     if foreign:
@@ -254,6 +255,15 @@ def check_replaceable(folder: Path, shown: Path) -> None:
             f"the folder '{shown}' would be replaced, and effedge did not write what is in it ('{foreign[0]}'): "
             "choose another place, or move it away"
         )
+
+
+def listed_names(folder: Path) -> Optional[List[str]]:
+    """Returns the names that effedge has put into a folder, as the folder says itself; None if it does not."""
+    engine = is_engine(folder)
+    files = read_dict(folder / (MANIFEST if engine else MARK)).get("files")
+    if not isinstance(files, (list, dict)):
+        return [] if engine else None
+    return [name for name in files if isinstance(name, str)] + ([MANIFEST, *LOGS] if engine else [])
 
 
 def is_engine(folder: Path) -> bool:

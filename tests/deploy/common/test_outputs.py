@@ -134,12 +134,27 @@ def test_only_an_empty_or_own_folder_is_replaced(tmp_path):
     (tmp_path / "engine").mkdir()
     (tmp_path / "engine" / "manifest.json").write_text(json.dumps(MANIFEST))
     put_folder(tmp_path / "engine")
+    engine = tmp_path / "engine-with-notes"
+    engine.mkdir()
+    (engine / "manifest.json").write_text(json.dumps({**MANIFEST, "files": {"engine.bin": ""}}))
+    for name in ("engine.bin", "build.log", "notes.txt"):
+        (engine / name).write_text("")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"effedge did not write what is in it \('notes.txt'\)"):
+            put_folder(engine)
+        (tmp_path / "engine-with-notes.json").write_text('{"key": {}, "sha256": "", "peak_mib": 1}')  # a stage's record
+    (engine / "notes.txt").unlink()
+    put_folder(engine)
     for name, content in (("photographs", "a.jpg"), ("website", "manifest.json"), ("checkout", ".git")):
         (tmp_path / name).mkdir()
         (tmp_path / name / content).write_text("{}")
         with pytest.raises(UserError, match="would be replaced"):
             put_folder(tmp_path / name)
         assert (tmp_path / name / content).read_text() == "{}"
+    for files in (5, [["a"]], None, {"a": 1}):
+        (tmp_path / "website" / MARK).write_text(json.dumps({"files": files}))
+        with pytest.raises(UserError, match="would be replaced"):
+            put_folder(tmp_path / "website")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="a file is there"):
         put_folder(tmp_path / "file")
