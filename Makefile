@@ -142,7 +142,7 @@ summary: $(INSTALLED) ## print MODEL's stages, shapes, parameters and FLOPs
 .PHONY: predict evaluate report demo serve
 predict: $(INSTALLED) ## run ENGINE (a folder) on SOURCE (image, folder, video, camera); detections are drawn into predictions/
 	$(EFFEDGE) predict "$$ENGINE" "$$SOURCE" \
-	  $$(grep -qs '"task": "detection"' "$$ENGINE/manifest.json" && echo --out predictions)
+	  $$(grep -qs '"task": "detection"' -- "$$ENGINE/manifest.json" && echo --out predictions)
 evaluate: $(INSTALLED) ## measure COCO AP or top-1 and top-5 of ENGINE on DATA (default: the digits)
 	$(EFFEDGE) evaluate "$$ENGINE" --data "$${DATA:-digits}"
 report: $(INSTALLED) ## compare ENGINE's folders on DATA in one HTML file, OUT/report.html (default: on the digits)

@@ -43,6 +43,14 @@ def test_a_detectors_images_are_drawn_and_a_classifiers_cannot_be(asked, tmp_pat
     assert words == ["predict", str(tmp_path), "a.jpg", *drawn]
 
 
+def test_an_engine_whose_name_begins_with_a_dash_is_no_option_of_another_program(asked, tmp_path) -> None:
+    done = subprocess.run(
+        ["make", "-sC", str(ROOT), f"BIN={tmp_path / 'bin'}", "INSTALLED=", "predict", "ENGINE=-$", "SOURCE=a.jpg"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["predict", "-$", "a.jpg"] and done.stderr == ""
+
+
 def test_a_variable_that_does_not_exist_is_an_error_with_the_nearest_name() -> None:
     done = subprocess.run(["make", "engine", "PRECISON=fp32"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""
