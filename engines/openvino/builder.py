@@ -13,6 +13,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import BackendDescription, SwishEntry
 from effedge.deploy.common.messages import track
+from effedge.deploy.common.outputs import disk_reason
 from effedge.deploy.native.cpu_blocks.blocks import load_cpu_blocks
 from effedge.deploy.runtime.openvino_backend import OpenVinoEngine, compile_model
 from effedge.deploy.timing.machine import cores
@@ -82,6 +83,8 @@ def build(ov: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
             compiled = compile_model(core, folder / ENGINE, config, blocks and blocks.description.output_shapes)
             bar.update()
         except RuntimeError as error:
+            if disk_reason(error) is not None:  # of the folder, not of the model: atomic_folder says it
+                raise
             raise RefusedError(f"OpenVINO cannot build '{request.onnx}': {last_lines(error)}") from error
     backend: BackendDescription = {"name": "openvino", "version": ov.__version__, "config": config}
     if blocks is not None:

@@ -232,3 +232,14 @@ def test_fp32_of_a_model_with_float16_ends_has_casts_in_f16(tmp_path):
     manifest = read_manifest(tmp_path / "engine")
     assert manifest["precision"]["convolutions"] == {"f32": 1} and manifest["precision"]["not_built"] == []
     assert {each["dtype"] for each in (*manifest["inputs"], *manifest["outputs"])} == {"float16"}
+
+
+def test_a_disk_that_fails_while_openvino_writes_is_an_error_and_no_reason_for_another_backend(tmp_path, monkeypatch):
+    def save_model(*_, **__):
+        raise RuntimeError("basic_ios::clear: iostream error")  # OpenVINO's, for EIO and ENOSPC
+
+    monkeypatch.setattr(ov, "save_model", save_model)
+    onnx = graphs.network(tmp_path / "model.onnx", quantized=True)
+    with pytest.raises(UserError, match="cannot write .*the disk is full or fails"):
+        make_engine(onnx, tmp_path / "engine", precision="int8", target=CPU)
+    assert not (tmp_path / "engine").exists()
