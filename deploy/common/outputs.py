@@ -46,7 +46,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 # What comes in place of an OSError with a number: from C++ (OpenVINO's std::ofstream, PyTorch) and shutil.copytree.
 STREAM_ERRORS = (
     "iostream error", "basic_ios::clear", "No space left on device", "Input/output error", "file write failed",
-    "failed writing", "inline_container",
+    "failed writing", "inline_container", "Can't open xml file", "Can't open bin file",
 )  # fmt: skip
 
 
