@@ -38,9 +38,9 @@ from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import CalibrationReport, SensitivityRow
 
 SQNR_RUNS = 8
-# How the weights were rounded: to the nearest, or in one of the ways of correct.py (with the biases or without, or
-# refitted), and what part of the output error each of these must save. Rounding moves a weight by a step at most, and is
-# better on other samples more often than on the few of a trial; the refit moves them further, so that what it saves
+# How the weights were rounded: to the nearest, or in one of the ways of correct.py (with the biases, without them, or
+# refitted), and what part of the output error each of these must save. Rounding moves a weight by a step at most, and
+# is better on other samples more often than on the few of a trial; the refit moves them further, so that what it saves
 # there may be chance.
 NEAREST, ROUNDED, WEIGHTS, REFITTED = "none", "rounded", "weights rounded", "refitted"
 LEAST_GAIN = {ROUNDED: 0.0, WEIGHTS: 0.0, REFITTED: 0.1}

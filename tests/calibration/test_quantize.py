@@ -265,7 +265,11 @@ def test_a_correction_that_does_harm_is_not_taken(
     ("judges_detections", "tried"), [(True, [(False, True), (False, False)]), (False, [(False, True), (True, True)])]
 )
 def test_a_detectors_weights_are_not_refitted_and_its_biases_may_stay(
-    judges_detections: bool, tried: list[tuple[bool, bool]], load: Load, samples: Samples, monkeypatch: pytest.MonkeyPatch
+    judges_detections: bool,
+    tried: list[tuple[bool, bool]],
+    load: Load,
+    samples: Samples,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen = list[tuple[bool, bool]]()
     monkeypatch.setattr(Trials, "judges_detections", judges_detections)
