@@ -225,6 +225,10 @@ docs: $(INSTALLED) $(VENV)/.installed-docs ## build the documentation as a site,
 
 .PHONY: clean
 clean: ## remove what was built, but not the environment
-	test ! -d "$$OUT" || case "$$(pwd -P)/" in "$$(cd -- "$$OUT" 2>/dev/null && pwd -P)"/*) \
-	  echo "error: OUT '$$OUT' holds this checkout: it is not removed" >&2; exit 2;; esac
+	test -e "$$OUT" || exit 0; \
+	test ! -d "$$OUT" || case "$$(pwd -P)/" in "$$(cd -- "$$OUT" && pwd -P)"/*) \
+	  echo "error: OUT '$$OUT' holds this checkout: it is not removed" >&2; exit 2;; esac; \
+	built=$$(cd -- "$$OUT" 2>/dev/null && find . -maxdepth 2 -name source.txt); \
+	test -n "$$built" || rmdir -- "$$OUT" 2>/dev/null || \
+	  { echo "error: OUT '$$OUT' has no model's folder (with a source.txt): it is not removed" >&2; exit 2; }; \
 	rm -rf -- "$$OUT"

@@ -120,6 +120,7 @@ def test_a_value_reaches_the_command_as_it_is(tmp_path) -> None:
 
 def test_clean_removes_its_folder_and_never_the_checkout(tmp_path) -> None:
     (tmp_path / "out" / "x").mkdir(parents=True)
+    (tmp_path / "out" / "x" / "source.txt").touch()
     subprocess.run(["make", "-s", "clean", f"OUT={tmp_path}/out"], cwd=ROOT, check=True)
     subprocess.run(["make", "-s", "clean", f"OUT={tmp_path}/out"], cwd=ROOT, check=True)
     assert not (tmp_path / "out").exists()
@@ -128,3 +129,15 @@ def test_clean_removes_its_folder_and_never_the_checkout(tmp_path) -> None:
     for out in (".", "..", str(tmp_path)):
         done = subprocess.run(["make", "-s", "clean", f"OUT={out}"], cwd=tmp_path / "copy", capture_output=True)
         assert done.returncode == 2 and (tmp_path / "copy" / "Makefile").exists()
+
+
+def test_clean_removes_no_folder_or_file_of_others(tmp_path) -> None:
+    (tmp_path / "notes" / "deep" / "deeper").mkdir(parents=True)
+    (tmp_path / "notes" / "deep" / "deeper" / "source.txt").touch()
+    (tmp_path / "mine.pth").touch()
+    (tmp_path / "empty").mkdir()
+    for name, status in (("notes", 2), ("mine.pth", 2), ("empty", 0)):
+        words = ["make", "-s", "clean", f"OUT={tmp_path / name}"]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == status and ("it is not removed" in done.stderr) == bool(status)
+        assert (tmp_path / name).exists() == bool(status)
