@@ -9,8 +9,8 @@ Where an output's path leads decides what is done:
 1. a regular file, or nothing: the file is replaced. A link is followed, and stays.
 2. a character device or a fifo (/dev/null, /dev/stdout, a shell's >(...)): the content is written into it.
 3. a folder, for an output that is a folder: it is replaced if it is empty or effedge's own. Its own are those in which
-   an engine's manifest.json, or else MARK, lists all names, and those without a manifest.json beside which a stage's
-   record stands (engines/stage.py).
+   an engine's manifest.json or MARK lists all names, and those without a manifest.json beside which a stage's record
+   stands (engines/stage.py).
 4. anything else is refused.
 """
 
@@ -229,7 +229,7 @@ def atomic_folder(path: Union[str, Path]) -> Iterator[Path]:
         temporary = scratch / "new"
         temporary.mkdir()
         yield temporary
-        if not is_engine(temporary):
+        if foreign_names(temporary) or not is_engine(temporary):
             (temporary / MARK).write_text(json.dumps({"files": names_in(temporary)}) + "\n", encoding="utf-8")
         for file in temporary.rglob("*"):
             if file.is_file():
@@ -247,9 +247,7 @@ def check_replaceable(folder: Path, shown: Path) -> None:
     if not is_engine(folder) and is_recorded(folder):
         return
     with explain_os_error(shown):
-        listed = listed_names(folder)
-        present = sorted(os.listdir(str(folder))) if listed is None else names_in(folder)
-    foreign = sorted(set(present).difference(listed or ()))
+        foreign = foreign_names(folder)
     if foreign:
         raise UserError(
             f"the folder '{shown}' would be replaced, and effedge did not write what is in it ('{foreign[0]}'): "
@@ -257,13 +255,18 @@ def check_replaceable(folder: Path, shown: Path) -> None:
         )
 
 
-def listed_names(folder: Path) -> Optional[List[str]]:
-    """Returns the names that effedge has put into a folder, as the folder says itself; None if it does not."""
+def foreign_names(folder: Path) -> List[str]:
+    """Lists the files in a folder, sorted, that neither an engine's manifest nor MARK lists there; of a folder with
+    neither, all that is in it."""
+    listed: List[object] = []
+    mark, manifest = read_dict(folder / MARK).get("files"), read_dict(folder / MANIFEST).get("files")
     engine = is_engine(folder)
-    files = read_dict(folder / (MANIFEST if engine else MARK)).get("files")
-    if not isinstance(files, (list, dict)):
-        return [] if engine else None
-    return [name for name in files if isinstance(name, str)] + ([MANIFEST, *LOGS] if engine else [])
+    if isinstance(mark, list):
+        listed += mark
+    if engine:
+        listed += [MANIFEST, *LOGS, *(manifest if isinstance(manifest, (list, dict)) else ())]
+    present = names_in(folder) if engine or isinstance(mark, list) else os.listdir(str(folder))
+    return sorted(name for name in present if name not in listed)
 
 
 def is_engine(folder: Path) -> bool:

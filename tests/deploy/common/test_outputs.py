@@ -145,6 +145,10 @@ def test_only_an_empty_or_own_folder_is_replaced(tmp_path):
         (tmp_path / "engine-with-notes.json").write_text('{"key": {}, "sha256": "", "peak_mib": 1}')  # a stage's record
     (engine / "notes.txt").unlink()
     put_folder(engine)
+    for _ in range(2):  # what a board sends back: a manifest, and files that it does not list
+        with atomic_folder(tmp_path / "results") as results:
+            (results / "manifest.json").write_text(json.dumps(MANIFEST))
+            (results / "latency.json").write_text("{}")
     for name, content in (("photographs", "a.jpg"), ("website", "manifest.json"), ("checkout", ".git")):
         (tmp_path / name).mkdir()
         (tmp_path / name / content).write_text("{}")

@@ -236,7 +236,7 @@ def test_mistakes(engine, clip, tmp_path):
         ([clip, "--out", tmp_path / "a.avi"], "expected a file such as drawn.mp4, or a folder"),
         ([clip, "--out", clip], "would replace"),
         ([clip, "--json", clip], "would replace"),
-        ([clip, "--json", tmp_path], "is no file that can be replaced"),
+        ([clip, "--json", tmp_path], "it is a folder, expected a file"),
         ([clip, "--json", "/dev/null"], "is no file that can be replaced"),
         ([clip, "--out", tmp_path / "x.mp4", "--json", tmp_path / "x.mp4"], "or the other output"),
         ([clip, "--out", tmp_path / "file" / "x.mp4"], "cannot write"),
