@@ -36,19 +36,20 @@ def collect(model: ir.Model, samples: Samples, tensors: Sequence[str]) -> dict[s
         UserError: a tensor holds NaN or infinity; the message names it and the sample.
     """
     histograms = {name: Histogram() for name in tensors}
-    inputs = {value.name for value in model.graph.inputs}
-    fetched = [name for name in tensors if name not in inputs]
     if not tensors:
         return histograms
-    groups = [[], *_fitting_groups(model, fetched)] if len(fetched) < len(tensors) else _fitting_groups(model, fetched)
+    inputs = {value.name for value in model.graph.inputs}.intersection(tensors)
+    groups = _fitting_groups(model, [name for name in tensors if name not in inputs]) or [[]]
     bar = track(total=len(samples) * len(groups), desc="ranges", unit="run")
-    for group in groups:
+    for index, group in enumerate(groups):
         running = session(model, group) if group else None
         for sample, feeds in samples:
-            arrays = dict(zip(group, running.run(group, feeds), strict=True)) if running else feeds
-            for name in group or [name for name in tensors if name in inputs]:
+            arrays = {name: feeds[name] for name in inputs if index == 0}
+            if running is not None:
+                arrays.update(zip(group, running.run(group, feeds), strict=True))
+            for name, array in arrays.items():
                 try:
-                    histograms[name].add(arrays[name])
+                    histograms[name].add(array)
                 except ValueError as error:
                     raise _not_finite(name, sample) from error
             bar.update()
