@@ -57,7 +57,7 @@ def chain(precision: str, target: str) -> Stage:
     if precision == "int8":
         words += ["--calibration", "arrays.npz"]
     modules = ["effedge.pipeline.chain", "onnxsim", "effedge.engines.onnxruntime.builder", "tests.faults.calls"]
-    return Stage(f"chain in {precision}", network_and_arrays, lambda _: ("effedge", words), modules)
+    return Stage(f"chain in {precision} for {target}", network_and_arrays, lambda _: ("effedge", words), modules)
 
 
 def photographs(folder: Path, version: int) -> None:
