@@ -38,7 +38,7 @@ def collect(model: ir.Model, samples: Samples, tensors: Sequence[str]) -> dict[s
     histograms = {name: Histogram() for name in tensors}
     if not tensors:
         return histograms
-    inputs = {value.name for value in model.graph.inputs}.intersection(tensors)
+    inputs = {value.name or "" for value in model.graph.inputs}.intersection(tensors)
     groups = _fitting_groups(model, [name for name in tensors if name not in inputs]) or [[]]
     bar = track(total=len(samples) * len(groups), desc="ranges", unit="run")
     for index, group in enumerate(groups):
