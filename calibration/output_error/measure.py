@@ -8,8 +8,8 @@ kinds.py decides which of these judges a model's outputs:
   detections are points in the space of the Jaccard kernel (Bouchard, Jousselme and Doré 2013 prove it positive
   definite): a detection weighs by its score, and two agree as far as they are of one class and overlap. The error is
   |F - Q|^2 / |F|^2 = (sum_ff - 2 sum_fq + sum_qq) / sum_ff, with sum_ab = sum_ij s_i s_j IoU(i, j) [c_i = c_j].
-  A squared error of logits and box codes would count every background cell, whose boxes nobody looks at. Images with
-  many detections do not count for all of theirs, and of an image with next to none no fault of a low score decides.
+  A squared error of logits and box codes would count every background cell, whose boxes nobody looks at. Neither the
+  images with most detections decide the mean over all images nor those with next to none (run_scales).
 - Logits of a classifier (by its spec): the Kullback-Leibler divergence of the softmax, over the float model's entropy
   against a guess, so that confident classes count for what they are.
 - Labels (integers, bool): the share that differs, over the share that differs from the most common label.
