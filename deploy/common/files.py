@@ -15,6 +15,7 @@ from effedge.deploy.common.outputs import check_output_path as check_output_path
 from effedge.deploy.common.outputs import explain_os_error as explain_os_error
 from effedge.deploy.common.outputs import scratch_beside as scratch_beside
 from effedge.deploy.common.outputs import write_json as write_json
+from effedge.deploy.common.outputs import write_json_so_far as write_json_so_far
 from effedge.deploy.common.strict_json import parse_json
 
 CHUNK_BYTES = 1 << 20

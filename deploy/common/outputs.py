@@ -111,11 +111,6 @@ def replaced_file(path: Path) -> Optional[Path]:
     raise UserError(f"cannot write '{path}': it is {kind}, expected a file; choose another place")
 
 
-def is_stream(path: Path) -> bool:
-    """Tells if an output is a device, a fifo or standard output, to which a second result would be added."""
-    return replaced_file(path) is None
-
-
 def mode_of(path: Path) -> int:
     """Returns the mode (stat(2)) of what a path leads to; 0 for nothing. Raises UserError for what cannot be a path,
     such as one with a name that is too long, and for one that may not be looked at."""
@@ -349,3 +344,10 @@ def write_json(path: Union[str, Path], content: object) -> None:
     """Writes JSON values to a file, whole or not at all. Raises UserError if the disk refuses."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def write_json_so_far(path: Optional[Path], content: object, whole: bool) -> None:
+    """Writes JSON values of which more are to come, unless `whole`: into a file each time, into a device, a fifo or
+    standard output only the whole, as they take no second result in place of the first."""
+    if path is not None and (replaced_file(path) is None) == whole:
+        write_json(path, content)

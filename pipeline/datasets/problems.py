@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 
-from effedge.deploy.common.cli import UserError
-from effedge.deploy.common.messages import printable
+from effedge.deploy.common.cli import UserError, say
 
 
 class BrokenData(UserError):
@@ -55,5 +53,5 @@ def line_by_line() -> Iterator[None]:
         yield
     except BrokenData as error:
         for line in error.lines[:-1]:
-            print(printable(f"error: {' '.join(line.split())}"), file=sys.stderr)
+            say(f"error: {' '.join(line.split())}")
         raise UserError(error.lines[-1]) from None

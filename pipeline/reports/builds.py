@@ -23,9 +23,8 @@ from effedge.calibration.fp16.convert import convert
 from effedge.calibration.ranges.samples import list_images
 from effedge.calibration.ranges.source import load_samples
 from effedge.deploy.common.cli import Parser, UserError, choose
-from effedge.deploy.common.files import read_json, write_json
+from effedge.deploy.common.files import read_json, write_json_so_far
 from effedge.deploy.common.messages import messages_to_stderr
-from effedge.deploy.common.outputs import is_stream
 from effedge.deploy.common.paths import json_file, output_folder
 from effedge.deploy.runtime.manifest import read_manifest
 from effedge.engines.build import make_engine
@@ -197,8 +196,7 @@ def main() -> None:
     for case in cases(models, target):
         with messages_to_stderr():  # the stages' lines are progress here
             rows.append(build(case, target, arguments.out / "builds"))
-        if arguments.json is not None and not is_stream(arguments.json):  # after every case, as the next takes minutes
-            write_json(arguments.json, [asdict(row) for row in rows])
+        # After every case, as the next takes minutes.
+        write_json_so_far(arguments.json, [asdict(row) for row in rows], whole=False)
     print(markdown(rows))
-    if arguments.json is not None and is_stream(arguments.json):
-        write_json(arguments.json, [asdict(row) for row in rows])
+    write_json_so_far(arguments.json, [asdict(row) for row in rows], whole=True)

@@ -23,9 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from effedge.deploy.common.cli import Parser, UserError, choose
-from effedge.deploy.common.files import write_json
+from effedge.deploy.common.files import write_json_so_far
 from effedge.deploy.common.messages import log, messages_to_stderr
-from effedge.deploy.common.outputs import is_stream
 from effedge.deploy.common.paths import json_file, output_folder
 from effedge.pipeline.datasets.read import read_data
 from effedge.pipeline.export.heads.table import HEADS_HELP
@@ -65,11 +64,9 @@ def main() -> None:
         # The builders' lines go to stderr with the rest of the progress.
         with messages_to_stderr():
             rows += measure(case, out=arguments.out, peers=peers, limit=arguments.limit)
-        if arguments.json is not None and not is_stream(arguments.json):  # after every case, as the next takes minutes
-            write_json(arguments.json, rows)
+        write_json_so_far(arguments.json, rows, whole=False)  # after every case, as the next takes minutes
     print(markdown(rows))
-    if arguments.json is not None and is_stream(arguments.json):
-        write_json(arguments.json, rows)
+    write_json_so_far(arguments.json, rows, whole=True)
 
 
 def add_own_row(parser: argparse.ArgumentParser) -> None:
