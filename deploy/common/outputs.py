@@ -347,7 +347,7 @@ def write_json(path: Union[str, Path], content: object) -> None:
 
 
 def write_json_so_far(path: Optional[Path], content: object, whole: bool) -> None:
-    """Writes JSON values of which more are to come, unless `whole`: into a file each time, into a device, a fifo or
-    standard output only the whole, as they take no second result in place of the first."""
+    """Writes JSON values that grow: into a file each time that some are added, and not once more at the end (`whole`);
+    into a device, a fifo or standard output, which take no second result in place of the first, only at the end."""
     if path is not None and (replaced_file(path) is None) == whole:
         write_json(path, content)
