@@ -1,4 +1,4 @@
-"""Reads, runs and writes ONNX files, and brings models into the form that the passes rely on.
+"""Reads and writes ONNX files, and brings models into the form that the passes rely on.
 
 After `load`, a model has no Constant nodes and no initializers among its inputs, every node and tensor has its own
 name, tensors carry the type and shape that ONNX's shape inference finds, the weights are in memory, and a node with a
@@ -7,14 +7,12 @@ graph of its own is a function's call (control_flow.py) until `save`.
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 from google.protobuf.message import DecodeError, EncodeError
 from onnx_ir.passes import common
 
@@ -26,7 +24,6 @@ from effedge.calibration.graph.unknown_sizes import name_unknown_sizes
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.paths import inside
 from effedge.deploy.runtime.onnx_external import external_files
-from effedge.deploy.runtime.onnxruntime_backend import make_session
 
 INITIALIZERS_APART = 4  # the first IR version in which an initializer need not be an input too
 PAIR = ("QuantizeLinear", "DequantizeLinear")
@@ -142,49 +139,6 @@ def save(model: ir.Model, path: str | Path) -> None:
         ir.save(unwrap_control_flow(model), path)
     except (EncodeError, ValueError) as error:
         raise UserError(f"cannot write '{path}': {error}; a model is at most 2 GiB here") from error
-
-
-def session(model: ir.Model, outputs: Sequence[str] = ()) -> onnxruntime.InferenceSession:
-    """Makes an ONNX Runtime session (CPU) of the model, with the tensors named in `outputs`, if any, as its outputs."""
-    if outputs:
-        model = model.clone()
-        values = {value.name: value for node in model.graph for value in node.outputs}
-        model.graph.outputs[:] = [values[name] for name in outputs]
-        for value in model.graph.outputs:
-            if value.type is None:
-                value.type = ir.TensorType(ir.DataType.FLOAT)
-        common.RemoveUnusedNodesPass()(model)
-    is_fp8 = any(value.dtype == ir.DataType.FLOAT8E4M3FN for node in model.graph for value in node.outputs)
-    return session_of(ir.to_proto(model).SerializeToString(), is_fp8)
-
-
-def session_of(data: bytes, fp8: bool = False) -> onnxruntime.InferenceSession:
-    """Makes an ONNX Runtime session (CPU) of the bytes of an ONNX file, which need never lie on the disk.
-
-    Args:
-        fp8: the model has Q/DQ pairs of FP8.
-    """
-    _share_arena()
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.use_env_allocators", "1")
-    options.log_severity_level = 3
-    return make_session(data, options, fp8)
-
-
-@functools.cache
-def _share_arena() -> None:
-    """Registers one memory arena for all sessions, which run one after the other. With an arena of its own each session
-    would keep the memory of its largest run (eight sessions of D0: 1.2 GiB more)."""
-    memory = onnxruntime.OrtMemoryInfo(
-        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
-    )
-    as_requested = {
-        "max_mem": 0,
-        "arena_extend_strategy": 1,
-        "initial_chunk_size_bytes": -1,
-        "max_dead_bytes_per_chunk": -1,
-    }
-    onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg(as_requested))
 
 
 def insert_behind(graph: ir.Graph, value: ir.Value, nodes: ir.Node | Sequence[ir.Node]) -> None:

@@ -1,19 +1,22 @@
 """Collects the ranges of activations in one streaming pass of the calibration data through the float model.
 
-ONNX Runtime runs the model once for each sample, with the tensors in question as its outputs. Of each tensor a
-histogram of 32 KiB is kept (histogram.py), so memory does not grow with the number of samples. Where the tensors in
-question do not fit into memory together, there is a pass for each part of them.
+ONNX Runtime runs the model once for each sample, with the tensors in question as its outputs, several samples side by
+side (graph/session.py). Of each tensor a histogram of 32 KiB is kept (histogram.py), so memory does not grow with the
+number of samples. Where the tensors in question do not fit into memory together, there is a pass for each part of them.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from threading import Lock
 
 import numpy as np
 import onnx_ir as ir
+from onnxruntime import InferenceSession
 
-from effedge.calibration.graph.onnx_file import session
+from effedge.calibration.graph.session import session, side_by_side
 from effedge.calibration.ranges.histogram import Histogram
 from effedge.calibration.ranges.samples import Samples
 from effedge.deploy.common.cli import UserError
@@ -36,24 +39,26 @@ def collect(model: ir.Model, samples: Samples, tensors: Sequence[str]) -> dict[s
         UserError: a tensor holds NaN or infinity; the message names it and the sample.
     """
     histograms = {name: Histogram() for name in tensors}
-    if not tensors:
-        return histograms
-    inputs = {value.name or "" for value in model.graph.inputs}.intersection(tensors)
-    groups = _fitting_groups(model, [name for name in tensors if name not in inputs]) or [[]]
-    bar = track(total=len(samples) * len(groups), desc="ranges", unit="run")
-    for index, group in enumerate(groups):
-        running = session(model, group) if group else None
-        for sample, feeds in samples:
-            arrays = {name: feeds[name] for name in inputs if index == 0}
-            if running is not None:
-                arrays.update(zip(group, running.run(group, feeds), strict=True))
-            for name, array in arrays.items():
-                try:
-                    histograms[name].add(array)
-                except ValueError as error:
-                    raise _not_finite(name, sample) from error
-            bar.update()
-    bar.close()
+    locks = {name: Lock() for name in tensors}
+    inputs = {value.name or "" for value in model.graph.inputs}
+
+    def count(running: InferenceSession, names: Sequence[str], run: int) -> None:
+        feeds = samples.load(run)
+        computed = [name for name in names if name not in inputs]
+        arrays = dict(zip(computed, running.run(computed, feeds), strict=True)) if computed else {}
+        for name in names:
+            try:
+                with locks[name]:
+                    histograms[name].add(arrays[name] if name in arrays else feeds[name], run)
+            except ValueError as error:
+                raise _not_finite(name, samples.names[run]) from error
+
+    groups = _fitting_groups(model, tensors)
+    with track(total=len(samples) * len(groups), desc="ranges", unit="run") as bar:
+        for names in groups:
+            running = session(model, [name for name in names if name not in inputs])
+            for _ in side_by_side(functools.partial(count, running, names), range(len(samples)), running):
+                bar.update()
     return histograms
 
 
@@ -104,9 +109,15 @@ def collect_amax(model: ir.Model, samples: Samples, tensors: Sequence[str]) -> d
     if not tensors:
         return amax
     running = session(model)
-    for sample, feeds in track(samples, desc="extremes", unit="run"):
-        extremes = np.abs(np.asarray(running.run(None, feeds), np.float32)).reshape(-1, len(REDUCTIONS)).max(axis=1)
-        for name, extreme in zip(tensors, extremes[::-1], strict=True):
+
+    def extremes_of(run: int) -> np.ndarray:
+        outputs = np.abs(np.asarray(running.run(None, samples.load(run)), np.float32))
+        return outputs.reshape(-1, len(REDUCTIONS)).max(axis=1)[::-1]
+
+    runs = side_by_side(extremes_of, range(len(samples)), running)
+    shown = track(runs, total=len(samples), desc="extremes", unit="run")
+    for sample, extremes in zip(samples.names, shown, strict=True):
+        for name, extreme in zip(tensors, extremes, strict=True):
             if not np.isfinite(extreme):
                 raise _not_finite(name, sample)
             amax[name] = max(amax[name], float(extreme))

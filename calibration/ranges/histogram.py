@@ -31,7 +31,6 @@ class Histogram:
     exponent: int = LOWEST_EXPONENT
     low: float = 0.0
     high: float = 0.0
-    arrays: int = 0  # that were added
 
     @property
     def amax(self) -> float:
@@ -52,8 +51,15 @@ class Histogram:
         """The middle of every bin, float64 [BINS]."""
         return (np.arange(BINS) + 0.5) * self.bin_width
 
-    def add(self, values: np.ndarray) -> None:
-        """Counts the values (float32, any shape). Raises ValueError if one is NaN or infinite."""
+    def add(self, values: np.ndarray, first: int = 0) -> None:
+        """Counts the values (float32, any shape).
+
+        Args:
+            first: another for each array, so that other positions of large arrays are counted.
+
+        Raises:
+            ValueError: a value is NaN or infinite.
+        """
         if values.size == 0:
             return
         low, high = float(values.min()), float(values.max())
@@ -64,9 +70,8 @@ class Histogram:
         scale = np.float32(1.0 / self.bin_width)  # a power of two: the product is exact
         flat = values.reshape(-1)
         distance = max(1, flat.size // COUNTED) | 1  # odd: rows of pixels have even lengths, so all columns are met
-        bins = (np.abs(flat[self.arrays % min(distance, flat.size) :: distance]) * scale).astype(np.intp)
+        bins = (np.abs(flat[first % min(distance, flat.size) :: distance]) * scale).astype(np.intp)
         self.counts += distance * np.bincount(bins, minlength=BINS)
-        self.arrays += 1
 
     def merge(self, other: Histogram) -> None:
         """Adds the counts of another histogram, as if its values had come to this one."""

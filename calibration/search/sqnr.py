@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from effedge.calibration.graph.onnx_file import session
+from effedge.calibration.graph.session import session, side_by_side
 from effedge.calibration.placement.layers import find_layers
 from effedge.calibration.ranges.samples import Samples
 from effedge.deploy.common.messages import track
@@ -32,9 +32,14 @@ def sqnr(reference: ir.Model, changed: ir.Model, samples: Samples, tensors: list
     """Returns the ratio in dB of each named tensor over all samples; both models have the tensors by these names."""
     sessions = [session(model, tensors) for model in (reference, changed)]
     signal, noise = np.zeros(len(tensors)), np.zeros(len(tensors))
-    for _, feeds in track(samples, desc="SQNR", unit="run"):
-        pairs = zip(*(running.run(tensors, feeds) for running in sessions), strict=True)
-        for index, (expected, got) in enumerate(pairs):
+
+    def both(run: int) -> list[list[np.ndarray]]:
+        feeds = samples.load(run)
+        return [running.run(tensors, feeds) for running in sessions]
+
+    runs = side_by_side(both, range(len(samples)), sessions[0])
+    for pairs in track(runs, total=len(samples), desc="SQNR", unit="run"):
+        for index, (expected, got) in enumerate(zip(*pairs, strict=True)):
             signal[index] += np.square(expected, dtype=np.float64).sum()
             noise[index] += np.square(expected.astype(np.float64) - got).sum()
     with np.errstate(divide="ignore", invalid="ignore"):

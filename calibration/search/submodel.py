@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from effedge.calibration.graph.onnx_file import session
+from effedge.calibration.graph.session import session, side_by_side
 from effedge.calibration.weights.layered_run import Arrays
 
 
@@ -44,9 +44,10 @@ def feeds_at(model: ir.Model, start: int, feeds: Sequence[Arrays], max_bytes: in
     running = session(model, computed)
     names = {value.name for value in values}
     submodel_feeds: list[Arrays] = []
-    for sample in feeds:
+    runs = side_by_side(lambda sample: running.run(computed, sample), feeds, running)
+    for sample, arrays in zip(feeds, runs, strict=True):
         inputs = {name: array for name, array in sample.items() if name in names}
-        submodel_feeds.append({**inputs, **dict(zip(computed, running.run(computed, sample), strict=True))})
+        submodel_feeds.append({**inputs, **dict(zip(computed, arrays, strict=True))})
         if sum(array.nbytes for array in submodel_feeds[0].values()) * len(feeds) > max_bytes:
             return 0, list(feeds)
     return start, submodel_feeds

@@ -21,7 +21,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from effedge.calibration.graph.onnx_file import insert_behind, session
+from effedge.calibration.graph.onnx_file import insert_behind
+from effedge.calibration.graph.session import session
 from effedge.calibration.placement import Plan
 from effedge.calibration.placement.insert import quantize_weight
 from effedge.calibration.placement.layers import Layer
@@ -103,9 +104,7 @@ class SwitchedTrials:
                 ("zero_point", np.array(zero_point, np.int8)),
             )
         }
-        return self.trials.output_errors(
-            lambda sample: switched.session.run(None, {**sample, **switches}), feeds, samples
-        )
+        return self.trials.output_errors(switched.session, feeds, samples, switches)
 
 
 class SwitchedSession:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
+from onnxruntime import InferenceSession
 
-from effedge.calibration.graph.onnx_file import session
+from effedge.calibration.graph.session import session, side_by_side
 from effedge.calibration.output_error.kinds import Choice, choose_judges
 from effedge.calibration.output_error.measure import DetectionJudge, OutputError
 from effedge.calibration.ranges.samples import Samples
@@ -35,7 +37,7 @@ class Trials:
     ) -> None:
         running = session(reference)
         self.feeds = [feeds for _, feeds in samples]
-        expected = [running.run(None, feeds) for feeds in self.feeds]
+        expected = list(side_by_side(lambda feeds: running.run(None, feeds), self.feeds, running))
         self.choice = choice or choose_judges(reference, expected, image_size(self.feeds[0]), kinds)
         self.measure = OutputError(self.choice.judges, expected)
 
@@ -46,28 +48,38 @@ class Trials:
 
     def output_error(self, candidate: ir.Model) -> float:
         """Returns the mean output error of the candidate over the samples."""
-        running = session(candidate)
-        return float(np.mean(list(self.output_errors(lambda feeds: running.run(None, feeds), self.feeds))))
+        return float(np.mean(list(self.output_errors(session(candidate), self.feeds))))
 
     def output_errors(
-        self, run: Callable[[Arrays], list[np.ndarray]], feeds: Sequence[Arrays], samples: Sequence[int] | None = None
+        self,
+        running: InferenceSession,
+        feeds: Sequence[Arrays],
+        samples: Sequence[int] | None = None,
+        constants: Mapping[str, np.ndarray] = MappingProxyType({}),
     ) -> Iterator[float]:
         """Computes the output error of each sample, or of some, as they are asked for.
 
         Args:
-            run: computes the outputs from the sample's item of `feeds`.
+            feeds: of the session, for each sample.
+            constants: feeds that are the same for all samples.
         """
         if len(feeds) != len(self.feeds):
             raise ValueError(f"{len(feeds)} runs for {len(self.feeds)} samples")
-        return (
-            self.measure.of(index, run(feeds[index])) for index in (range(len(feeds)) if samples is None else samples)
+        return side_by_side(
+            lambda index: self.measure.of(index, running.run(None, {**feeds[index], **constants})),
+            range(len(feeds)) if samples is None else samples,
+            running,
         )
 
     def block_errors(self, candidate: ir.Model) -> dict[str, float]:
         """Returns the candidate's error of each block of the outputs, by name; their mean is its output error."""
         running = session(candidate)
-        runs = [self.measure.of_blocks(index, running.run(None, feeds)) for index, feeds in enumerate(self.feeds)]
-        return dict(zip(self.measure.blocks, np.mean(runs, axis=0).tolist(), strict=True))
+        runs = side_by_side(
+            lambda index: self.measure.of_blocks(index, running.run(None, self.feeds[index])),
+            range(len(self.feeds)),
+            running,
+        )
+        return dict(zip(self.measure.blocks, np.mean(list(runs), axis=0).tolist(), strict=True))
 
 
 def image_size(feeds: Arrays) -> tuple[int, int] | None:

@@ -21,7 +21,6 @@ them, and the other samples come in further on.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from effedge.calibration.graph.onnx_file import constant
+from effedge.calibration.graph.session import side_by_side
 from effedge.calibration.placement.layers import Layer
 from effedge.calibration.ranges.samples import Samples
 from effedge.calibration.weights.layered_run import LayeredRun, layer_depths
@@ -61,6 +61,13 @@ class Candidate(NamedTuple):
     model: ir.Model
     refitted: bool = True
     biased: bool = True
+
+
+class Portion(NamedTuple):
+    """Samples that are there from a level on."""
+
+    level: int
+    samples: Samples
 
 
 @dataclass
@@ -135,29 +142,29 @@ def correct(reference: ir.Model, candidates: Sequence[Candidate], layers: Sequen
     layers_of_level = levels(reference.graph, layers)
     models = [reference, *(candidate.model for candidate in candidates)]
     nodes = [{node.name: node for node in candidate.model.graph} for candidate in candidates]
-    joins = [
-        (first_level, [LayeredRun(model, names, portion) for model in models])
-        for first_level, portion in portions_of(reference.graph, layers_of_level, samples, len(models))
-    ]
-    for level, portion in track(layers_of_level.items(), desc="correction", unit="level"):
-        joined = [runs for first_level, runs in joins if first_level <= level]
-        for run in itertools.chain(*joined):
+    first, *late = portions_of(reference.graph, layers_of_level, samples, len(models))
+    feeds = [arrays for _, arrays in first.samples]
+    runs = [LayeredRun(model, names, feeds) for model in models]
+    for level, layers_there in track(layers_of_level.items(), desc="correction", unit="level"):
+        joining = [arrays for portion in late if portion.level == level for _, arrays in portion.samples]
+        for run in runs:
             run.advance(level)
-        for layer in portion:
+            if joining:
+                run.join(joining)
+        for layer in layers_there:
             counterparts = [by_name[layer.node.name] for by_name in nodes]
-            moments = moments_of(layer, counterparts, candidates, joined)
+            moments = moments_of(layer, counterparts, candidates, runs)
             for candidate, node, of_candidate in zip(candidates, counterparts, moments, strict=True):
                 correct_layer(candidate, node, layer, of_candidate)
 
 
 def portions_of(
     graph: ir.Graph, layers_of_level: Mapping[int, Sequence[Layer]], samples: Samples, models: int
-) -> list[tuple[int, Samples]]:
-    """Divides the samples into those that run from the first level on, and those that come in later.
+) -> list[Portion]:
+    """Divides the samples into those that run from the first level on, and those that join them later.
 
-    Returns:
-        Of each portion, the first level at which it is there. From that level on, all the samples that are there
-        fit into HELD_BYTES for all `models` (but for FEWEST_SAMPLES, which are there in any case).
+    From the level of each portion on, all the samples that are there fit into HELD_BYTES for all `models` (but for
+    FEWEST_SAMPLES, which are there in any case).
     """
     depth = layer_depths(graph, [layer.name for portion in layers_of_level.values() for layer in portion])
     held = {level: models * bytes_between(depth, level) for level in layers_of_level}
@@ -168,9 +175,9 @@ def portions_of(
     first = min(counts.values(), default=0)
     late = next((level for level in counts if min(counts[other] for other in counts if other >= level) > first), None)
     if late is None:
-        return [(0, samples.spread(first))]
+        return [Portion(0, samples.spread(first))]
     both = samples.spread(min(counts[level] for level in counts if level >= late))
-    return [(0, both.spread(first)), (late, both.without(first))]
+    return [Portion(0, both.spread(first)), Portion(late, both.without(first))]
 
 
 def levels(graph: ir.Graph, layers: Sequence[Layer]) -> dict[int, list[Layer]]:
@@ -194,23 +201,19 @@ def bytes_between(depth: Mapping[ir.Node, int], level: int) -> int:
 
 
 def moments_of(
-    layer: Layer, nodes: Sequence[ir.Node], candidates: Sequence[Candidate], joined: Sequence[Sequence[LayeredRun]]
+    layer: Layer, nodes: Sequence[ir.Node], candidates: Sequence[Candidate], runs: Sequence[LayeredRun]
 ) -> list[Moments]:
     """Computes the moments of a layer's input for each candidate.
 
     Args:
         nodes: the layer's counterpart in each candidate.
-        joined: of each portion of the samples, the runs of the float model and of each candidate.
+        runs: of the float model and of each candidate, at the layer's level.
     """
     groups, _, size = kernel_matrix(layer).shape
     moments = [Moments.empty(groups, size, candidate.refitted) for candidate in candidates]
-    runs = [
-        held
-        for float_run, *others in joined
-        for held in zip(float_run.held, *(run.held for run in others), strict=True)
-    ]
+    samples = list(zip(*(run.held for run in runs), strict=True))
     positions = np.clip(POSITIONS_PER_INPUT * size, *POSITIONS)
-    patches = Patches(layer, math.ceil(positions / len(runs)))
+    patches = Patches(layer, math.ceil(positions / len(samples)))
     names = [layer.data.name or "", *(node.inputs[0].name or "" for node in nodes)]  # type: ignore[union-attr]
     waiting: list[list[np.ndarray]] = []  # of each sample: weights, x, and x' of each candidate
 
@@ -220,10 +223,14 @@ def moments_of(
             of_candidate.add(own, float_, weights)
         waiting.clear()
 
-    for seed, held in enumerate(runs):
-        float_, *quantized = (patches(tensors[name], seed) for name, tensors in zip(names, held, strict=True))
-        waiting.append([position_weights(float_), float_, *quantized])
-        if float_.nbytes * len(waiting) > PORTION_BYTES:
+    def of_sample(seed: int) -> list[np.ndarray]:
+        tensors = [held[name] for name, held in zip(names, samples[seed], strict=True)]
+        float_, *quantized = patches(tensors, seed)
+        return [position_weights(float_), float_, *quantized]
+
+    for arrays in side_by_side(of_sample, range(len(samples))):
+        waiting.append(arrays)
+        if arrays[1].nbytes * len(waiting) > PORTION_BYTES:
             add()
     if waiting:
         add()

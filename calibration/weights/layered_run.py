@@ -6,14 +6,13 @@ hundred levels would take a hundred times half the model; level by level it is r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from effedge.calibration.graph.onnx_file import session_of
-from effedge.calibration.ranges.samples import Samples
+from effedge.calibration.graph.session import session_of, side_by_side, threads_of_run
 
 Arrays = dict[str, np.ndarray]  # by the name of the tensor
 
@@ -33,21 +32,24 @@ class LayeredRun:
 
     Args:
         layers: the names of the nodes that make a level.
+        feeds: of each sample.
 
     Attributes:
         held: of each sample, the tensors that are computed and that nodes further on read.
     """
 
-    def __init__(self, model: ir.Model, layers: Collection[str], samples: Samples) -> None:
-        self.model = model
+    def __init__(self, model: ir.Model, layers: Collection[str], feeds: Iterable[Arrays]) -> None:
+        self.model, self.layers, self.threads = model, layers, threads_of_run(model)
         self.depth = layer_depths(model.graph, layers)
-        self.held: list[Arrays] = [dict(feeds) for _, feeds in samples]
+        self.level = 0
+        self.held = [dict(arrays) for arrays in feeds]
 
     def advance(self, level: int) -> None:
         """Computes all tensors that nodes of `level` and beyond read, and forgets the others.
 
         Call it with 1, 2, 3, ... : the nodes between are computed with the weights that they have then.
         """
+        self.level = level
         read = {
             value
             for node, depth in self.depth.items()
@@ -64,13 +66,22 @@ class LayeredRun:
             and not _reads_only_weights(producer)
         ]
         if wanted:
-            running = session_of(self._between(wanted))
+            running = session_of(self._between(wanted), threads=self.threads)
             names = [value.name or "" for value in wanted]
             inputs = [model_input.name for model_input in running.get_inputs()]
-            for held in self.held:
-                held.update(zip(names, running.run(names, {name: held[name] for name in inputs}), strict=True))
+            runs = side_by_side(
+                lambda held: running.run(names, {name: held[name] for name in inputs}), list(self.held), running
+            )
+            for held, arrays in zip(self.held, runs, strict=True):
+                held.update(zip(names, arrays, strict=True))
         still_read = {value.name for value in read}
         self.held = [{name: array for name, array in held.items() if name in still_read} for held in self.held]
+
+    def join(self, feeds: Iterable[Arrays]) -> None:
+        """Adds samples, and computes them to the level that the others are at, with the weights of now."""
+        late = LayeredRun(self.model, self.layers, feeds)
+        late.advance(self.level)
+        self.held += late.held
 
     def _between(self, wanted: Sequence[ir.Value]) -> bytes:
         """Returns the model between the held and the wanted tensors, as the bytes of an ONNX file."""

@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from effedge.calibration.graph.macs import macs
-from effedge.calibration.graph.onnx_file import session
+from effedge.calibration.graph.session import session
 from effedge.calibration.placement.insert import quantize_weight
 from effedge.calibration.post_training import PostTrainingQuantizer, describe, quantize
 from effedge.calibration.ranges.samples import Samples

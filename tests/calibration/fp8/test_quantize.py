@@ -12,7 +12,8 @@ from effedge.calibration.fp8.quantize import describe, quantize
 from effedge.calibration.fp16.convert import describe as describe_fp16
 from effedge.calibration.fp16.convert import to_fp16
 from effedge.calibration.graph import onnx_file
-from effedge.calibration.graph.onnx_file import constant, session
+from effedge.calibration.graph.onnx_file import constant
+from effedge.calibration.graph.session import session
 from effedge.deploy.common.cli import UserError
 from effedge.engines.fusion import Graph
 from effedge.engines.onnx_header import FP8, read_header

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from effedge.calibration.fp16.convert import to_fp16
 from effedge.calibration.graph import onnx_file
 from effedge.calibration.graph.control_flow import DOMAIN, unwrap_control_flow
+from effedge.calibration.graph.session import session, session_of
 from effedge.calibration.post_training import quantize
 from effedge.calibration.ranges.samples import Samples
 from effedge.calibration.settings import Settings
@@ -110,9 +111,9 @@ def test_a_wrapped_model_is_flat_and_unwraps_to_the_nodes_and_names_of_the_file(
     [expected], [wrapped], [unwrapped] = (
         session.run(None, x)
         for session in (
-            onnx_file.session_of(path.read_bytes()),
-            onnx_file.session(model),
-            onnx_file.session_of(after.SerializeToString()),
+            session_of(path.read_bytes()),
+            session(model),
+            session_of(after.SerializeToString()),
         )
     )
     assert np.array_equal(wrapped, unwrapped) and np.allclose(expected, wrapped, atol=1e-6)
@@ -126,12 +127,12 @@ def test_what_lies_outside_is_quantized_and_made_float16_and_what_lies_within_st
     int8, report = quantize(model, samples, Settings("minmax", float_share=0))
     assert report["int8_layers"] == 4
     float16 = to_fp16(int8, None)[0]
-    before = onnx_file.session_of(path.read_bytes())
+    before = session_of(path.read_bytes())
     for name, changed, least in (("int8", int8, 25), ("fp16", float16, 25), ("float fp16", to_fp16(model)[0], 50)):
         file = tmp_path / f"{name}.onnx"
         onnx_file.save(changed, file)
         onnx.checker.check_model(str(file), full_check=True)
-        after = onnx_file.session_of(file.read_bytes())
+        after = session_of(file.read_bytes())
         errors = [decibels(before.run(None, x)[0], after.run(None, x)[0].astype(np.float32)) for x in runs]
         assert min(errors) > least, (name, errors)
         for node in onnx.load(file).graph.node:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto
 
-from effedge.calibration.graph.onnx_file import session
+from effedge.calibration.graph.session import session
 from effedge.calibration.ranges.collect import collect, collect_amax
 from effedge.calibration.ranges.samples import Samples
 from effedge.calibration.ranges.thresholds import PERCENT, threshold
@@ -40,7 +40,7 @@ def test_each_sample_is_inferred_exactly_once(load: Callable[..., ir.Model]) -> 
         return runs[index]
 
     collect(load(networks.classifier()), Samples(["x"] * 5, load_run), TENSORS)
-    assert loaded == [0, 1, 2, 3, 4]
+    assert sorted(loaded) == [0, 1, 2, 3, 4]
 
 
 def test_amax_in_the_graph_equals_amax_of_the_histograms(load: Callable[..., ir.Model], samples: Samples) -> None:

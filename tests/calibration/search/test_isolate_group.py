@@ -11,7 +11,8 @@ import pytest
 
 from effedge.calibration.graph import onnx_file
 from effedge.calibration.graph.float_twin import float_twin
-from effedge.calibration.graph.onnx_file import constant, session
+from effedge.calibration.graph.onnx_file import constant
+from effedge.calibration.graph.session import session
 from effedge.calibration.graph.unquantize import int8_layers, int8_tensors, unquantize
 from effedge.calibration.post_training import PostTrainingQuantizer
 from effedge.calibration.ranges.samples import Samples
@@ -80,7 +81,7 @@ def test_each_group_is_as_a_calibration_that_keeps_all_others_in_16_bit(load: Lo
         if any(node.op_type == "Add" for node in readers):
             continue  # with its convolution in 16 bit a calibration leaves the shortcut there too
         expected = quantizer.build([i for i in range(len(quantizer.plan.groups)) if i != index])[0]
-        np.testing.assert_allclose(run(changed)[0], run(expected)[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(run(changed)[0], run(expected)[0], rtol=1e-4, atol=1e-5)
         compared += 1
     assert compared > len(quantizer.plan.groups) / 2
 

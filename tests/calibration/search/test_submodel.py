@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from effedge.calibration.graph.onnx_file import session
+from effedge.calibration.graph.session import session
 from effedge.calibration.search.submodel import cut_before, feeds_at
 from tests.calibration import networks
 from tests.calibration.networks import Network

@@ -8,7 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from effedge.calibration.graph.onnx_file import constant, session
+from effedge.calibration.graph.onnx_file import constant
+from effedge.calibration.graph.session import session
 from effedge.calibration.placement import make_plan
 from effedge.calibration.placement.insert import InsertQDQPass
 from effedge.calibration.placement.layers import Layer, find_layers

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from effedge.calibration.graph.onnx_file import session
+from effedge.calibration.graph.session import session
 from effedge.calibration.weights.equalize import EQUALIZATION_KEY, channel_extremes, equalize, equalize_as, find_groups
 
 

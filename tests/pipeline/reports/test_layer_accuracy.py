@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from effedge.calibration.graph import onnx_file
+from effedge.calibration.graph.session import session_of
 from effedge.calibration.graph.unquantize import int8_layers, unquantize
 from effedge.calibration.quantize import calibrate
 from effedge.calibration.ranges.samples import Input, image_samples
@@ -64,7 +65,7 @@ def spoil(path):
 
 def outputs(model, paths):
     """ONNX Runtime's logits for the images, [N,C]."""
-    running = onnx_file.session_of(model)
+    running = session_of(model)
     samples = image_samples(list(paths), networks.SPEC, Input("image", np.dtype(np.uint8), (1, 32, 32, 3)))
     return np.concatenate([running.run(None, feeds)[0] for _, feeds in samples])
 

@@ -1,0 +1,142 @@
+"""Runs models with ONNX Runtime on the CPU, several runs side by side.
+
+The threads of one run wait for each other at each of its operators, of which a small network has hundreds, and no
+thread helps with what Python does around the run. So a run has one thread where memory allows it, and as many runs as
+there are cores go side by side, each with the work on its outputs. Where the tensors of a run are large, fewer runs go
+side by side, with more threads each.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import onnx_ir as ir
+import onnxruntime
+from onnx_ir.passes import common
+
+from effedge.deploy.runtime.onnxruntime_backend import make_session
+from effedge.deploy.timing.machine import cores
+
+BYTES_AT_ONCE = 3 << 27  # 384 MiB: of the tensors of all runs that go side by side
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def session(model: ir.Model, outputs: Sequence[str] = ()) -> onnxruntime.InferenceSession:
+    """Makes a session of the model, with the tensors named in `outputs`, if any, as its outputs."""
+    if outputs:
+        model = model.clone()
+        values = {value.name: value for node in model.graph for value in node.outputs}
+        model.graph.outputs[:] = [values[name] for name in outputs]
+        for value in model.graph.outputs:
+            if value.type is None:
+                value.type = ir.TensorType(ir.DataType.FLOAT)
+        common.RemoveUnusedNodesPass()(model)
+    is_fp8 = any(value.dtype == ir.DataType.FLOAT8E4M3FN for node in model.graph for value in node.outputs)
+    return session_of(ir.to_proto(model).SerializeToString(), is_fp8, threads_of_run(model))
+
+
+def session_of(data: bytes, fp8: bool = False, threads: int = 0) -> onnxruntime.InferenceSession:
+    """Makes a session of the bytes of an ONNX file, which need never lie on the disk.
+
+    Args:
+        fp8: the model has Q/DQ pairs of FP8.
+        threads: of a run; 0 for one on each core.
+    """
+    _share_arena()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or cores()
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    options.log_severity_level = 3
+    return make_session(data, options, fp8)
+
+
+@functools.cache
+def _share_arena() -> None:
+    """Registers one memory arena for all sessions. With an arena of its own each session would keep the memory of its
+    largest run (eight sessions of D0: 1.2 GiB more)."""
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    as_requested = {
+        "max_mem": 0,
+        "arena_extend_strategy": 1,
+        "initial_chunk_size_bytes": -1,
+        "max_dead_bytes_per_chunk": -1,
+    }
+    onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg(as_requested))
+
+
+def threads_of_run(model: ir.Model) -> int:
+    """Returns the number of threads of a run of the model: one, if BYTES_AT_ONCE hold a run on each core."""
+    sizes = [size for value in model.graph.inputs for size in (value.shape or (None,))[1:]]
+    if not all(isinstance(size, int) for size in sizes):
+        return cores()  # nobody knows how large the tensors are
+    side_by_side = min(cores(), max(1, BYTES_AT_ONCE // max(1, live_bytes(model.graph))))
+    return cores() // side_by_side
+
+
+def live_bytes(graph: ir.Graph) -> int:
+    """Returns the most bytes of tensors that are in use at one time of a run, as far as shapes are known."""
+    nodes = list(graph)
+    last = {value: position for position, node in enumerate(nodes) for value in node.inputs if value is not None}
+    last.update((value, len(nodes)) for value in graph.outputs)
+    most = live = sum(_bytes(value) for value in graph.inputs)
+    for position, node in enumerate(nodes):
+        live += sum(_bytes(value) for value in node.outputs)
+        most = max(most, live)
+        done = dict.fromkeys(value for value in (*node.inputs, *node.outputs) if value is not None)
+        live -= sum(
+            _bytes(value) for value in done if last.get(value, position) == position and not value.is_initializer()
+        )
+    return most
+
+
+def _bytes(value: ir.Value) -> int:
+    """Returns the bytes of a tensor; a size that is not known counts as 1."""
+    if value.shape is None:
+        return 0
+    return math.prod(size if isinstance(size, int) else 1 for size in value.shape) * (
+        4 if value.dtype is None else max(1, int(value.dtype.itemsize))
+    )
+
+
+def side_by_side(
+    function: Callable[[Item], Result], items: Iterable[Item], running: onnxruntime.InferenceSession | None = None
+) -> Iterator[Result]:
+    """Computes function(item) of each item, in their order: one on each core, or fewer where it runs a session whose
+    runs take several.
+
+    Args:
+        function: is called in threads.
+        items: are read only as far as they are needed: a few more than the results that are asked for.
+        running: the session that `function` runs.
+    """
+    threads = 1 if running is None else running.get_session_options().intra_op_num_threads
+    workers = max(1, cores() // threads)
+    if workers == 1:
+        yield from map(function, items)
+        return
+    waiting: deque[Future[Result]] = deque()
+    left = iter(items)
+    try:
+        while True:
+            for item in itertools.islice(left, workers - len(waiting)):
+                waiting.append(_pool().submit(function, item))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(cores(), thread_name_prefix="run")
