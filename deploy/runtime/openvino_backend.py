@@ -16,6 +16,7 @@ from effedge.deploy.native.cpu_blocks.blocks import CpuBlocks, load_cpu_blocks
 from effedge.deploy.runtime.backends import Backend, check_process
 from effedge.deploy.runtime.compiled_cache import cache_path, keep_compiled, read_compiled
 from effedge.deploy.runtime.manifest import loaded_file
+from effedge.deploy.runtime.openvino_int8_sums import narrow_weights, ops, saturates
 from effedge.deploy.timing.machine import cores, cpu
 
 # The settings that a manifest may name, and their values: others make OpenVINO write files, or run on other devices.
@@ -95,6 +96,7 @@ def compile_or_import(path: Path, manifest: Manifest, config: Dict[str, str], bl
         "config": config,
         "files": manifest["files"],
         "cpu_blocks": block_outputs is not None,
+        "narrowed": saturates(),
         "openvino": ov.__version__,
         "cpu": {**cpu(), "cores": cores()},
     }
@@ -112,9 +114,14 @@ def compile_or_import(path: Path, manifest: Manifest, config: Dict[str, str], bl
 
 def compile_model(core: Any, path: Path, config: Dict[str, str], block_outputs: Optional[Shapes]) -> Any:
     """Compiles the model at `path`; without its first blocks, if CPU blocks compute the outputs `block_outputs`."""
-    if block_outputs is None:
+    if block_outputs is None and not saturates():
         return core.compile_model(str(path), "CPU", config)
-    return core.compile_model(remove_first_blocks(core.read_model(str(path)), block_outputs), "CPU", config)
+    model = core.read_model(str(path))
+    if saturates():
+        narrow_weights(model)
+    return core.compile_model(
+        model if block_outputs is None else remove_first_blocks(model, block_outputs), "CPU", config
+    )
 
 
 def named_outputs(model: Any, names: Iterable[str]) -> List[Any]:
@@ -129,7 +136,6 @@ def named_outputs(model: Any, names: Iterable[str]) -> List[Any]:
 def remove_first_blocks(model: Any, block_outputs: Shapes) -> Any:
     """Returns the rest of a model, which is changed: it reads the CPU blocks' outputs, float32 [N,h,w,channels], under
     the names of the operations that computed them. Raises RuntimeError if an operation is missing."""
-    ops = ov.opset13 if hasattr(ov, "opset13") else ov.runtime.opset13
     batch = model.inputs[0].get_partial_shape()[0]
     parameters = []
     for (name, shape), port in zip(block_outputs.items(), named_outputs(model, block_outputs)):

@@ -12,10 +12,11 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import BackendDescription, SwishEntry
-from effedge.deploy.common.messages import track
+from effedge.deploy.common.messages import log, track
 from effedge.deploy.common.outputs import disk_reason
 from effedge.deploy.native.cpu_blocks.blocks import load_cpu_blocks
 from effedge.deploy.runtime.openvino_backend import OpenVinoEngine, compile_model
+from effedge.deploy.runtime.openvino_int8_sums import narrow_weights, saturates
 from effedge.deploy.timing.machine import cores
 from effedge.engines.build_options import AUTO, EXACT, OFF, POLYNOMIAL
 from effedge.engines.build_request import BuildRequest, RefusedError
@@ -62,7 +63,7 @@ def build(ov: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
             bar.set_postfix_str(STEPS[0])
             model = core.read_model(request.onnx)
             corrected = correct_reading(ov, model, request.header)
-            search = Search(ov, core, model.clone(), request)
+            search = Search(ov, core, model_to_search(model, precision), request)
             fold_dequantize(ov, model)
             first_blocks = None if cpu_blocks == OFF else find_blocks(model)
             normalize_before_transpose(ov, model)
@@ -94,6 +95,18 @@ def build(ov: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
         ENGINE, backend, layers, "executed", swish=swish_report, corrected=corrected, search=search,
         run=OpenVinoEngine(compiled, load_cpu_blocks(folder / ENGINE, backend, cores())[0]),
     )  # fmt: skip
+
+
+def model_to_search(model: Any, precision: str) -> Any:
+    """Returns a copy of the model as it is loaded on this CPU."""
+    copy = model.clone()
+    if precision == "int8" and saturates():
+        count = narrow_weights(copy)
+        log.info(
+            f"engine: this CPU has no VNNI, and adds pairs of INT8 products in 16 bits: the weights of {count} layers "
+            "are rounded to larger steps when the engine is loaded here, so that no sum saturates"
+        )
+    return copy
 
 
 def choose_swish(

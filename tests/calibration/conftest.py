@@ -9,6 +9,7 @@ import pytest
 
 from effedge.calibration.graph import onnx_file
 from effedge.calibration.ranges.samples import Samples
+from effedge.deploy.runtime.onnxruntime_backend import make_session
 from tests.calibration import networks
 
 
@@ -36,8 +37,7 @@ def run_ort() -> Callable[..., list[np.ndarray]]:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         proto = ir.to_proto(model)
         onnx.checker.check_model(proto, full_check=True)
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return session.run(None, feed)
+        return make_session(proto.SerializeToString(), options, fp8=False).run(None, feed)
 
     return run
 
@@ -47,9 +47,13 @@ def run_openvino() -> Callable[..., list[np.ndarray]]:
     """run_openvino(model, feeds): OpenVINO's outputs in float32 arithmetic where the graph does not say INT8."""
     import openvino
 
+    from effedge.deploy.runtime.openvino_int8_sums import narrow_weights, saturates
+
     def run(model: ir.Model, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         core = openvino.Core()
         read = core.read_model(ir.to_proto(model).SerializeToString())
+        if saturates():
+            narrow_weights(read)
         compiled = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
         return [np.array(array) for array in compiled(feed).values()]
 

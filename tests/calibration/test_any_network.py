@@ -16,6 +16,7 @@ from effedge import Runner
 from effedge.calibration.quantize import calibrate
 from effedge.calibration.settings import DEFAULT, Settings
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.runtime.onnxruntime_backend import make_session
 from effedge.engines.build import build_engine
 from effedge.engines.targets import TARGETS
 from tests.calibration import networks
@@ -191,7 +192,7 @@ def arrays(model: Path, count: int = SAMPLES, seed: int = 0) -> dict[str, np.nda
 
 
 def run_onnx(model: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    session = make_session(str(model), onnxruntime.SessionOptions(), fp8=False)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, feeds), strict=True))
 

@@ -40,6 +40,9 @@ def test_its_outputs_are_those_of_float32_around_int8(int8: ir.Model, run_ort: R
     expected = run_ort(int8, feed)
     for outputs in (run_ort(changed, feed), run_ort(changed, feed, optimized=False), run_openvino(changed, feed)):
         for got, wanted in zip(outputs, expected, strict=True):
+            if wanted.shape[-1] == 4:  # boxes: those of nearly equal scores may change places
+                nearest = np.abs(got[0, None] - wanted[0, :, None]).mean(axis=-1).argmin(axis=1)
+                got = got[:, nearest]
             assert got.dtype == wanted.dtype
             assert np.abs(got - wanted).mean() < 0.02 * np.abs(wanted).max()
 
