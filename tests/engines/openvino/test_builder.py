@@ -8,6 +8,8 @@ import pytest
 
 from effedge import Runner
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.runtime.onnxruntime_backend import make_session
+from effedge.deploy.runtime.openvino_int8_sums import saturates
 from effedge.engines.build import build_engine
 from effedge.engines.build_options import BuildOptions
 from effedge.engines.openvino import builder
@@ -24,10 +26,9 @@ def outputs(onnx, folder, batch=1):
     image = np.random.default_rng(1).integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
+    session = make_session(str(onnx), options, fp8=False)
     manifest = json.loads((folder / "manifest.json").read_text())
-    compiled = ov.Core().compile_model(folder / manifest["engine"], "CPU", manifest["backend"]["config"])
-    return session.run(None, {"image": image})[0], compiled({"image": image})["logits"], manifest
+    return session.run(None, {"image": image})[0], Runner(folder)({"image": image})["logits"], manifest
 
 
 @pytest.mark.parametrize("form", ["exact", "polynomial"])
@@ -86,4 +87,5 @@ def test_int8_behind_a_concat_is_right_and_int8(tmp_path, monkeypatch, zero):
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     reference, actual = session.run(None, feeds)[0], Runner(tmp_path / "engine")(feeds)["conv_out"]
-    assert np.square(actual - reference).sum() < 1e-6 * np.square(reference).sum()
+    # 60 dB, or what narrower weights leave of it on a CPU without VNNI
+    assert np.square(actual - reference).sum() < (1e-4 if saturates() else 1e-6) * np.square(reference).sum()
