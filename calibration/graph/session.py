@@ -23,7 +23,7 @@ from onnx_ir.passes import common
 from effedge.deploy.runtime.onnxruntime_backend import make_session
 from effedge.deploy.timing.machine import cores
 
-BYTES_AT_ONCE = 3 << 27  # 384 MiB: of the tensors of all runs that go side by side
+BYTES_AT_ONCE = 1 << 28  # 256 MiB: of the tensors of all runs that go side by side
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

@@ -42,7 +42,7 @@ from effedge.deploy.common.messages import track
 POSITIONS = (1024, 16384)  # of all samples together, at least and at most
 POSITIONS_PER_INPUT = 6  # K, of a row of weights
 SAMPLES = (16, 128)  # at least and at most
-TOTAL_MACS = 4e10  # multiply-accumulates of the float model's runs: what lies around them takes far longer
+TOTAL_MACS = 2e10  # multiply-accumulates of the float model's runs: what lies around them takes far longer
 HELD_BYTES = 3 << 27  # of all models between two levels
 FEWEST_SAMPLES = 4
 LARGEST_KERNEL = 8192  # rows of weights beyond it are left as they are: their H would take gigabytes
