@@ -5,6 +5,7 @@ import pytest
 
 ov = pytest.importorskip("openvino")
 
+from effedge.deploy.runtime import openvino_backend  # noqa: E402  # after the skip
 from effedge.deploy.runtime.openvino_int8_sums import largest_shares, narrow_weights, ops, saturates  # noqa: E402
 
 
@@ -88,3 +89,16 @@ def test_float_weights_and_weights_with_zero_points_stay():
     first = ops.convolution(image, floats, [1, 1], [0, 0], [0, 0], [1, 1])
     model = ov.Model([ops.convolution(first, moved, [1, 1], [0, 0], [0, 0], [1, 1])], [image])
     assert narrow_weights(model) == 0
+
+
+def test_an_engines_weights_are_narrowed_when_it_is_loaded_where_sums_saturate(tmp_path, monkeypatch):
+    model, data, expected = layer("convolution", np.full((16, 32, 1, 1), 127, np.int8), np.random.default_rng(0))
+    ov.save_model(model, tmp_path / "engine.xml", compress_to_fp16=False)
+    counts = []
+    monkeypatch.setattr(openvino_backend, "narrow_weights", lambda model: counts.append(narrow_weights(model)))
+    for here, narrowed in ((False, []), (True, [1])):
+        monkeypatch.setattr(openvino_backend, "saturates", lambda here=here: here)
+        config = {"INFERENCE_PRECISION_HINT": "f32"}
+        compiled = openvino_backend.compile_model(ov.Core(), tmp_path / "engine.xml", config, None)
+        assert counts == narrowed
+    np.testing.assert_allclose(compiled([data])[0], expected, rtol=0.02)
