@@ -87,19 +87,22 @@ def live_bytes(graph: ir.Graph) -> int:
     nodes = list(graph)
     last = {value: position for position, node in enumerate(nodes) for value in node.inputs if value is not None}
     last.update((value, len(nodes)) for value in graph.outputs)
-    most = live = sum(_bytes(value) for value in graph.inputs)
+    most = live = sum(tensor_bytes(value) for value in graph.inputs)
     for position, node in enumerate(nodes):
-        live += sum(_bytes(value) for value in node.outputs)
+        live += sum(tensor_bytes(value) for value in node.outputs)
         most = max(most, live)
         done = dict.fromkeys(value for value in (*node.inputs, *node.outputs) if value is not None)
         live -= sum(
-            _bytes(value) for value in done if last.get(value, position) == position and not value.is_initializer()
+            tensor_bytes(value)
+            for value in done
+            if last.get(value, position) == position and not value.is_initializer()
         )
     return most
 
 
-def _bytes(value: ir.Value) -> int:
-    """Returns the bytes of a tensor; a size that is not known counts as 1."""
+def tensor_bytes(value: ir.Value) -> int:
+    """Returns the bytes of a tensor: a size that is not known counts as 1, a type that is not known as float32, and a
+    shape that is not known as none."""
     if value.shape is None:
         return 0
     return math.prod(size if isinstance(size, int) else 1 for size in value.shape) * (

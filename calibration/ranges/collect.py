@@ -8,7 +8,6 @@ number of samples. Where the tensors in question do not fit into memory together
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from threading import Lock
 
@@ -16,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxruntime import InferenceSession
 
-from effedge.calibration.graph.session import session, side_by_side
+from effedge.calibration.graph.session import session, side_by_side, tensor_bytes
 from effedge.calibration.ranges.histogram import Histogram
 from effedge.calibration.ranges.samples import Samples
 from effedge.deploy.common.cli import UserError
@@ -42,22 +41,23 @@ def collect(model: ir.Model, samples: Samples, tensors: Sequence[str]) -> dict[s
     locks = {name: Lock() for name in tensors}
     inputs = {value.name or "" for value in model.graph.inputs}
 
-    def count(running: InferenceSession, names: Sequence[str], run: int) -> None:
-        feeds = samples.load(run)
-        computed = [name for name in names if name not in inputs]
-        arrays = dict(zip(computed, running.run(computed, feeds), strict=True)) if computed else {}
+    def count(running: InferenceSession, names: Sequence[str], computed: Sequence[str], run: int) -> None:
+        arrays = samples.load(run)
+        if computed:
+            arrays = {**arrays, **dict(zip(computed, running.run(computed, arrays), strict=True))}
         for name in names:
             try:
                 with locks[name]:
-                    histograms[name].add(arrays[name] if name in arrays else feeds[name], run)
+                    histograms[name].add(arrays[name], run)
             except ValueError as error:
                 raise _not_finite(name, samples.names[run]) from error
 
     groups = _fitting_groups(model, tensors)
     with track(total=len(samples) * len(groups), desc="ranges", unit="run") as bar:
         for names in groups:
-            running = session(model, [name for name in names if name not in inputs])
-            for _ in side_by_side(functools.partial(count, running, names), range(len(samples)), running):
+            computed = [name for name in names if name not in inputs]
+            running = session(model, computed)
+            for _ in side_by_side(functools.partial(count, running, names, computed), range(len(samples)), running):
                 bar.update()
     return histograms
 
@@ -71,12 +71,11 @@ def _not_finite(tensor: str, sample: str) -> UserError:
 
 def _fitting_groups(model: ir.Model, tensors: Sequence[str]) -> list[list[str]]:
     """Divides the tensors into groups that fit into memory: one for most models, several for D7 at 1536 pixels."""
-    shapes = {value.name: value.shape for node in model.graph for value in node.outputs}
+    sizes = {value.name: tensor_bytes(value) for node in model.graph for value in node.outputs}
     groups: list[list[str]] = []
     room = 0
     for name in tensors:
-        shape = shapes.get(name)
-        size = 4 * math.prod(dim if isinstance(dim, int) else 1 for dim in shape) if shape is not None else 0
+        size = sizes.get(name, 0)
         if size > room or not groups:
             groups.append([])
             room = FETCHED_BYTES

@@ -31,7 +31,7 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from effedge.calibration.graph.onnx_file import constant
-from effedge.calibration.graph.session import side_by_side
+from effedge.calibration.graph.session import side_by_side, tensor_bytes
 from effedge.calibration.placement.layers import Layer
 from effedge.calibration.ranges.samples import Samples
 from effedge.calibration.weights.layered_run import LayeredRun, layer_depths
@@ -190,13 +190,12 @@ def levels(graph: ir.Graph, layers: Sequence[Layer]) -> dict[int, list[Layer]]:
 
 
 def bytes_between(depth: Mapping[ir.Node, int], level: int) -> int:
-    """Returns the bytes that one sample holds of float32 tensors before a level, as far as shapes are known."""
+    """Returns the bytes that one sample holds of tensors before a level, as far as shapes are known."""
     total = 0
     for node in depth:
         for value in node.outputs:
             if depth[node] < level and any(depth[reader] >= level for reader in value.consumers()):
-                shape = value.shape
-                total += 4 * math.prod(d if isinstance(d, int) else 1 for d in shape) if shape is not None else 0
+                total += tensor_bytes(value)
     return total
 
 
