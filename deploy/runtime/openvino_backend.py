@@ -21,6 +21,7 @@ from effedge.deploy.timing.machine import cores, cpu
 
 # The settings that a manifest may name, and their values: others make OpenVINO write files, or run on other devices.
 SETTINGS = {"INFERENCE_PRECISION_HINT": ("f32", "bf16", "f16")}
+INT8_SUMS = 1  # of openvino_int8_sums.py's rule: another number makes what was compiled by the earlier one invalid
 Shapes = Mapping[str, Tuple[int, int, int]]  # [h,w,channels] of the CPU blocks' outputs, by their operations' names
 
 
@@ -96,7 +97,7 @@ def compile_or_import(path: Path, manifest: Manifest, config: Dict[str, str], bl
         "config": config,
         "files": manifest["files"],
         "cpu_blocks": block_outputs is not None,
-        "narrowed": saturates(),
+        "int8_sums": INT8_SUMS,
         "openvino": ov.__version__,
         "cpu": {**cpu(), "cores": cores()},
     }
