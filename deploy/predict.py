@@ -41,7 +41,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from effedge.deploy.common.cli import STDOUT, Parser, UserError, number_within
+from effedge.deploy.common.cli import Parser, UserError, number_within
 from effedge.deploy.common.files import atomic_file, atomic_files
 from effedge.deploy.common.messages import log, printable
 from effedge.deploy.common.paths import json_file, output_path
@@ -102,9 +102,7 @@ def main() -> None:
         from effedge.deploy.video.predict_video import predict_video
 
         loaded = partial(load, args.engine, selection_options(args))
-        out = None if args.out is None else str(args.out)
-        json_path = {None: None, STDOUT: "-"}.get(args.json, str(args.json))
-        predict_video(loaded, args.source, out, json_path, args.quiet)
+        predict_video(loaded, args.source, args.out, args.json, args.quiet)
         return
     from effedge.deploy.image.files import find_images, read_images
 

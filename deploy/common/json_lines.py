@@ -4,11 +4,11 @@ import contextlib
 import json
 import os
 import sys
+from pathlib import Path
 from typing import IO, Iterator, Mapping, Optional
 
+from effedge.deploy.common.cli import STDOUT
 from effedge.deploy.common.files import atomic_file
-
-STDOUT = "-"
 
 
 class JsonLines:
@@ -35,8 +35,8 @@ class JsonLines:
 
 
 @contextlib.contextmanager
-def open_json_lines(path: Optional[str]) -> Iterator[Optional[JsonLines]]:
-    """Yields a writer to `path`, a file that exists once the block has ended well, or to standard output ("-"); None
+def open_json_lines(path: Optional[Path]) -> Iterator[Optional[JsonLines]]:
+    """Yields a writer to `path`, a file that exists once the block has ended well, or to `STDOUT`; None
     for None."""
     if path is None:
         yield None

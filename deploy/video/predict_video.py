@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Iterator, List, Optional, Sequence
 
-from effedge.deploy.common.cli import UserError, handled_signals, interrupt, stdout_error
+from effedge.deploy.common.cli import STDOUT, UserError, handled_signals, interrupt, stdout_error
 from effedge.deploy.common.files import atomic_file
-from effedge.deploy.common.json_lines import STDOUT, JsonLines, open_json_lines
+from effedge.deploy.common.json_lines import JsonLines, open_json_lines
 from effedge.deploy.video.frame_reader import Frame, FrameReader
 from effedge.deploy.video.progress import Progress, closing_line
 from effedge.deploy.video.source import Video, display_name, local_file, open_video
@@ -28,9 +28,9 @@ TRIAL_RUNS = 3
 
 
 def predict_video(
-    load: Callable[[], "Model"], source: str, out: Optional[str], json_path: Optional[str], quiet: bool
+    load: Callable[[], "Model"], source: str, out: Optional[Path], json_path: Optional[Path], quiet: bool
 ) -> None:
-    """Runs the engine that `load` returns on a video, draws into the .mp4 `out`, and writes `json_path` ("-": stdout).
+    """Runs the engine that `load` returns on a video, draws into the .mp4 `out`, and writes `json_path`.
 
     Raises UserError for a source that cannot be opened and an output that cannot be written; and, after all was
     written, for a source that ended early.
@@ -41,7 +41,7 @@ def predict_video(
     model = load()
     reader = FrameReader(video)
     progress = Progress(video, quiet, talking=json_path != STDOUT)
-    files = [Path(path) for path in (out, json_path) if path is not None and path != STDOUT]
+    files = [path for path in (out, json_path) if path is not None and path != STDOUT]
     with open_json_lines(json_path) as lines:
         try:
             with opened_writer(out, video) as writer:
@@ -66,36 +66,33 @@ def predict_video(
         raise UserError(problem)
 
 
-def drawn_path(source: str, out: str) -> str:
+def drawn_path(source: str, out: Path) -> Path:
     """Returns the .mp4 that --out stands for: itself, or a file in the folder that it names. UserError for another
     suffix."""
-    suffix = Path(out).suffix.lower()
+    suffix = out.suffix.lower()
     if suffix == SUFFIX:
         return out
-    if suffix and not Path(out).is_dir():
+    if suffix and not out.is_dir():
         raise UserError(f"--out {out}: the source is video, expected a file such as drawn{SUFFIX}, or a folder")
     path = local_file(source)
-    return str(Path(out) / (("live" if path is None else path.stem) + SUFFIX))
+    return out / (("live" if path is None else path.stem) + SUFFIX)
 
 
-def check_outputs(source: str, out: Optional[str], json_path: Optional[str]) -> None:
+def check_outputs(source: str, out: Optional[Path], json_path: Optional[Path]) -> None:
     """Raises UserError if an output cannot be written, or would replace the source or the other output."""
     taken = [local_file(source)]
     for option, output in (("--out", out), ("--json", json_path)):
         if output is None or output == STDOUT:
             continue
-        path = Path(output)
-        if path.exists() and not path.is_file():
-            raise UserError(f"{option} {output} is no file that can be replaced: give another (--json - prints)")
-        if os.path.realpath(path) in {os.path.realpath(other) for other in taken if other is not None}:
+        if os.path.realpath(output) in {os.path.realpath(other) for other in taken if other is not None}:
             other_files = f"'{display_name(source)}' or the other output"
             raise UserError(f"{option} {output} would replace {other_files}: choose another")
-        taken.append(path)
-        check_room(path.parent)
+        taken.append(output)
+        check_room(output.parent)
 
 
 @contextlib.contextmanager
-def opened_writer(path: Optional[str], video: Video) -> Iterator[Optional[VideoWriter]]:
+def opened_writer(path: Optional[Path], video: Video) -> Iterator[Optional[VideoWriter]]:
     """Yields a writer of the video at `path`, which is there once the block has ended well; None without a path."""
     if path is None:
         yield None

@@ -1,7 +1,9 @@
-"""Computes the detector's loss: focal loss for classes, Huber loss for boxes (Tan, Pang and Le 2020, section 5.1).
+"""Computes the detector's loss: focal loss for classes, Huber or GIoU loss for boxes.
 
-Focal loss: Lin et al. 2017, equation 5, with alpha 0.25 and EfficientDet's gamma 1.5. The Huber loss of the published
-training has delta 0.1 and weight 50. Both are normalized by the number of positive anchors.
+Focal loss: Lin et al. 2017, equation 5, with alpha 0.25 and EfficientDet's gamma 1.5 (Tan, Pang and Le 2020, section
+5.1). The Huber loss of the published training has delta 0.1 and weight 50. GIoU loss: Rezatofighi et al. 2019,
+algorithm 1, with weight 2; it measures what AP measures, at every size of object. All are normalized by the number of
+positive anchors.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from torch import Tensor
 from effedge.pipeline.models.heads import flatten_levels
 
 ALPHA, GAMMA = 0.25, 1.5
-HUBER_DELTA, BOX_WEIGHT = 0.1, 50.0
+HUBER_DELTA = 0.1
+BOX_WEIGHTS = {"huber": 50.0, "giou": 2.0}
+LARGEST_CODE = 4.0  # of a side, as a logarithm: an untrained network's e^90 is no number to learn from
 
 
 class DetectionTargets(NamedTuple):
@@ -41,9 +45,30 @@ def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return (alpha_t * (1 - p_t) ** GAMMA * cross_entropy).sum()
 
 
-def box_loss(codes: Tensor, targets: Tensor) -> Tensor:
+def huber_loss(codes: Tensor, targets: Tensor) -> Tensor:
     """Sums the Huber loss over the positive anchors; the mean over (ty, tx, th, tw), both [p,4]."""
     return F.huber_loss(codes, targets, reduction="sum", delta=HUBER_DELTA) / 4
+
+
+def giou_loss(codes: Tensor, targets: Tensor) -> Tensor:
+    """Sums 1 - GIoU over the positive anchors, both [p,4].
+
+    Ratios of areas are the same in any unit, so the unit of each box is its anchor's height in y and its width in x.
+    """
+    (first, last), (wanted_first, wanted_last) = map(corners, (codes, targets))
+    intersection = (torch.minimum(last, wanted_last) - torch.maximum(first, wanted_first)).clamp(min=0).prod(1)
+    union = (last - first).prod(1) + (wanted_last - wanted_first).prod(1) - intersection
+    hull = (torch.maximum(last, wanted_last) - torch.minimum(first, wanted_first)).prod(1)
+    return (1 - intersection / union + (hull - union) / hull).sum()
+
+
+def corners(codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Decodes the top left and bottom right corners (y, x), [p,2], in the sides of the anchor around its centre."""
+    centres, halves = codes[:, :2], codes[:, 2:].clamp(max=LARGEST_CODE).exp() / 2
+    return centres - halves, centres + halves
+
+
+BOX_LOSSES = {"huber": huber_loss, "giou": giou_loss}
 
 
 def detection_loss(
@@ -52,6 +77,7 @@ def detection_loss(
     targets: DetectionTargets,
     classes: int,
     positives: float | None = None,
+    box_loss: str = "huber",
 ) -> tuple[Tensor, Tensor]:
     """Computes (class loss, box loss) of a batch, the second already weighted.
 
@@ -60,6 +86,7 @@ def detection_loss(
         box_levels: per level [N,36,h,w].
         targets: of the p positive anchors.
         positives: number of positive anchors of the batch that these samples are a part of; p by default.
+        box_loss: a key of BOX_LOSSES.
     """
     image_indices, anchor_indices, class_ids, codes = targets
     logits, boxes = flatten_levels(class_levels, classes), flatten_levels(box_levels, 4)
@@ -68,5 +95,5 @@ def detection_loss(
     positives = max(len(anchor_indices) if positives is None else positives, 1)
     return (
         focal_loss(logits, one_hot) / positives,
-        BOX_WEIGHT * box_loss(boxes[image_indices, anchor_indices], codes) / positives,
+        BOX_WEIGHTS[box_loss] * BOX_LOSSES[box_loss](boxes[image_indices, anchor_indices], codes) / positives,
     )

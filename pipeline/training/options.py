@@ -12,7 +12,9 @@ from effedge.deploy.common.paths import output_file
 from effedge.pipeline.models.names import check_model
 from effedge.pipeline.models.tables import SIZE_HELP, Size, input_size, is_detector, parse_size
 from effedge.pipeline.training.data.augment import JITTER, Augmentation
-from effedge.pipeline.training.data.sources import DIGITS
+from effedge.pipeline.training.data.sources import DIGITS, Sampling
+from effedge.pipeline.training.losses import BOX_LOSSES
+from effedge.pipeline.training.matching import MATCHINGS
 from effedge.pipeline.training.progressive.stages import apply_settings
 from effedge.pipeline.training.recipes import RECIPES
 
@@ -49,6 +51,12 @@ class Options:
     progressive: tuple[int, int] | None = None  # see effedge.pipeline.training.progressive.stages
     mixup: float | None = None
     dropout: float | None = None  # None: the model's own
+    matching: str = "iou"
+    box_loss: str = "huber"
+
+    @property
+    def sampling(self) -> Sampling:
+        return make_sampling(self)
 
     @property
     def augmentation(self) -> Augmentation:
@@ -62,6 +70,10 @@ class Options:
 def make_augmentation(arguments: argparse.Namespace | Options) -> Augmentation:
     return Augmentation(arguments.flips, arguments.turns, arguments.colour, arguments.jitter, arguments.randaugment,
                         bool(arguments.autoaugment), RECIPES[arguments.recipe].fixes_resolution)  # fmt: skip
+
+
+def make_sampling(arguments: argparse.Namespace | Options) -> Sampling:
+    return Sampling(arguments.seed, make_augmentation(arguments), arguments.matching)
 
 
 def make_parser(description: str) -> Parser:
@@ -97,6 +109,9 @@ def make_parser(description: str) -> Parser:
     add("--colour", type=float, default=0.0, metavar="SHARE", help=colour)
     jitter = "scales of a detector's images, 1 being the letterbox's; narrow for objects of one size (default: 0.1 2)"
     add("--jitter", nargs=2, type=float, default=list(JITTER), metavar=("LEAST", "GREATEST"), help=jitter)
+    matching = "which anchors learn an object: those of IoU 0.5, or for small ones the nearest too"
+    add("--matching", choices=MATCHINGS, help=matching)
+    add("--box-loss", choices=tuple(BOX_LOSSES), help="of a detector's boxes")
     randaugment = "RandAugment on a classifier's images: N operations of magnitude M, 10 being their ranges' end"
     add("--randaugment", nargs=2, type=float, metavar=("N", "M"), help=randaugment)
     autoaugment = "AutoAugment's policy for ImageNet on a classifier's images, in place of RandAugment"
@@ -141,7 +156,11 @@ def apply_recipe(arguments: argparse.Namespace) -> None:
     arguments.batch = recipe.batch if arguments.batch is None else arguments.batch
     if arguments.rate is None:
         arguments.rate = recipe.rate * (arguments.batch / recipe.batch if recipe.rate_by_batch else 1)
-    for name in ("decay", "drop_connect", "ema"):
+    for name in ("matching", "box_loss"):
+        if getattr(arguments, name) is not None and task == "classification":
+            option = "--" + name.replace("_", "-")
+            raise UserError(f"{option} is for detectors, and {arguments.model} is a classifier: leave it out")
+    for name in ("decay", "drop_connect", "ema", "matching", "box_loss"):
         if getattr(arguments, name) is None:
             setattr(arguments, name, getattr(recipe, name))
     if arguments.autoaugment and task == "detection":

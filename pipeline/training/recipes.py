@@ -56,6 +56,8 @@ class Recipe(NamedTuple):
     falling: tuple[float, float] | None = None  # (factor, epochs between); None: a cosine to zero
     randaugment: tuple[int, float] | None = None  # number of operations on an image, and their magnitude
     progressive: bool = False  # sizes and regularization grow by stage (effedge.pipeline.training.progressive)
+    matching: str = "iou"  # of a detector's anchors (effedge.pipeline.training.matching)
+    box_loss: str = "huber"  # of a detector (effedge.pipeline.training.losses)
     fixes_resolution: bool = False  # only the last layers learn, from images cut as in evaluation
 
 

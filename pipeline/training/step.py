@@ -47,7 +47,7 @@ def loss_divisor(batch: Batch) -> int:
 
 def batch_loss(
     model: nn.Module, images: Tensor, batch: Batch, classes: int, divisor: float | None = None,
-    weights: Tensor | None = None,
+    weights: Tensor | None = None, box_loss: str = "huber",
 ) -> dict[str, Tensor]:  # fmt: skip
     """Computes the parts of the loss by name; their sum is minimized.
 
@@ -55,11 +55,12 @@ def batch_loss(
         images: the normalized images of `batch`.
         divisor: `loss_divisor` of the whole batch, where `batch` is a part of it.
         weights: of mixup, [N], by which a classifier's `images` are mixed before the forward pass.
+        box_loss: of a detector, a key of `effedge.pipeline.training.losses.BOX_LOSSES`.
     """
     if isinstance(batch, DetectionBatch):
         class_levels, box_levels = (list(map(at_least_float32, levels)) for levels in model(images))
-        class_loss, box_loss = detection_loss(class_levels, box_levels, batch.targets, classes, divisor)
-        return {"class": class_loss, "box": box_loss}
+        of_classes, of_boxes = detection_loss(class_levels, box_levels, batch.targets, classes, divisor, box_loss)
+        return {"class": of_classes, "box": of_boxes}
     logits = at_least_float32(model(images if weights is None else mix_images(images, weights)))
     losses = F.cross_entropy(logits, batch.class_ids, label_smoothing=LABEL_SMOOTHING, reduction="none")
     if weights is not None:
@@ -105,7 +106,8 @@ def train_step(
         with forward.no_sync() if wait else contextlib.nullcontext():  # type: ignore[operator]
             with part_of_batch(options.seed, state.step, first, options.batch), autocast:
                 of_part = None if weights is None else weights[first : first + len(part.images)]
-                part_losses = batch_loss(forward, normalize(part.images), part, classes, divisor, of_part)
+                part_losses = batch_loss(forward, normalize(part.images), part, classes, divisor, of_part,
+                                         options.box_loss)  # fmt: skip
             loss = torch.stack(list(part_losses.values())).sum()
             (loss * group.world_size).backward()  # DistributedDataParallel takes the mean over the processes
         first += len(part.images)

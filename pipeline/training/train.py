@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
 from pathlib import Path
@@ -30,11 +31,13 @@ from effedge.pipeline.training.distributed.processes import ProcessGroup, join_p
 from effedge.pipeline.training.log.outputs import check_out
 from effedge.pipeline.training.log.state import resume_path
 from effedge.pipeline.training.loop import Schedule, train
-from effedge.pipeline.training.options import Options, apply_recipe, make_augmentation, make_parser, read_options
+from effedge.pipeline.training.options import Options, apply_recipe, make_parser, make_sampling, read_options
 from effedge.pipeline.training.progressive.stages import in_stages
 from effedge.pipeline.training.validation import make_validation
 from effedge.pipeline.weights.published import Preprocessing, preprocessing
 
+KEPT_BYTES = 2**31 - 1  # the most that mallopt takes
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 GPU_WORKERS = 16  # at most, to feed one GPU; one worker is enough beside a training on the CPU
 
 
@@ -65,6 +68,18 @@ def main() -> None:
         run_process(group, arguments)
 
 
+def keep_freed_memory() -> None:
+    """Makes malloc keep the memory of freed tensors for the next step's.
+
+    By default glibc returns it to the system, which clears every page before it gives it out again. Other C libraries
+    stay as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
 def lock_of(out: Path) -> contextlib.AbstractContextManager[None]:
     """Locks the output of a training; only the first of torchrun's processes does, for all of them."""
     return locked(out) if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext()
@@ -72,12 +87,14 @@ def lock_of(out: Path) -> contextlib.AbstractContextManager[None]:
 
 def run_process(group: ProcessGroup, arguments: argparse.Namespace) -> None:
     """Runs the training in one process of the group."""
+    if group.device.type == "cpu":
+        keep_freed_memory()
     look, metadata = trained_preprocessing(arguments.model, arguments.data)
     val, validation = arguments.val or (DIGITS if arguments.data == DIGITS else None), None
     unreadable = LEAVE_OUT if arguments.skip_unreadable else REFUSE
     with line_by_line(), group.rank_0_first():  # rank 0 draws the digits
-        data = training_data(arguments.model, arguments.data, arguments.images, arguments.size, arguments.seed,
-                             make_augmentation(arguments), unreadable)  # fmt: skip
+        data = training_data(arguments.model, arguments.data, arguments.images, arguments.size,
+                             make_sampling(arguments), unreadable)  # fmt: skip
         options = read_options(arguments, data.epoch_length, group.world_size)
         data = in_stages(data, options)
         if val is not None:

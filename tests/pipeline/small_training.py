@@ -44,7 +44,7 @@ def write_coco(folder, count, box=None):
 
 
 def data_of(options, path, images=None):
-    return training_data(options.model, str(path), images, options.size, options.seed, options.augmentation)
+    return training_data(options.model, str(path), images, options.size, options.sampling)
 
 
 def run_main(monkeypatch, *words):

@@ -168,12 +168,14 @@ def record_crops(
     return draw
 
 
-def with_matches(draw_image: Callable[[int], LabelledImage], anchors: np.ndarray) -> Callable[[int], DetectionSample]:
+def with_matches(
+    draw_image: Callable[[int], LabelledImage], anchors: np.ndarray, matching: str = "iou"
+) -> Callable[[int], DetectionSample]:
     """Matches the objects of images to a model's anchors [A,4], xyxy in input pixels."""
 
     def draw(index: int) -> DetectionSample:
         image, boxes, class_ids = draw_image(index)
-        return image, match(boxes, class_ids, anchors)
+        return image, match(boxes, class_ids, anchors, matching)
 
     return draw
 

@@ -47,9 +47,21 @@ class TrainingData(NamedTuple):
     checked: CheckedData | None = None
 
 
+class Sampling(NamedTuple):
+    """How samples are made of the data.
+
+    seed: of all that is drawn.
+    augmentation: of images from the disk; drawn digits vary in their own ways.
+    matching: of a detector's anchors (`effedge.pipeline.training.matching.MATCHINGS`).
+    """
+
+    seed: int = 0
+    augmentation: Augmentation = Augmentation()
+    matching: str = "iou"
+
+
 def training_data(
-    model: str, data: str, images: Path | None, size: Size, seed: int, augmentation: Augmentation,
-    unreadable: str = REFUSE,
+    model: str, data: str, images: Path | None, size: Size, sampling: Sampling, unreadable: str = REFUSE
 ) -> TrainingData:  # fmt: skip
     """Reads and checks the training data of a model.
 
@@ -57,14 +69,13 @@ def training_data(
         data: `digits`, or a path that `effedge.pipeline.datasets.read.read_data` reads.
         images: the folder of its images, where that is not the usual place.
         size: of the input.
-        augmentation: of images from the disk; drawn digits vary in their own ways.
         unreadable: as of `effedge.pipeline.datasets.checks.check_data`.
 
     Raises:
         UserError: as `effedge.pipeline.datasets.checks.check_data`; drawn crops, which are square, for a wide input.
     """
     checked = None
-    look = preprocessing(model, "")
+    look, (seed, augmentation, matching) = preprocessing(model, ""), sampling
     if data == DIGITS:
         labels: list[str | None] = list(digits.LABELS)
         if not is_detector(model) and size.height != size.width:
@@ -82,5 +93,6 @@ def training_data(
     if not is_detector(model):
         return TrainingData(labels, draw_crop, collate_classification, epoch_length, digest, checked)
     row = EFFICIENTDETS[model]
-    draw = with_matches(draw_image, make_anchors(size, row.levels, row.anchor_scale, row.aspects))
+    anchors = make_anchors(size, row.levels, row.anchor_scale, row.aspects)
+    draw = with_matches(draw_image, anchors, matching)
     return TrainingData(labels, draw, collate_detection, epoch_length, digest, checked)

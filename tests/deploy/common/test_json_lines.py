@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from effedge.deploy.common.cli import STDOUT
 from effedge.deploy.common.json_lines import JsonLines, open_json_lines
 
 
@@ -32,7 +33,7 @@ def test_a_line_that_does_not_fit_is_not_there_at_all():
 
 def test_lines_are_out_at_once_and_the_file_is_there_at_the_end(tmp_path):
     path = tmp_path / "new" / "a.jsonl"
-    with open_json_lines(str(path)) as lines:
+    with open_json_lines(path) as lines:
         for frame in range(3):
             lines.write({"frame": frame, "label": "\u00e9"})
         [temporary] = path.parent.glob(".a.jsonl.*/a.jsonl")
@@ -41,13 +42,13 @@ def test_lines_are_out_at_once_and_the_file_is_there_at_the_end(tmp_path):
 
 
 def test_after_a_failure_there_is_no_file(tmp_path):
-    with pytest.raises(RuntimeError), open_json_lines(str(tmp_path / "a.jsonl")):
+    with pytest.raises(RuntimeError), open_json_lines(tmp_path / "a.jsonl"):
         raise RuntimeError
     assert not list(tmp_path.iterdir())
 
 
 def test_standard_output(capfdbinary):
-    with open_json_lines("-") as lines:
+    with open_json_lines(STDOUT) as lines:
         lines.write({"frame": 0})
     assert capfdbinary.readouterr().out == b'{"frame": 0}\n'
     with open_json_lines(None) as lines:

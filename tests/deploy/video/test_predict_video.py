@@ -134,7 +134,7 @@ def predict_live(monkeypatch, build, tmp_path):
             model.engine.backend = lambda feeds: time.sleep(slow) or infer(feeds)
             return model
 
-        predict_video.predict_video(load, "camera:0", str(tmp_path / "a.mp4"), str(tmp_path / "a.jsonl"), False)
+        predict_video.predict_video(load, "camera:0", tmp_path / "a.mp4", tmp_path / "a.jsonl", False)
 
     return call
 
@@ -228,6 +228,12 @@ def test_a_video_that_cannot_be_ended_leaves_the_lines(predict_live, monkeypatch
     assert [path.name for path in tmp_path.glob("a.*")] == ["a.jsonl"]
 
 
+def test_lines_into_a_device_are_taken_as_those_of_images_are(engine, clip):
+    done = run(engine, clip, "--json", "/dev/null")
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "json: /dev/null"
+    assert os.stat("/dev/null").st_rdev == os.makedev(1, 3)
+
+
 def test_mistakes(engine, clip, tmp_path):
     (tmp_path / "file").write_text("")
     for words, expected in (
@@ -237,7 +243,6 @@ def test_mistakes(engine, clip, tmp_path):
         ([clip, "--out", clip], "would replace"),
         ([clip, "--json", clip], "would replace"),
         ([clip, "--json", tmp_path], "it is a folder, expected a file"),
-        ([clip, "--json", "/dev/null"], "is no file that can be replaced"),
         ([clip, "--out", tmp_path / "x.mp4", "--json", tmp_path / "x.mp4"], "or the other output"),
         ([clip, "--out", tmp_path / "file" / "x.mp4"], "cannot write"),
         ([clip, "--threshold", "2"], "from 0 to 1"),

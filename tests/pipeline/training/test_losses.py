@@ -1,4 +1,4 @@
-"""Focal and Huber loss against their formulas, and where each target goes."""
+"""Focal, Huber and GIoU loss against their formulas, and where each target goes."""
 
 import math
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from effedge.pipeline.models.anchors import make_anchors
+from effedge.pipeline.models.anchors import decode, make_anchors
 from effedge.pipeline.models.heads import flatten_levels
-from effedge.pipeline.training.losses import DetectionTargets, box_loss, detection_loss, focal_loss
+from effedge.pipeline.training.losses import DetectionTargets, detection_loss, focal_loss, giou_loss, huber_loss
 
 
 def focal(p, target, alpha=0.25, gamma=1.5):
@@ -48,7 +48,35 @@ def test_box_loss_is_the_huber_loss_averaged_over_the_four_numbers():
     errors = [[0.05, -0.1, 0.3, 0.0], [-2.0, 0.02, 0.0, 0.1]]
     targets = torch.randn(2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = sum(huber(error) for row in errors for error in row) / 4
-    assert box_loss(targets + torch.tensor(errors), targets).item() == pytest.approx(expected, rel=1e-6)
+    assert huber_loss(targets + torch.tensor(errors), targets).item() == pytest.approx(expected, rel=1e-6)
+
+
+def giou(box, other):
+    """Rezatofighi et al. 2019, algorithm 1, of two boxes xyxy in pixels."""
+    width = min(box[2], other[2]) - max(box[0], other[0])
+    height = min(box[3], other[3]) - max(box[1], other[1])
+    intersection = max(width, 0) * max(height, 0)
+    union = sum((each[2] - each[0]) * (each[3] - each[1]) for each in (box, other)) - intersection
+    hull = (max(box[2], other[2]) - min(box[0], other[0])) * (max(box[3], other[3]) - min(box[1], other[1]))
+    return intersection / union - (hull - union) / hull
+
+
+def test_giou_loss_is_one_less_the_giou_of_the_boxes_in_pixels():
+    random = np.random.default_rng(0)
+    anchors = make_anchors((128, 128), 5, 4.0)[random.integers(0, 3000, 40)]
+    codes, targets = random.normal(0, 0.8, (2, 40, 4))  # some of the boxes do not touch
+    boxes, wanted = decode(codes, anchors), decode(targets, anchors)
+    found = [giou(*pair) for pair in zip(boxes, wanted, strict=True)]
+    assert min(found) < -0.1 and max(found) > 0.3
+    loss = giou_loss(torch.from_numpy(codes), torch.from_numpy(targets)).item()
+    assert loss == pytest.approx(sum(1 - each for each in found), rel=1e-6)
+
+
+def test_giou_loss_and_its_gradient_are_finite_for_any_code():
+    codes = torch.tensor([[0.0, 0.0, 90.0, 90.0], [1e4, -1e4, -90.0, 3.0], [0.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    loss = giou_loss(codes, torch.zeros(3, 4))
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(codes.grad).all() and giou_loss(codes[2:], codes[2:]).item() == 0
 
 
 def test_flattened_heads_are_in_the_anchors_order():
@@ -82,13 +110,17 @@ def test_the_detection_loss_is_the_two_formulas_over_the_positives():
     class_loss = sum(focal(x, t) for x, t in zip(p.ravel(), targets.ravel(), strict=True)) / 2
     errors = np.stack([codes[0, 4], codes[1, 8]]) - wanted
     box = 50 * sum(huber(error) for error in errors.ravel()) / 4 / 2
-    found = detection_loss(
+    given = (
         [torch.from_numpy(logits.reshape(2, 27, 1, 1))],
         [torch.from_numpy(codes.reshape(2, 36, 1, 1))],
         DetectionTargets(*map(torch.tensor, (image_indices, anchor_indices, class_ids)), torch.from_numpy(wanted)),
         3,
     )
+    found = detection_loss(*given)
     assert [part.item() for part in found] == pytest.approx([class_loss, box], rel=1e-6)
+    by_giou = detection_loss(*given, box_loss="giou")
+    of_boxes = 2 * giou_loss(torch.from_numpy(np.stack([codes[0, 4], codes[1, 8]])), torch.from_numpy(wanted)) / 2
+    assert [part.item() for part in by_giou] == pytest.approx([class_loss, of_boxes.item()], rel=1e-6)
 
 
 def test_images_without_objects_teach_the_background():

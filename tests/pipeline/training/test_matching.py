@@ -1,4 +1,4 @@
-"""Anchor matching, by hand: positive at IoU 0.5, and no object without an anchor."""
+"""Anchor matching, by hand: positive at IoU 0.5 or by S3FD's two stages, and no object without an anchor."""
 
 import numpy as np
 import pytest
@@ -60,3 +60,36 @@ def test_every_object_is_learned_and_codes_lead_back_to_it(seed):
     # brute force: which anchors reach one half with any object
     overlaps = iou_matrix(boxes, anchors)
     assert set(np.flatnonzero(overlaps.max(0) >= 0.5)) | set(overlaps.argmax(1)) == set(found.anchors.tolist())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_compensated_matching_tops_objects_up_to_twenty_anchors(seed):
+    random = np.random.default_rng(seed)
+    sides, corners = random.uniform(9, 90, (7, 2)), random.uniform(0, 160, (7, 2))
+    boxes = np.concatenate([corners, corners + sides], axis=1).astype(np.float32)
+    anchors = make_anchors((256, 256), 5, 4.0)
+    found = match(boxes, np.arange(7), anchors, "compensated")
+    overlaps = iou_matrix(boxes, anchors)
+    best, owners = np.zeros(len(anchors)), {}  # S3FD's two stages, object by object and anchor by anchor
+    for number, row in enumerate(overlaps):
+        taken = [anchor for anchor, iou in enumerate(row) if iou >= 0.5]
+        if len(taken) < 20:
+            twentieth = sorted(row.tolist())[-20]
+            taken = [anchor for anchor, iou in enumerate(row) if iou >= twentieth and iou > 0.1]
+        for anchor in taken:
+            if row[anchor] > best[anchor]:
+                best[anchor], owners[anchor] = row[anchor], number
+    owners.update({int(row.argmax()): number for number, row in enumerate(overlaps)})
+    assert dict(zip(found.anchors.tolist(), found.class_ids.tolist(), strict=True)) == owners
+    np.testing.assert_allclose(decode(found.codes, anchors[found.anchors]), boxes[found.class_ids], atol=1e-2)
+
+
+def test_a_small_object_is_learned_by_several_anchors_and_none_by_an_anchor_that_hardly_touches_it():
+    box, tiny = np.float32([[100, 100, 112, 114]]), np.float32([[100, 100, 104, 104]])
+    anchors = make_anchors((256, 256), 5, 4.0)
+    assert len(match(box, np.array([1]), anchors).anchors) == 1
+    found = match(box, np.array([1]), anchors, "compensated")
+    assert len(found.anchors) >= 5 and iou_matrix(box, anchors)[0, found.anchors].min() > 0.1
+    assert len(match(tiny, np.array([1]), anchors, "compensated").anchors) == 1
+    none = match(box[:0], np.zeros(0, np.int64), anchors, "compensated")
+    assert [len(part) for part in none] == [0, 0, 0]

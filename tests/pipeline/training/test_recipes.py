@@ -111,3 +111,13 @@ def test_autoaugment_takes_randaugments_place_and_neither_is_a_detectors():
         options_of("b0", *data, "--autoaugment", "--randaugment", 2, 9, epoch_length=1000)
     with pytest.raises(UserError, match="--autoaugment is for classifiers, and d0 is a detector"):
         options_of("d0", "--autoaugment")
+
+
+def test_the_targets_of_a_detector_are_by_recipe_and_no_classifiers():
+    paper, _ = options_of("d0", "--recipe", "efficientdet", "--data", "x", epoch_length=1000)
+    assert (paper.matching, paper.box_loss) == ("iou", "huber")
+    options, _ = options_of("d0", "--matching", "compensated", "--box-loss", "giou")
+    assert options.sampling.matching == "compensated" and options.box_loss == "giou"
+    for words in (("--matching", "iou"), ("--box-loss", "huber")):
+        with pytest.raises(UserError, match=f"{words[0]} is for detectors, and b0 is a classifier"):
+            options_of("b0", *words)

@@ -13,9 +13,13 @@ from effedge.deploy.common.cli import UserError
 from effedge.pipeline.models.create import create_model
 from effedge.pipeline.models.tables import Size
 from effedge.pipeline.training import loop
+from effedge.pipeline.training.distributed.processes import SINGLE_PROCESS
+from effedge.pipeline.training.initial_state import start_state
 from effedge.pipeline.training.log.state import resume_path
 from effedge.pipeline.training.loop import Schedule, train
+from effedge.pipeline.training.losses import BOX_LOSSES
 from effedge.pipeline.training.optimizer import learning_rate, make_optimizer
+from effedge.pipeline.training.step import batch_loss, make_normalize, train_step
 from effedge.pipeline.training.validation import make_validation
 from effedge.pipeline.weights.load import load_weights
 from effedge.pipeline.weights.published import preprocessing
@@ -286,13 +290,28 @@ def test_a_classifier_learns_colours(tmp_path, folders):
 
 
 @pytest.mark.slow
-def test_a_detector_learns_coloured_squares(tmp_path):
+@pytest.mark.parametrize(("matching", "box_loss"), [("iou", "huber"), ("compensated", "giou")])
+def test_a_detector_learns_coloured_squares(tmp_path, matching, box_loss):
     path, images = write_coco(tmp_path, 12), tmp_path / "photographs"
-    options = dataclasses.replace(D0, model="det-lite0", steps=400, batch=8, rate=5e-3, warmup=20, drop_connect=0.0)
+    options = dataclasses.replace(D0, model="det-lite0", steps=400, batch=8, rate=5e-3, warmup=20, drop_connect=0.0,
+                                  matching=matching, box_loss=box_loss)  # fmt: skip
     data, look = data_of(options, path, images), preprocessing("det-lite0", "")
     validation = make_validation("det-lite0", str(path), images, data.labels, Size(128, 128), look)
     figure = train(options, data, tmp_path / "det.safetensors", Schedule(validation))[1]
     assert figure is not None and figure > 0.5
+
+
+def test_a_step_has_the_box_loss_of_the_options(tmp_path):
+    options = dataclasses.replace(D0, drop_connect=0.0)
+    data = data_of(options, write_coco(tmp_path, 2), tmp_path / "photographs")
+    batch, normalize, found = data.collate([data.draw(0), data.draw(1)]), make_normalize("d0"), {}
+    for name in BOX_LOSSES:
+        state = start_state(dataclasses.replace(options, box_loss=name), 3, tmp_path / "none", {})
+        expected = batch_loss(state.model, normalize(batch.images), batch, 3, box_loss=name)["box"].item()
+        given = dataclasses.replace(options, box_loss=name)
+        found[name] = train_step(state, state.model, [batch], normalize, given, 3, SINGLE_PROCESS)["box"]
+        assert found[name] == pytest.approx(expected, rel=1e-3)
+    assert found["giou"] != pytest.approx(found["huber"], rel=0.1)
 
 
 def test_two_trainings_into_one_output_wait_and_other_processes_of_torchrun_do_not(monkeypatch, tmp_path):

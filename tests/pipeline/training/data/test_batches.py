@@ -24,7 +24,8 @@ from effedge.pipeline.training.data.batches import (
     shuffled,
     with_matches,
 )
-from effedge.pipeline.training.data.sources import training_data
+from effedge.pipeline.training.data.sources import Sampling, training_data
+from effedge.pipeline.training.matching import MATCHINGS, match
 from effedge.pipeline.weights.published import preprocessing
 
 FILL = (0, 0, 0)
@@ -195,10 +196,21 @@ def test_a_detector_learns_the_codes_of_its_own_anchors():
     wide = {"det-v2-b0": (1.4, 0.7), "efficientdetv2_dt": (2**0.5, 0.5**0.5)}
     for model, (long, short) in wide.items():
         aspects = [(1, 1), (long, short), (short, long)]
-        data = training_data(model, "digits", None, size, 0, Augmentation())
+        data = training_data(model, "digits", None, size, Sampling())
         _, boxes, class_ids = digit_images(size, 0, fill)(0)
         _, matches = data.draw(0)
         decoded = decode(matches.codes, make_anchors(size, 5, 4.0, aspects)[matches.anchors])
         assert len(boxes) > 0 and set(matches.class_ids) <= set(class_ids)
         for box in decoded:
             assert np.abs(boxes - box).max(axis=1).min() < 1e-3
+
+
+def test_the_matching_of_the_sampling_decides_the_anchors_that_learn():
+    size = Size(128, 256)
+    anchors = make_anchors(size, 5, 4.0)
+    _, boxes, class_ids = digit_images(size, 0, FILL)(0)
+    expected = {matching: match(boxes, class_ids, anchors, matching) for matching in MATCHINGS}
+    for matching, matches in expected.items():
+        _, found = training_data("d0", "digits", None, size, Sampling(matching=matching)).draw(0)
+        np.testing.assert_array_equal(found.anchors, matches.anchors)
+    assert len(expected["compensated"].anchors) > len(expected["iou"].anchors)

@@ -88,7 +88,7 @@ def test_what_makes_no_run_is_one_line(monkeypatch, tmp_path, words, said):
 
 
 def test_samples_have_the_size_of_their_steps_stage(folders):
-    for data in (data_of(GROWING, folders), training_data("b0", "digits", None, Size(64, 64), 0, GROWING.augmentation)):
+    for data in (data_of(GROWING, folders), training_data("b0", "digits", None, Size(64, 64), GROWING.sampling)):
         growing = in_stages(data, GROWING)
         shapes = [growing.draw(index)[0].shape for index in range(GROWING.steps * GROWING.batch)]
         sides = [32] * 4 + [42] * 4 + [53] * 4 + [64] * 4  # two steps of two samples each
