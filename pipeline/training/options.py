@@ -42,7 +42,7 @@ class Options:
     colour: float = 0.0
     jitter: tuple[float, float] = JITTER
     randaugment: tuple[int, float] | None = None
-    autoaugment: bool | None = None  # None, not False: so a state that was saved before there was this option resumes
+    autoaugment: bool | None = None
     recipe: str = "finetune"
     ema: float = RECIPES["finetune"].ema
     falling: tuple[float, float] | None = None  # see effedge.pipeline.training.optimizer.learning_rate

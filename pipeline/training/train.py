@@ -1,4 +1,4 @@
-"""Trains a model: with focal and Huber loss for detectors, with cross-entropy for classifiers.
+"""Trains a model: a detector with focal loss and Huber or GIoU loss, a classifier with cross-entropy.
 
     effedge train b0 --data digits --size 64 --steps 2000 --batch 64 --out b0.safetensors
     effedge train det-lite0 --data train.json --val val.json --init imagenet --epochs 40 --out my.safetensors

@@ -18,6 +18,12 @@ from torch import nn
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.files import atomic_file
 from effedge.pipeline.training.ema import Ema
+from effedge.pipeline.training.options import Options
+
+# A file that was saved before there was an option is of a run with the option's default.
+DEFAULTS = {
+    field.name: field.default for field in dataclasses.fields(Options) if field.default is not dataclasses.MISSING
+}
 
 
 @dataclasses.dataclass
@@ -89,6 +95,7 @@ def load_resume(path: Path, run: Mapping[str, object], state: TrainingState) -> 
     except Exception as error:  # torch.load raises almost anything on a damaged file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"'{path}' is damaged ({reason:.80}): remove it to begin anew") from error
+    saved_run = DEFAULTS | saved_run
     different = [f"{key} {saved_run.get(key)} instead of {run[key]}" for key in run if saved_run.get(key) != run[key]]
     if different:
         raise UserError(

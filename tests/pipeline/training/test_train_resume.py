@@ -193,6 +193,21 @@ def test_a_resume_file_of_other_options_or_annotations_is_named(monkeypatch, tmp
         train(B0, data_of(B0, folders), out)
 
 
+def test_a_resume_file_from_before_an_option_is_of_a_run_with_its_default(monkeypatch, tmp_path, folders):
+    out = tmp_path / "b0.safetensors"
+    with monkeypatch.context() as patched:
+        stop_in_step(patched, 0, signal.SIGINT)
+        with pytest.raises(UserError):
+            train(B0, data_of(B0, folders), out)
+    saved = torch.load(resume_path(out))
+    for name in ("matching", "box_loss", "dropout"):
+        del saved["run"][name]
+    torch.save(saved, resume_path(out))
+    with pytest.raises(UserError, match=r"other options \(box_loss huber instead of giou\)"):
+        train(dataclasses.replace(B0, box_loss="giou"), data_of(B0, folders), out)
+    train(B0, data_of(B0, folders), out)
+
+
 @pytest.mark.parametrize("cut", [0, 100, 0.5, 0.999])
 def test_a_damaged_resume_file_is_one_line(monkeypatch, tmp_path, folders, cut):
     out = tmp_path / "b0.safetensors"
