@@ -36,5 +36,9 @@ class NoImplementationError(UserError):
         self.nodes = tuple(nodes)
 
 
+class NoSuchPrecisionError(UserError):
+    """This machine does not compute in the precision."""
+
+
 class RefusedError(UserError):
     """The backend does not read the model."""

@@ -10,7 +10,6 @@ effedge's own C++ (engines/openvino/cpu_blocks/choose.py).
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
-from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import BackendDescription, SwishEntry
 from effedge.deploy.common.messages import log, track
 from effedge.deploy.common.outputs import disk_reason
@@ -19,7 +18,7 @@ from effedge.deploy.runtime.openvino_backend import OpenVinoEngine, compile_mode
 from effedge.deploy.runtime.openvino_int8_sums import narrow_weights, saturates
 from effedge.deploy.timing.machine import cores
 from effedge.engines.build_options import AUTO, EXACT, OFF, POLYNOMIAL
-from effedge.engines.build_request import BuildRequest, RefusedError
+from effedge.engines.build_request import BuildRequest, NoSuchPrecisionError, RefusedError
 from effedge.engines.manifest import CPU_BLOCKS, BuiltEngine, Layer
 from effedge.engines.onnx_header import Header
 from effedge.engines.openvino import swish
@@ -132,7 +131,7 @@ def precision_hint(capabilities: List[str], precision: str) -> str:
     """Returns the hint for layers that are not INT8: for fp16 and int8, bfloat16 or FP16, whichever this CPU has.
 
     Under either hint OpenVINO keeps the operations behind the last convolutions, the decoding of boxes, in float32.
-    Raises UserError for fp16 on a CPU that has neither.
+    Raises NoSuchPrecisionError for fp16 on a CPU that has neither.
     """
     if precision == "fp32":
         return FULL
@@ -141,7 +140,7 @@ def precision_hint(capabilities: List[str], precision: str) -> str:
             return hint
     if precision == "int8":
         return FULL
-    raise UserError(
+    raise NoSuchPrecisionError(
         f"this CPU computes in neither FP16 nor bfloat16 (OpenVINO finds {', '.join(capabilities)}): "
         "build PRECISION=fp32 or int8 for it, or fp16 on the CPU that will run it"
     )

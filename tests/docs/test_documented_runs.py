@@ -37,7 +37,7 @@ LEFT_OUT = {
     r"^effedge (serve|demo) |serving_load|runtime_soak": "it runs until Ctrl-C, or ten minutes, and has a test",
     r"^\.venv/bin/pip ": "it installs what the tests have",
     r"bccd/|--data imagenet/|lite0:imagenet|WEIGHTS=imagenet|--init imagenet": "it needs data from elsewhere",
-    r"d0-(128|256|512)\.saf|det-v2-b0-(last|more)|more\.saf": "it goes on from a long training",
+    r"d0-(128|256|512|first|smaller|small)\.saf|det-v2-b0-(last|more)|more\.saf": "it goes on from a long training",
     r"b0-160": "it starts from such a training",
     r"^effedge train d0 --size 512": "it takes hours",
     r"hf-hub:|timm:": "it needs the Hugging Face hub; the tests of weights have a server of its shape",

@@ -21,6 +21,7 @@ from effedge.deploy.common.strict_json import parse_json
 from effedge.deploy.image.files import open_image
 from effedge.deploy.image.preprocess import preparation
 from effedge.deploy.runtime.manifest import parse_manifest
+from effedge.engines.build_request import NoSuchPrecisionError
 from effedge.engines.stage import record_path, run_stage
 from effedge.engines.targets import PRECISIONS, TARGETS
 from effedge.pipeline.chain import CALIBRATION_IMAGES, calibration_images, run_chain
@@ -59,7 +60,12 @@ def measure(case: LocatedCase, *, out: Path, peers: Mapping[str, Path], limit: i
     request = Request(case.source, "int8", TARGETS["cpu"], out, calibration=case.calibration)
     requests = {precision: dataclasses.replace(request, precision=precision) for precision in PRECISIONS}
     requests[SYMMETRIC] = dataclasses.replace(request, target=LIKE_GPUS)
-    engines = {variant: in_own_process(run_chain, variant_request) for variant, variant_request in requests.items()}
+    engines = {}
+    for variant, variant_request in requests.items():
+        try:
+            engines[variant] = in_own_process(run_chain, variant_request)
+        except NoSuchPrecisionError as missing:
+            log.warning(f"note: {variant} of {case.name} is left out: {missing}")
     folder = engines["int8"].parent
     manifest = parse_manifest(engines["int8"])
     files = {f"{variant}_onnxruntime": folder / f"{name}.onnx" for variant, name in CALIBRATED.items()}

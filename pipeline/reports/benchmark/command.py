@@ -16,10 +16,11 @@ from pathlib import Path
 
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.files import write_json
-from effedge.deploy.common.messages import messages_to_stderr
+from effedge.deploy.common.messages import log, messages_to_stderr
 from effedge.deploy.common.paths import json_file, output_file, output_folder
 from effedge.deploy.timing.gpu_facts import gpus
 from effedge.deploy.timing.machine import machine, versions
+from effedge.engines.build_request import NoSuchPrecisionError
 from effedge.engines.gpu import first_gpu
 from effedge.engines.targets import PRECISIONS, TARGETS, resolve_target
 from effedge.pipeline.chain import run_chain
@@ -56,7 +57,12 @@ def main() -> None:
     with messages_to_stderr():  # the builders' lines are progress here
         for precision in PRECISIONS:
             checkpoint = Checkpoint(arguments.model, arguments.weights)
-            engine = run_chain(Request(checkpoint, precision, target, arguments.out, calibration=arguments.calibration))
+            request = Request(checkpoint, precision, target, arguments.out, calibration=arguments.calibration)
+            try:
+                engine = run_chain(request)
+            except NoSuchPrecisionError as missing:
+                log.warning(f"note: effedge {precision} is left out: {missing}")
+                continue
             contenders.append(Contender(f"effedge {precision}", "engine", (str(engine),)))
         if target.on_cpu:
             contenders += rivals(arguments.model, arguments.weights, engine.parent / "plain.onnx")

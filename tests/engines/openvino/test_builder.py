@@ -12,6 +12,7 @@ from effedge.deploy.runtime.onnxruntime_backend import make_session
 from effedge.deploy.runtime.openvino_int8_sums import saturates
 from effedge.engines.build import build_engine
 from effedge.engines.build_options import BuildOptions
+from effedge.engines.build_request import NoSuchPrecisionError
 from effedge.engines.openvino import builder
 from effedge.engines.openvino.builder import precision_hint
 from effedge.engines.targets import TARGETS
@@ -70,7 +71,7 @@ def test_the_hint_is_what_the_cpu_has():
     assert precision_hint(["FP32", "BF16"], "fp16") == "bf16"
     assert precision_hint(["FP32", "BF16", "INT8"], "int8") == "bf16"  # of the layers that stay out of INT8
     assert precision_hint(["FP32", "INT8"], "int8") == precision_hint(["BF16"], "fp32") == "f32"
-    with pytest.raises(UserError, match="neither FP16 nor bfloat16"):
+    with pytest.raises(NoSuchPrecisionError, match="neither FP16 nor bfloat16"):
         precision_hint(["FP32", "INT8"], "fp16")
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from effedge.calibration.ranges.samples import list_images
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.messages import log
+from effedge.engines.build_request import NoSuchPrecisionError
 from effedge.pipeline.datasets.read import read_data
 from effedge.pipeline.reports.accuracy import command, measure
 from effedge.pipeline.reports.accuracy.cases import CASES, LocatedCase, locate, split_table
@@ -138,6 +139,25 @@ def test_a_peer_that_fails_is_a_note_and_the_table_goes_on(tmp_path, labelled, m
     assert "nncf of own is left out" in caplog.text and "no such operator" in caplog.text
     assert rows[0]["peers"]["nncf"].keys() == {"failed"} and "nncf" not in rows[0]["results"]
     assert "nncf failed" in markdown(rows)
+
+
+def test_a_precision_that_this_cpu_lacks_is_a_note_and_a_dash(tmp_path, labelled, monkeypatch, caplog):
+    evaluated = {"task": "classification", "images": 2, "seconds": 1.0, "figures": {"top-1": 0.5}, "unread": []}
+
+    def in_own_process(function, *words, **options):
+        if function.__name__ == "run_chain":
+            if words[0].precision == "fp16":
+                raise NoSuchPrecisionError("this CPU computes in neither")
+            return tmp_path / f"{words[0].precision}-{words[0].target.name}"
+        return {"int8_macs": 0.9, "seconds": 3.0, "peak_mib": 10} if "report" in function.__name__ else evaluated
+
+    monkeypatch.setattr(measure, "in_own_process", in_own_process)
+    monkeypatch.setattr(measure, "parse_manifest", lambda folder: {"spec": {}})
+    case = LocatedCase("own", Checkpoint("b0", "b0.safetensors"), labelled / "red", {"labelled": str(labelled)})
+    with caplog.at_level("WARNING", "effedge"):
+        [row] = measure.measure(case, out=tmp_path, peers={}, limit=None)
+    assert "fp16 of own is left out: this CPU" in caplog.text and "fp16" not in row["results"]
+    assert "| 50.0 | – | 50.0 |" in markdown([row])
 
 
 def made_up_row(figure, **figures):
