@@ -37,17 +37,16 @@ def match(boxes: np.ndarray, class_ids: np.ndarray, anchors: np.ndarray, matchin
     if len(boxes) == 0:
         return Matches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
     overlaps = iou_matrix(boxes, anchors)
-    positive = overlaps >= MATCH_IOU
+    least = np.full(len(boxes), MATCH_IOU)
     if matching == "compensated":
-        few = positive.sum(axis=1) < ENOUGH_ANCHORS
-        last = np.partition(overlaps[few], -ENOUGH_ANCHORS, axis=1)[:, -ENOUGH_ANCHORS, None]
-        positive[few] = (overlaps[few] >= last) & (overlaps[few] > LEAST_IOU)
+        few = np.count_nonzero(overlaps >= MATCH_IOU, axis=1) < ENOUGH_ANCHORS
+        last = np.partition(overlaps, -ENOUGH_ANCHORS, axis=1)[:, -ENOUGH_ANCHORS]
+        least = np.where(few, np.maximum(last, LEAST_IOU), MATCH_IOU)
+    positive = overlaps >= least[:, None]
     best_object = np.where(positive, overlaps, -1).argmax(axis=0)
-    learns = positive.any(axis=0)
     best_anchor = overlaps.argmax(axis=1)
     best_object[best_anchor] = np.arange(len(boxes))
-    learns[best_anchor] = True
-    anchor_indices = np.flatnonzero(learns)
+    anchor_indices = np.union1d(np.flatnonzero(positive.any(axis=0)), best_anchor)
     objects = best_object[anchor_indices]
     codes = encode(boxes[objects], anchors[anchor_indices])
     return Matches(anchor_indices, class_ids[objects].astype(np.int64), codes)
