@@ -15,13 +15,12 @@ from typing import Any, Optional, Tuple
 import numpy as np
 import openvino as ov
 
-from effedge.deploy.timing.machine import cpu
+from effedge.deploy.timing.machine import has_vnni
 
 LARGEST_PAIR = 32767 // 255  # of weights of one sign
 CHANNELS = 32  # of the probe
 OPENVINO_NAMES = {"float32": "f32", "float16": "f16"}
 LAYERS = ("Convolution", "GroupConvolution", "MatMul")
-EXACT = ("vnni", "amx_int8")  # parts of the names of what a CPU can do, with which sums have 32 bits
 # The functions that make operations; OpenVINO 2024.4, of Python 3.8, has them elsewhere.
 ops: Any = ov.opset13 if hasattr(ov, "opset13") else ov.runtime.opset13
 
@@ -30,7 +29,7 @@ ops: Any = ov.opset13 if hasattr(ov, "opset13") else ov.runtime.opset13
 def saturates() -> bool:
     """Returns True if OpenVINO's INT8 convolutions saturate on this CPU. Where its abilities do not tell, one of the
     largest weights and data is run."""
-    if any(name in cpu()["abilities"] for name in EXACT):
+    if has_vnni():
         return False
     image = ops.parameter([1, CHANNELS, 4, 4], np.float32)
     low, high = ops.constant(np.float32(0)), ops.constant(np.float32(255))

@@ -50,6 +50,11 @@ def cpu() -> Cpu:
     return {"model": cpu_name(), "abilities": abilities}
 
 
+def has_vnni() -> bool:
+    """Returns True if the CPU says that it adds products of INT8 in 32 bits: x86's VNNI and AMX."""
+    return any(name in cpu()["abilities"] for name in ("vnni", "amx_int8"))
+
+
 def cores() -> int:
     """Counts the CPU cores that this process may use."""
     return len(usable_cores())
