@@ -36,8 +36,7 @@ class JsonLines:
 
 @contextlib.contextmanager
 def open_json_lines(path: Optional[Path]) -> Iterator[Optional[JsonLines]]:
-    """Yields a writer to `path`, a file that exists once the block has ended well, or to `STDOUT`; None
-    for None."""
+    """Yields a writer to `path`, a file that exists once the block has ended well, or to `STDOUT`; None for None."""
     if path is None:
         yield None
     elif path == STDOUT:

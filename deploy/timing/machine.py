@@ -1,5 +1,6 @@
 """Describes the machine of a measurement, and reads the versions of the packages that ran."""
 
+import functools
 import os
 import platform
 from importlib import metadata
@@ -50,6 +51,7 @@ def cpu() -> Cpu:
     return {"model": cpu_name(), "abilities": abilities}
 
 
+@functools.lru_cache(maxsize=None)  # asked for each session of ONNX Runtime, and the CPU stays
 def has_vnni() -> bool:
     """Returns True if the CPU says that it adds products of INT8 in 32 bits: x86's VNNI and AMX."""
     return any(name in cpu()["abilities"] for name in ("vnni", "amx_int8"))

@@ -19,6 +19,9 @@ from effedge.pipeline.training.progressive.stages import apply_settings
 from effedge.pipeline.training.recipes import RECIPES
 
 PRECISIONS = ("fp32", "bf16")
+KINDS = {"detection": "detector", "classification": "classifier"}
+# Beside those of effedge.pipeline.training.progressive.stages.
+OF_ONE_TASK = {"autoaugment": "classification", "matching": "detection", "box_loss": "detection"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,15 +159,13 @@ def apply_recipe(arguments: argparse.Namespace) -> None:
     arguments.batch = recipe.batch if arguments.batch is None else arguments.batch
     if arguments.rate is None:
         arguments.rate = recipe.rate * (arguments.batch / recipe.batch if recipe.rate_by_batch else 1)
-    for name in ("matching", "box_loss"):
-        if getattr(arguments, name) is not None and task == "classification":
-            option = "--" + name.replace("_", "-")
-            raise UserError(f"{option} is for detectors, and {arguments.model} is a classifier: leave it out")
+    for name, only in OF_ONE_TASK.items():
+        if getattr(arguments, name) is not None and task != only:
+            option, of, kind = name.replace("_", "-"), KINDS[only], KINDS[task]
+            raise UserError(f"--{option} is for {of}s, and {arguments.model} is a {kind}: leave it out")
     for name in ("decay", "drop_connect", "ema", "matching", "box_loss"):
         if getattr(arguments, name) is None:
             setattr(arguments, name, getattr(recipe, name))
-    if arguments.autoaugment and task == "detection":
-        raise UserError(f"--autoaugment is for classifiers, and {arguments.model} is a detector: leave it out")
     if arguments.autoaugment and arguments.randaugment is not None:
         raise UserError("--autoaugment and --randaugment are two policies for the same images: give one of them")
     apply_settings(arguments, recipe.progressive)

@@ -65,7 +65,7 @@ def measure(case: LocatedCase, *, out: Path, peers: Mapping[str, Path], limit: i
         try:
             engines[variant] = in_own_process(run_chain, variant_request)
         except NoSuchPrecisionError as missing:
-            log.warning(f"note: {variant} of {case.name} is left out: {missing}")
+            left_out(variant, case, missing)
     folder = engines["int8"].parent
     manifest = parse_manifest(engines["int8"])
     files = {f"{variant}_onnxruntime": folder / f"{name}.onnx" for variant, name in CALIBRATED.items()}
@@ -110,9 +110,9 @@ def measure(case: LocatedCase, *, out: Path, peers: Mapping[str, Path], limit: i
     return rows
 
 
-def left_out(peer: str, case: LocatedCase, failure: UserError) -> dict[str, Any]:
-    """Returns the report of a peer that failed, and notes it: that is a result of the table, and not its end."""
-    log.warning(f"note: {peer} of {case.name} is left out: {failure}")
+def left_out(variant: str, case: LocatedCase, failure: UserError) -> dict[str, Any]:
+    """Returns the report of a variant that failed, and notes it: that is a result of the table, and not its end."""
+    log.warning(f"note: {variant} of {case.name} is left out: {failure}")
     return {"failed": str(failure)}
 
 

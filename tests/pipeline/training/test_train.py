@@ -306,9 +306,9 @@ def test_a_step_has_the_box_loss_of_the_options(tmp_path):
     data = data_of(options, write_coco(tmp_path, 2), tmp_path / "photographs")
     batch, normalize, found = data.collate([data.draw(0), data.draw(1)]), make_normalize("d0"), {}
     for name in BOX_LOSSES:
-        state = start_state(dataclasses.replace(options, box_loss=name), 3, tmp_path / "none", {})
-        expected = batch_loss(state.model, normalize(batch.images), batch, 3, box_loss=name)["box"].item()
         given = dataclasses.replace(options, box_loss=name)
+        state = start_state(given, 3, tmp_path / "none", {})
+        expected = batch_loss(state.model, normalize(batch.images), batch, 3, box_loss=name)["box"].item()
         found[name] = train_step(state, state.model, [batch], normalize, given, 3, SINGLE_PROCESS)["box"]
         assert found[name] == pytest.approx(expected, rel=1e-3)
     assert found["giou"] != pytest.approx(found["huber"], rel=0.1)

@@ -180,12 +180,18 @@ def test_going_on_does_not_need_the_initial_weights_again(monkeypatch, tmp_path,
     train(options, data_of(options, folders), out)
 
 
-def test_a_resume_file_of_other_options_or_annotations_is_named(monkeypatch, tmp_path, folders):
+def stopped_training(monkeypatch, tmp_path, folders):
+    """The output of a training that was stopped in its first step."""
     out = tmp_path / "b0.safetensors"
     with monkeypatch.context() as patched:
         stop_in_step(patched, 0, signal.SIGINT)
         with pytest.raises(UserError):
             train(B0, data_of(B0, folders), out)
+    return out
+
+
+def test_a_resume_file_of_other_options_or_annotations_is_named(monkeypatch, tmp_path, folders):
+    out = stopped_training(monkeypatch, tmp_path, folders)
     with pytest.raises(UserError, match=r"other options \(rate 0.001 instead of 0.002\)"):
         train(dataclasses.replace(B0, rate=2e-3), data_of(B0, folders), out)
     (folders / "red" / "1.png").rename(folders / "blue" / "2.png")
@@ -194,11 +200,7 @@ def test_a_resume_file_of_other_options_or_annotations_is_named(monkeypatch, tmp
 
 
 def test_a_resume_file_from_before_an_option_is_of_a_run_with_its_default(monkeypatch, tmp_path, folders):
-    out = tmp_path / "b0.safetensors"
-    with monkeypatch.context() as patched:
-        stop_in_step(patched, 0, signal.SIGINT)
-        with pytest.raises(UserError):
-            train(B0, data_of(B0, folders), out)
+    out = stopped_training(monkeypatch, tmp_path, folders)
     saved = torch.load(resume_path(out))
     for name in ("matching", "box_loss", "dropout"):
         del saved["run"][name]
