@@ -1,7 +1,7 @@
 """Draws results onto their image, in sizes that suit it: boxes with labels and scores, or the best classes."""
 
 import colorsys
-from typing import TYPE_CHECKING, Any, Tuple
+from typing import TYPE_CHECKING, Any, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -14,18 +14,39 @@ GOLDEN_RATIO = 0.618034
 SMALLEST_FONT = 8
 
 
+class Plate(NamedTuple):
+    """A text and the filled rectangle that it stands on."""
+
+    text: str
+    font: Any
+    inset: Tuple[float, float]  # where the text goes, from the plate's top-left corner
+    size: Tuple[float, float]  # width, height
+
+
 def draw_detections(image: np.ndarray, detections: "Detections") -> np.ndarray:
-    """Returns a copy of `image` (RGB uint8 [H,W,3]) with each box outlined and labelled, the best on top."""
+    """Returns a copy of `image` (RGB uint8 [H,W,3]) with each box outlined and labelled, the best on top.
+
+    No outline crosses a label, and no label covers another as long as one of its box's corners is free.
+    """
     drawn = Image.fromarray(image)
     canvas = ImageDraw.Draw(drawn)
     font_size = usual_font_size(drawn)
     line_width = max(1, round(font_size / 7))
-    for (x0, y0, x1, y1), score, class_id, label in reversed(list(detections)):
-        colour = class_colour(class_id)
+    outlined = list(detections)
+    plates: List[Tuple[Plate, Tuple[float, float]]] = []
+    taken: List[Tuple[float, float, float, float]] = []
+    for (x0, y0, x1, y1), score, _, label in outlined:
+        plate = fitted_plate(canvas, drawn.size, f"{label} {score:.2f}", font_size)
+        corner = free_corner(drawn.size, (x0, y0, x1, y1), plate.size, taken)
+        taken.append((*corner, *plate.size))
+        plates.append((plate, corner))
+    for (x0, y0, x1, y1), _, class_id, _ in reversed(outlined):
         # Pillow's rectangle includes its far edge, which lies one pixel past the image for a box that ends with it.
         right, bottom = min(x1, drawn.width - 1), min(y1, drawn.height - 1)
-        canvas.rectangle((x0, y0, max(x0, right), max(y0, bottom)), outline=colour, width=line_width)
-        draw_label(canvas, drawn.size, (x0, y0), f"{label} {score:.2f}", colour, font_size)
+        sides = (x0, y0, max(x0, right), max(y0, bottom))
+        canvas.rectangle(sides, outline=class_colour(class_id), width=line_width)
+    for (plate, corner), detection in zip(reversed(plates), reversed(outlined)):
+        draw_plate(canvas, plate, corner, class_colour(detection.class_id))
     return np.array(drawn)
 
 
@@ -37,13 +58,11 @@ def draw_classes(image: np.ndarray, classification: "Classification") -> np.ndar
     font_size, top = usual_font_size(drawn), 0.0
     for class_id, label, score in classification:
         limits = (drawn.width, max(drawn.height - round(top), 0))
-        _, _, plate = fitted_text(canvas, limits, f"{label} {score:.2f}", font_size)
-        if top and plate[1] > limits[1]:
+        plate = fitted_plate(canvas, limits, f"{label} {score:.2f}", font_size)
+        if top and plate.size[1] > limits[1]:
             break
-        # A plate stands on its corner: the corner of the next is the bottom of this one.
-        corner = (0.0, top + plate[1])
-        draw_label(canvas, drawn.size, corner, f"{label} {score:.2f}", class_colour(class_id), font_size)
-        top += plate[1]
+        draw_plate(canvas, plate, (0.0, top), class_colour(class_id))
+        top += plate.size[1]
     return np.array(drawn)
 
 
@@ -52,37 +71,25 @@ def usual_font_size(image: Image.Image) -> int:
     return max(11, round(0.022 * (image.width + image.height) / 2))
 
 
-def draw_label(
-    canvas: ImageDraw.ImageDraw,
-    limits: Tuple[int, int],
-    corner: Tuple[float, float],
-    label: str,
-    colour: Tuple[int, int, int],
-    font_size: int,
-) -> None:
-    """Writes `label` on a plate of `colour` above a box's top-left `corner`; moved, and set smaller, as far as it
-    takes to stay within `limits` (width, height)."""
-    font, inset, plate = fitted_text(canvas, limits, label, font_size)
-    x, y = plate_corner(limits, corner, plate)
-    canvas.rectangle((x, y, x + plate[0] - 1, y + plate[1] - 1), fill=colour)
-    canvas.text((x + inset[0], y + inset[1]), label, font=font, fill=text_colour(colour))
-
-
-def fitted_text(
-    canvas: ImageDraw.ImageDraw, limits: Tuple[int, int], text: str, font_size: int
-) -> Tuple[Any, Tuple[float, float], Tuple[float, float]]:
-    """Finds the largest font, of `font_size` at most, in which a plate with `text` fits `limits` (width, height).
-
-    Returns the font, where the text goes on the plate, and the plate's size (width, height).
-    """
+def fitted_plate(canvas: ImageDraw.ImageDraw, limits: Tuple[int, int], text: str, font_size: int) -> Plate:
+    """Returns a plate with `text` in the largest font, of `font_size` at most, that fits `limits` (width, height)."""
     while True:
         font = default_font(font_size)
         left, top, right, bottom = text_box(canvas, text, font)
         margin = font_size // 6
         width, height = right - left + 2 * margin, bottom - top + 2 * margin
         if (width <= limits[0] and height <= limits[1]) or font_size <= SMALLEST_FONT:
-            return font, (margin - left, margin - top), (width, height)
+            return Plate(text, font, (margin - left, margin - top), (width, height))
         font_size = max(SMALLEST_FONT, font_size * 4 // 5)
+
+
+def draw_plate(
+    canvas: ImageDraw.ImageDraw, plate: Plate, corner: Tuple[float, float], colour: Tuple[int, int, int]
+) -> None:
+    """Draws a plate of `colour` with its text, black or white, from the plate's top-left `corner` on."""
+    (x, y), (width, height), (right, down) = corner, plate.size, plate.inset
+    canvas.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
+    canvas.text((x + right, y + down), plate.text, font=plate.font, fill=text_colour(colour))
 
 
 def default_font(size: int) -> Any:
@@ -100,14 +107,37 @@ def text_box(canvas: ImageDraw.ImageDraw, text: str, font: Any) -> Tuple[float, 
     return (0.0, 0.0, *font.getsize(text))  # a bitmap font of Pillow before 9.2
 
 
-def plate_corner(
-    limits: Tuple[int, int], corner: Tuple[float, float], plate: Tuple[float, float]
+def free_corner(
+    limits: Tuple[int, int],
+    box: Tuple[float, float, float, float],
+    size: Tuple[float, float],
+    taken: Sequence[Tuple[float, float, float, float]],
 ) -> Tuple[float, float]:
-    """Places a plate (width, height) above `corner`, or below it where there is no room above, and within `limits`
-    (width, height). Returns its top-left corner."""
-    x = max(0, min(corner[0], limits[0] - plate[0]))
-    y = corner[1] - plate[1] if corner[1] >= plate[1] else corner[1]
-    return x, max(0, min(y, limits[1] - plate[1]))
+    """Returns the top-left corner of a plate of `size` (width, height) at the first corner of `box` (xyxy) where it
+    covers none of `taken` (x, y, width, height): above the box, left then right, below it, left then right. Where it
+    does at all of them, the first."""
+    x0, y0, x1, y1 = box
+    width, height = size
+    corners = [
+        plate_corner(limits, (x0, y0), size),
+        plate_corner(limits, (x1 - width, y0), size),
+        plate_corner(limits, (x0, y1 + height), size),
+        plate_corner(limits, (x1 - width, y1 + height), size),
+    ]
+    for x, y in corners:
+        if not any(x < tx + tw and tx < x + width and y < ty + th and ty < y + height for tx, ty, tw, th in taken):
+            return x, y
+    return corners[0]
+
+
+def plate_corner(
+    limits: Tuple[int, int], corner: Tuple[float, float], size: Tuple[float, float]
+) -> Tuple[float, float]:
+    """Places a plate of `size` (width, height) above `corner`, or below it where there is no room above, and within
+    `limits` (width, height). Returns its top-left corner."""
+    x = max(0, min(corner[0], limits[0] - size[0]))
+    y = corner[1] - size[1] if corner[1] >= size[1] else corner[1]
+    return x, max(0, min(y, limits[1] - size[1]))
 
 
 def class_colour(class_id: int) -> Tuple[int, int, int]:

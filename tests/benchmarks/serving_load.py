@@ -27,7 +27,7 @@ import numpy as np
 
 from effedge.deploy.timing.percentiles import Histogram
 
-IMAGE = Path(__file__).resolve().parents[2] / "docs" / "detection.jpg"
+IMAGE = Path(__file__).resolve().parents[2] / "deploy/serving/page/samples/digits-1.jpg"
 PARTS = 10
 MIB = 1 << 20
 
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--url", help="of a service that runs already")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--image", type=Path, default=IMAGE, help="default: docs/detection.jpg")
+    parser.add_argument("--image", type=Path, default=IMAGE, help="default: one of the demo's samples, of digits")
     parser.add_argument("--serve", metavar="OPTION", nargs="*", default=[], help='options of the service: "--places=8"')
     args = parser.parse_args()
     if (args.engine is None) == (args.url is None):

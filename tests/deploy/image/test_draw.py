@@ -5,7 +5,7 @@ import pytest
 from PIL import ImageDraw, ImageFont
 
 from effedge.deploy.image.detections import Detections
-from effedge.deploy.image.draw import class_colour, draw_detections, plate_corner, text_colour
+from effedge.deploy.image.draw import class_colour, draw_detections, free_corner, plate_corner, text_colour
 
 
 def found(*boxes, name="seven"):
@@ -16,6 +16,21 @@ def found(*boxes, name="seven"):
         classes=np.arange(count),
         labels=[name] * count,
     )
+
+
+@pytest.fixture()
+def plates(monkeypatch):
+    """The plates drawn, each (x0, y0, x1, y1)."""
+    drawn = []
+    rectangle = ImageDraw.ImageDraw.rectangle
+
+    def record(self, corners, fill=None, outline=None, width=1):
+        if fill is not None:
+            drawn.append(corners)
+        rectangle(self, corners, fill=fill, outline=outline, width=width)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "rectangle", record)
+    return drawn
 
 
 def luminance(colour):
@@ -42,17 +57,8 @@ def test_nothing_found_draws_nothing():
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 300), (24, 24), (64, 48), (480, 640), (2000, 3000)])
 @pytest.mark.parametrize("name", ["7", "a very long label of a class that hardly fits anywhere"])
-def test_any_image_and_any_box_can_be_drawn(size, name, monkeypatch):
+def test_any_image_and_any_box_can_be_drawn(size, name, plates):
     height, width = size
-    plates = []
-    rectangle = ImageDraw.ImageDraw.rectangle
-
-    def record(self, corners, fill=None, outline=None, width=1):
-        if fill is not None:
-            plates.append(corners)
-        rectangle(self, corners, fill=fill, outline=outline, width=width)
-
-    monkeypatch.setattr(ImageDraw.ImageDraw, "rectangle", record)
     boxes = [
         [0, 0, width, height],
         [0, 0, width / 3, height / 3],
@@ -97,3 +103,23 @@ def test_colours_of_classes_differ_and_their_ink_is_readable():
     for colour in colours:
         lighter, darker = sorted((luminance(colour), luminance(text_colour(colour))), reverse=True)
         assert (lighter + 0.05) / (darker + 0.05) >= 4.5  # WCAG 2.1, AA
+
+
+def test_a_label_takes_another_corner_of_its_box_where_a_better_one_lies():
+    box, size = (20.0, 50.0, 80.0, 90.0), (30.0, 10.0)
+    corners = [(20, 40), (50, 40), (20, 90), (50, 90)]
+    taken = [(*corner, *size) for corner in corners]
+    for count, corner in enumerate(corners):
+        assert free_corner((200, 200), box, size, taken[:count]) == corner
+    assert free_corner((200, 200), box, size, taken) == corners[0]  # none is free
+    assert free_corner((200, 200), box, size, [(0, 30, 20, 10), (20, 30, 30, 10)]) == corners[0]  # they only touch
+
+
+def test_labels_of_crossing_boxes_do_not_cover_each_other(plates):
+    image = np.zeros((200, 400, 3), np.uint8)
+    boxes = [[100, 80, 200, 160], [150, 82, 250, 150], [104, 84, 204, 164]]
+    drawn = draw_detections(image, found(*boxes))
+    assert len(plates) == 3
+    for row, (x0, y0, x1, y1) in enumerate(reversed(plates)):  # the best is drawn last
+        colours = drawn[round(y0) : round(y1) + 1, round(x0) : round(x1) + 1].reshape(-1, 3)
+        assert not any((colours == class_colour(other)).all(axis=1).any() for other in range(3) if other != row)
