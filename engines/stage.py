@@ -49,8 +49,9 @@ def up_to_date(artefact: Path, key: Mapping[str, Any]) -> bool:
 
 
 def peak_memory_mib() -> int:
-    """Returns the largest resident set of this process so far, in MiB (Linux counts ru_maxrss in KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    """Returns the largest resident set so far of this process or of one that it waited for, in MiB (Linux counts
+    ru_maxrss in KiB)."""
+    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // 1024
 
 
 def run_stage(
