@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxruntime import InferenceSession
 
-from effedge.calibration.graph.session import session, side_by_side, tensor_bytes
+from effedge.calibration.graph.session import compute, session, side_by_side, tensor_bytes, threads_in
 from effedge.calibration.ranges.histogram import Histogram
 from effedge.calibration.ranges.samples import Samples
 from effedge.deploy.common.cli import UserError
@@ -44,7 +44,7 @@ def collect(model: ir.Model, samples: Samples, tensors: Sequence[str]) -> dict[s
     def count(running: InferenceSession, names: Sequence[str], computed: Sequence[str], run: int) -> None:
         arrays = samples.load(run)
         if computed:
-            arrays = {**arrays, **dict(zip(computed, running.run(computed, arrays), strict=True))}
+            arrays = {**arrays, **dict(zip(computed, compute(running, computed, arrays), strict=True))}
         for name in names:
             try:
                 with locks[name]:
@@ -57,7 +57,9 @@ def collect(model: ir.Model, samples: Samples, tensors: Sequence[str]) -> dict[s
         for names in groups:
             computed = [name for name in names if name not in inputs]
             running = session(model, computed)
-            for _ in side_by_side(functools.partial(count, running, names, computed), range(len(samples)), running):
+            for _ in side_by_side(
+                functools.partial(count, running, names, computed), range(len(samples)), threads_in(running)
+            ):
                 bar.update()
     return histograms
 
@@ -113,7 +115,7 @@ def collect_amax(model: ir.Model, samples: Samples, tensors: Sequence[str]) -> d
         outputs = np.abs(np.asarray(running.run(None, samples.load(run)), np.float32))
         return outputs.reshape(-1, len(REDUCTIONS)).max(axis=1)[::-1]
 
-    runs = side_by_side(extremes_of, range(len(samples)), running)
+    runs = side_by_side(extremes_of, range(len(samples)), threads_in(running))
     shown = track(runs, total=len(samples), desc="extremes", unit="run")
     for sample, extremes in zip(samples.names, shown, strict=True):
         for name, extreme in zip(tensors, extremes, strict=True):

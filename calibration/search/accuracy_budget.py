@@ -97,10 +97,13 @@ def measured_gains(quantizer: PostTrainingQuantizer) -> list[float]:
     together has a small output error."""
     if any(quantizer.gains):
         return quantizer.gains
-    bar = track(quantizer.thresholds, desc="gains", unit="group")
-    errors = [quantizer.switched.isolated_error(i, value) if value > 0 else 0.0 for i, value in enumerate(bar)]
+    usable = {group: value for group, value in enumerate(quantizer.thresholds) if value > 0}
+    sums = [0.0] * len(quantizer.thresholds)
+    trials = quantizer.switched.isolate(usable)
+    for group, error in track(trials, total=len(usable) * quantizer.switched.samples, desc="gains", unit="run"):
+        sums[group] += error
     quantizer.switched.forget_parts()
-    return error_shares(errors, quantizer.output_error)
+    return error_shares([total / quantizer.switched.samples for total in sums], quantizer.output_error)
 
 
 def most_groups(quantizer: PostTrainingQuantizer, order: list[int]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from effedge.calibration.graph.session import session, side_by_side
+from effedge.calibration.graph.session import session, side_by_side, threads_in
 from effedge.calibration.placement.layers import find_layers
 from effedge.calibration.ranges.samples import Samples
 from effedge.deploy.common.messages import track
@@ -37,7 +37,7 @@ def sqnr(reference: ir.Model, changed: ir.Model, samples: Samples, tensors: list
         feeds = samples.load(run)
         return [running.run(tensors, feeds) for running in sessions]
 
-    runs = side_by_side(both, range(len(samples)), sessions[0])
+    runs = side_by_side(both, range(len(samples)), threads_in(sessions[0]))
     for pairs in track(runs, total=len(samples), desc="SQNR", unit="run"):
         for index, (expected, got) in enumerate(zip(*pairs, strict=True)):
             signal[index] += np.square(expected, dtype=np.float64).sum()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import onnx_ir as ir
 
-from effedge.calibration.graph.session import session, side_by_side
+from effedge.calibration.graph.session import compute, session, side_by_side, threads_in
 from effedge.calibration.weights.layered_run import Arrays
 
 
@@ -23,34 +24,44 @@ def cut_before(model: ir.Model, start: int) -> None:
     model.graph.inputs[:] = [value for value in model.graph.inputs if value.uses()]
 
 
-def feeds_at(model: ir.Model, start: int, feeds: Sequence[Arrays], max_bytes: int) -> tuple[int, list[Arrays]]:
-    """Computes the feeds of the submodel that begins at a node.
+class Submodel(NamedTuple):
+    """The nodes of a model from position `start` on, and their feeds for each sample."""
+
+    start: int
+    feeds: list[Arrays]
+
+
+def submodels(model: ir.Model, starts: Sequence[int], feeds: Sequence[Arrays], max_bytes: int) -> list[Submodel]:
+    """Computes the feeds of the submodels that begin at some nodes, in one run of the model for each sample.
 
     Args:
-        start: the node's position. No output may be written before it; else the submodel begins at the first node that
-            writes an output.
+        starts: the nodes' positions. No output may be written before a submodel: one with a later start begins at the
+            first node that writes an output.
         feeds: of the full model, for each sample.
-        max_bytes: of the submodel's feeds, all samples together. Where they are larger, the full model serves.
-
-    Returns:
-        The position at which the submodel begins, and its feeds.
+        max_bytes: of a submodel's feeds, all samples together. Where they are larger, it is the full model.
     """
     writers = {value.producer() for value in model.graph.outputs}
-    start = min(start, next((index for index, node in enumerate(model.graph) if node in writers), start))
-    values = _crossing(model.graph, start)
-    computed = [value.name or "" for value in values if value.producer() is not None]
-    if not computed:
-        return 0, list(feeds)
-    running = session(model, computed)
-    names = {value.name for value in values}
-    submodel_feeds: list[Arrays] = []
-    runs = side_by_side(lambda sample: running.run(computed, sample), feeds, running)
-    for sample, arrays in zip(feeds, runs, strict=True):
-        inputs = {name: array for name, array in sample.items() if name in names}
-        submodel_feeds.append({**inputs, **dict(zip(computed, arrays, strict=True))})
-        if sum(array.nbytes for array in submodel_feeds[0].values()) * len(feeds) > max_bytes:
-            return 0, list(feeds)
-    return start, submodel_feeds
+    first = next((index for index, node in enumerate(model.graph) if node in writers), 0)
+    starts = [min(start, first) for start in starts]
+    crossing = [_crossing(model.graph, start) for start in starts]
+    computed = {value.name or "": None for values in crossing for value in values if value.producer() is not None}
+    running = session(model, list(computed)) if computed else None
+
+    def tensors_of(sample: Arrays) -> Arrays:
+        return {**sample, **dict(zip(computed, compute(running, list(computed), sample), strict=True))}
+
+    kept: list[list[Arrays]] = [[] for _ in starts]
+    fits = [any(value.producer() is not None for value in values) for values in crossing]
+    for tensors in side_by_side(tensors_of, feeds, threads_in(running)) if running else ():
+        for index, values in enumerate(crossing):
+            if fits[index]:
+                kept[index].append({value.name or "": tensors[value.name or ""] for value in values})
+                if sum(array.nbytes for array in kept[index][0].values()) * len(feeds) > max_bytes:
+                    fits[index] = False
+    return [
+        Submodel(start, of_start) if fit else Submodel(0, list(feeds))
+        for start, of_start, fit in zip(starts, kept, fits, strict=True)
+    ]
 
 
 def _crossing(graph: ir.Graph, start: int) -> list[ir.Value]:

@@ -16,18 +16,19 @@ that first reads a tensor of the part. There the few layers of the part have a s
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from effedge.calibration.graph.onnx_file import insert_behind
-from effedge.calibration.graph.session import session
+from effedge.calibration.graph.session import session, side_by_side, threads_of_run
 from effedge.calibration.placement import Plan
 from effedge.calibration.placement.insert import quantize_weight
 from effedge.calibration.placement.layers import Layer
 from effedge.calibration.ranges.thresholds import INT8_MAX, quantization_parameters
-from effedge.calibration.search.submodel import cut_before, feeds_at
+from effedge.calibration.search.submodel import cut_before, submodels
 from effedge.calibration.search.trials import Trials
 from effedge.calibration.weights.layered_run import Arrays
 
@@ -48,7 +49,7 @@ class SwitchedTrials:
         self.model, self.plan, self.trials = model, plan, trials
         self.lows = [None] * len(plan.groups) if lows is None else lows
         self.full: tuple[frozenset[int], SwitchedSession] | None = None  # for the groups that were tried last
-        self.parts: dict[int, tuple[SwitchedSession, list[Arrays]]] = {}  # by group, made when it is first tried
+        self.parts: dict[int, Part] = {}  # by group, of those that `isolate` tried
 
     @property
     def samples(self) -> int:
@@ -59,43 +60,61 @@ class SwitchedTrials:
         """Returns the mean of `errors`."""
         return float(np.mean(list(self.errors(thresholds))))
 
-    def isolated_error(self, group: int, threshold: float) -> float:
-        """Returns the mean of `isolated_errors`."""
-        return float(np.mean(list(self.isolated_errors(group, threshold))))
-
     def errors(self, thresholds: Mapping[int, float]) -> Iterator[float]:
         """Computes the output error of each sample with the groups of `thresholds` (by index) in INT8 and all others in
         float."""
         groups = frozenset(thresholds)
         if self.full is None or self.full[0] != groups:
             self.full = groups, SwitchedSession(self.model, self.plan, range(len(self.plan.groups)), rounded=groups)
-        return self._errors(self.full[1], self.trials.feeds, thresholds)
+        switched = self.full[1]
+        return self.trials.output_errors(
+            switched.session, self.trials.feeds, None, self._switches(switched, thresholds)
+        )
 
-    def isolated_errors(self, group: int, threshold: float, samples: Sequence[int] | None = None) -> Iterator[float]:
-        """Computes the output error of each sample, or of some, with one group in INT8 and all others in float."""
-        if group not in self.parts:
-            members, start = next(part for part in parts_of(self.model, self.plan) if group in part[0])
-            start, feeds = feeds_at(self.model, start, self.trials.feeds, PART_BYTES)
-            part = SwitchedSession(self.model, self.plan, members, start)
-            self.parts.update((member, (part, feeds)) for member in members)
-        return self._errors(*self.parts[group], {group: threshold}, samples)
+    def isolate(
+        self, thresholds: Mapping[int, float], samples: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, float]]:
+        """Computes the output error of each sample, or of some, with each group of `thresholds` in INT8 by itself.
+
+        Returns:
+            (group, output error) of each group and sample, the groups along the network.
+        """
+        samples = range(self.samples) if samples is None else samples
+        parts = parts_of(self.model, self.plan, thresholds)
+        starts = submodels(self.model, [start for _, start in parts], self.trials.feeds, PART_BYTES)
+
+        def errors_in(index: int) -> list[tuple[int, float]]:
+            (members, _), (start, feeds) = parts[index], starts[index]
+            part = Part(SwitchedSession(self.model, self.plan, members, start), feeds)
+            self.parts.update(dict.fromkeys(members, part))
+            return [
+                (group, self.trials.error_of(sample, part.switched.session, {**feeds[sample], **switches}))
+                for group in members
+                for switches in [self._switches(part.switched, {group: thresholds[group]})]
+                for sample in samples
+            ]
+
+        # Parts go side by side, as making a part's session is Python on one core, in which the other can run.
+        for found in side_by_side(errors_in, range(len(parts)), threads_of_run(self.model)):
+            yield from found
+
+    def isolated_errors(self, group: int, threshold: float) -> Iterator[float]:
+        """Computes the output error of each sample with a group in INT8 by itself, at another threshold than `isolate`
+        tried."""
+        switched, feeds = self.parts[group]
+        return self.trials.output_errors(switched.session, feeds, None, self._switches(switched, {group: threshold}))
 
     def forget_parts(self) -> None:
         """Frees the sessions for groups by themselves and the tensors that they begin with."""
         self.parts.clear()
 
-    def _errors(
-        self,
-        switched: SwitchedSession,
-        feeds: Sequence[Arrays],
-        thresholds: Mapping[int, float],
-        samples: Sequence[int] | None = None,
-    ) -> Iterator[float]:
+    def _switches(self, switched: SwitchedSession, thresholds: Mapping[int, float]) -> Arrays:
+        """Makes the feeds of a session's switches."""
         parameters = {
             index: quantization_parameters(thresholds.get(index, INT8_MAX), self.lows[index])
             for index in switched.groups
         }
-        switches = {
+        return {
             f"{kind}.{index}": array
             for index, (scale, zero_point) in parameters.items()
             for kind, array in (
@@ -104,7 +123,13 @@ class SwitchedTrials:
                 ("zero_point", np.array(zero_point, np.int8)),
             )
         }
-        return self.trials.output_errors(switched.session, feeds, samples, switches)
+
+
+class Part(NamedTuple):
+    """A session for the groups of a part of the network, and its feeds for each sample."""
+
+    switched: SwitchedSession
+    feeds: list[Arrays]
 
 
 class SwitchedSession:
@@ -150,8 +175,8 @@ class SwitchedSession:
         self.session = session(switched)
 
 
-def parts_of(model: ir.Model, plan: Plan) -> list[tuple[list[int], int]]:
-    """Divides the groups into at most PARTS parts along the model; returns the members of each part, and the position
+def parts_of(model: ir.Model, plan: Plan, groups: Collection[int]) -> list[tuple[list[int], int]]:
+    """Divides some groups into at most PARTS parts along the model; returns the members of each part, and the position
     of the first node that reads one of their tensors."""
     position = {node.name: index for index, node in enumerate(model.graph)}
     group_of = {name: index for index, group in enumerate(plan.groups) for name in group}
@@ -161,8 +186,9 @@ def parts_of(model: ir.Model, plan: Plan) -> list[tuple[list[int], int]]:
         assert value is not None
         group = group_of[value.name or ""]
         first[group] = min(first[group], position[reader.name])
-    order = np.argsort(first, kind="stable")
-    return [(part.tolist(), first[part[0]]) for part in np.array_split(order, min(PARTS, len(order)))]
+    order = sorted(groups, key=first.__getitem__)
+    parts = np.array_split(order, max(1, min(PARTS, len(order))))
+    return [(part.tolist(), first[part[0]]) for part in parts if len(part)]
 
 
 def _scalar(name: str, kind: ir.TensorType) -> ir.Value:

@@ -19,15 +19,15 @@ behind (ladder.py), and of the groups by themselves only those with the largest 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from effedge.calibration.ranges.histogram import Histogram
 from effedge.calibration.ranges.samples import spread
 from effedge.calibration.ranges.thresholds import at_percentile, signal_to_noise
-from effedge.calibration.search.ladder import Errors, climb, common_rung, descend
+from effedge.calibration.search.ladder import climb, common_rung, descend
 from effedge.calibration.search.switched_session import SwitchedTrials
 from effedge.deploy.common.messages import track
 
@@ -42,6 +42,8 @@ LEAST_RUNS = 256  # of the model, in all trials; taking the ranges costs 128
 RUNS_OF_SAMPLE = 80  # that a sample of the trials should have
 DESCENT_SHARE = 0.5  # of the runs, for the moves of parts of the network
 ISOLATED_COST = 0.5  # of a run: a group by itself needs the model behind it only
+
+Trial = TypeVar("Trial")
 
 # Chooses groups from the gain of each, the output error of all together, and their thresholds.
 Leave = Callable[[Sequence[float], float, Sequence[float]], Collection[int]]
@@ -150,18 +152,17 @@ class _Search:
         in_int8 = {index: value for index, value in enumerate(thresholds) if value > 0 and index not in without}
         return self._counted(self.switched.errors(in_int8))
 
-    def isolated_errors(self, group: int, threshold: float, samples: Sequence[int] | None = None) -> Iterator[float]:
-        """Computes the output error of each sample, or of some, with one group in INT8."""
-        samples = range(self.switched.samples) if samples is None else samples
+    def isolated_errors(self, group: int, threshold: float) -> Iterator[float]:
+        """Computes the output error of each sample with one group in INT8."""
         if threshold == 0:  # of a tensor of zeros
-            return iter([0.0] * len(samples))
-        return self._counted(self.switched.isolated_errors(group, threshold, samples), ISOLATED_COST)
+            return iter([0.0] * self.switched.samples)
+        return self._counted(self.switched.isolated_errors(group, threshold), ISOLATED_COST)
 
-    def _counted(self, errors: Errors, cost: float = 1.0) -> Iterator[float]:
-        for error in errors:
+    def _counted(self, trials: Iterable[Trial], cost: float = 1.0) -> Iterator[Trial]:
+        for trial in trials:
             self.left -= cost
             self.progress()
-            yield error
+            yield trial
 
     def common_rung(self) -> tuple[list[int], list[float]]:
         """Finds one rung for all groups, and the errors there; what is then left of the descent's share of the runs is
@@ -182,7 +183,13 @@ class _Search:
         runs."""
         affordable = int((self.left - self.moves) / (ISOLATED_COST * len(self.ladders)))
         few = spread(range(self.switched.samples), min(affordable, self.switched.samples // FEW_SAMPLES))
-        return [list(self.isolated_errors(group, value, few)) for group, value in enumerate(thresholds)] if few else []
+        if not few:
+            return []
+        isolated: list[list[float]] = [[] for _ in thresholds]
+        usable = {group: value for group, value in enumerate(thresholds) if value > 0}
+        for group, error in self._counted(self.switched.isolate(usable, few), ISOLATED_COST):
+            isolated[group].append(error)
+        return [errors or [0.0] * len(few) for errors in isolated]
 
     def isolate_worst(self, thresholds: Sequence[float], isolated: list[list[float]]) -> list[int]:
         """Tries the groups with the largest `isolated` errors on all samples, changes these, and returns the groups,

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxruntime import InferenceSession
 
-from effedge.calibration.graph.session import session, side_by_side
+from effedge.calibration.graph.session import session, side_by_side, threads_in
 from effedge.calibration.output_error.kinds import Choice, choose_judges
 from effedge.calibration.output_error.measure import DetectionJudge, OutputError
 from effedge.calibration.ranges.samples import Samples
@@ -37,7 +37,7 @@ class Trials:
     ) -> None:
         running = session(reference)
         self.feeds = [feeds for _, feeds in samples]
-        expected = list(side_by_side(lambda feeds: running.run(None, feeds), self.feeds, running))
+        expected = list(side_by_side(lambda feeds: running.run(None, feeds), self.feeds, threads_in(running)))
         self.choice = choice or choose_judges(reference, expected, image_size(self.feeds[0]), kinds)
         self.measure = OutputError(self.choice.judges, expected)
 
@@ -66,10 +66,14 @@ class Trials:
         if len(feeds) != len(self.feeds):
             raise ValueError(f"{len(feeds)} runs for {len(self.feeds)} samples")
         return side_by_side(
-            lambda index: self.measure.of(index, running.run(None, {**feeds[index], **constants})),
+            lambda index: self.error_of(index, running, {**feeds[index], **constants}),
             range(len(feeds)) if samples is None else samples,
-            running,
+            threads_in(running),
         )
+
+    def error_of(self, sample: int, running: InferenceSession, feeds: Arrays) -> float:
+        """Computes the output error of one sample; `feeds` are of the session."""
+        return self.measure.of(sample, running.run(None, feeds))
 
     def block_errors(self, candidate: ir.Model) -> dict[str, float]:
         """Returns the candidate's error of each block of the outputs, by name; their mean is its output error."""
@@ -77,7 +81,7 @@ class Trials:
         runs = side_by_side(
             lambda index: self.measure.of_blocks(index, running.run(None, self.feeds[index])),
             range(len(self.feeds)),
-            running,
+            threads_in(running),
         )
         return dict(zip(self.measure.blocks, np.mean(list(runs), axis=0).tolist(), strict=True))
 

@@ -29,7 +29,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from effedge.calibration.graph.session import session, side_by_side
+from effedge.calibration.graph.session import session, side_by_side, threads_in
 from effedge.calibration.ranges.samples import Samples
 from effedge.deploy.common.files import sha256_of_bytes
 from effedge.deploy.common.messages import track
@@ -200,7 +200,7 @@ def channel_extremes(model: ir.Model, values: list[ir.Value], samples: Samples) 
     running = session(probe)
     extremes = [np.zeros(1, np.float32)] * len(values)
     selected = samples.spread(min(SAMPLES, len(samples)))
-    runs = side_by_side(lambda sample: running.run(None, sample[1]), selected, running)
+    runs = side_by_side(lambda sample: running.run(None, sample[1]), selected, threads_in(running))
     for arrays in track(runs, total=len(selected), desc="channels", unit="run"):
         for index, array in enumerate(arrays):
             extremes[index] = np.maximum(extremes[index], array.max(axis=(0, 2, 3)))

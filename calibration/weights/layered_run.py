@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from effedge.calibration.graph.session import session_of, side_by_side, threads_of_run
+from effedge.calibration.graph.session import compute, session_of, side_by_side, threads_of_run
 
 Arrays = dict[str, np.ndarray]  # by the name of the tensor
 
@@ -70,7 +70,9 @@ class LayeredRun:
             names = [value.name or "" for value in wanted]
             inputs = [model_input.name for model_input in running.get_inputs()]
             runs = side_by_side(
-                lambda held: running.run(names, {name: held[name] for name in inputs}), list(self.held), running
+                lambda held: compute(running, names, {name: held[name] for name in inputs}),
+                list(self.held),
+                self.threads,
             )
             for held, arrays in zip(self.held, runs, strict=True):
                 held.update(zip(names, arrays, strict=True))

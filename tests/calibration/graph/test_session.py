@@ -11,7 +11,15 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from effedge.calibration.graph.session import BYTES_AT_ONCE, live_bytes, session, side_by_side, threads_of_run
+from effedge.calibration.graph.session import (
+    BYTES_AT_ONCE,
+    compute,
+    live_bytes,
+    session,
+    side_by_side,
+    threads_in,
+    threads_of_run,
+)
 from tests.calibration import networks
 from tests.calibration.networks import Network
 
@@ -110,5 +118,18 @@ def test_a_model_of_unknown_sizes_runs_alone(load: Load) -> None:
 
 def test_runs_side_by_side_compute_what_runs_one_by_one_do(load: Load) -> None:
     running, feeds = session(load(networks.classifier())), networks.feeds(9)
-    together = list(side_by_side(lambda feed: running.run(None, feed)[0], feeds, running))
+    together = list(side_by_side(lambda feed: running.run(None, feed)[0], feeds, threads_in(running)))
     np.testing.assert_array_equal(together, [running.run(None, feed)[0] for feed in feeds])
+
+
+def test_what_is_computed_without_a_copy_stays_as_it_is(load: Load) -> None:
+    model = load(networks.classifier())
+    feeds = [each for _, each in networks.as_samples(networks.feeds(3, seed=4))]
+    names = [value.name or "" for node in model.graph for value in node.outputs if value.dtype == ir.DataType.FLOAT]
+    running = session(model, names)
+    computed = [compute(running, names, feed) for feed in feeds]
+    turned = {name: np.asfortranarray(array) for name, array in feeds[0].items()}  # in another order in memory
+    computed.append(compute(running, names, turned))
+    for feed, arrays in zip([*feeds, feeds[0]], computed, strict=True):
+        for one, other in zip(arrays, running.run(names, feed), strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from effedge.calibration.graph.session import session
-from effedge.calibration.search.submodel import cut_before, feeds_at
+from effedge.calibration.search.submodel import cut_before, submodels
 from tests.calibration import networks
 from tests.calibration.networks import Network
 
@@ -36,25 +36,31 @@ def test_from_every_node_on_it_computes_the_same(load: Load, make: Callable[[], 
         feeds = networks.normal_runs(2, (1, 4, 8, 8))
     before = ir.to_proto(model).SerializeToString()
     wanted = [session(model).run(None, each) for each in feeds]
+    positions = range(len(model.graph))
     starts = []
-    for start in range(len(model.graph)):
-        position, submodel_feeds = feeds_at(model, start, feeds, PLENTY)
+    for start, submodel_feeds in submodels(model, positions, feeds, PLENTY):
         submodel = model.clone()
-        cut_before(submodel, position)
-        assert len(submodel.graph) == len(model.graph) - position
-        starts.append(position)
+        cut_before(submodel, start)
+        assert len(submodel.graph) == len(model.graph) - start
+        starts.append(start)
         for each, outputs in zip(submodel_feeds, wanted, strict=True):
             for one, other in zip(session(submodel).run(None, each), outputs, strict=True):
                 np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     last = len(model.graph) - 1 if make is networks.classifier else 1  # `early` is written by the second node
-    assert starts == [min(start, last) for start in range(len(model.graph))]
+    assert starts == [min(start, last) for start in positions]
     assert ir.to_proto(model).SerializeToString() == before
 
 
 def test_where_it_would_hold_too_much_the_whole_model_serves(load: Load) -> None:
     model = load(networks.classifier())
     feeds = [each for _, each in networks.as_samples(networks.feeds(3, seed=4))]
-    _, submodel_feeds = feeds_at(model, 4, feeds, PLENTY)
-    size = sum(array.nbytes for each in submodel_feeds for array in each.values())
-    assert feeds_at(model, 4, feeds, size)[0] == 4
-    assert feeds_at(model, 4, feeds, size - 1) == (0, feeds)
+    sizes = {
+        start: sum(array.nbytes for each in submodel_feeds for array in each.values())
+        for start, submodel_feeds in submodels(model, [4, 5], feeds, PLENTY)
+    }
+    large, small = sorted(sizes, key=sizes.__getitem__, reverse=True)
+    assert sizes[large] > sizes[small]
+    for room, starts in ((sizes[large], {large, small}), (sizes[large] - 1, {0, small}), (sizes[small] - 1, {0})):
+        found = submodels(model, [large, small], feeds, room)
+        assert {each.start for each in found} == starts
+        assert all(each.feeds == feeds for each in found if each.start == 0)

@@ -44,8 +44,13 @@ class Landscape:
             self.runs += 1
             yield self.price(thresholds) * (2 if index % 2 else 1) / 1.5
 
-    def isolated_errors(self, group: int, threshold: float, samples: Sequence[int] | None = None) -> Iterator[float]:
-        return self.errors({group: threshold}, samples)
+    def isolated_errors(self, group: int, threshold: float) -> Iterator[float]:
+        return self.errors({group: threshold})
+
+    def isolate(self, thresholds: Mapping[int, float], samples: Sequence[int]) -> Iterator[tuple[int, float]]:
+        for group, threshold in reversed(thresholds.items()):  # in any order
+            for error in self.errors({group: threshold}, samples):
+                yield group, error
 
 
 def histogram_of(values: np.ndarray) -> Histogram:
@@ -66,7 +71,7 @@ def test_a_gain_is_the_groups_share_of_the_output_error_by_the_square_of_its_iso
     thresholds, error, gains, _ = search_thresholds(switched, draws(4), fixed)  # type: ignore[arg-type]
     assert thresholds == fixed and switched.seen[0] == dict(enumerate(fixed))
     alone = [{index: value} for index, value in enumerate(fixed)]
-    assert switched.seen[1:5] == alone and sorted(map(str, switched.seen[5:])) == sorted(map(str, alone))
+    assert switched.seen[1:5] == alone[::-1] and sorted(map(str, switched.seen[5:])) == sorted(map(str, alone))
     assert switched.runs == 8 + 4 * 2 + 4 * 8, "a quarter of the samples for each, and all for the largest"
     assert error == pytest.approx(0.7) and gains == pytest.approx([0.7 * square / 21 for square in (1, 16, 0, 4)])
 
