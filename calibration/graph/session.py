@@ -51,11 +51,15 @@ def session_of(data: bytes, fp8: bool = False, threads: int = 0) -> onnxruntime.
         threads: of a run; 0 for one on each core.
     """
     _share_arena()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or cores()
-    options.add_session_config_entry("session.use_env_allocators", "1")
-    options.log_severity_level = 3
-    return make_session(data, options, fp8)
+
+    def new_options() -> onnxruntime.SessionOptions:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or cores()
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        options.log_severity_level = 3
+        return options
+
+    return make_session(data, new_options, fp8)
 
 
 def compute(

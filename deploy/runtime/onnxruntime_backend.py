@@ -4,7 +4,7 @@ itself."""
 import functools
 import os
 from pathlib import Path
-from typing import Any, Dict, Union
+from typing import Any, Callable, Dict, Union
 
 import numpy as np
 import onnxruntime
@@ -17,7 +17,7 @@ from effedge.deploy.runtime.manifest import loaded_file
 from effedge.deploy.runtime.onnx_external import external_files
 from effedge.deploy.timing.machine import cores, has_vnni
 
-LOG_FATAL, LOG_WARNINGS = 4, 2
+LOG_FATAL = 4
 LOG_ERRORS = 3  # the log's level: warnings are about ONNX Runtime's own passes, and no user could act on them
 # It moves a Pad by zeros into a MaxPool, which pads by minus infinity, and a Pad into a pool that may not have so much.
 WRONG_OPTIMIZERS = ["Pad_Fusion"]
@@ -40,11 +40,15 @@ def load(path: Path, manifest: Manifest, throughput: bool = False) -> Backend:
     if "files" in manifest:
         for name in external_files(path):
             loaded_file(path.parent, manifest, name)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = LOG_ERRORS
-    options.intra_op_num_threads = 1 if throughput else cores()
+
+    def new_options() -> Any:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = LOG_ERRORS
+        options.intra_op_num_threads = 1 if throughput else cores()
+        return options
+
     try:
-        session = make_session(str(path), options, manifest["backend"].get("fp8", False))
+        session = make_session(str(path), new_options, manifest["backend"].get("fp8", False))
     except Exception as error:  # ONNX Runtime's errors have no common class but Exception
         built = manifest["backend"].get("version")
         reason = str(error).strip().splitlines()[-1]
@@ -55,34 +59,33 @@ def load(path: Path, manifest: Manifest, throughput: bool = False) -> Backend:
     return OnnxRuntimeEngine(session, cores() if throughput else 1)
 
 
-def make_session(model: Union[str, bytes], options: Any, fp8: bool) -> Any:
+def make_session(model: Union[str, bytes], new_options: Callable[[], Any], fp8: bool) -> Any:
     """Makes a session without the optimizers that change results.
 
     Args:
         model: the path of an ONNX file, or its bytes.
-        options: a SessionOptions.
+        new_options: makes a SessionOptions, of each try another.
         fp8: the model has Q/DQ pairs of FP8.
     """
-    if fp8:
-        options.add_session_config_entry(*NO_PAIR_KERNELS)
     wrong = [*WRONG_OPTIMIZERS, *WRONG_FOR_FP8] if fp8 else WRONG_OPTIMIZERS
-    make = functools.partial(
-        onnxruntime.InferenceSession, model, options, providers=["CPUExecutionProvider"], disabled_optimizers=wrong
-    )
+
+    def make(options: Any) -> Any:
+        if fp8:
+            options.add_session_config_entry(*NO_PAIR_KERNELS)
+        providers = ["CPUExecutionProvider"]
+        return onnxruntime.InferenceSession(model, options, providers=providers, disabled_optimizers=wrong)
+
     if has_vnni():
-        return make()
-    options.add_session_config_entry(EXACT_SUMS, "1")
-    level, options.log_severity_level = options.log_severity_level, LOG_FATAL
+        return make(new_options())
+    exact = new_options()
+    exact.add_session_config_entry(EXACT_SUMS, "1")
+    exact.log_severity_level = LOG_FATAL
     try:
-        return make()
+        return make(exact)
     except Exception:  # ONNX Runtime's errors have no common class but Exception
         # It cannot make these kernels for layers that share weights, or their zero points. Where the model itself is
         # wrong, the error comes again.
-        options.log_severity_level = level
-        onnxruntime.set_default_logger_severity(LOG_FATAL)  # else it warns that the entry is replaced
-        options.add_session_config_entry(EXACT_SUMS, "0")
-        onnxruntime.set_default_logger_severity(LOG_WARNINGS)
-        session = make()
+        session = make(new_options())
         say_saturating()
         return session
 

@@ -41,13 +41,17 @@ def build(onnxruntime: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(str(source), str(target))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = ERRORS
     with tempfile.TemporaryDirectory() as scratch:
         executed = Path(scratch) / ENGINE
-        options.optimized_model_filepath = str(executed)
+
+        def new_options() -> Any:
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = ERRORS
+            options.optimized_model_filepath = str(executed)
+            return options
+
         try:
-            session = make_session(str(folder / ENGINE), options, fp8=False)
+            session = make_session(str(folder / ENGINE), new_options, fp8=False)
         except Exception as error:  # its errors have no common class but Exception
             raise UserError(f"ONNX Runtime cannot build '{request.onnx}': {' '.join(str(error).split())}") from error
         layers = executed_layers(read_header(executed))

@@ -31,13 +31,16 @@ def run_ort() -> Callable[..., list[np.ndarray]]:
     import onnxruntime
 
     def run(model: ir.Model, feed: dict[str, np.ndarray], optimized: bool = True) -> list[np.ndarray]:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        if not optimized:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        def new_options() -> onnxruntime.SessionOptions:
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = 1
+            if not optimized:
+                options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            return options
+
         proto = ir.to_proto(model)
         onnx.checker.check_model(proto, full_check=True)
-        return make_session(proto.SerializeToString(), options, fp8=False).run(None, feed)
+        return make_session(proto.SerializeToString(), new_options, fp8=False).run(None, feed)
 
     return run
 

@@ -192,7 +192,7 @@ def arrays(model: Path, count: int = SAMPLES, seed: int = 0) -> dict[str, np.nda
 
 
 def run_onnx(model: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    session = make_session(str(model), onnxruntime.SessionOptions(), fp8=False)
+    session = make_session(str(model), onnxruntime.SessionOptions, fp8=False)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, feeds), strict=True))
 

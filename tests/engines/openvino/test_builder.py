@@ -25,9 +25,7 @@ REST = precision_hint(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 def outputs(onnx, folder, batch=1):
     """Returns ONNX Runtime's and the engine's logits on the same image, and the manifest."""
     image = np.random.default_rng(1).integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = make_session(str(onnx), options, fp8=False)
+    session = make_session(str(onnx), onnxruntime.SessionOptions, fp8=False)
     manifest = json.loads((folder / "manifest.json").read_text())
     return session.run(None, {"image": image})[0], Runner(folder)({"image": image})["logits"], manifest
 
