@@ -77,11 +77,13 @@ class OnnxModule(nn.Module):
         for name, key in self.keys.items():
             tensors[name] = self.values[key]
         for node in self.nodes:
-            tensors[node.outputs[0].name or ""] = self._compute(node, tensors)
+            computed = self._compute(node, tensors)
+            outputs = (computed,) if isinstance(computed, Tensor) else computed
+            tensors.update((value.name or "", tensor) for value, tensor in zip(node.outputs, outputs, strict=False))
         return [tensors[name] for name in self.outputs]
 
-    def _compute(self, node: ir.Node, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Computes the output of a node from the tensors by name."""
+    def _compute(self, node: ir.Node, tensors: Mapping[str, Tensor]) -> Tensor | tuple[Tensor, ...]:
+        """Computes the first output of a node, or all of them, from the tensors by name."""
         inputs = [None if value is None else tensors[value.name or ""] for value in node.inputs]
         name = (node.inputs[0].name if node.inputs[0] is not None else "") or ""
         if node.op_type == "QuantizeLinear":  # includes the DequantizeLinear of the pair
@@ -91,6 +93,7 @@ class OnnxModule(nn.Module):
             return self.weight(name) if name in self.scales else inputs[0]  # type: ignore[return-value]
         attributes = {key: attribute.as_string() if attribute.type == ir.AttributeType.STRING else attribute.value
                       for key, attribute in node.attributes.items()}  # fmt: skip
+        attributes.setdefault("num_outputs", len(node.outputs))  # a Split says it from opset 18 on
         try:
             return OPERATORS[node.op_type](inputs, attributes)
         except NotImplementedError as error:

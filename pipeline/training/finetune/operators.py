@@ -1,12 +1,14 @@
 """Implements the ONNX operators of CNNs in PyTorch, so that a graph can be differentiated.
 
 Every function takes a node's inputs as tensors (None for an input that is left out) and its attributes as plain values,
-and returns the first output. It raises NotImplementedError for attributes that it does not support. Semantics:
-github.com/onnx/onnx, docs/Operators.md, opset 13 to 20.
+with `num_outputs` beside them, and returns the first output, or all of them as a tuple. It raises NotImplementedError
+for attributes that it does not support. Semantics: github.com/onnx/onnx, docs/Operators.md, opset 13 to 20.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -149,6 +151,43 @@ def unsqueeze(inputs: list[Any], attributes: Attributes) -> Tensor:
     return x
 
 
+def gather(inputs: list[Any], attributes: Attributes) -> Tensor:
+    x, indices = inputs
+    axis = attributes.get("axis", 0) % x.ndim
+    picked = torch.where(indices < 0, indices + x.shape[axis], indices)
+    return x.index_select(axis, picked.reshape(-1)).reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+
+
+def split(inputs: list[Any], attributes: Attributes) -> tuple[Tensor, ...]:
+    x, sizes = (*inputs, None)[:2]
+    axis = attributes.get("axis", 0)
+    equal = math.ceil(x.shape[axis] / attributes["num_outputs"])
+    return torch.split(x, equal if sizes is None else sizes.tolist(), axis)
+
+
+def pad(inputs: list[Any], attributes: Attributes) -> Tensor:
+    x, pads, value, axes = (*inputs, None, None)[:4]
+    if attributes.get("mode", "constant") != "constant" or axes is not None:
+        raise NotImplementedError("other than constants on all axes")
+    return padded(x, pads.tolist(), 0.0 if value is None else float(value))
+
+
+def depth_to_space(inputs: list[Any], attributes: Attributes) -> Tensor:
+    x, block = inputs[0], attributes["blocksize"]
+    if attributes.get("mode", "DCR") == "CRD":
+        return F.pixel_shuffle(x, block)
+    n, channels, height, width = x.shape
+    blocks = x.reshape(n, block, block, channels // block**2, height, width)
+    return blocks.permute(0, 3, 4, 1, 5, 2).reshape(n, -1, height * block, width * block)
+
+
+def space_to_depth(inputs: list[Any], attributes: Attributes) -> Tensor:
+    x, block = inputs[0], attributes["blocksize"]
+    n, channels, height, width = x.shape
+    blocks = x.reshape(n, channels, height // block, block, width // block, block)
+    return blocks.permute(0, 3, 5, 1, 2, 4).reshape(n, -1, height // block, width // block)
+
+
 def onnx_slice(inputs: list[Any], attributes: Attributes) -> Tensor:
     x, starts, ends, axes, steps = (*inputs, None, None)[:5]
     along = range(len(starts)) if axes is None else axes.tolist()
@@ -162,7 +201,7 @@ def onnx_slice(inputs: list[Any], attributes: Attributes) -> Tensor:
     return x
 
 
-OPERATORS: dict[str, Callable[[list[Any], Attributes], Tensor]] = {
+OPERATORS: dict[str, Callable[[list[Any], Attributes], Tensor | tuple[Tensor, ...]]] = {
     "Add": lambda inputs, _: inputs[0] + inputs[1],
     "AveragePool": average_pool,
     "Cast": lambda inputs, attributes: inputs[0].to(DTYPES[attributes["to"]]),
@@ -170,8 +209,12 @@ OPERATORS: dict[str, Callable[[list[Any], Attributes], Tensor]] = {
     "Concat": lambda inputs, attributes: torch.cat(inputs, attributes["axis"]),
     "Conv": conv,
     "ConvTranspose": conv_transpose,
+    "DepthToSpace": depth_to_space,
     "Div": lambda inputs, _: inputs[0] / inputs[1],
+    "Elu": lambda inputs, attributes: F.elu(inputs[0], attributes.get("alpha", 1.0)),
+    "Exp": lambda inputs, _: torch.exp(inputs[0]),
     "Flatten": flatten,
+    "Gather": gather,
     "Gemm": gemm,
     "GlobalAveragePool": lambda inputs, _: inputs[0].mean(list(range(2, inputs[0].ndim)), keepdim=True),
     "HardSigmoid": lambda inputs, attributes: torch.clamp(
@@ -181,8 +224,13 @@ OPERATORS: dict[str, Callable[[list[Any], Attributes], Tensor]] = {
     "Identity": lambda inputs, _: inputs[0],
     "LeakyRelu": lambda inputs, attributes: F.leaky_relu(inputs[0], attributes.get("alpha", 0.01)),
     "MatMul": lambda inputs, _: inputs[0] @ inputs[1],
+    "Max": lambda inputs, _: functools.reduce(torch.maximum, inputs),
     "MaxPool": max_pool,
+    "Min": lambda inputs, _: functools.reduce(torch.minimum, inputs),
+    "Mish": lambda inputs, _: F.mish(inputs[0]),
     "Mul": lambda inputs, _: inputs[0] * inputs[1],
+    "Pad": pad,
+    "Pow": lambda inputs, _: inputs[0] ** inputs[1],
     "PRelu": lambda inputs, _: torch.where(inputs[0] < 0, inputs[0] * inputs[1], inputs[0]),
     "ReduceMean": reduce_mean,
     "Relu": lambda inputs, _: F.relu(inputs[0]),
@@ -191,6 +239,10 @@ OPERATORS: dict[str, Callable[[list[Any], Attributes], Tensor]] = {
     "Sigmoid": lambda inputs, _: torch.sigmoid(inputs[0]),
     "Slice": onnx_slice,
     "Softmax": lambda inputs, attributes: torch.softmax(inputs[0], attributes.get("axis", -1)),
+    "Softplus": lambda inputs, _: F.softplus(inputs[0]),
+    "SpaceToDepth": space_to_depth,
+    "Split": split,
+    "Sqrt": lambda inputs, _: torch.sqrt(inputs[0]),
     "Squeeze": squeeze,
     "Sub": lambda inputs, _: inputs[0] - inputs[1],
     "Tanh": lambda inputs, _: torch.tanh(inputs[0]),
