@@ -94,7 +94,7 @@ class SwitchedTrials:
                 for sample in samples
             ]
 
-        # Parts go side by side, as making a part's session is Python on one core, in which the other can run.
+        # Parts go side by side: while Python makes the session of one, on one core, the other core runs another.
         for found in side_by_side(errors_in, range(len(parts)), threads_of_run(self.model)):
             yield from found
 
