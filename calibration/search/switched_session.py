@@ -172,6 +172,8 @@ class SwitchedSession:
             if rounded is None:
                 weight = _choose_weight(switched.graph, nodes[layer.name], weight, scalars[group][0])
             nodes[layer.name].replace_input_with(1, weight)
+        for name in [name for name, value in switched.graph.initializers.items() if not value.uses()]:
+            del switched.graph.initializers[name]  # weights before `start`, and those in whose place rounded ones are
         self.session = session(switched)
 
 
