@@ -29,7 +29,7 @@ LEFT_OUT = {
     r"kernel_times|/dev/video0|camera:0": "there is no GPU, or no camera",
     r"^(make accuracy EFFEDGE_DATA|torchrun --nnodes|torchrun --nproc-per-node 8)": "it needs peers, data, or machines",
     r"^make (builds|growth|accuracy|choose)$|latency_trials|effedge accuracy": "it takes half an hour or more",
-    r"^effedge (engine|latency)( build/| )v2-s": "the build takes half an hour, and v2-b0's is run",
+    r"^effedge (engine|latency)( build/| )(det-)?v2-s": "the build takes half an hour, and v2-b0's is run",
     r"^effedge engine efficientdetv2_dt --weights mine.pth": "the weights are another model's",
     r"^(make growth|make choose|effedge choose|make benchmark)": "it takes minutes a model, and has a test",
     r"make engine MODEL=lite0 WEIGHTS=imagenet": "it needs the extra lite0",
