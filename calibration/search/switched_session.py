@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common
 from onnx_ir.tape import Tape
 
 from effedge.calibration.graph.onnx_file import insert_behind
@@ -28,7 +29,7 @@ from effedge.calibration.placement import Plan
 from effedge.calibration.placement.insert import quantize_weight
 from effedge.calibration.placement.layers import Layer
 from effedge.calibration.ranges.thresholds import INT8_MAX, quantization_parameters
-from effedge.calibration.search.submodel import cut_before, submodels
+from effedge.calibration.search.submodel import Submodel, cut_before, submodels
 from effedge.calibration.search.trials import Trials
 from effedge.calibration.weights.layered_run import Arrays
 
@@ -67,9 +68,7 @@ class SwitchedTrials:
         if self.full is None or self.full[0] != groups:
             self.full = groups, SwitchedSession(self.model, self.plan, range(len(self.plan.groups)), rounded=groups)
         switched = self.full[1]
-        return self.trials.output_errors(
-            switched.session, self.trials.feeds, None, self._switches(switched, thresholds)
-        )
+        return self.trials.output_errors(switched.session, self.trials.feeds, self._switches(switched, thresholds))
 
     def isolate(
         self, thresholds: Mapping[int, float], samples: Sequence[int] | None = None
@@ -83,26 +82,27 @@ class SwitchedTrials:
         parts = parts_of(self.model, self.plan, thresholds)
         starts = submodels(self.model, [start for _, start in parts], self.trials.feeds, PART_BYTES)
 
-        def errors_in(index: int) -> list[tuple[int, float]]:
-            (members, _), (start, feeds) = parts[index], starts[index]
-            part = Part(SwitchedSession(self.model, self.plan, members, start), feeds)
-            self.parts.update(dict.fromkeys(members, part))
-            return [
-                (group, self.trials.error_of(sample, part.switched.session, {**feeds[sample], **switches}))
-                for group in members
-                for switches in [self._switches(part.switched, {group: thresholds[group]})]
-                for sample in samples
-            ]
+        def errors_in(members: list[int], submodel: Submodel) -> list[tuple[int, float]]:
+            switched = SwitchedSession(self.model, self.plan, members, submodel.start)
+            self.parts.update(dict.fromkeys(members, Part(switched, submodel.feeds)))
+            errors = []
+            for group in members:
+                switches = self._switches(switched, {group: thresholds[group]})
+                for sample in samples:
+                    feeds = {**submodel.feeds[sample], **switches}
+                    errors.append((group, self.trials.error_of(sample, switched.session, feeds)))
+            return errors
 
+        pairs = [(members, submodel) for (members, _), submodel in zip(parts, starts, strict=True)]
         # Parts go side by side: while Python makes the session of one, on one core, the other core runs another.
-        for found in side_by_side(errors_in, range(len(parts)), threads_of_run(self.model)):
-            yield from found
+        for errors in side_by_side(lambda pair: errors_in(*pair), pairs, threads_of_run(self.model)):
+            yield from errors
 
     def isolated_errors(self, group: int, threshold: float) -> Iterator[float]:
         """Computes the output error of each sample with a group in INT8 by itself, at another threshold than `isolate`
         tried."""
         switched, feeds = self.parts[group]
-        return self.trials.output_errors(switched.session, feeds, None, self._switches(switched, {group: threshold}))
+        return self.trials.output_errors(switched.session, feeds, self._switches(switched, {group: threshold}))
 
     def forget_parts(self) -> None:
         """Frees the sessions for groups by themselves and the tensors that they begin with."""
@@ -172,8 +172,7 @@ class SwitchedSession:
             if rounded is None:
                 weight = _choose_weight(switched.graph, nodes[layer.name], weight, scalars[group][0])
             nodes[layer.name].replace_input_with(1, weight)
-        for name in [name for name, value in switched.graph.initializers.items() if not value.uses()]:
-            del switched.graph.initializers[name]  # weights before `start`, and those in whose place rounded ones are
+        common.RemoveUnusedNodesPass()(switched)  # weights before `start`, and those in whose place rounded ones are
         self.session = session(switched)
 
 

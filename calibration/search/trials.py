@@ -54,10 +54,9 @@ class Trials:
         self,
         running: InferenceSession,
         feeds: Sequence[Arrays],
-        samples: Sequence[int] | None = None,
         constants: Mapping[str, np.ndarray] = MappingProxyType({}),
     ) -> Iterator[float]:
-        """Computes the output error of each sample, or of some, as they are asked for.
+        """Computes the output error of each sample as it is asked for.
 
         Args:
             feeds: of the session, for each sample.
@@ -67,7 +66,7 @@ class Trials:
             raise ValueError(f"{len(feeds)} runs for {len(self.feeds)} samples")
         return side_by_side(
             lambda index: self.error_of(index, running, {**feeds[index], **constants}),
-            range(len(feeds)) if samples is None else samples,
+            range(len(feeds)),
             threads_in(running),
         )
 
