@@ -21,6 +21,7 @@ them, and the other samples come in further on.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -154,8 +155,9 @@ def correct(reference: ir.Model, candidates: Sequence[Candidate], layers: Sequen
         for layer in layers_there:
             counterparts = [by_name[layer.node.name] for by_name in nodes]
             moments = moments_of(layer, counterparts, candidates, runs)
-            for candidate, node, of_candidate in zip(candidates, counterparts, moments, strict=True):
-                correct_layer(candidate, node, layer, of_candidate)
+            of_candidates = zip(candidates, counterparts, itertools.repeat(layer), moments)
+            for _ in side_by_side(lambda arguments: correct_layer(*arguments), of_candidates):
+                pass
 
 
 def portions_of(
@@ -218,8 +220,8 @@ def moments_of(
 
     def add() -> None:
         weights, float_, *quantized = (np.concatenate(arrays, axis=-1) for arrays in zip(*waiting, strict=True))
-        for of_candidate, own in zip(moments, quantized, strict=True):
-            of_candidate.add(own, float_, weights)
+        for _ in side_by_side(lambda pair: pair[0].add(pair[1], float_, weights), zip(moments, quantized, strict=True)):
+            pass
         waiting.clear()
 
     def of_sample(seed: int) -> list[np.ndarray]:

@@ -6,8 +6,9 @@ of them linear algebra:
 1. The scale of an output channel is searched: clipping its largest weights may cost less than a coarser step.
 2. The weights are refitted to the rows of the quantized network, so that they make up for the errors of earlier
    layers: least squares, drawn to the old weights (Nagel et al. 2019 do it for the bias alone).
-3. They are rounded one input at a time, and the weights that are not rounded yet make up for the error of each (Hassibi
-   and Stork 1993; Frantar et al. 2023, GPTQ, Algorithm 1). The inputs that carry most come first.
+3. They are rounded one input at a time, and the weights that are not rounded yet make up for the error of each (Frantar
+   et al. 2023, GPTQ; computed without the inverse of H, as Chen et al. 2025, "GPTQ as Babai's nearest plane algorithm").
+   The inputs that carry most come first.
 
 All groups of a convolution are computed at once: weights [G, R, K], H [G, K, K].
 """
@@ -21,7 +22,7 @@ from effedge.calibration.ranges.thresholds import INT8_MAX
 DAMPING = 0.01  # of the mean of H's diagonal, so that it can be inverted
 SHRINKS = np.linspace(0.6, 1.0, 21)  # of the largest weight
 DEAD = 1e-12
-BLOCK = 64
+BLOCK = 32
 
 
 def search_scales(weights: np.ndarray, importance: np.ndarray) -> np.ndarray:
@@ -78,20 +79,21 @@ def refit(weights: np.ndarray, own: np.ndarray, cross: np.ndarray, rows: int) ->
 def compensated(weights: np.ndarray, scales: np.ndarray, own: np.ndarray) -> np.ndarray:
     """Rounds with compensation: whole numbers [G, R, K] for weights [G, R, K], scales [G, R], a `regularized` H."""
     size = weights.shape[-1]
-    diagonal = np.einsum("gkk->gk", own)
-    order = np.argsort(-diagonal, axis=1, kind="stable")
+    order = np.argsort(np.einsum("gkk->gk", own), axis=1, kind="stable")  # from the last on, the largest first
     ordered = np.take_along_axis(np.take_along_axis(own, order[:, :, None], 1), order[:, None, :], 2)
-    # The upper Cholesky factor of the inverse: row k says how the weights behind k make up for an error in k.
-    upper = np.linalg.cholesky(np.linalg.inv(ordered)).transpose(0, 2, 1)
-    left = np.take_along_axis(weights, order[:, None, :], 2).astype(np.float64)
-    rounded, errors = np.empty_like(left), np.empty_like(left)
-    for start in range(0, size, BLOCK):  # the weights behind a block make up for its errors once, for the whole block
-        end = min(start + BLOCK, size)
-        for k in range(start, end):
-            rounded[..., k] = nearest(left[..., k : k + 1], scales)[..., 0]
-            errors[..., k] = (left[..., k] - rounded[..., k] * scales) / upper[:, None, k, k]
-            left[..., k + 1 : end] -= errors[..., k, None] * upper[:, None, k, k + 1 : end]
-        left[..., end:] -= errors[..., start:end] @ upper[:, start:end, end:]
-    result = np.empty_like(rounded)
-    np.put_along_axis(result, np.broadcast_to(order[:, None, :], rounded.shape), rounded, 2)
+    # H = L L'. The error of the row is that of L'(w - q), whose element i reads the weights from i on only. So the
+    # weights are rounded from the last to the first, and i makes up for the errors behind it by L[k, i] / L[i, i] each.
+    factor = np.linalg.cholesky(ordered)
+    factor /= np.einsum("gkk->gk", factor)[:, None, :]
+    exact = np.ascontiguousarray(np.take_along_axis(weights, order[:, None, :], 2).swapaxes(1, 2), np.float64)
+    wanted, rounded, errors = exact.copy(), np.empty_like(exact), np.empty_like(exact)  # [G, K, R]
+    for end in range(size, 0, -BLOCK):  # the weights before a block make up for its errors once, for the whole block
+        start = max(0, end - BLOCK)
+        for k in reversed(range(start, end)):
+            rounded[:, k] = np.clip(np.rint(wanted[:, k] / scales), -INT8_MAX, INT8_MAX)
+            errors[:, k] = exact[:, k] - rounded[:, k] * scales
+            wanted[:, start:k] += factor[:, k, start:k, None] * errors[:, k, None]
+        wanted[:, :start] += factor[:, start:end, :start].swapaxes(1, 2) @ errors[:, start:end]
+    result = np.empty_like(weights, np.float64)
+    np.put_along_axis(result, np.broadcast_to(order[:, None, :], result.shape), rounded.swapaxes(1, 2), 2)
     return result
