@@ -6,8 +6,8 @@ of them linear algebra:
 1. The scale of an output channel is searched: clipping its largest weights may cost less than a coarser step.
 2. The weights are refitted to the rows of the quantized network, so that they make up for the errors of earlier
    layers: least squares, drawn to the old weights (Nagel et al. 2019 do it for the bias alone).
-3. They are rounded one input at a time, and the weights that are not rounded yet make up for the error of each (Frantar
-   et al. 2023, GPTQ; computed without the inverse of H, as Chen et al. 2025, "GPTQ as Babai's nearest plane algorithm").
+3. They are rounded one input at a time, and the weights that are not rounded yet make up for the error of each
+   (Frantar et al. 2023, GPTQ; without the inverse of H: Chen et al. 2025, "GPTQ as Babai's nearest plane algorithm").
    The inputs that carry most come first.
 
 All groups of a convolution are computed at once: weights [G, R, K], H [G, K, K].

@@ -7,7 +7,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from effedge.calibration.graph.session import session
-from effedge.calibration.weights.equalize import EQUALIZATION_KEY, channel_extremes, equalize, equalize_as, find_groups
+from effedge.calibration.weights.equalize import (
+    EQUALIZATION_KEY,
+    Group,
+    channel_extremes,
+    channel_scales,
+    equalize,
+    equalize_as,
+    find_groups,
+)
 
 
 class Runs(list):
@@ -87,6 +95,27 @@ def test_the_float_model_computes_the_same_and_its_channels_come_closer(kind):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(one).max())
     read = next(node for node in model.graph if node.name == "c1").inputs[0]
     assert spread_of(channel_extremes(model, [read], runs)[read]) < 0.2 * uneven_before
+
+
+@pytest.mark.parametrize("kind", ["chain", "depthwise", "residual"])
+def test_all_channels_have_the_same_range_and_the_tensor_keeps_its_magnitude(kind):
+    model = build(kind)
+
+    def ranges():
+        (group,) = find_groups(model)  # its tensors share one scale per channel
+        return np.max([*channel_extremes(model, group.tensors, samples()).values()], axis=0)
+
+    before = ranges()
+    equalize(model, samples())
+    assert spread_of(before) > 2
+    np.testing.assert_allclose(ranges(), np.exp(np.log(before).mean()), rtol=1e-5)
+
+
+def test_a_channel_of_zeros_keeps_its_scale_and_a_faint_one_does_not_become_noise():
+    values = [ir.Value(name="x")]
+    extremes = {values[0]: np.array([2.0, 8.0, 0.0, 1e-9], np.float32)}
+    scale = channel_scales(Group(values), extremes)
+    assert scale[2] == 1 and scale[1] / scale[0] == pytest.approx(4) and scale[1] / scale[3] == pytest.approx(1000)
 
 
 def test_nothing_is_rescaled_through_an_activation():
