@@ -1,8 +1,11 @@
 """Computes the distillation loss between the fine-tuned model and the float model; no labels are needed.
 
-- A detector with the engine's outputs: the Kullback-Leibler divergence of the class probabilities from the float
-  model's, summed over the anchors and divided by the sum of the float model's probabilities; and the absolute error of
-  the box regression, weighted by the float model's best probability at the anchor.
+- A detector of ours: the Kullback-Leibler divergence of the class probabilities from the float model's, summed over the
+  anchors and divided by the sum of the float model's probabilities; and the absolute error of the box regression,
+  weighted by the float model's best probability at the anchor.
+- Another project's detector with the engine's outputs: the same divergence of the scores, and what the boxes lack of
+  full overlap (Rezatofighi et al. 2019, equation 4, IoU as a loss), weighted by the float model's scores. Both models
+  are compared at the candidates that the float model chooses.
 - A classifier: the divergence of the softmax (Hinton, Vinyals and Dean 2015, section 2, at temperature 1).
 - Any other model: the squared error over the variance, at the outputs of the last layers.
 """
@@ -22,15 +25,21 @@ from effedge.calibration.search.sqnr import last_layers
 from effedge.deploy.common.contracts import SPEC_KEY
 
 BOX_WEIGHT = 1.0
+LEAST_SCORE = 1e-6
+LEAST_AREA = 1e-6  # square pixels
 LEAST_PROBABILITY = 1.0  # the least divisor: of an image in which the float model detects nothing
 Loss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]  # (teacher's tensors, student's tensors) -> scalar
 
 
 class Heads(NamedTuple):
-    """The tensors that are compared, by their names in both models, and the loss of their values."""
+    """The tensors that are compared, by their names in both models, and the loss of their values.
+
+    chosen: the indices that the float model's TopK nodes find, which the student takes too.
+    """
 
     tensors: list[str]
     loss: Loss
+    chosen: Sequence[str] = ()
 
 
 def find_heads(model: ir.Model) -> Heads:
@@ -38,8 +47,12 @@ def find_heads(model: ir.Model) -> Heads:
     candidates = candidate_tensors(model)
     if candidates:
         return Heads(candidates, detection_loss)
-    if json.loads(model.metadata_props.get(SPEC_KEY, "{}")).get("task") == "classification":
+    task = json.loads(model.metadata_props.get(SPEC_KEY, "{}")).get("task")
+    if task == "classification":
         return Heads([model.graph.outputs[0].name or ""], classification_loss)
+    if task == "detection":
+        chosen = [node.outputs[1].name or "" for node in model.graph if node.op_type == "TopK"]
+        return Heads(["boxes", "scores"], selection_loss, chosen)
     return Heads(last_layers(model), error_over_variance)
 
 
@@ -70,6 +83,25 @@ def detection_loss(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tens
     divergence = F.binary_cross_entropy_with_logits(student[0], probabilities, reduction="sum") - entropy
     box_error = (probabilities.amax(dim=2, keepdim=True) * (student[1] - teacher[1]).abs()).sum()
     return (divergence + BOX_WEIGHT * box_error) / probabilities.sum().clamp(min=LEAST_PROBABILITY)
+
+
+def selection_loss(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
+    """Computes the loss of boxes [N,K,4], xyxy, and their scores [N,K], of the same candidates."""
+    (boxes, scores), (student_boxes, student_scores) = teacher, student
+    probabilities = student_scores.clamp(LEAST_SCORE, 1 - LEAST_SCORE)
+    scores = scores.clamp(LEAST_SCORE, 1 - LEAST_SCORE)
+    entropy = F.binary_cross_entropy(scores, scores, reduction="sum")
+    divergence = F.binary_cross_entropy(probabilities, scores, reduction="sum") - entropy
+    box_error = (scores * (1 - overlap(boxes, student_boxes))).sum()
+    return (divergence + BOX_WEIGHT * box_error) / scores.sum().clamp(min=LEAST_PROBABILITY)
+
+
+def overlap(one: Tensor, other: Tensor) -> Tensor:
+    """Computes the intersection over union of pairs of boxes [..., 4], xyxy."""
+    low, high = torch.maximum(one[..., :2], other[..., :2]), torch.minimum(one[..., 2:], other[..., 2:])
+    shared = (high - low).clamp(min=0).prod(dim=-1)
+    areas = ((box[..., 2:] - box[..., :2]).clamp(min=0).prod(dim=-1) for box in (one, other))
+    return shared / (sum(areas) - shared).clamp(min=LEAST_AREA)
 
 
 def classification_loss(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:

@@ -21,6 +21,7 @@ from effedge.engines.onnx_header import LAYER_OPERATORS
 from effedge.pipeline.training.finetune.operators import OPERATORS
 
 LOWEST = -(INT8_MAX + 1)
+WITHIN = 0.499  # of a step: rounding then gives the INT8 weight
 
 
 class OnnxModule(nn.Module):
@@ -71,8 +72,27 @@ class OnnxModule(nn.Module):
         self.keys[name] = name.replace(".", "|")
         self.values[self.keys[name]] = nn.Parameter(torch.from_numpy(array.copy()))
 
+    @torch.no_grad()
+    def start_at(self, model: ir.Model) -> None:
+        """Moves each INT8 weight within its step to where the float `model`, with nodes of the same names, has it.
+
+        Weights that all began in the middle of their steps would all leave them after the same number of optimizer's
+        steps, and the loss would rise at once.
+        """
+        float_weights = {node.name: constant(node.inputs[1]) for node in model.graph if node.op_type in LAYER_OPERATORS}
+        for node in self.nodes:
+            exact = float_weights.get(node.name)
+            dequantize = node.inputs[1].producer() if exact is not None and node.inputs[1] is not None else None
+            name = dequantize.inputs[0].name if dequantize is not None and dequantize.inputs[0] is not None else None
+            if exact is not None and name in self.scales:
+                units = self.values[self.keys[name]]
+                units += (torch.from_numpy(exact.copy()) / self.scales[name] - units).clamp(-WITHIN, WITHIN)
+
     def forward(self, feeds: Mapping[str, Tensor]) -> list[Tensor]:
-        """Computes the tensors `outputs` for inputs by name."""
+        """Computes the tensors `outputs` for inputs by name.
+
+        The indices that a TopK finds may be among the inputs: then it takes the elements at these.
+        """
         tensors: dict[str, Tensor] = {**self.constants, **feeds}
         for name, key in self.keys.items():
             tensors[name] = self.values[key]
@@ -89,6 +109,8 @@ class OnnxModule(nn.Module):
         if node.op_type == "QuantizeLinear":  # includes the DequantizeLinear of the pair
             x, scale, zero_point = (tensors[value.name or ""] for value in node.inputs if value is not None)
             return torch.fake_quantize_per_tensor_affine(x, float(scale), int(zero_point), LOWEST, INT8_MAX)
+        if node.op_type == "TopK" and (chosen := tensors.get(node.outputs[1].name or "")) is not None:
+            return inputs[0].gather(node.attributes.get_int("axis", -1), chosen), chosen  # type: ignore[union-attr]
         if node.op_type == "DequantizeLinear":
             return self.weight(name) if name in self.scales else inputs[0]  # type: ignore[return-value]
         attributes = {key: attribute.as_string() if attribute.type == ir.AttributeType.STRING else attribute.value

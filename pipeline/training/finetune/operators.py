@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Attributes = Mapping[str, Any]
+Operator: TypeAlias = "Callable[[list[Any], Attributes], Tensor | tuple[Tensor, ...]]"
 DTYPES = {1: torch.float32, 2: torch.uint8, 3: torch.int8, 6: torch.int32, 7: torch.int64, 9: torch.bool}
 CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 TRANSPOSED = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}
@@ -111,10 +112,15 @@ def resize(inputs: list[Any], attributes: Attributes) -> Tensor:
     return F.interpolate(x, scale_factor=scales.tolist()[2:], **options)
 
 
-def reduce_mean(inputs: list[Any], attributes: Attributes) -> Tensor:
-    axes = inputs[1].tolist() if len(inputs) > 1 and inputs[1] is not None else attributes.get("axes")
-    axes = list(range(inputs[0].ndim)) if axes is None else axes
-    return inputs[0].mean(axes, keepdim=bool(attributes.get("keepdims", 1)))
+def reduction(reduce: Callable[..., Tensor]) -> Operator:
+    """Makes an operator of PyTorch's function that reduces some axes."""
+
+    def operator(inputs: list[Any], attributes: Attributes) -> Tensor:
+        axes = inputs[1].tolist() if len(inputs) > 1 and inputs[1] is not None else attributes.get("axes")
+        axes = list(range(inputs[0].ndim)) if axes is None else axes
+        return reduce(inputs[0], axes, keepdim=bool(attributes.get("keepdims", 1)))
+
+    return operator
 
 
 def gemm(inputs: list[Any], attributes: Attributes) -> Tensor:
@@ -156,6 +162,21 @@ def gather(inputs: list[Any], attributes: Attributes) -> Tensor:
     axis = attributes.get("axis", 0) % x.ndim
     picked = torch.where(indices < 0, indices + x.shape[axis], indices)
     return x.index_select(axis, picked.reshape(-1)).reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+
+
+def gather_elements(inputs: list[Any], attributes: Attributes) -> Tensor:
+    x, indices = inputs
+    axis = attributes.get("axis", 0)
+    return x.gather(axis, torch.where(indices < 0, indices + x.shape[axis], indices))
+
+
+def divide(inputs: list[Any], attributes: Attributes) -> Tensor:
+    return torch.div(*inputs, rounding_mode=None if inputs[0].is_floating_point() else "trunc")
+
+
+def top_k(inputs: list[Any], attributes: Attributes) -> tuple[Tensor, ...]:
+    x, count = inputs
+    return torch.topk(x, int(count), attributes.get("axis", -1), largest=bool(attributes.get("largest", 1)))
 
 
 def split(inputs: list[Any], attributes: Attributes) -> tuple[Tensor, ...]:
@@ -201,7 +222,7 @@ def onnx_slice(inputs: list[Any], attributes: Attributes) -> Tensor:
     return x
 
 
-OPERATORS: dict[str, Callable[[list[Any], Attributes], Tensor | tuple[Tensor, ...]]] = {
+OPERATORS: dict[str, Operator] = {
     "Add": lambda inputs, _: inputs[0] + inputs[1],
     "AveragePool": average_pool,
     "Cast": lambda inputs, attributes: inputs[0].to(DTYPES[attributes["to"]]),
@@ -210,11 +231,12 @@ OPERATORS: dict[str, Callable[[list[Any], Attributes], Tensor | tuple[Tensor, ..
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     "DepthToSpace": depth_to_space,
-    "Div": lambda inputs, _: inputs[0] / inputs[1],
+    "Div": divide,
     "Elu": lambda inputs, attributes: F.elu(inputs[0], attributes.get("alpha", 1.0)),
     "Exp": lambda inputs, _: torch.exp(inputs[0]),
     "Flatten": flatten,
     "Gather": gather,
+    "GatherElements": gather_elements,
     "Gemm": gemm,
     "GlobalAveragePool": lambda inputs, _: inputs[0].mean(list(range(2, inputs[0].ndim)), keepdim=True),
     "HardSigmoid": lambda inputs, attributes: torch.clamp(
@@ -232,7 +254,9 @@ OPERATORS: dict[str, Callable[[list[Any], Attributes], Tensor | tuple[Tensor, ..
     "Pad": pad,
     "Pow": lambda inputs, _: inputs[0] ** inputs[1],
     "PRelu": lambda inputs, _: torch.where(inputs[0] < 0, inputs[0] * inputs[1], inputs[0]),
-    "ReduceMean": reduce_mean,
+    "ReduceMax": reduction(torch.amax),
+    "ReduceMean": reduction(torch.mean),
+    "ReduceSum": reduction(torch.sum),
     "Relu": lambda inputs, _: F.relu(inputs[0]),
     "Reshape": reshape,
     "Resize": resize,
@@ -246,6 +270,8 @@ OPERATORS: dict[str, Callable[[list[Any], Attributes], Tensor | tuple[Tensor, ..
     "Squeeze": squeeze,
     "Sub": lambda inputs, _: inputs[0] - inputs[1],
     "Tanh": lambda inputs, _: torch.tanh(inputs[0]),
+    "Tile": lambda inputs, _: inputs[0].repeat(inputs[1].tolist()),
+    "TopK": top_k,
     "Transpose": lambda inputs, attributes: inputs[0].permute(attributes["perm"]),
     "Unsqueeze": unsqueeze,
 }

@@ -13,7 +13,7 @@ from torch import Tensor
 from effedge.calibration.ranges.samples import Samples
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.messages import track
-from effedge.pipeline.training.finetune.distill import Loss, find_heads
+from effedge.pipeline.training.finetune.distill import Heads, find_heads
 from effedge.pipeline.training.finetune.graph import OnnxModule
 from effedge.pipeline.training.finetune.tuning import Tuning
 
@@ -26,12 +26,16 @@ SMOOTHING = 0.95
 def tune(teacher: ir.Model, student: ir.Model, samples: Samples, tuning: Tuning) -> None:
     """Fine-tunes the INT8 weights and the biases of `student`, in place, to the outputs of `teacher`, its float model.
 
+    Args:
+        teacher: with channels equalized as the student's (isolate_group.equalized).
+
     Raises:
         UserError: an operator that cannot be trained through; a loss that is not finite.
     """
     heads = find_heads(teacher)
-    reference, learner = OnnxModule(teacher, heads.tensors), OnnxModule(student, heads.tensors)
+    reference, learner = OnnxModule(teacher, [*heads.tensors, *heads.chosen]), OnnxModule(student, heads.tensors)
     reference.requires_grad_(False)
+    learner.start_at(teacher)
     optimizer = torch.optim.Adam(parameters(learner, tuning.rate), betas=BETAS)
     highest_rates = [group["lr"] for group in optimizer.param_groups]
     order = np.random.default_rng(tuning.seed)
@@ -46,7 +50,7 @@ def tune(teacher: ir.Model, student: ir.Model, samples: Samples, tuning: Tuning)
             for _ in range(tuning.batch):
                 queue = queue or order.permutation(len(samples)).tolist()
                 feeds = {name: torch.from_numpy(array) for name, array in samples.load(queue.pop()).items()}
-                loss = sample_loss(reference, learner, feeds, heads.loss) / tuning.batch
+                loss = sample_loss(reference, learner, feeds, heads) / tuning.batch
                 loss.backward()
                 total += loss.item()
             if not math.isfinite(total):
@@ -58,11 +62,13 @@ def tune(teacher: ir.Model, student: ir.Model, samples: Samples, tuning: Tuning)
     learner.write(student)
 
 
-def sample_loss(reference: OnnxModule, learner: OnnxModule, feeds: Mapping[str, Tensor], loss: Loss) -> Tensor:
+def sample_loss(reference: OnnxModule, learner: OnnxModule, feeds: Mapping[str, Tensor], heads: Heads) -> Tensor:
     """Computes the loss of one sample."""
     with torch.no_grad():
-        teacher_outputs = reference(feeds)
-    return loss(teacher_outputs, learner(feeds))
+        outputs = reference(feeds)
+    compared = len(heads.tensors)
+    chosen = dict(zip(heads.chosen, outputs[compared:], strict=True))
+    return heads.loss(outputs[:compared], learner({**feeds, **chosen}))
 
 
 def parameters(learner: OnnxModule, rate: float) -> list[dict[str, object]]:

@@ -38,6 +38,7 @@ CASES = {
     "Gather": ({"axis": 1}, [ints([2, -1, 0])]),
     "Gather, a matrix": ({"axis": -1}, [ints([[0, 7], [-2, 3]])]),
     "Gather, one": ({"axis": 2}, [ints(4)]),
+    "GatherElements": ({"axis": 2}, [ints(RANDOM.integers(-9, 9, (1, 4, 5, 8)))]),
     "Gemm": ({"transB": 1, "alpha": 0.5, "beta": 2.0}, [normal(5, 8), normal(5)]),
     "GlobalAveragePool": ({}, []),
     "HardSigmoid": ({"alpha": 0.3, "beta": 0.4}, []),
@@ -56,6 +57,8 @@ CASES = {
     "Pow": ({}, [np.float32(2)]),
     "PRelu": ({}, [normal(4, 1, 1)]),
     "ReduceMean": ({"keepdims": 0}, [ints([2, 3])]),
+    "ReduceMax": ({}, [ints([1, 3])]),
+    "ReduceSum": ({}, [ints([-1])]),
     "Relu": ({}, []),
     "Reshape": ({}, [ints([0, -1, 4])]),
     "Resize, sizes": (
@@ -87,6 +90,9 @@ CASES = {
     "Squeeze": ({}, [ints([0])]),
     "Sub": ({}, [np.float32(0.3)]),
     "Tanh": ({}, []),
+    "Tile": ({}, [ints([1, 2, 1, 3])]),
+    "TopK": ({"axis": 2}, [ints([3])]),
+    "TopK, least": ({"largest": 0}, [ints([2])]),
     "Transpose": ({"perm": [0, 2, 3, 1]}, []),
     "Unsqueeze": ({}, [ints([0, 3])]),
 }
@@ -97,7 +103,7 @@ def test_an_operator_gives_what_onnx_runtime_gives(case):
     operator = case.split(",")[0]
     attributes, others = CASES[case]
     x = {"Gemm": X[0, 0], "SpaceToDepth": X[:, :, 1:]}.get(operator, X)
-    results = ["y", "z"] if operator == "Split" else ["y"]
+    results = ["y", "z"] if operator in ("Split", "TopK") else ["y"]
     names = ["x", *("" if other is None else f"input{index}" for index, other in enumerate(others))]
     given = [numpy_helper.from_array(np.asarray(other), name) for name, other in zip(names[1:], others, strict=True)
              if other is not None]  # fmt: skip
@@ -105,7 +111,7 @@ def test_an_operator_gives_what_onnx_runtime_gives(case):
         [helper.make_node(operator, names, results, **attributes)],
         "one",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
-        [helper.make_tensor_value_info(name, attributes.get("to", TensorProto.FLOAT), None) for name in results],
+        [helper.make_empty_tensor_value_info(name) for name in results],
         given,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
@@ -115,6 +121,11 @@ def test_an_operator_gives_what_onnx_runtime_gives(case):
     for one, other in zip((got,) if torch.is_tensor(got) else got, expected, strict=True):
         assert tuple(one.shape) == other.shape
         np.testing.assert_allclose(one.numpy(), other, rtol=1e-5, atol=1e-5)
+
+
+def test_whole_numbers_are_divided_towards_zero():
+    quotient = OPERATORS["Div"]([torch.tensor([7, -7, 8]), torch.tensor(4)], {})
+    assert quotient.dtype == torch.int64 and quotient.tolist() == [1, -1, 2]  # as ONNX's Div of int64
 
 
 def test_every_operator_is_tried():
