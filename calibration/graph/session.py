@@ -21,7 +21,7 @@ import onnx_ir as ir
 import onnxruntime
 from onnx_ir.passes import common
 
-from effedge.deploy.runtime.onnxruntime_backend import make_session
+from effedge.deploy.runtime.onnxruntime_backend import LOG_ERRORS, make_session
 from effedge.deploy.timing.machine import cores
 
 BYTES_AT_ONCE = 1 << 28  # 256 MiB: of the tensors of all runs that go side by side
@@ -56,7 +56,7 @@ def session_of(data: bytes, fp8: bool = False, threads: int = 0) -> onnxruntime.
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or cores()
         options.add_session_config_entry("session.use_env_allocators", "1")
-        options.log_severity_level = 3
+        options.log_severity_level = LOG_ERRORS
         return options
 
     return make_session(data, new_options, fp8)

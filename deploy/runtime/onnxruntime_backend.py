@@ -17,8 +17,9 @@ from effedge.deploy.runtime.manifest import loaded_file
 from effedge.deploy.runtime.onnx_external import external_files
 from effedge.deploy.timing.machine import cores, has_vnni
 
-LOG_FATAL = 4
-LOG_ERRORS = 3  # the log's level: warnings are about ONNX Runtime's own passes, and no user could act on them
+# Levels of the log. Warnings are about ONNX Runtime's own passes, and no user could act on them.
+LOG_ERRORS = 3
+LOG_FATAL = 4  # an error is raised, and need not be printed too
 # It moves a Pad by zeros into a MaxPool, which pads by minus infinity, and a Pad into a pool that may not have so much.
 WRONG_OPTIMIZERS = ["Pad_Fusion"]
 # Of FP8 models: it takes FP8's pairs for INT8's, makes kernels of them that do not exist (NO_PAIR_KERNELS prevents it),

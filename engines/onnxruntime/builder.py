@@ -16,13 +16,12 @@ from typing import Any, List
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import BackendDescription
 from effedge.deploy.runtime.manifest import NAME as MANIFEST
-from effedge.deploy.runtime.onnxruntime_backend import OnnxRuntimeEngine, make_session
+from effedge.deploy.runtime.onnxruntime_backend import LOG_ERRORS, OnnxRuntimeEngine, make_session
 from effedge.engines.build_request import BuildRequest
 from effedge.engines.manifest import BuiltEngine, Layer
 from effedge.engines.onnx_header import Header, onnx_files, read_header
 
 ENGINE = "engine.onnx"
-ERRORS = 3  # the level of ONNX Runtime's log
 CONVOLUTION = "convolution"
 PREFIXES = ("QLinear", "Fused", "Nhwc")  # of the names of ONNX Runtime's own operators
 INTEGER = ("QLinear", "ConvInteger", "MatMulInteger")
@@ -46,7 +45,7 @@ def build(onnxruntime: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
 
         def new_options() -> Any:
             options = onnxruntime.SessionOptions()
-            options.log_severity_level = ERRORS
+            options.log_severity_level = LOG_ERRORS
             options.optimized_model_filepath = str(executed)
             return options
 

@@ -5,7 +5,8 @@
   weighted by the float model's best probability at the anchor.
 - Another project's detector with the engine's outputs: the same divergence of the scores, and what the boxes lack of
   full overlap (Rezatofighi et al. 2019, equation 4, IoU as a loss), weighted by the float model's scores. Both models
-  are compared at the candidates that the float model chooses.
+  are compared at the candidates that the float model chooses. Where one of its operators cannot be differentiated, it
+  is any other model.
 - A classifier: the divergence of the softmax (Hinton, Vinyals and Dean 2015, section 2, at temperature 1).
 - Any other model: the squared error over the variance, at the outputs of the last layers.
 """
@@ -23,9 +24,11 @@ from torch import Tensor
 
 from effedge.calibration.search.sqnr import last_layers
 from effedge.deploy.common.contracts import SPEC_KEY
+from effedge.pipeline.training.finetune.graph import is_supported, needed_nodes
 
 BOX_WEIGHT = 1.0
 LEAST_SCORE = 1e-6
+SELECTED = ["boxes", "scores"]  # the outputs of a detector's engine
 LEAST_AREA = 1e-6  # square pixels
 LEAST_PROBABILITY = 1.0  # the least divisor: of an image in which the float model detects nothing
 Loss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]  # (teacher's tensors, student's tensors) -> scalar
@@ -50,9 +53,9 @@ def find_heads(model: ir.Model) -> Heads:
     task = json.loads(model.metadata_props.get(SPEC_KEY, "{}")).get("task")
     if task == "classification":
         return Heads([model.graph.outputs[0].name or ""], classification_loss)
-    if task == "detection":
+    if task == "detection" and all(map(is_supported, needed_nodes(model, SELECTED))):
         chosen = [node.outputs[1].name or "" for node in model.graph if node.op_type == "TopK"]
-        return Heads(["boxes", "scores"], selection_loss, chosen)
+        return Heads(SELECTED, selection_loss, chosen)
     return Heads(last_layers(model), error_over_variance)
 
 

@@ -39,13 +39,13 @@ class OnnxModule(nn.Module):
         """
         super().__init__()
         self.outputs = list(outputs)
-        self.nodes = _needed(model, outputs)
+        self.nodes = needed_nodes(model, outputs)
         self.values = nn.ParameterDict()
         self.keys: dict[str, str] = {}  # initializer's name -> name that PyTorch accepts
         self.constants: dict[str, Tensor] = {}
         self.scales: dict[str, Tensor] = {}
         for node in self.nodes:
-            if node.op_type not in (*OPERATORS, "QuantizeLinear", "DequantizeLinear"):
+            if not is_supported(node):
                 supported = "the network's own layers must be among " + ", ".join(sorted(OPERATORS))
                 raise UserError(f"{node.op_type} '{node.name}' cannot be trained through: {supported}")
             for index, value in enumerate(node.inputs):
@@ -137,7 +137,12 @@ class OnnxModule(nn.Module):
             value.const_value = ir.tensor(array, name=name)
 
 
-def _needed(model: ir.Model, outputs: Sequence[str]) -> list[ir.Node]:
+def is_supported(node: ir.Node) -> bool:
+    """Returns True for an operator that can be trained through, with the usual attributes."""
+    return node.op_type in (*OPERATORS, "QuantizeLinear", "DequantizeLinear")
+
+
+def needed_nodes(model: ir.Model, outputs: Sequence[str]) -> list[ir.Node]:
     """Lists the nodes that the outputs depend on, in order."""
     names = set(outputs)
     needed = []

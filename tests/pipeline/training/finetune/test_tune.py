@@ -19,6 +19,7 @@ from effedge.pipeline.training.finetune.distill import (
     candidate_tensors,
     classification_loss,
     detection_loss,
+    error_over_variance,
     find_heads,
     overlap,
     selection_loss,
@@ -127,6 +128,15 @@ def test_a_detector_of_another_project_is_compared_at_the_candidates_of_the_floa
     torch.testing.assert_close(again[0], boxes)
     torch.testing.assert_close(again[1], 1 - scores)
     assert not torch.equal(student({"cells": 1 - cells, "codes": codes})[0], boxes)
+
+
+def test_a_detector_that_cannot_be_differentiated_up_to_its_outputs_is_compared_at_its_last_layers():
+    text = SELECTION.replace("scores, order =", "sums = CumSum (cells, last) scores, order =").replace(
+        "(cells, count)", "(sums, count)"
+    )
+    model = onnx_file.ir.from_proto(onnx.parser.parse_model(text))
+    model.metadata_props[SPEC_KEY] = json.dumps({"task": "detection"})
+    assert find_heads(model).loss is error_over_variance
 
 
 def test_boxes_count_where_the_float_model_sees_something():
