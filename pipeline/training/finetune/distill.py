@@ -3,10 +3,9 @@
 - A detector of ours: the Kullback-Leibler divergence of the class probabilities from the float model's, summed over the
   anchors and divided by the sum of the float model's probabilities; and the absolute error of the box regression,
   weighted by the float model's best probability at the anchor.
-- Another project's detector with the engine's outputs: the same divergence of the scores, and what the boxes lack of
-  full overlap (Rezatofighi et al. 2019, equation 4, IoU as a loss), weighted by the float model's scores. Both models
-  are compared at the candidates that the float model chooses. Where one of its operators cannot be differentiated, it
-  is any other model.
+- Another project's detector with the engine's outputs: the same divergence of all scores from which its TopK nodes
+  choose candidates, and what the boxes of the float model's candidates lack of full overlap (IoU as a loss), weighted
+  by their scores. Where an operator of it cannot be differentiated, it is any other model.
 - A classifier: the divergence of the softmax (Hinton, Vinyals and Dean 2015, section 2, at temperature 1).
 - Any other model: the squared error over the variance, at the outputs of the last layers.
 """
@@ -54,8 +53,9 @@ def find_heads(model: ir.Model) -> Heads:
     if task == "classification":
         return Heads([model.graph.outputs[0].name or ""], classification_loss)
     if task == "detection" and all(map(is_supported, needed_nodes(model, SELECTED))):
-        chosen = [node.outputs[1].name or "" for node in model.graph if node.op_type == "TopK"]
-        return Heads(SELECTED, selection_loss, chosen)
+        choices = [node for node in model.graph if node.op_type == "TopK"]
+        compared = SELECTED + [node.inputs[0].name or "" for node in choices if node.inputs[0] is not None]
+        return Heads(compared, selection_loss, [node.outputs[1].name or "" for node in choices])
     return Heads(last_layers(model), error_over_variance)
 
 
@@ -89,14 +89,21 @@ def detection_loss(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tens
 
 
 def selection_loss(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
-    """Computes the loss of boxes [N,K,4], xyxy, and their scores [N,K], of the same candidates."""
-    (boxes, scores), (student_boxes, student_scores) = teacher, student
-    probabilities = student_scores.clamp(LEAST_SCORE, 1 - LEAST_SCORE)
-    scores = scores.clamp(LEAST_SCORE, 1 - LEAST_SCORE)
-    entropy = F.binary_cross_entropy(scores, scores, reduction="sum")
-    divergence = F.binary_cross_entropy(probabilities, scores, reduction="sum") - entropy
-    box_error = (scores * (1 - overlap(boxes, student_boxes))).sum()
-    return (divergence + BOX_WEIGHT * box_error) / scores.sum().clamp(min=LEAST_PROBABILITY)
+    """Computes the loss of the same candidates' boxes [N,K,4], xyxy, and scores [N,K], and of all scores, in tensors of
+    any shape, from which candidates are chosen."""
+    (boxes, weights, *scores), (student_boxes, _, *student_scores) = teacher, student
+    divergence = sum(score_divergence(one, other) for one, other in zip(scores, student_scores, strict=True))
+    box_error = (weights * (1 - overlap(boxes, student_boxes))).sum()
+    return (divergence + BOX_WEIGHT * box_error) / weights.sum().clamp(min=LEAST_PROBABILITY)
+
+
+def score_divergence(teacher: Tensor, student: Tensor) -> Tensor:
+    """Computes the Kullback-Leibler divergence of probabilities, or of logits, which leave the range from 0 to 1."""
+    if teacher.min() < 0 or teacher.max() > 1:
+        teacher, student = torch.sigmoid(teacher), torch.sigmoid(student)
+    wanted = teacher.clamp(LEAST_SCORE, 1 - LEAST_SCORE)
+    divergence = F.binary_cross_entropy(student.clamp(LEAST_SCORE, 1 - LEAST_SCORE), wanted, reduction="sum")
+    return divergence - F.binary_cross_entropy(wanted, wanted, reduction="sum")
 
 
 def overlap(one: Tensor, other: Tensor) -> Tensor:

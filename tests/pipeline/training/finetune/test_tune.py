@@ -96,10 +96,15 @@ def candidates(batch=1, count=20):
 def test_the_loss_of_candidates_is_zero_for_the_same_and_rises_with_scores_and_boxes():
     torch.manual_seed(0)
     boxes, scores = candidates()
-    assert selection_loss([boxes, scores], [boxes, scores]) == pytest.approx(0, abs=1e-5)
-    moved = [selection_loss([boxes, scores], [boxes + pixels, scores]) for pixels in (1, 5, 1000)]
+    cells = torch.rand(1, 300)
+    wanted = [boxes, scores, cells]
+    assert selection_loss(wanted, wanted) == pytest.approx(0, abs=1e-5)
+    moved = [selection_loss(wanted, [boxes + pixels, scores, cells]) for pixels in (1, 5, 1000)]
     assert 1e-2 < moved[0] < moved[1] < moved[2] == pytest.approx(1, abs=0.01)  # no overlap
-    assert selection_loss([boxes, scores], [boxes, 0.5 * scores]) > 1e-2
+    assert selection_loss(wanted, [boxes, scores, 0.5 * cells]) > 1e-2
+    logits = torch.logit(cells)
+    as_logits = selection_loss([boxes, scores, logits], [boxes, scores, torch.logit(0.5 * cells)])
+    torch.testing.assert_close(as_logits, selection_loss(wanted, [boxes, scores, 0.5 * cells]))
     size = boxes[0, 0, 2:] - boxes[0, 0, :2]
     half = boxes[:, :1] + 0.5 * torch.cat([size, size])  # of two boxes moved by half their sides a seventh is shared
     assert overlap(boxes[:, :1], half).item() == pytest.approx(1 / 7, rel=1e-4)
@@ -119,10 +124,10 @@ def test_a_detector_of_another_project_is_compared_at_the_candidates_of_the_floa
     model = onnx_file.ir.from_proto(onnx.parser.parse_model(SELECTION))
     model.metadata_props[SPEC_KEY] = json.dumps({"task": "detection"})
     heads = find_heads(model)
-    assert heads.tensors == ["boxes", "scores"] and list(heads.chosen) == ["order"]
+    assert heads.tensors == ["boxes", "scores", "cells"] and list(heads.chosen) == ["order"]
     cells, codes = torch.rand(1, 10), torch.rand(1, 10, 4)
     teacher, student = OnnxModule(model, [*heads.tensors, *heads.chosen]), OnnxModule(model, heads.tensors)
-    boxes, scores, order = teacher({"cells": cells, "codes": codes})
+    boxes, scores, _, order = teacher({"cells": cells, "codes": codes})
     # The student ranks the cells the other way round.
     again = student({"cells": 1 - cells, "codes": codes, "order": order})
     torch.testing.assert_close(again[0], boxes)
