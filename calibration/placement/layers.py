@@ -50,10 +50,11 @@ class Layer:
 
 def find_layers(graph: ir.Graph) -> list[Layer]:
     """Returns every convolution and matrix product of the graph, in the graph's order."""
-    return [Layer(node, _output_axis(node)) for node in graph if node.op_type in LAYER_OPERATORS and node.domain == ""]
+    return [Layer(node, output_axis(node)) for node in graph if node.op_type in LAYER_OPERATORS and node.domain == ""]
 
 
-def _output_axis(node: ir.Node) -> int:
+def output_axis(node: ir.Node) -> int:
+    """Returns the axis of output channels of a layer's weights."""
     if node.op_type == "Conv":
         return 0
     return 0 if node.op_type == "Gemm" and integer(node, "transB", 0) else 1

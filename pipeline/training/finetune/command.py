@@ -28,7 +28,7 @@ def main() -> None:
     for name, kind, text in (
         ("steps", int, "of the optimizer"),
         ("batch", int, "samples a step"),
-        ("rate", float, "highest learning rate, in units of the INT8 weights' scales"),
+        ("rate", float, "highest learning rate, in INT8 steps of the weight's output channel"),
         ("seed", int, "of the samples' order"),
     ):
         default = getattr(Tuning, name)

@@ -1,6 +1,8 @@
 """Turns an ONNX graph into a PyTorch module with trainable weights and biases; Q/DQ pairs become fake quantization.
 
-INT8 weights are held in units of their scale: w = scale * round(v). Rounding passes the gradient straight through
+All parameters are held in units of their output channel, so that a step of the optimizer moves each by as much of its
+own range: INT8 weights in their scale, w = scale * round(v), weights and biases in float in a 127th of the channel's
+largest weight. Rounding passes the gradient straight through
 (Bengio, Léonard and Courville 2013; Jacob et al. 2018, section 3); clipped values pass none. The scales of weights and
 of activations stay as calibrated, so that the learnt weights fit the ONNX that they came from.
 """
@@ -15,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from effedge.calibration.graph.onnx_file import constant
+from effedge.calibration.placement.layers import output_axis
 from effedge.calibration.ranges.thresholds import INT8_MAX
 from effedge.deploy.common.cli import UserError
 from effedge.engines.onnx_header import LAYER_OPERATORS
 from effedge.pipeline.training.finetune.operators import OPERATORS
 
 LOWEST = -(INT8_MAX + 1)
-WITHIN = 0.499  # of a step: rounding then gives the INT8 weight
+SMALLEST_UNIT = 1e-3  # of the largest unit of a layer's channels
 
 
 class OnnxModule(nn.Module):
@@ -29,6 +32,7 @@ class OnnxModule(nn.Module):
 
     Attributes:
         scales: the scale of each INT8 weight by its initializer's name, shaped to multiply it.
+        units: the same of the parameters in float.
     """
 
     def __init__(self, model: ir.Model, outputs: Sequence[str]) -> None:
@@ -44,6 +48,7 @@ class OnnxModule(nn.Module):
         self.keys: dict[str, str] = {}  # initializer's name -> name that PyTorch accepts
         self.constants: dict[str, Tensor] = {}
         self.scales: dict[str, Tensor] = {}
+        self.units: dict[str, Tensor] = {}
         for node in self.nodes:
             if not is_supported(node):
                 supported = "the network's own layers must be among " + ", ".join(sorted(OPERATORS))
@@ -64,29 +69,14 @@ class OnnxModule(nn.Module):
             self.scales[name] = torch.from_numpy(scale.copy()).reshape(shape if scale.ndim else [])
             self._add_parameter(name, array.astype(np.float32))
         elif node.op_type in LAYER_OPERATORS and index in (1, 2):
-            self._add_parameter(name, array)
+            self.units[name] = torch.from_numpy(units_of(node, index, array))
+            self._add_parameter(name, array / self.units[name].numpy())
         else:
             self.constants[name] = torch.from_numpy(array.copy())
 
     def _add_parameter(self, name: str, array: np.ndarray) -> None:
         self.keys[name] = name.replace(".", "|")
         self.values[self.keys[name]] = nn.Parameter(torch.from_numpy(array.copy()))
-
-    @torch.no_grad()
-    def start_at(self, model: ir.Model) -> None:
-        """Moves each INT8 weight within its step to where the float `model`, with nodes of the same names, has it.
-
-        Weights that all began in the middle of their steps would all leave them after the same number of optimizer's
-        steps, and the loss would rise at once.
-        """
-        float_weights = {node.name: constant(node.inputs[1]) for node in model.graph if node.op_type in LAYER_OPERATORS}
-        for node in self.nodes:
-            exact = float_weights.get(node.name)
-            dequantize = node.inputs[1].producer() if exact is not None and node.inputs[1] is not None else None
-            name = dequantize.inputs[0].name if dequantize is not None and dequantize.inputs[0] is not None else None
-            if exact is not None and name in self.scales:
-                units = self.values[self.keys[name]]
-                units += (torch.from_numpy(exact.copy()) / self.scales[name] - units).clamp(-WITHIN, WITHIN)
 
     def forward(self, feeds: Mapping[str, Tensor]) -> list[Tensor]:
         """Computes the tensors `outputs` for inputs by name.
@@ -95,7 +85,7 @@ class OnnxModule(nn.Module):
         """
         tensors: dict[str, Tensor] = {**self.constants, **feeds}
         for name, key in self.keys.items():
-            tensors[name] = self.values[key]
+            tensors[name] = self.values[key] * self.units.get(name, 1.0)
         for node in self.nodes:
             computed = self._compute(node, tensors)
             outputs = (computed,) if isinstance(computed, Tensor) else computed
@@ -131,10 +121,27 @@ class OnnxModule(nn.Module):
         """Writes the learnt weights into the initializers of `model`, from which this was made, or of its clone."""
         for name, key in self.keys.items():
             value = model.graph.initializers[name]
-            array = self.values[key].numpy()
+            array = (self.values[key] * self.units.get(name, 1.0)).numpy()
             if name in self.scales:
                 array = np.clip(np.rint(array), -INT8_MAX, INT8_MAX).astype(np.int8)
             value.const_value = ir.tensor(array, name=name)
+
+
+def units_of(node: ir.Node, index: int, array: np.ndarray) -> np.ndarray:
+    """Returns the units of a layer's float weights (input 1) or bias (input 2), shaped to multiply them: powers of two,
+    with which a product is exact."""
+    weight, axis = constant(node.inputs[1]), output_axis(node)
+    if weight is None:  # in INT8, or computed
+        dequantize = node.inputs[1].producer() if node.inputs[1] is not None else None
+        scale = constant(dequantize.inputs[1]) if dequantize is not None and len(dequantize.inputs) > 1 else None
+        units = np.ones(1) if scale is None else np.atleast_1d(scale)
+    else:
+        units = np.abs(weight).max(axis=tuple(each for each in range(weight.ndim) if each != axis)) / INT8_MAX
+    units = np.maximum(units, SMALLEST_UNIT * (units.max() or 1.0))
+    units = np.exp2(np.rint(np.log2(units))).astype(np.float32)
+    if index == 1:
+        return units.reshape([-1 if each == axis else 1 for each in range(array.ndim)])
+    return units if array.shape[-1:] == units.shape else units.max(keepdims=True)
 
 
 def is_supported(node: ir.Node) -> bool:

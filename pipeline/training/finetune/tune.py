@@ -35,16 +35,14 @@ def tune(teacher: ir.Model, student: ir.Model, samples: Samples, tuning: Tuning)
     heads = find_heads(teacher)
     reference, learner = OnnxModule(teacher, [*heads.tensors, *heads.chosen]), OnnxModule(student, heads.tensors)
     reference.requires_grad_(False)
-    learner.start_at(teacher)
-    optimizer = torch.optim.Adam(parameters(learner, tuning.rate), betas=BETAS)
-    highest_rates = [group["lr"] for group in optimizer.param_groups]
+    optimizer = torch.optim.Adam(learner.parameters(), betas=BETAS)
     order = np.random.default_rng(tuning.seed)
     queue: list[int] = []
     average = math.nan
     with track(range(tuning.steps), desc="fine-tuning", unit="step") as bar:
         for step in bar:
-            for group, rate in zip(optimizer.param_groups, highest_rates, strict=True):
-                group["lr"] = rate * schedule(step, tuning.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = tuning.rate * schedule(step, tuning.steps)
             optimizer.zero_grad()
             total = 0.0
             for _ in range(tuning.batch):
@@ -69,16 +67,6 @@ def sample_loss(reference: OnnxModule, learner: OnnxModule, feeds: Mapping[str, 
     compared = len(heads.tensors)
     chosen = dict(zip(heads.chosen, outputs[compared:], strict=True))
     return heads.loss(outputs[:compared], learner({**feeds, **chosen}))
-
-
-def parameters(learner: OnnxModule, rate: float) -> list[dict[str, object]]:
-    """Groups parameters by their unit: an INT8 weight's scale, a 127th of a float tensor's largest value."""
-    groups: dict[float, list[torch.nn.Parameter]] = {}
-    for name, key in learner.keys.items():
-        parameter = learner.values[key]
-        unit = 1.0 if name in learner.scales else float(parameter.detach().abs().max()) / 127
-        groups.setdefault(rate * (unit or 1e-3), []).append(parameter)
-    return [{"params": members, "lr": group_rate} for group_rate, members in groups.items()]
 
 
 def schedule(step: int, steps: int) -> float:

@@ -13,14 +13,14 @@ class Tuning:
 
     steps: of the optimizer.
     batch: samples a step; their gradients are added up one by one, as a folded BatchNorm needs no batch.
-    rate: the highest learning rate, in units of the INT8 weights' scales: Adam moves a weight by at most about that
-        much at a time.
+    rate: the highest learning rate, in INT8 steps of a weight's output channel: Adam moves a weight by at most about
+        that much at a time.
     seed: of the samples' order.
     """
 
     steps: int = 300
     batch: int = 4
-    rate: float = 0.05
+    rate: float = 0.01
     seed: int = 0
 
     def check(self) -> None:
@@ -29,4 +29,4 @@ class Tuning:
             if getattr(self, name) < least:
                 raise UserError(f"--{name} {getattr(self, name)}: expected {least} or more")
         if not 0 < self.rate <= 1:
-            raise UserError(f"--rate {self.rate}: expected a number above 0 and at most 1, such as 0.05")
+            raise UserError(f"--rate {self.rate}: expected a number above 0 and at most 1, such as 0.01")
