@@ -213,10 +213,14 @@ def channel_extremes(model: ir.Model, values: list[ir.Value], samples: Samples) 
 
 
 def channel_scales(group: Group, extremes: dict[ir.Value, np.ndarray]) -> np.ndarray:
-    """Computes s of each channel of the group, [C], 1 on average; empty where no channel has values."""
+    """Computes s of each channel of the group, [C], 1 on average.
+
+    Returns:
+        No numbers where no channel has values, or one that is not finite, which the ranges will name (collect.py).
+    """
     largest = np.max([extremes[value] for value in group.tensors], axis=0).astype(np.float64)
     used = largest > 0
-    if not used.any():
+    if not used.any() or not np.isfinite(largest).all():
         return np.zeros(0)
     ranges = np.maximum(largest[used], largest.max() / LARGEST_RATIO)
     scale = np.ones(len(largest))

@@ -55,8 +55,7 @@ def fine_tune(
         onnx_file.check_float32_scales(calibrated, int8_model)
         onnx_file.check_float(teacher, float_model)
         report = read_calibration(calibrated.metadata_props.get(CALIBRATION_KEY), int8_model)
-        # Raises if the one was not made of the other.
-        teacher = equalized(teacher, calibrated, float_model, int8_model)
+        equalized(teacher, calibrated, float_model, int8_model)  # which raises if the one was not made of the other
         samples = load_samples(teacher, data, paths, images)
         held_out = min(max(1, round(HELD_OUT * len(samples))), MOST_HELD_OUT)
         if len(samples) < 2:

@@ -26,9 +26,6 @@ SMOOTHING = 0.95
 def tune(teacher: ir.Model, student: ir.Model, samples: Samples, tuning: Tuning) -> None:
     """Fine-tunes the INT8 weights and the biases of `student`, in place, to the outputs of `teacher`, its float model.
 
-    Args:
-        teacher: with channels equalized as the student's (isolate_group.equalized).
-
     Raises:
         UserError: an operator that cannot be trained through; a loss that is not finite.
     """

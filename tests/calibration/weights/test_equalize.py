@@ -115,6 +115,7 @@ def test_a_channel_of_zeros_keeps_its_scale_and_a_faint_one_does_not_become_nois
     values = [ir.Value(name="x")]
     extremes = {values[0]: np.array([2.0, 8.0, 0.0, 1e-9], np.float32)}
     scale = channel_scales(Group(values), extremes)
+    assert not len(channel_scales(Group(values), {values[0]: np.array([2.0, np.inf], np.float32)}))
     assert scale[2] == 1 and scale[1] / scale[0] == pytest.approx(4) and scale[1] / scale[3] == pytest.approx(1000)
 
 
