@@ -158,6 +158,12 @@ def side_by_side(function: Callable[[Item], Result], items: Iterable[Item], thre
             future.cancel()
 
 
+def call_side_by_side(function: Callable[..., object], *arguments: Iterable[object]) -> None:
+    """Calls `function` with one item of each of the `arguments`, as `side_by_side`, for what it changes."""
+    for _ in side_by_side(lambda items: function(*items), zip(*arguments, strict=True)):
+        pass
+
+
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores(), thread_name_prefix="run")

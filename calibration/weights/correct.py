@@ -21,7 +21,7 @@ them, and the other samples come in further on.
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from effedge.calibration.graph.onnx_file import constant
-from effedge.calibration.graph.session import side_by_side, tensor_bytes
+from effedge.calibration.graph.session import call_side_by_side, side_by_side, tensor_bytes
 from effedge.calibration.placement.layers import Layer
 from effedge.calibration.ranges.samples import Samples
 from effedge.calibration.weights.layered_run import LayeredRun, layer_depths
@@ -155,9 +155,7 @@ def correct(reference: ir.Model, candidates: Sequence[Candidate], layers: Sequen
         for layer in layers_there:
             counterparts = [by_name[layer.node.name] for by_name in nodes]
             moments = moments_of(layer, counterparts, candidates, runs)
-            of_candidates = zip(candidates, counterparts, itertools.repeat(layer), moments)
-            for _ in side_by_side(lambda arguments: correct_layer(*arguments), of_candidates):
-                pass
+            call_side_by_side(functools.partial(correct_layer, layer), candidates, counterparts, moments)
 
 
 def portions_of(
@@ -220,8 +218,7 @@ def moments_of(
 
     def add() -> None:
         weights, float_, *quantized = (np.concatenate(arrays, axis=-1) for arrays in zip(*waiting, strict=True))
-        for _ in side_by_side(lambda pair: pair[0].add(pair[1], float_, weights), zip(moments, quantized, strict=True)):
-            pass
+        call_side_by_side(lambda of_candidate, own: of_candidate.add(own, float_, weights), moments, quantized)
         waiting.clear()
 
     def of_sample(seed: int) -> list[np.ndarray]:
@@ -238,7 +235,7 @@ def moments_of(
     return moments
 
 
-def correct_layer(candidate: Candidate, node: ir.Node, layer: Layer, moments: Moments) -> None:
+def correct_layer(layer: Layer, candidate: Candidate, node: ir.Node, moments: Moments) -> None:
     """Gives the candidate's node weights, scales and a bias by the moments of its inputs."""
     if moments.weight == 0:
         return

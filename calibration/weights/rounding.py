@@ -90,7 +90,7 @@ def compensated(weights: np.ndarray, scales: np.ndarray, own: np.ndarray) -> np.
     for end in range(size, 0, -BLOCK):  # the weights before a block make up for its errors once, for the whole block
         start = max(0, end - BLOCK)
         for k in reversed(range(start, end)):
-            rounded[:, k] = np.clip(np.rint(wanted[:, k] / scales), -INT8_MAX, INT8_MAX)
+            rounded[:, k] = nearest(wanted[:, k, :, None], scales)[..., 0]
             errors[:, k] = exact[:, k] - rounded[:, k] * scales
             wanted[:, start:k] += factor[:, k, start:k, None] * errors[:, k, None]
         wanted[:, :start] += factor[:, start:end, :start].swapaxes(1, 2) @ errors[:, start:end]
