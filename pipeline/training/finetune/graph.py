@@ -2,9 +2,9 @@
 
 All parameters are held in units of their output channel, so that a step of the optimizer moves each by as much of its
 own range: INT8 weights in their scale, w = scale * round(v), weights and biases in float in a 127th of the channel's
-largest weight. Rounding passes the gradient straight through
-(Bengio, Léonard and Courville 2013; Jacob et al. 2018, section 3); clipped values pass none. The scales of weights and
-of activations stay as calibrated, so that the learnt weights fit the ONNX that they came from.
+largest weight. Rounding passes the gradient straight through (Bengio, Léonard and Courville 2013; Jacob et al. 2018,
+section 3); clipped values pass none. The scales of weights and of activations stay as calibrated, so that the learnt
+weights fit the ONNX that they came from.
 """
 
 from __future__ import annotations
@@ -84,8 +84,7 @@ class OnnxModule(nn.Module):
         The indices that a TopK finds may be among the inputs: then it takes the elements at these.
         """
         tensors: dict[str, Tensor] = {**self.constants, **feeds}
-        for name, key in self.keys.items():
-            tensors[name] = self.values[key] * self.units.get(name, 1.0)
+        tensors.update((name, self.weight(name)) for name in self.keys)
         for node in self.nodes:
             computed = self._compute(node, tensors)
             outputs = (computed,) if isinstance(computed, Tensor) else computed
@@ -95,14 +94,13 @@ class OnnxModule(nn.Module):
     def _compute(self, node: ir.Node, tensors: Mapping[str, Tensor]) -> Tensor | tuple[Tensor, ...]:
         """Computes the first output of a node, or all of them, from the tensors by name."""
         inputs = [None if value is None else tensors[value.name or ""] for value in node.inputs]
-        name = (node.inputs[0].name if node.inputs[0] is not None else "") or ""
         if node.op_type == "QuantizeLinear":  # includes the DequantizeLinear of the pair
             x, scale, zero_point = (tensors[value.name or ""] for value in node.inputs if value is not None)
             return torch.fake_quantize_per_tensor_affine(x, float(scale), int(zero_point), LOWEST, INT8_MAX)
         if node.op_type == "TopK" and (chosen := tensors.get(node.outputs[1].name or "")) is not None:
             return inputs[0].gather(node.attributes.get_int("axis", -1), chosen), chosen  # type: ignore[union-attr]
         if node.op_type == "DequantizeLinear":
-            return self.weight(name) if name in self.scales else inputs[0]  # type: ignore[return-value]
+            return inputs[0]  # type: ignore[return-value]  # of INT8 weights their values, of a pair its result
         attributes = {key: attribute.as_string() if attribute.type == ir.AttributeType.STRING else attribute.value
                       for key, attribute in node.attributes.items()}  # fmt: skip
         attributes.setdefault("num_outputs", len(node.outputs))  # a Split says it from opset 18 on
@@ -112,8 +110,11 @@ class OnnxModule(nn.Module):
             raise UserError(f"{node.op_type} '{node.name}' cannot be trained through: it has {error}") from error
 
     def weight(self, name: str) -> Tensor:
-        """Computes the dequantized value of an INT8 weight."""
-        units = self.values[self.keys[name]].clamp(-INT8_MAX, INT8_MAX)
+        """Computes the values of a parameter: of an INT8 weight those that its rounded integers stand for."""
+        units = self.values[self.keys[name]]
+        if name in self.units:
+            return units * self.units[name]
+        units = units.clamp(-INT8_MAX, INT8_MAX)
         return (units + (units.round() - units).detach()) * self.scales[name]
 
     @torch.no_grad()
@@ -121,9 +122,10 @@ class OnnxModule(nn.Module):
         """Writes the learnt weights into the initializers of `model`, from which this was made, or of its clone."""
         for name, key in self.keys.items():
             value = model.graph.initializers[name]
-            array = (self.values[key] * self.units.get(name, 1.0)).numpy()
             if name in self.scales:
-                array = np.clip(np.rint(array), -INT8_MAX, INT8_MAX).astype(np.int8)
+                array = np.clip(np.rint(self.values[key].numpy()), -INT8_MAX, INT8_MAX).astype(np.int8)
+            else:
+                array = self.weight(name).numpy()
             value.const_value = ir.tensor(array, name=name)
 
 
