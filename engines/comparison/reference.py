@@ -16,7 +16,6 @@ from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.outputs import link_or_copy
 from effedge.engines.onnx_header import onnx_files
 
-FATAL = 4  # a level of ONNX Runtime's log: an error is raised, and need not be printed too
 GRAPH, OUTPUT, NAME = 7, 12, 1  # field numbers of onnx.proto3: ModelProto.graph, GraphProto.output, ValueInfoProto.name
 
 
@@ -92,10 +91,12 @@ def usual_type(value: Any) -> Any:
 
 def open_session(model: Union[str, bytes]) -> Any:
     """Opens a session without optimizations."""
+    from effedge.deploy.runtime.onnxruntime_backend import LOG_FATAL
+
     onnxruntime = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = FATAL
+    options.log_severity_level = LOG_FATAL
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
