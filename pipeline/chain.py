@@ -36,7 +36,7 @@ from effedge.pipeline.artefact_folder import artefact_folder
 from effedge.pipeline.datasets.digits_cache import digits_folder
 from effedge.pipeline.datasets.records import DataSet
 from effedge.pipeline.evaluation.accuracy_limit import add_limit, drop_budget, read_labelled, read_limit
-from effedge.pipeline.export.foreign_model import check_inputs, simplify_foreign_stage
+from effedge.pipeline.export.foreign_model import check_float_onnx, simplify_foreign_stage
 from effedge.pipeline.export.heads.attach import attach_stage, header_with_head
 from effedge.pipeline.export.heads.image_input import fix_header
 from effedge.pipeline.export.simplify import simplify_stage
@@ -70,7 +70,7 @@ def run_chain(request: Request) -> Path:
         source, header = request.source, read_header(request.source.path)
         if source.head is not None:
             header = fix_header(header, source.path, source.size)
-        check_float_onnx(source, header)
+        check_float_onnx(header, source.path, source.batch)
         header = header_with_head(header, source.path, source.head)
         data = data_of_onnx(source, header, request)
         with artefact_folder(request) as folder:
@@ -237,17 +237,6 @@ def calibration_images(checkpoint: Checkpoint, needed: bool) -> Path | None:
     with safe_open(str(file), framework="np") as checkpoint_file:
         size = parse_size((checkpoint_file.metadata() or {}).get("size", str(input_size(model))))
     return digits_folder("classification", "calibration", size=max(size), count=CALIBRATION_IMAGES)
-
-
-def check_float_onnx(onnx: OnnxFile, header: Header) -> None:
-    """UserError unless the file is a float model whose inputs suit the batch."""
-    path = onnx.path
-    quantized = next((node for node in header.nodes if node.op in ("QuantizeLinear", "DequantizeLinear")), None)
-    if quantized is not None:
-        raise UserError(f"'{path}' is already quantized ({quantized.op} '{quantized.name}'): give the float model")
-    check_inputs(header, path, onnx.batch)
-    if header.spec and onnx.batch:
-        raise UserError(f"'{path}' has its batch, {header.batch}, from its export: leave BATCH (--batch) out")
 
 
 def data_of_onnx(onnx: OnnxFile, header: Header, request: Request) -> ChainData:

@@ -16,7 +16,7 @@ import numpy as np
 from effedge.calibration.ranges.samples import Input, array_samples
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.messages import log
-from effedge.engines.onnx_header import DTYPES, Header, onnx_files
+from effedge.engines.onnx_header import DTYPES, PAIRS, Header, onnx_files
 from effedge.engines.stage import run_stage
 from effedge.pipeline.export.compare_outputs import TOLERANCE, difference_by_magnitude
 from effedge.pipeline.export.simplify import OPSET, TOOLS, Trial, simplify_verified
@@ -28,6 +28,20 @@ if TYPE_CHECKING:
 
 SEED = 0
 FLOAT16_TOLERANCE = 0.05  # what a deep network's rounding to float16 comes to
+
+
+def check_float_onnx(header: Header, path: Path, batch: Batch | None) -> None:
+    """Checks that an ONNX file is a float model whose inputs suit the batch.
+
+    Raises:
+        UserError: it is not.
+    """
+    quantized = next((node for node in header.nodes if node.op in PAIRS), None)
+    if quantized is not None:
+        raise UserError(f"'{path}' is already quantized ({quantized.op} '{quantized.name}'): give the float model")
+    check_inputs(header, path, batch)
+    if header.spec and batch:
+        raise UserError(f"'{path}' has its batch, {header.batch}, from its export: leave BATCH (--batch) out")
 
 
 def check_inputs(header: Header, path: Path, batch: Batch | None) -> None:

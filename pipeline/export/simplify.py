@@ -4,8 +4,8 @@
 
 onnx-simplifier folds constants; effedge's passes move pads into convolutions and fold the BatchNorms that share a
 kernel; the opset is lowered to one that the oldest target reads. Then the graphs before and after run on a photograph,
-and the stage fails if their outputs differ. `effedge.pipeline.export.foreign_model` is the entry for an ONNX from any
-other exporter, which runs on calibration data or random numbers.
+and the stage fails if their outputs differ. An ONNX from any other exporter runs on random numbers
+(`effedge.pipeline.export.foreign_model`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.messages import log
 from effedge.deploy.common.paths import output_file
+from effedge.engines.onnx_header import read_header
 from effedge.engines.stage import run_stage
 from effedge.pipeline.export.compare_outputs import (
     TOLERANCE,
@@ -219,9 +220,20 @@ def simplify_stage(source: Path, artefact: Path) -> bool:
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("onnx", type=Path)
+    parser.add_argument("onnx", type=Path, help="float32 or float16, from any exporter")
     parser.add_argument("--out", type=output_file, required=True, help="the ONNX to write")
+    parser.add_argument("--batch", help="of another exporter's ONNX with a dynamic batch: N, or MIN:OPT:MAX (1)")
     arguments = parser.parse_args()
     if not arguments.onnx.is_file():
-        raise UserError(f"no ONNX file '{arguments.onnx}'; `effedge export` makes one")
-    simplify_stage(arguments.onnx, arguments.out)
+        raise UserError(f"no ONNX file '{arguments.onnx}'; `effedge export` makes one, or any other exporter")
+    # Imported here, as both are built on this module.
+    from effedge.pipeline.export.foreign_model import check_float_onnx, simplify_foreign_stage
+    from effedge.pipeline.export.torch_to_onnx import parse_batch
+
+    batch = None if arguments.batch is None else parse_batch(arguments.batch)
+    header = read_header(arguments.onnx)
+    check_float_onnx(header, arguments.onnx, batch)
+    if header.spec:
+        simplify_stage(arguments.onnx, arguments.out)
+    else:
+        simplify_foreign_stage(arguments.onnx, arguments.out, batch=batch or (1, 1, 1), data=None)

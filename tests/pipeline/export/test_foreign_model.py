@@ -72,6 +72,15 @@ def test_the_batch_is_fixed_or_bounded_and_shapes_follow(model, tmp_path, batch,
     assert bounds == ({"effedge_batch": "[1, 2, 4]"} if size == "N" else {})
 
 
+@pytest.mark.parametrize(("options", "size"), [([], 1), (["--batch", "4"], 4), (["--batch", "1:2:4"], "N")])
+def test_the_command_takes_an_onnx_of_any_exporter(model, tmp_path, monkeypatch, options, size):
+    monkeypatch.setattr("sys.argv", ["simplify", str(model), "--out", str(tmp_path / "out.onnx"), *options])
+    simplify.main()
+    simplified = onnx.load(tmp_path / "out.onnx")
+    assert [node.op_type for node in simplified.graph.node] == ["Conv"]
+    assert shape_of(simplified.graph.input[0]) == [size, 3, 8, 8]
+
+
 def test_what_simplification_would_change_is_written_as_it_is_with_a_warning(model, tmp_path, monkeypatch, caplog):
     def wrong(graph):
         kernel = next(node for node in graph.graph if node.op_type == "Conv").inputs[1]
