@@ -2,10 +2,11 @@
 
 1. Channel equalization, where it changes nothing that the float model computes (weights/equalize.py).
 2. Ranges: one streaming pass over all samples, a histogram per tensor (ranges/collect.py).
-3. Threshold search by the output error (search/threshold_search.py, switched_session.py, output_error/).
-4. Precision choice: the scale groups that stay in 16 bit, by output error for arithmetic (search/precision_choice.py).
-5. Q/DQ by the placement rules (placement/), and the correction of weights and biases (weights/correct.py).
-6. The output error on samples that no trial has seen (search/last_word.py).
+3. Weights rounded by what they do at their layers' outputs (weights/round_weights.py).
+4. Threshold search by the output error (search/threshold_search.py, switched_session.py, output_error/).
+5. Precision choice: the scale groups that stay in 16 bit, by output error for arithmetic (search/precision_choice.py).
+6. Q/DQ by the placement rules (placement/).
+7. The output error on samples that no trial has seen (search/last_word.py).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from onnx_ir.passes import common
 
 from effedge.calibration.graph.macs import macs
 from effedge.calibration.placement import Plan, make_plan
-from effedge.calibration.placement.insert import InsertQDQPass
+from effedge.calibration.placement.insert import InsertQDQPass, RoundedWeight
 from effedge.calibration.ranges.collect import collect
 from effedge.calibration.ranges.histogram import Histogram
 from effedge.calibration.ranges.samples import Samples
@@ -32,18 +33,13 @@ from effedge.calibration.search.switched_session import SwitchedTrials
 from effedge.calibration.search.threshold_search import search_thresholds, trial_budget
 from effedge.calibration.search.trials import Trials
 from effedge.calibration.settings import DEFAULT, Settings
-from effedge.calibration.weights.correct import Candidate, correct, sample_budget
 from effedge.calibration.weights.equalize import equalize
+from effedge.calibration.weights.round_weights import round_weights, sample_budget
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import CalibrationReport, SensitivityRow
 
 SQNR_RUNS = 8
-# How the weights were rounded: to the nearest, or in one of the ways of correct.py (with the biases, without them, or
-# refitted), and what part of the output error each of these must save. Rounding moves a weight by a step at most, and
-# is better on other samples more often than on the few of a trial; the refit moves them further, so that what it saves
-# there may be chance.
-NEAREST, ROUNDED, WEIGHTS, REFITTED = "none", "rounded", "weights rounded", "refitted"
-LEAST_GAIN = {ROUNDED: 0.0, WEIGHTS: 0.0, REFITTED: 0.1}
+NEAREST, ROUNDED = "none", "rounded"  # how weights were rounded: to the nearest, or by round_weights.py
 FEW_IMAGES = 16
 ALL_ZERO = "its input was 0 on all calibration data"
 Item = TypeVar("Item")
@@ -75,8 +71,9 @@ class PostTrainingQuantizer:
         plan: of `equalized`, with all layers in INT8 that the placement rules allow.
         zero_tensors: the tensors that were 0 on all samples, with the reason to keep their layers in float.
         lows: the lowest value of each scale group, where it may have a zero point; else None.
+        weights: of the layers by their names, rounded by round_weights; none without the correction.
         thresholds, gains, left_out: of the scale groups (threshold_search.ThresholdSearchResult).
-        output_error: of all groups in INT8, without correction of the weights.
+        output_error: of all groups in INT8.
     """
 
     def __init__(self, model: ir.Model, samples: Samples, settings: Settings = DEFAULT) -> None:
@@ -94,7 +91,9 @@ class PostTrainingQuantizer:
         self.lows = [histogram.low if settings.zero_points else None for histogram in groups]
         trial_samples, runs = trial_budget(sum(self.macs.values()))
         self.trials = Trials(model, samples.spread(trial_samples), dict(settings.output_kinds))
-        self.switched = SwitchedTrials(self.equalized, self.plan, self.trials, self.lows)
+        layers = self.plan.layers if settings.correction else []
+        self.weights = round_weights(self.equalized, layers, self.fitted_samples)
+        self.switched = SwitchedTrials(self.equalized, self.plan, self.trials, self.lows, self.weights)
         fixed = None if settings.method == AUTO else [threshold(group, settings.method) for group in groups]
         self.thresholds, self.output_error, self.gains, self.left_out = search_thresholds(
             self.switched, groups, fixed, runs=runs, leave=lambda *found: self._choose(*found)[0]
@@ -139,14 +138,14 @@ class PostTrainingQuantizer:
             error, work = f"{self.gains[index]:.2g}", f"{100 * self.costs[index]:.2g}%"
             reason = f"in INT8 it adds {error} to the output error for {work} of the work"
             unusable.update((name, unusable.get(name, reason)) for name in self.plan.groups[index])
-        nearest = self.equalized.clone()
-        plan = make_plan(nearest, unusable, self.settings.float_kinds or ())
-        if not plan.layers:
-            raise_nothing_to_quantize(plan.float_layers)
-        thresholds, lows = self._by_tensor(self.thresholds), self._by_tensor(self.lows)
-        InsertQDQPass(plan.reads, {name: thresholds[name] for name in plan.tensors}, plan.layers, lows)(nearest)
-        changed, output_error, correction = self._corrected(nearest, plan)
-        common.RemoveUnusedNodesPass()(changed)
+        thresholds = self._by_tensor(self.thresholds)
+        changed, plan = self._in_int8(unusable, thresholds, self.weights)
+        output_error, correction = self.trials.output_error(changed), ROUNDED if self.weights else NEAREST
+        if self.weights:  # on few or odd samples it may do harm
+            nearest, _ = self._in_int8(unusable, thresholds, {})
+            error = self.trials.output_error(nearest)
+            if error < output_error:
+                changed, output_error, correction = nearest, error, NEAREST
         int8_macs = sum(self.macs[layer.name] for layer in plan.layers)
         ratios = sqnr(self.model, changed, self.samples.spread(SQNR_RUNS), last_layers(self.model))
         layers = {node.outputs[0].name or "": node.name or "" for node in self.model.graph}
@@ -169,33 +168,28 @@ class PostTrainingQuantizer:
         attach_report(changed, report)
         return changed, report
 
-    def _corrected(self, nearest: ir.Model, plan: Plan) -> tuple[ir.Model, float, str]:
-        """Returns the model with the best correction of its weights, its output error, and the kind of correction.
+    def _in_int8(
+        self, unusable: Mapping[str, str], thresholds: Mapping[str, float], weights: Mapping[str, RoundedWeight]
+    ) -> tuple[ir.Model, Plan]:
+        """Makes an INT8 model, and returns it with its plan.
 
         Args:
-            nearest: the INT8 model with its weights rounded to the nearest.
-            plan: of that model.
+            unusable: tensors that stay in 16 bit, with the reason.
+            thresholds: by tensor.
+            weights: of layers by their names, where they are not rounded to the nearest.
         """
-        best, best_error, best_correction = nearest, self.trials.output_error(nearest), NEAREST
-        if not self.settings.correction:
-            return best, best_error, best_correction
-        layers = [layer for layer in self.plan.layers if layer.name not in plan.float_layers]
-        # Of a detector the refit serves the background, which is most of a map: with it each of eight INT8 models of
-        # four detectors had a larger error on samples that chose nothing than without it, and a lower AP. The biases do
-        # so of some: of YOLOX-Nano's they add a third to the error.
-        kinds = [ROUNDED, WEIGHTS if self.trials.judges_detections else REFITTED]
-        candidates = {name: Candidate(nearest.clone(), name == REFITTED, name != WEIGHTS) for name in kinds}
-        correct(self.equalized, list(candidates.values()), layers, self.fitted_samples)
-        for correction, candidate in candidates.items():
-            error = self.trials.output_error(candidate.model)
-            if error < best_error * (1 - LEAST_GAIN[correction]):
-                best, best_error, best_correction = candidate.model, error, correction
-        return best, best_error, best_correction
+        changed = self.equalized.clone()
+        plan = make_plan(changed, unusable, self.settings.float_kinds or ())
+        if not plan.layers:
+            raise_nothing_to_quantize(plan.float_layers)
+        used = {name: thresholds[name] for name in plan.tensors}
+        InsertQDQPass(plan.reads, used, plan.layers, self._by_tensor(self.lows), weights)(changed)
+        common.RemoveUnusedNodesPass()(changed)
+        return changed, plan
 
     @property
     def fitted_samples(self) -> Samples:
-        """The samples that the correction is fitted to. Those of the trials judge it: with few or odd samples it may do
-        harm."""
+        """The samples that the weights are rounded by. Those of the trials judge them."""
         return self.samples.beside(len(self.trials.feeds)).spread(sample_budget(sum(self.macs.values())))
 
     @functools.cached_property

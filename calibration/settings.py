@@ -25,7 +25,7 @@ class Settings:
     """The settings of a calibration.
 
     method: of the thresholds, one of thresholds.METHODS.
-    correction: fit weights and biases to the float model (weights/correct.py); else weights are rounded to the nearest.
+    correction: round weights by what they do at their layers' outputs (weights/round_weights.py); else to the nearest.
     float_share: the share of multiply-accumulates that may stay in 16 bit for the sake of accuracy.
     zero_points: of activations that reach far to one side only; TensorRT takes none.
     float_kinds: the kinds of convolutions with groups that stay in 16 bit for the sake of latency. None: those of the

@@ -25,6 +25,7 @@ from effedge.deploy.runtime.onnxruntime_backend import LOG_ERRORS, make_session
 from effedge.deploy.timing.machine import cores
 
 BYTES_AT_ONCE = 1 << 28  # 256 MiB: of the tensors of all runs that go side by side
+Arrays = dict[str, np.ndarray]  # by the name of the tensor
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

@@ -21,11 +21,13 @@ from effedge.calibration.graph.onnx_file import insert_behind
 from effedge.calibration.placement.layers import Layer
 from effedge.calibration.ranges.thresholds import INT8_MAX, quantization_parameters
 
+# Whole numbers of a weight's shape, int8, and the float32 scale of each of its output channels.
+RoundedWeight = tuple[np.ndarray, np.ndarray]
 INT8, FP8 = ir.DataType.INT8, ir.DataType.FLOAT8E4M3FN
 
 
-def quantize_weight(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rounds weights to INT8; returns them and the float32 scale of each index of `axis`.
+def quantize_weight(weight: np.ndarray, axis: int) -> RoundedWeight:
+    """Rounds weights to the nearest INT8, with the scale of each index of `axis` from its largest weight.
 
     scale * int8 is within scale / 2 of the weight. A channel of zeros gets scale 1, as any scale would do.
     """
@@ -46,6 +48,7 @@ class InsertQDQPass(ir.passes.InPlacePass):
         thresholds: by tensor name; the tensors of a scale group have the same threshold.
         layers: the layers whose weights are quantized.
         lows: by tensor name, the lowest value, where a tensor may have a zero point; the same within a scale group.
+        rounded: the weights of layers by their names, where they are not rounded to the nearest.
         number_format: INT8, or FP8, whose zero point is 0, for a model of opset 19 or later.
     """
 
@@ -55,6 +58,7 @@ class InsertQDQPass(ir.passes.InPlacePass):
         thresholds: Mapping[str, float],
         layers: Sequence[Layer],
         lows: Mapping[str, float | None] = MappingProxyType({}),
+        rounded: Mapping[str, RoundedWeight] = MappingProxyType({}),
         number_format: ir.DataType = INT8,
     ) -> None:
         super().__init__()
@@ -62,6 +66,7 @@ class InsertQDQPass(ir.passes.InPlacePass):
         self.thresholds = thresholds
         self.layers = layers
         self.lows = lows
+        self.rounded = rounded
         self.number_format = number_format
         self.prefix = "int8" if number_format == INT8 else "fp8"
 
@@ -74,9 +79,10 @@ class InsertQDQPass(ir.passes.InPlacePass):
             if value not in dequantized:
                 dequantized[value] = self._quantize_activation(model.graph, value)
             node.replace_input_with(index, dequantized[value])
-        weights: dict[tuple[ir.Value, int], tuple[ir.Value, ir.Value, ir.Value]] = {}
+        weights: dict[tuple[ir.Value | str, int], tuple[ir.Value, ir.Value, ir.Value]] = {}
         for layer in self.layers:
-            key = (layer.weight, layer.axis)
+            # Layers that share weights need not share rounded ones: each was rounded by its own input.
+            key = (layer.name if layer.name in self.rounded else layer.weight, layer.axis)
             if key not in weights:
                 weights[key] = self._quantize_weight(model.graph, layer)
             # A DequantizeLinear for each layer, even where heads share weights: backends look for the pair.
@@ -113,10 +119,14 @@ class InsertQDQPass(ir.passes.InPlacePass):
 
     def _quantize_weight(self, graph: ir.Graph, layer: Layer) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Adds a layer's rounded weights, scales and zero points to the graph; returns them."""
-        rounding = e4m3.quantize_weight if self.number_format == FP8 else quantize_weight
-        weight, scale = rounding(layer.weight_array, layer.axis)  # type: ignore[arg-type]  # a rule saw to it
-        zero_point = np.zeros(scale.shape, self.number_format.numpy())
         name = layer.weight.name
+        if layer.name in self.rounded:
+            name = f"{layer.name}.rounded"
+            weight, scale = self.rounded[layer.name]
+        else:
+            rounding = e4m3.quantize_weight if self.number_format == FP8 else quantize_weight
+            weight, scale = rounding(layer.weight_array, layer.axis)  # type: ignore[arg-type]  # a rule saw to it
+        zero_point = np.zeros(scale.shape, self.number_format.numpy())
         return (
             Tape(graph).initializer(ir.tensor(weight, name=f"{name}_{self.prefix}_{layer.axis}")),
             Tape(graph).initializer(ir.tensor(scale, name=f"{name}_scale_{layer.axis}")),

@@ -1,8 +1,8 @@
 """Isolates a group of layers in INT8: makes the float model with only that group as the INT8 model has it.
 
 Taking all other layers out of the INT8 model (graph/unquantize.py) would not do: they would keep the weights that their
-integers stood for, rounded, refitted and with a corrected bias, so that the output error of all groups, but for their
-activations, would count as this group's. Here all of them have the float model's own weights and biases. Only the
+integers stood for, rounded or fine-tuned, so that the output error of all groups, but for their activations, would
+count as this group's. Here all of them have the float model's own weights and biases. Only the
 channels are those of the INT8 model, as its scales and integers are for equalized channels; the equalization changes
 nothing that a float model computes.
 """
@@ -74,7 +74,7 @@ def float_activation(value: ir.Value | None) -> ir.Value | None:
 
 def copy_constants(graph: ir.Graph, node: ir.Node, source: ir.Node) -> None:
     """Gives the node the constants of the same node of another graph."""
-    node.resize_inputs(len(source.inputs))  # a correction may have added a bias
+    node.resize_inputs(len(source.inputs))  # the INT8 model may have a bias more
     for index, value in enumerate(source.inputs):
         array = constant(value)
         if array is not None:

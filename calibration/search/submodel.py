@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from effedge.calibration.graph.session import compute, session, side_by_side, threads_in
-from effedge.calibration.weights.layered_run import Arrays
+from effedge.calibration.graph.session import Arrays, compute, session, side_by_side, threads_in
 
 
 def cut_before(model: ir.Model, start: int) -> None:

@@ -16,6 +16,7 @@ that first reads a tensor of the part. There the few layers of the part have a s
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -24,14 +25,13 @@ from onnx_ir.passes import common
 from onnx_ir.tape import Tape
 
 from effedge.calibration.graph.onnx_file import insert_behind
-from effedge.calibration.graph.session import session, side_by_side, threads_of_run
+from effedge.calibration.graph.session import Arrays, session, side_by_side, threads_of_run
 from effedge.calibration.placement import Plan
-from effedge.calibration.placement.insert import quantize_weight
+from effedge.calibration.placement.insert import RoundedWeight, quantize_weight
 from effedge.calibration.placement.layers import Layer
 from effedge.calibration.ranges.thresholds import INT8_MAX, quantization_parameters
 from effedge.calibration.search.submodel import Submodel, cut_before, submodels
 from effedge.calibration.search.trials import Trials
-from effedge.calibration.weights.layered_run import Arrays
 
 FLOAT, BOOL, INT8 = (ir.TensorType(kind) for kind in (ir.DataType.FLOAT, ir.DataType.BOOL, ir.DataType.INT8))
 PARTS = 8
@@ -44,10 +44,18 @@ class SwitchedTrials:
     Args:
         plan: of `model`, which stays as it is.
         lows: the lowest value of each group that may have a zero point; None if no group may.
+        weights: of layers by their names, where they are not rounded to the nearest.
     """
 
-    def __init__(self, model: ir.Model, plan: Plan, trials: Trials, lows: Sequence[float | None] | None = None) -> None:
-        self.model, self.plan, self.trials = model, plan, trials
+    def __init__(
+        self,
+        model: ir.Model,
+        plan: Plan,
+        trials: Trials,
+        lows: Sequence[float | None] | None = None,
+        weights: Mapping[str, RoundedWeight] = MappingProxyType({}),
+    ) -> None:
+        self.model, self.plan, self.trials, self.weights = model, plan, trials, weights
         self.lows = [None] * len(plan.groups) if lows is None else lows
         self.full: tuple[frozenset[int], SwitchedSession] | None = None  # for the groups that were tried last
         self.parts: dict[int, Part] = {}  # by group, of those that `isolate` tried
@@ -66,7 +74,8 @@ class SwitchedTrials:
         float."""
         groups = frozenset(thresholds)
         if self.full is None or self.full[0] != groups:
-            self.full = groups, SwitchedSession(self.model, self.plan, range(len(self.plan.groups)), rounded=groups)
+            every = range(len(self.plan.groups))
+            self.full = groups, SwitchedSession(self.model, self.plan, self.weights, every, rounded=groups)
         switched = self.full[1]
         return self.trials.output_errors(switched.session, self.trials.feeds, self._switches(switched, thresholds))
 
@@ -83,7 +92,7 @@ class SwitchedTrials:
         starts = submodels(self.model, [start for _, start in parts], self.trials.feeds, PART_BYTES)
 
         def errors_in(members: list[int], submodel: Submodel) -> list[tuple[int, float]]:
-            switched = SwitchedSession(self.model, self.plan, members, submodel.start)
+            switched = SwitchedSession(self.model, self.plan, self.weights, members, submodel.start)
             self.parts.update(dict.fromkeys(members, Part(switched, submodel.feeds)))
             errors = []
             for group in members:
@@ -136,6 +145,7 @@ class SwitchedSession:
     """A session of the model from its node `start` on, with the switches of some groups, by index.
 
     Args:
+        weights: as of SwitchedTrials.
         rounded: the groups whose layers have rounded weights; None: the weights have the switches of their groups.
     """
 
@@ -143,6 +153,7 @@ class SwitchedSession:
         self,
         model: ir.Model,
         plan: Plan,
+        weights: Mapping[str, RoundedWeight],
         groups: Sequence[int],
         start: int = 0,
         rounded: Collection[int] | None = None,
@@ -168,7 +179,7 @@ class SwitchedSession:
             group = group_of.get(layer.data.name or "")
             if group is None or (rounded is not None and group not in rounded):
                 continue
-            weight = _rounded_weight(switched.graph, layer)
+            weight = _rounded_weight(switched.graph, layer, weights.get(layer.name))
             if rounded is None:
                 weight = _choose_weight(switched.graph, nodes[layer.name], weight, scalars[group][0])
             nodes[layer.name].replace_input_with(1, weight)
@@ -216,9 +227,9 @@ def _insert_switch(
     return output
 
 
-def _rounded_weight(graph: ir.Graph, layer: Layer) -> ir.Value:
-    """Adds a layer's weights to the graph, as INT8 holds them."""
-    quantized, scale = quantize_weight(layer.weight_array, layer.axis)  # type: ignore[arg-type]  # a rule saw to it
+def _rounded_weight(graph: ir.Graph, layer: Layer, rounded: RoundedWeight | None) -> ir.Value:
+    """Adds a layer's weights to the graph, as INT8 holds them: `rounded`, or to the nearest."""
+    quantized, scale = rounded or quantize_weight(layer.weight_array, layer.axis)  # type: ignore[arg-type]  # a rule saw to it
     shape = [-1 if axis == layer.axis else 1 for axis in range(quantized.ndim)]
     array = quantized * scale.reshape(shape)
     return Tape(graph).initializer(ir.tensor(array, name=f"{layer.name}.rounded_weight"))

@@ -97,7 +97,9 @@ def search_thresholds(
         if rungs is not None:
             if total > ACCEPTABLE_ERROR:
                 search.left_out = frozenset(leave(search.gains(thresholds, isolated, total), total, thresholds))
-            rungs, together = search.descend(rungs, list(search.errors(thresholds)) if search.left_out else together)
+            if search.left_out:  # the rung was the best for these
+                rungs, together = search.common_rung()
+            rungs, together = search.descend(rungs, together)
             thresholds = search.at_rungs(rungs)
             total = search.total(thresholds, together)
         if total <= ACCEPTABLE_ERROR:

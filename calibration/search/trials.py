@@ -9,11 +9,10 @@ import numpy as np
 import onnx_ir as ir
 from onnxruntime import InferenceSession
 
-from effedge.calibration.graph.session import session, side_by_side, threads_in
+from effedge.calibration.graph.session import Arrays, session, side_by_side, threads_in
 from effedge.calibration.output_error.kinds import Choice, choose_judges
 from effedge.calibration.output_error.measure import DetectionJudge, OutputError
 from effedge.calibration.ranges.samples import Samples
-from effedge.calibration.weights.layered_run import Arrays
 
 IMAGE_CHANNELS = (1, 3)
 

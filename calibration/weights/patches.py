@@ -34,13 +34,13 @@ def from_matrix(layer: Layer, matrix: np.ndarray, shape: tuple[int, ...]) -> np.
 
 
 class Patches:
-    """Takes patches of tensors at random positions.
+    """Takes patches of a tensor at random positions.
 
     Args:
         most: positions to take of one tensor.
 
-    >>> [patches.shape for patches in Patches(layer, most=512)([x, y], seed=3)]  # doctest: +SKIP
-    [(groups, K, 512), (groups, K, 512)]
+    >>> Patches(layer, most=512)(x, seed=3).shape  # doctest: +SKIP
+    (groups, K, 512)
     """
 
     def __init__(self, layer: Layer, most: int) -> None:
@@ -58,18 +58,13 @@ class Patches:
             auto = node.attributes.get("auto_pad")
             self.auto_pad = "NOTSET" if auto is None else auto.as_string()
 
-    def __call__(self, tensors: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
-        """Returns [groups, K, positions] of tensors of one shape, at the same positions.
-
-        Args:
-            tensors: [N, C, *spatial] for a convolution, [*, K] for a product.
-        """
+    def __call__(self, x: np.ndarray, seed: int) -> np.ndarray:
+        """Returns [groups, K, positions] of x: [N, C, *spatial] for a convolution, [*, K] for a product."""
         random = np.random.default_rng(seed)
         if self.layer.node.op_type != "Conv":
-            matrices = [x.reshape(-1, x.shape[-1]) for x in tensors]
-            chosen = _positions(random, len(matrices[0]), self.most)
-            return [rows[chosen].T[None] for rows in matrices]
-        batch, channels, *spatial = tensors[0].shape
+            rows = x.reshape(-1, x.shape[-1])
+            return rows[_positions(random, len(rows), self.most)].T[None]
+        batch, channels, *spatial = x.shape
         before, after = self._padding(spatial)
         outputs = [
             (size + sum(pads) - (k - 1) * d - 1) // s + 1
@@ -89,14 +84,10 @@ class Patches:
             index = position * stride + tap[:, None] * dilation - pad
             padded = padded | (index < 0) | (index >= size)
             place = place * size + index.clip(0, size - 1)
-        outside = np.broadcast_to(padded, place.shape) if padded.any() else None
-        result = []
-        for x in tensors:
-            patches = np.take(x.swapaxes(0, 1).reshape(channels, -1), place, axis=1)  # [C, taps, positions]
-            if outside is not None:
-                patches[:, outside] = 0
-            result.append(patches.reshape(self.groups, -1, len(flat)))
-        return result
+        patches = np.take(x.swapaxes(0, 1).reshape(channels, -1), place, axis=1)  # [C, taps, positions]
+        if padded.any():
+            patches[:, np.broadcast_to(padded, place.shape)] = 0
+        return patches.reshape(self.groups, -1, len(flat))
 
     def _padding(self, spatial: Sequence[int]) -> tuple[list[int], list[int]]:
         """Returns the padding before and after each spatial dimension."""

@@ -1,12 +1,10 @@
 """Rounds weights to INT8 by the error at the layer's output, not by the error of the weights.
 
-With the rows X of the layer's input, the error of a row w of weights is (w - q)' H (w - q), H = X'X. Three steps, all
-of them linear algebra:
+With the rows X of the layer's input, the error of a row w of weights is (w - q)' H (w - q), H = X'X. Two steps, both of
+them linear algebra:
 
 1. The scale of an output channel is searched: clipping its largest weights may cost less than a coarser step.
-2. The weights are refitted to the rows of the quantized network, so that they make up for the errors of earlier
-   layers: least squares, drawn to the old weights (Nagel et al. 2019 do it for the bias alone).
-3. They are rounded one input at a time, and the weights that are not rounded yet make up for the error of each
+2. The weights are rounded one input at a time, and the weights that are not rounded yet make up for the error of each
    (Frantar et al. 2023, GPTQ; without the inverse of H: Chen et al. 2025, "GPTQ as Babai's nearest plane algorithm").
    The inputs that carry most come first.
 
@@ -60,20 +58,6 @@ def regularized(own: np.ndarray, rows: int) -> np.ndarray:
     diagonal = np.clip(np.einsum("gkk->gk", own), 0, None).mean(axis=1)
     ridge = np.maximum(diagonal * max(DAMPING, size / max(rows, 1)), diagonal.max() * 1e-6 + DEAD)
     return own + ridge[:, None, None] * np.eye(size)
-
-
-def refit(weights: np.ndarray, own: np.ndarray, cross: np.ndarray, rows: int) -> np.ndarray:
-    """Returns weights for the quantized network's inputs that give the float network's outputs, as far as the data
-    tells.
-
-    Args:
-        weights: float, [G, R, K].
-        own: mean of x'x'^T over the quantized network's inputs x', [G, K, K].
-        cross: mean of x x'^T, with the float network's inputs x, [G, K, K].
-        rows: the number of rows of the means.
-    """
-    pull = (weights @ (cross - own)).transpose(0, 2, 1)
-    return weights + np.linalg.solve(regularized(own, rows), pull).transpose(0, 2, 1)
 
 
 def compensated(weights: np.ndarray, scales: np.ndarray, own: np.ndarray) -> np.ndarray:

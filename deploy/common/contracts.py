@@ -138,7 +138,7 @@ class CalibrationReport(TypedDict, total=False):
     fp16_layers: int
     float32_nodes: Dict[str, str]  # of an INT8 model with FP16 around it: nodes in float32, with the reason
     zero_points: bool
-    correction: str  # of the weights: none, rounded, weights rounded (without the biases) or refitted
+    correction: str  # of the weights: none (to the nearest), or rounded (weights/round_weights.py)
     equalized: int  # groups of tensors whose channels were equalized
     int8_macs: float  # the share of multiply-accumulates in INT8
     int8_layers: int

@@ -1,7 +1,7 @@
 """The whole of quantization on small networks: what runs where, how near it is, what is reported."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,13 @@ from onnx import numpy_helper
 
 from effedge.calibration.graph.macs import macs
 from effedge.calibration.graph.session import session
-from effedge.calibration.placement.insert import quantize_weight
+from effedge.calibration.placement.insert import RoundedWeight, quantize_weight
 from effedge.calibration.post_training import PostTrainingQuantizer, describe, quantize
 from effedge.calibration.ranges.samples import Samples
 from effedge.calibration.search.sqnr import last_layers, sqnr
 from effedge.calibration.search.trials import Trials
 from effedge.calibration.settings import Settings
-from effedge.calibration.weights.correct import Candidate, correct
+from effedge.calibration.weights.round_weights import round_weights
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import CALIBRATION_KEY
 from tests.calibration import networks
@@ -233,52 +233,22 @@ def test_zero_points_halve_the_steps_where_activations_reach_to_one_side(load: L
     assert [quantizer.build([])[1]["zero_points"] for quantizer in quantizers] == [False, True]
 
 
-def test_a_correction_that_does_harm_is_not_taken(
+def test_weights_that_do_harm_are_rounded_to_the_nearest_instead(
     load: Load, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load(networks.classifier())
-    rounded, _ = quantize(model, samples, Settings("minmax", correction=False))
+    nearest, _ = quantize(model, samples, Settings("minmax", correction=False))
     _, report = quantize(model, samples, Settings("minmax"))
-    assert report["correction"] == "refitted" and report["output_error"] < Trials(model, samples).output_error(rounded)
+    assert report["correction"] == "rounded" and report["output_error"] < Trials(model, samples).output_error(nearest)
 
-    def harm(reference: ir.Model, candidates: Sequence[Candidate], *_: object) -> None:
-        for graph in (candidate.model.graph for candidate in candidates):
-            ones = ir.tape.Tape(graph).initializer(ir.tensor(np.ones(networks.CLASSES, np.float32), name="harm"))
-            next(node for node in graph if node.name == "logits_weight_dq").replace_input_with(1, ones)
+    def harm(*arguments: Any) -> dict[str, RoundedWeight]:
+        return {name: (whole, 2 * scale) for name, (whole, scale) in round_weights(*arguments).items()}
 
-    def harm_by_refit(reference: ir.Model, candidates: Sequence[Candidate], *others: Any) -> None:
-        harm(reference, [candidate for candidate in candidates if candidate.refitted])
-        correct(reference, [candidate for candidate in candidates if not candidate.refitted], *others)
-
-    monkeypatch.setattr("effedge.calibration.post_training.correct", harm_by_refit)
-    _, report = quantize(model, samples, Settings("minmax"))
-    assert report["correction"] == "rounded" and report["output_error"] < Trials(model, samples).output_error(rounded)
-
-    monkeypatch.setattr("effedge.calibration.post_training.correct", harm)
+    monkeypatch.setattr("effedge.calibration.post_training.round_weights", harm)
     changed, report = quantize(model, samples, Settings("minmax"))
     assert report["correction"] == "none"
     feed = networks.feeds(1, seed=9)[0]
-    np.testing.assert_array_equal(session(changed).run(None, feed)[0], session(rounded).run(None, feed)[0])
-
-
-@pytest.mark.parametrize(
-    ("judges_detections", "tried"), [(True, [(False, True), (False, False)]), (False, [(False, True), (True, True)])]
-)
-def test_a_detectors_weights_are_not_refitted_and_its_biases_may_stay(
-    judges_detections: bool,
-    tried: list[tuple[bool, bool]],
-    load: Load,
-    samples: Samples,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    seen = list[tuple[bool, bool]]()
-    monkeypatch.setattr(Trials, "judges_detections", judges_detections)
-    monkeypatch.setattr(
-        "effedge.calibration.post_training.correct",
-        lambda reference, candidates, *_: seen.extend((each.refitted, each.biased) for each in candidates),
-    )
-    quantize(load(networks.classifier()), samples, Settings("minmax"))
-    assert seen == tried
+    np.testing.assert_array_equal(session(changed).run(None, feed)[0], session(nearest).run(None, feed)[0])
 
 
 def test_a_symbolic_batch_stays_symbolic(load: Load, samples: Samples, run_ort: Run) -> None:

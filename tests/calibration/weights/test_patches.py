@@ -1,4 +1,4 @@
-"""Patches: rows times weights are what ONNX Runtime computes, at every position and at the same ones of two tensors."""
+"""Patches: rows times weights are what ONNX Runtime computes, at every position."""
 
 from __future__ import annotations
 
@@ -83,35 +83,35 @@ def test_rows_times_weights_are_the_layers_output_at_all_positions(case: Case, l
     model, x = model_of(case, load), data(case)
     [layer] = find_layers(model.graph)
     [expected] = run_ort(model, {"x": x})
-    [rows] = Patches(layer, ALL)([x], seed=0)
+    rows = Patches(layer, ALL)(x, seed=0)
     assert rows.shape[1] == kernel_matrix(layer).shape[2]
     np.testing.assert_allclose(products(layer, rows, expected), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_the_same_seed_takes_the_same_positions_of_every_tensor(case: Case, load: Load) -> None:
+def test_the_same_seed_takes_the_same_positions(case: Case, load: Load) -> None:
     [layer] = find_layers(model_of(case, load).graph)
     x, most = data(case), 3
     take = Patches(layer, most)
-    [everything] = Patches(layer, ALL)([x], seed=0)
-    rows, twice = take([x, 2 * x], seed=5)
+    everything = Patches(layer, ALL)(x, seed=0)
+    rows, twice = take(x, seed=5), take(2 * x, seed=5)
     count = min(most, everything.shape[2])
     assert rows.shape == (*everything.shape[:2], count)
     np.testing.assert_array_equal(twice, 2 * rows)
-    np.testing.assert_array_equal(Patches(layer, most)([x], seed=5)[0], rows)
+    np.testing.assert_array_equal(Patches(layer, most)(x, seed=5), rows)
     # They are rows of the whole, each position once.
     at = [np.flatnonzero((everything == row[..., None]).all(axis=(0, 1))) for row in np.moveaxis(rows, 2, 0)]
     assert all(len(found) for found in at)
     assert len({int(found[0]) for found in at if len(found) == 1}) == sum(len(found) == 1 for found in at)
     if everything.shape[2] > 20:
-        assert any((take([x], seed=seed)[0] != rows).any() for seed in range(6, 9))
+        assert any((take(x, seed=seed) != rows).any() for seed in range(6, 9))
 
 
 def test_positions_are_spread_over_images_and_places(load: Load) -> None:
     case = Case((4, 1, 16, 16), (1, 1, 1, 1))
     [layer] = find_layers(model_of(case, load).graph)
     places = np.arange(4 * 16 * 16, dtype=np.float32).reshape(case.data)
-    chosen = Patches(layer, 128)([places], seed=1)[0].ravel()
+    chosen = Patches(layer, 128)(places, seed=1).ravel()
     assert len(set(chosen)) == 128
     counts = [np.histogram(chosen, 4, (0, 1024))[0], np.histogram(chosen % 16, 4, (0, 16))[0]]
     assert np.min(counts) >= 16, "half of what an even spread gives"

@@ -1,11 +1,11 @@
-"""Scales, refitting and compensated rounding against plain NumPy: brute force, least squares, GPTQ by its algorithm."""
+"""Scales and compensated rounding against plain NumPy: brute force, and GPTQ by its algorithm."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from effedge.calibration.weights.rounding import SHRINKS, compensated, nearest, refit, regularized, search_scales
+from effedge.calibration.weights.rounding import SHRINKS, compensated, nearest, regularized, search_scales
 
 
 def correlated(random: np.random.Generator, rows: int, size: int) -> np.ndarray:
@@ -102,43 +102,17 @@ def test_a_large_weight_whose_input_carries_nothing_is_clipped_and_one_that_carr
     assert search_scales(weights, importance).item() < 1.1 / 127
 
 
-@pytest.mark.parametrize("rows", [10, 60, 4000])
-def test_refitted_weights_are_numpys_least_squares_with_a_pull_to_the_old_ones(rows: int) -> None:
-    random = np.random.default_rng(rows)
-    size, outputs = 12, 4
-    x = correlated(random, rows, size)
-    sent = x * random.uniform(0.8, 1.1, size) + 0.1 * random.normal(size=x.shape)
-    weights = random.normal(size=(outputs, size))
-    own, cross = (sent.T @ sent / rows)[None], (x.T @ sent / rows)[None]
-    ridge = (regularized(own, rows) - own)[0, 0, 0]
-    stacked = np.vstack([sent / np.sqrt(rows), np.sqrt(ridge) * np.eye(size)])
-    wanted = np.vstack([x @ weights.T / np.sqrt(rows), np.sqrt(ridge) * weights.T])
-    expected = np.linalg.lstsq(stacked, wanted, rcond=None)[0].T
-    found = refit(weights[None], own, cross, rows)[0]
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
-    if rows == 4000:
-        before, after = (np.square(sent @ w.T - x @ weights.T).sum() for w in (weights, found))
-        assert after < 0.7 * before
-
-
 def test_groups_are_independent() -> None:
     weights, own, scales = problem(1, groups=3)
-    cross = own + 0.1 * np.random.default_rng(0).normal(size=own.shape)
-    together = refit(weights, own, cross, 100), compensated(weights, scales, own), search_scales(weights, own[:, 0])
+    together = compensated(weights, scales, own), search_scales(weights, own[:, 0])
     for g in range(3):
         part = slice(g, g + 1)
         alone = (
-            refit(weights[part], own[part], cross[part], 100),
             compensated(weights[part], scales[part], own[part]),
             search_scales(weights[part], own[part, 0]),
         )
         for whole, single in zip(together, alone, strict=True):
             np.testing.assert_allclose(whole[part], single, rtol=1e-9)
-
-
-def test_where_the_inputs_did_not_change_neither_do_the_weights() -> None:
-    weights, own, _ = problem(2)
-    np.testing.assert_allclose(refit(weights, own, own, 400), weights)
 
 
 def dead(x: np.ndarray) -> np.ndarray:
@@ -167,11 +141,9 @@ def test_data_that_says_little_gives_finite_weights_close_to_the_old_ones(kind: 
     own, weights = (x.T @ x).astype(np.float64)[None] / rows, random.normal(size=(1, 3, 16))
     weights[0, 0] = 0  # a dead output
     certain = regularized(own, rows)
-    fitted = refit(weights, own, own, rows)
-    scales = search_scales(fitted, np.einsum("gkk->gk", certain))
-    whole = compensated(fitted, scales, certain)
-    assert np.isfinite(fitted).all() and np.isfinite(whole).all() and (scales > 0).all()
-    np.testing.assert_allclose(fitted, weights, atol=1e-6)
+    scales = search_scales(weights, np.einsum("gkk->gk", certain))
+    whole = compensated(weights, scales, certain)
+    assert np.isfinite(whole).all() and (scales > 0).all()
     assert (whole[0, 0] == 0).all()
     # Not only finite: as good for the data as rounding to the nearest, where a step is at most the largest / 127.
     error, step = whole * scales[..., None] - weights, np.abs(weights).max() / 127
