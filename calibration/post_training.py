@@ -94,7 +94,10 @@ class PostTrainingQuantizer:
         layers = self.plan.layers if settings.correction else []
         self.weights = round_weights(self.equalized, layers, self.fitted_samples)
         self.switched = SwitchedTrials(self.equalized, self.plan, self.trials, self.lows, self.weights)
-        fixed = None if settings.method == AUTO else [threshold(group, settings.method) for group in groups]
+        fixed = None
+        if settings.method != AUTO:
+            pairs = zip(groups, self.lows, strict=True)
+            fixed = [threshold(group, settings.method, low) for group, low in pairs]
         self.thresholds, self.output_error, self.gains, self.left_out = search_thresholds(
             self.switched, groups, fixed, runs=runs, leave=lambda *found: self._choose(*found)[0]
         )
@@ -135,17 +138,17 @@ class PostTrainingQuantizer:
         """Makes the INT8 model with the given groups in 16 bit, and its report."""
         unusable = dict(self.zero_tensors)
         for index in float_groups:
-            error, work = f"{self.gains[index]:.2g}", f"{100 * self.costs[index]:.2g}%"
-            reason = f"in INT8 it adds {error} to the output error for {work} of the work"
+            gain, work = f"{self.gains[index]:.2g}", f"{100 * self.costs[index]:.2g}%"
+            reason = f"in INT8 it adds {gain} to the output error for {work} of the work"
             unusable.update((name, unusable.get(name, reason)) for name in self.plan.groups[index])
         thresholds = self._by_tensor(self.thresholds)
         changed, plan = self._in_int8(unusable, thresholds, self.weights)
         output_error, correction = self.trials.output_error(changed), ROUNDED if self.weights else NEAREST
-        if self.weights:  # on few or odd samples it may do harm
+        if self.weights:  # on few or odd samples they may do harm
             nearest, _ = self._in_int8(unusable, thresholds, {})
-            error = self.trials.output_error(nearest)
-            if error < output_error:
-                changed, output_error, correction = nearest, error, NEAREST
+            nearest_error = self.trials.output_error(nearest)
+            if nearest_error < output_error:
+                changed, output_error, correction = nearest, nearest_error, NEAREST
         int8_macs = sum(self.macs[layer.name] for layer in plan.layers)
         ratios = sqnr(self.model, changed, self.samples.spread(SQNR_RUNS), last_layers(self.model))
         layers = {node.outputs[0].name or "": node.name or "" for node in self.model.graph}

@@ -9,6 +9,7 @@ half the size for a ReLU.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,8 @@ from effedge.deploy.common.cli import choose
 PERCENT = 99.99
 INT8_MAX = 127  # -128 is not used: the range stays symmetric, and TensorRT and OpenVINO agree on it
 UINT8_MAX = 255  # steps between the ends, where a zero point says which of them is 0
-CANDIDATES = 96  # thresholds that `least_error` tries
+CANDIDATES = 192  # thresholds that `least_errors` tries, each 2^(1 / CANDIDATES_PER_HALF) of the one before
+CANDIDATES_PER_HALF = 24
 ENTROPY_CANDIDATES = 200  # thresholds that `least_divergence` tries
 LEAST_SHARE = 1e-7
 ONE_SIDED = 0.5  # of the threshold: for a lower value a zero point would save less than a quarter of the step
@@ -48,10 +50,15 @@ def quantization_parameters(threshold: float, low: float | None = None) -> Quant
     return QuantizationParameters(scale, -(INT8_MAX + 1) + round(-low / scale))
 
 
-def squared_errors(histogram: Histogram, thresholds: np.ndarray) -> np.ndarray:
-    """Returns the summed squared error of INT8 at each threshold, on the histogram: of clipping, and of rounding.
+def squared_errors(
+    histogram: Histogram, thresholds: np.ndarray, low: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the summed squared error of INT8 at each threshold, on the histogram: that of clipping, and of rounding.
 
     Rounding to a step errs by a twelfth of its square; but a value below half a step becomes 0, so its error is itself.
+
+    Args:
+        low: as of `quantization_parameters`.
     """
     counts = histogram.counts.astype(np.float64)
     number, first, second = (np.cumsum(counts * histogram.centres**power) for power in (0, 1, 2))
@@ -61,21 +68,36 @@ def squared_errors(histogram: Histogram, thresholds: np.ndarray) -> np.ndarray:
         - 2 * thresholds * (first[-1] - first[last])
         + thresholds**2 * (number[-1] - number[last])
     )
-    step = thresholds / INT8_MAX
+    step = np.array([quantization_parameters(value, low).scale for value in thresholds])
     zero = np.clip((step / 2 / histogram.bin_width).astype(int), 1, len(counts)) - 1
-    return clipped + second[zero] + step**2 / 12 * (number[last] - number[zero])
+    return clipped, second[zero] + step**2 / 12 * np.maximum(number[last] - number[zero], 0)
 
 
-def least_error(histogram: Histogram) -> float:
-    """Returns the threshold with the least squared error (Sung, Shin and Hwang 2015, section 3.1)."""
-    candidates = histogram.amax * np.linspace(1 / CANDIDATES, 1, CANDIDATES)
-    return float(candidates[np.argmin(squared_errors(histogram, candidates))])
+def least_errors(histogram: Histogram, clipping: Sequence[float], low: float | None = None) -> list[float]:
+    """Returns the threshold with the least squared error (Sung, Shin and Hwang 2015, section 3.1) for each weight of
+    the clipping's: how much worse it is than as much of the rounding's.
+
+    Args:
+        clipping: weights; infinity for the largest magnitude, with which nothing clips.
+        low: as of `quantization_parameters`.
+    """
+    candidates = histogram.amax * 2.0 ** (-np.arange(CANDIDATES) / CANDIDATES_PER_HALF)
+    candidates = candidates[candidates > histogram.bin_width]
+    if not len(candidates):
+        return [histogram.amax] * len(clipping)
+    clipped, rounded = squared_errors(histogram, candidates, low)
+    return [
+        float(candidates[np.argmin(weight * clipped + rounded)]) if math.isfinite(weight) else histogram.amax
+        for weight in clipping
+    ]
 
 
 def signal_to_noise(histogram: Histogram, value: float) -> float:
     """Returns the power of the values over that of INT8's error at threshold `value`, in dB."""
     power = float((histogram.counts * histogram.centres**2).sum())
-    return 10 * math.log10(power / max(float(squared_errors(histogram, np.array([value]))[0]), 1e-30 * power))
+    clipped, rounded = squared_errors(histogram, np.array([value]))
+    error = float(clipped[0] + rounded[0])
+    return 10 * math.log10(power / max(error, 1e-30 * power))
 
 
 def at_percentile(histogram: Histogram, percent: float) -> float:
@@ -125,19 +147,22 @@ def _divergence(p: np.ndarray, q: np.ndarray) -> float:
 AUTO = "auto"  # by the error that each threshold makes at the model's outputs (search/threshold_search.py)
 HISTOGRAM_METHODS = {
     # Nothing clips; a single outlier costs every other value its resolution.
-    "minmax": lambda histogram: histogram.amax,
+    "minmax": lambda histogram, low: histogram.amax,
     # One value in ten thousand may clip.
-    "percentile": lambda histogram: at_percentile(histogram, PERCENT),
-    "entropy": least_divergence,
-    "mse": least_error,
+    "percentile": lambda histogram, low: at_percentile(histogram, PERCENT),
+    "entropy": lambda histogram, low: least_divergence(histogram),
+    "mse": lambda histogram, low: least_errors(histogram, [1.0], low)[0],
 }
 METHODS = (AUTO, *HISTOGRAM_METHODS)
 
 
-def threshold(histogram: Histogram, method: str) -> float:
+def threshold(histogram: Histogram, method: str, low: float | None = None) -> float:
     """Returns the threshold of a tensor (or of tensors that share one, merged); 0 if all values are zeros.
+
+    Args:
+        low: as of `quantization_parameters`.
 
     Raises:
         UserError: `method` is none of HISTOGRAM_METHODS.
     """
-    return HISTOGRAM_METHODS[choose("method", method, HISTOGRAM_METHODS)](histogram)
+    return HISTOGRAM_METHODS[choose("method", method, HISTOGRAM_METHODS)](histogram, low)

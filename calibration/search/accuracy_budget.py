@@ -1,8 +1,8 @@
 """Quantizes within a budget: finds the fewest scale groups in 16 bit with which accuracy falls no more than allowed.
 
 The groups leave INT8 in the order of `precision_choice.ranking`, so the search is for a number, by bisection, which
-assumes that one more group in 16 bit does not make the model worse. Every attempt is a complete INT8 model with its
-correction. The settings' share of arithmetic is only where the search begins: the budget decides.
+assumes that one more group in 16 bit does not make the model worse. Every attempt is a complete INT8 model. The
+settings' share of arithmetic is only where the search begins: the budget decides.
 
 A drop is only worth as much as the float model's own figure. Where INT8 is clearly better than that, the float model
 fails on this data and the budget bounds nothing; a note says so.

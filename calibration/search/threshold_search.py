@@ -1,13 +1,14 @@
 """Searches thresholds by the error that they make at the model's outputs (method `auto`).
 
 How much of a tensor's range INT8 should cover cannot be seen on the tensor: its largest values may be the objects, or
-cells that nothing looks at. So thresholds are tried, on a ladder of percentiles, with all tensors in INT8 at once, as
-the values that one tensor may clip depend on the noise of the others. First one percentile for all tensors. Each scale
-group is tried by itself, with all others in float, and those that will stay in 16 bit for what they lose there are out
-of INT8 from now on: a group that loses much would hide what the others gain. Then the network and halves, quarters and
-eighths of it move up or down the ladder as long as the output error (output_error/) falls. At last the groups with the
-largest errors by themselves move on the ladder as far as that helps; the result is taken if the output error of INT8
-together does not rise by it.
+cells that nothing looks at. So thresholds are tried, with all tensors in INT8 at once, as the values that one tensor
+may clip depend on the noise of the others. They lie on a ladder: at each rung a threshold has the least squared error
+of its tensor, with clipping weighed more or less than rounding. First one rung for all tensors. Each scale group is
+tried by itself, with all others in float, and those that will stay in 16 bit for what they lose there are out of INT8
+from now on, and one rung is found for the others anew: a group that loses much would hide what they gain. Then the
+network and halves, quarters and eighths of it move up or down the ladder as long as the output error (output_error/)
+falls. At last the groups with the largest errors by themselves move on the ladder as far as that helps; the result is
+taken if the output error of INT8 together does not rise by it.
 
 The output error that a group makes by itself also gives its share of the total, by its square, as independent errors
 add up in squares. By this share precision_choice.py decides which layers stay in 16 bit. (Taking one group out of INT8
@@ -26,12 +27,13 @@ import numpy as np
 
 from effedge.calibration.ranges.histogram import Histogram
 from effedge.calibration.ranges.samples import spread
-from effedge.calibration.ranges.thresholds import at_percentile, signal_to_noise
+from effedge.calibration.ranges.thresholds import least_errors, signal_to_noise
 from effedge.calibration.search.ladder import climb, common_rung, descend
 from effedge.calibration.search.switched_session import SwitchedTrials
 from effedge.deploy.common.messages import track
 
-LADDER = (100.0, 99.999, 99.99, 99.95, 99.9, 99.7, 99.5, 99.0, 98.0)  # percentiles; a position on it is a rung
+# Weights of the clipping's error, from which least_errors has a threshold; a position on it is a rung.
+LADDER = (np.inf, 64.0, 16.0, 4.0, 1.0, 1 / 4, 1 / 16, 1 / 256, 1 / 4096)
 ACCEPTABLE_ERROR = 0.002  # output error at which no layer needs to stay in 16 bit
 SAMPLES = (8, 64)  # of a trial, at least and at most
 FEW_SAMPLES = 4  # each group is tried by itself on one of so many samples, if the runs suffice; on one at least
@@ -135,7 +137,7 @@ class _Search:
         self.switched, self.histograms, self.progress = switched, histograms, progress
         self.runs, self.left, self.moves = runs, runs, 0.0
         self.left_out: frozenset[int] = frozenset()
-        self.ladders = [[at_percentile(histogram, percent) for percent in LADDER] for histogram in histograms]
+        self.ladders = [least_errors(each, LADDER, switched.lows[index]) for index, each in enumerate(histograms)]
 
     def at_rungs(self, rungs: Sequence[int]) -> list[float]:
         """Returns the threshold of each group at its rung."""

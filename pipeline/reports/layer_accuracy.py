@@ -9,11 +9,9 @@ and INT8.onnx are measured first; the float model is simplified.onnx beside INT8
 DATA is a COCO json, a Pascal VOC folder, a folder with a folder for each class, a .tsv of file<TAB>class, or the word
 `digits` for the bundled validation data; --limit N takes N images, evenly spread.
 
-An isolated group has the scales of its tensors, the rounded weights and the corrected biases of INT8.onnx. All other
-layers have the float model's own (calibration/search/isolate_group.py), so their error does not count. A correction
-also compensates for the layers before: in an isolated group it has nothing to compensate for, so the group may cost
-more than as a part of INT8.onnx, and the drops do not add up to the drop of INT8.onnx. (On the bundled B0 an isolated
-group makes about three times the output error that it makes with a correction of its own; both are below 0.001.)
+An isolated group has the scales of its tensors, and the weights and biases, of INT8.onnx. All other layers have the
+float model's own (calibration/search/isolate_group.py), so their error does not count, and the drops do not add up to
+the drop of INT8.onnx.
 
 The resolution of the figures: on N images one image is 100 / N points of top-1, and a drop of less than 5 images is
 chance (5 lost and none won happen by chance in one of 32 groups). AP changes in steps too, of an object more or less. A

@@ -237,15 +237,15 @@ def test_weights_that_do_harm_are_rounded_to_the_nearest_instead(
     load: Load, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load(networks.classifier())
-    nearest, _ = quantize(model, samples, Settings("minmax", correction=False))
-    _, report = quantize(model, samples, Settings("minmax"))
+    nearest, _ = quantize(model, samples, Settings("minmax", correction=False, float_share=0))
+    _, report = quantize(model, samples, Settings("minmax", float_share=0))
     assert report["correction"] == "rounded" and report["output_error"] < Trials(model, samples).output_error(nearest)
 
     def harm(*arguments: Any) -> dict[str, RoundedWeight]:
         return {name: (whole, 2 * scale) for name, (whole, scale) in round_weights(*arguments).items()}
 
     monkeypatch.setattr("effedge.calibration.post_training.round_weights", harm)
-    changed, report = quantize(model, samples, Settings("minmax"))
+    changed, report = quantize(model, samples, Settings("minmax", float_share=0))
     assert report["correction"] == "none"
     feed = networks.feeds(1, seed=9)[0]
     np.testing.assert_array_equal(session(changed).run(None, feed)[0], session(nearest).run(None, feed)[0])

@@ -11,7 +11,7 @@ import pytest
 from effedge.calibration.placement import make_plan
 from effedge.calibration.ranges.collect import collect
 from effedge.calibration.ranges.histogram import Histogram
-from effedge.calibration.ranges.thresholds import at_percentile
+from effedge.calibration.ranges.thresholds import least_errors
 from effedge.calibration.search import threshold_search
 from effedge.calibration.search.switched_session import SwitchedTrials
 from effedge.calibration.search.threshold_search import (
@@ -31,6 +31,7 @@ class Landscape:
     """Switched trials whose output error is a price for each group that is on, twice on every second sample."""
 
     samples = 8
+    lows = [None] * 60
 
     def __init__(self, prices: Sequence[float]) -> None:
         self.prices, self.seen, self.runs = prices, list[dict[int, float]](), 0
@@ -96,7 +97,7 @@ class Hiding(Landscape):
 
 
 def test_a_group_that_will_be_in_16_bit_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threshold_search, "at_percentile", lambda histogram, percent: 9.0 - LADDER.index(percent))
+    monkeypatch.setattr(threshold_search, "least_errors", lambda *_: [9.0 - rung for rung in range(len(LADDER))])
     seen = []
 
     def leave(gains: Sequence[float], total: float, thresholds: Sequence[float]) -> list[int]:
@@ -233,4 +234,4 @@ def test_outliers_are_clipped_where_the_output_does_not_miss_them(load: Load, sa
         return plain_error(net, np.concatenate([feeds["x"] for _, feeds in samples]), limit, saturates)
 
     assert error == pytest.approx(mean(threshold), rel=1e-3)
-    assert error == pytest.approx(min(mean(at_percentile(histogram, percent)) for percent in LADDER), rel=1e-3)
+    assert error == pytest.approx(min(map(mean, least_errors(histogram, LADDER))), rel=1e-3)
