@@ -177,3 +177,23 @@ def test_bfloat16_may_round_far_away_where_every_operator_is_right_but_not_to_na
         outcome(prepared("f32"), "fp16", -2000, lambda feeds: RIGHT)
     with pytest.raises(compare.DisagreementError, match="computes something else"):  # no search: a GPU's FP16
         outcome(prepared("f32"), "fp16", 12)
+
+
+@pytest.mark.parametrize(
+    ("precision", "values", "right"),
+    [
+        ("int8", {"features": 40.0, "class": 1.0}, True),
+        ("fp16", {"features": 40.0, "class": 1.0}, True),
+        ("fp32", {"features": 80.0, "class": 1.0}, False),
+        ("int8", {"features": 12.0, "class": 1.0}, False),
+        ("int8", {"class": 1.0}, False),
+    ],
+)
+def test_a_label_may_change_by_rounding_where_the_other_outputs_are_near(prepared, precision, values, right):
+    engine = built(prepared("f32"), 0, lambda feeds: TOGETHER)
+    arguments = request(prepared("f32"), precision), engine, {}, values, ["class"]
+    if right:
+        assert compare.judge(*arguments) == "every operator is right, and rounding changes 'class'"
+    else:
+        with pytest.raises(compare.DisagreementError, match="'class' of .* is 1 dB"):
+            compare.judge(*arguments)
