@@ -63,6 +63,26 @@ def session_of(data: bytes, fp8: bool = False, threads: int = 0) -> onnxruntime.
     return make_session(data, new_options, fp8)
 
 
+class Tensors:
+    """Computes tensors of a model by their names: node outputs, and inputs as they are.
+
+    Attributes:
+        threads: of a run.
+    """
+
+    def __init__(self, model: ir.Model, names: Iterable[str]) -> None:
+        inputs = {value.name for value in model.graph.inputs}
+        self.computed = [name for name in dict.fromkeys(names) if name not in inputs]
+        self.running = session(model, self.computed)
+        self.threads = threads_in(self.running)
+
+    def __call__(self, feeds: Arrays) -> Arrays:
+        """Returns the tensors beside the feeds."""
+        if not self.computed:
+            return feeds
+        return {**feeds, **dict(zip(self.computed, compute(self.running, self.computed, feeds), strict=True))}
+
+
 def compute(
     running: onnxruntime.InferenceSession, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]
 ) -> list[np.ndarray]:
@@ -131,6 +151,24 @@ def tensor_bytes(value: ir.Value) -> int:
     return math.prod(size if isinstance(size, int) else 1 for size in value.shape) * (
         4 if value.dtype is None else max(1, int(value.dtype.itemsize))
     )
+
+
+def parts_that_fit(items: Iterable[Item], bytes_of: Callable[[Item], int], room: int) -> list[list[Item]]:
+    """Divides items, in their order, into parts of at most `room` bytes; a larger item is a part by itself.
+
+    >>> parts_that_fit([3, 4, 9, 1], lambda size: size, room=8)
+    [[3, 4], [9], [1]]
+    """
+    parts: list[list[Item]] = []
+    left = 0
+    for item in items:
+        size = bytes_of(item)
+        if size > left or not parts:
+            parts.append([])
+            left = room
+        parts[-1].append(item)
+        left -= size
+    return parts
 
 
 def side_by_side(function: Callable[[Item], Result], items: Iterable[Item], threads: int = 1) -> Iterator[Result]:

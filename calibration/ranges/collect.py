@@ -13,9 +13,15 @@ from threading import Lock
 
 import numpy as np
 import onnx_ir as ir
-from onnxruntime import InferenceSession
 
-from effedge.calibration.graph.session import compute, session, side_by_side, tensor_bytes, threads_in
+from effedge.calibration.graph.session import (
+    Tensors,
+    parts_that_fit,
+    session,
+    side_by_side,
+    tensor_bytes,
+    threads_in,
+)
 from effedge.calibration.ranges.histogram import Histogram
 from effedge.calibration.ranges.samples import Samples
 from effedge.deploy.common.cli import UserError
@@ -39,12 +45,9 @@ def collect(model: ir.Model, samples: Samples, tensors: Sequence[str]) -> dict[s
     """
     histograms = {name: Histogram() for name in tensors}
     locks = {name: Lock() for name in tensors}
-    inputs = {value.name or "" for value in model.graph.inputs}
 
-    def count(running: InferenceSession, names: Sequence[str], computed: Sequence[str], run: int) -> None:
-        arrays = samples.load(run)
-        if computed:
-            arrays = {**arrays, **dict(zip(computed, compute(running, computed, arrays), strict=True))}
+    def count(tensors_of: Tensors, names: Sequence[str], run: int) -> None:
+        arrays = tensors_of(samples.load(run))
         for name in names:
             try:
                 with locks[name]:
@@ -52,14 +55,13 @@ def collect(model: ir.Model, samples: Samples, tensors: Sequence[str]) -> dict[s
             except ValueError as error:
                 raise _not_finite(name, samples.names[run]) from error
 
-    groups = _fitting_groups(model, tensors)
+    sizes = {value.name: tensor_bytes(value) for node in model.graph for value in node.outputs}
+    groups = parts_that_fit(tensors, lambda name: sizes.get(name, 0), FETCHED_BYTES)  # several for D7 at 1536 pixels
     with track(total=len(samples) * len(groups), desc="ranges", unit="run") as bar:
         for names in groups:
-            computed = [name for name in names if name not in inputs]
-            running = session(model, computed)
-            for _ in side_by_side(
-                functools.partial(count, running, names, computed), range(len(samples)), threads_in(running)
-            ):
+            tensors_of = Tensors(model, names)
+            counted = functools.partial(count, tensors_of, names)
+            for _ in side_by_side(counted, range(len(samples)), tensors_of.threads):
                 bar.update()
     return histograms
 
@@ -69,21 +71,6 @@ def _not_finite(tensor: str, sample: str) -> UserError:
         f"tensor '{tensor}' is NaN or infinite on '{sample}': expected finite activations; "
         "look at that image, or at the weights of the model"
     )
-
-
-def _fitting_groups(model: ir.Model, tensors: Sequence[str]) -> list[list[str]]:
-    """Divides the tensors into groups that fit into memory: one for most models, several for D7 at 1536 pixels."""
-    sizes = {value.name: tensor_bytes(value) for node in model.graph for value in node.outputs}
-    groups: list[list[str]] = []
-    room = 0
-    for name in tensors:
-        size = sizes.get(name, 0)
-        if size > room or not groups:
-            groups.append([])
-            room = FETCHED_BYTES
-        groups[-1].append(name)
-        room -= size
-    return groups
 
 
 def collect_amax(model: ir.Model, samples: Samples, tensors: Sequence[str]) -> dict[str, float]:

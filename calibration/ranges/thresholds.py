@@ -70,7 +70,7 @@ def squared_errors(
     )
     step = np.array([quantization_parameters(value, low).scale for value in thresholds])
     zero = np.clip((step / 2 / histogram.bin_width).astype(int), 1, len(counts)) - 1
-    return clipped, second[zero] + step**2 / 12 * np.maximum(number[last] - number[zero], 0)
+    return clipped, second[zero] + step**2 / 12 * (number[last] - number[zero])
 
 
 def least_errors(histogram: Histogram, clipping: Sequence[float], low: float | None = None) -> list[float]:

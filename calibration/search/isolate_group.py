@@ -2,9 +2,9 @@
 
 Taking all other layers out of the INT8 model (graph/unquantize.py) would not do: they would keep the weights that their
 integers stood for, rounded or fine-tuned, so that the output error of all groups, but for their activations, would
-count as this group's. Here all of them have the float model's own weights and biases. Only the
-channels are those of the INT8 model, as its scales and integers are for equalized channels; the equalization changes
-nothing that a float model computes.
+count as this group's. Here all of them have the float model's own weights and biases. Only the channels are those of
+the INT8 model, as its scales and integers are for equalized channels; the equalization changes nothing that a float
+model computes.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from onnxruntime import InferenceSession
 
 from effedge.calibration.graph.session import Arrays, session, side_by_side, threads_in
 from effedge.calibration.output_error.kinds import Choice, choose_judges
-from effedge.calibration.output_error.measure import DetectionJudge, OutputError
+from effedge.calibration.output_error.measure import OutputError
 from effedge.calibration.ranges.samples import Samples
 
 IMAGE_CHANNELS = (1, 3)
@@ -39,11 +39,6 @@ class Trials:
         expected = list(side_by_side(lambda feeds: running.run(None, feeds), self.feeds, threads_in(running)))
         self.choice = choice or choose_judges(reference, expected, image_size(self.feeds[0]), kinds)
         self.measure = OutputError(self.choice.judges, expected)
-
-    @property
-    def judges_detections(self) -> bool:
-        """True if outputs are judged as detections."""
-        return any(isinstance(judge, DetectionJudge) for judge in self.choice.judges)
 
     def output_error(self, candidate: ir.Model) -> float:
         """Returns the mean output error of the candidate over the samples."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from effedge.calibration.graph.session import Arrays, call_side_by_side, compute, session, side_by_side, threads_in
+from effedge.calibration.graph.session import Tensors, call_side_by_side, parts_that_fit, side_by_side
 from effedge.calibration.placement.insert import RoundedWeight
 from effedge.calibration.placement.layers import Layer
 from effedge.calibration.ranges.samples import Samples
@@ -46,7 +46,8 @@ def round_weights(model: ir.Model, layers: Sequence[Layer], samples: Samples) ->
         The weights by the layers' names, without those of kernels beyond LARGEST_KERNEL and of layers whose input is
         empty.
     """
-    parts = parts_that_fit(layers)
+    layers = [layer for layer in layers if kernel_matrix(layer).shape[-1] <= LARGEST_KERNEL]
+    parts = parts_that_fit(layers, moment_bytes, MOMENT_BYTES)
     rounded: dict[str, RoundedWeight] = {}
     with track(total=len(samples) * len(parts), desc="rounding", unit="run") as bar:
         for part in parts:
@@ -57,21 +58,10 @@ def round_weights(model: ir.Model, layers: Sequence[Layer], samples: Samples) ->
     return rounded
 
 
-def parts_that_fit(layers: Sequence[Layer]) -> list[list[Layer]]:
-    """Divides the layers into parts whose H fit into MOMENT_BYTES, one after the other along the model."""
-    parts: list[list[Layer]] = []
-    room = 0
-    for layer in layers:
-        groups, _, size = kernel_matrix(layer).shape
-        if size > LARGEST_KERNEL:
-            continue
-        needed = groups * size * size * np.dtype(np.float32).itemsize
-        if needed > room or not parts:
-            parts.append([])
-            room = MOMENT_BYTES
-        parts[-1].append(layer)
-        room -= needed
-    return parts
+def moment_bytes(layer: Layer) -> int:
+    """Returns the bytes of a layer's H."""
+    groups, _, size = kernel_matrix(layer).shape
+    return groups * size * size * np.dtype(np.float32).itemsize
 
 
 class Moments:
@@ -103,15 +93,12 @@ def moments_of(model: ir.Model, layers: Sequence[Layer], samples: Samples, done:
         groups, _, size = kernel_matrix(layer).shape
         moments.append(Moments(groups, size))
         takes.append(Patches(layer, math.ceil(np.clip(POSITIONS_PER_INPUT * size, *POSITIONS) / len(samples))))
-    inputs = {value.name for value in model.graph.inputs}
-    computed = list(dict.fromkeys(name for layer in layers if (name := layer.data.name or "") not in inputs))
-    running = session(model, computed)
+    names = [layer.data.name or "" for layer in layers]
+    tensors_of = Tensors(model, names)
 
     def patches_of(run: int) -> list[np.ndarray]:
-        arrays: Arrays = samples.load(run)
-        if computed:
-            arrays = {**arrays, **dict(zip(computed, compute(running, computed, arrays), strict=True))}
-        return [take(arrays[layer.data.name or ""], run) for layer, take in zip(layers, takes, strict=True)]
+        arrays = tensors_of(samples.load(run))
+        return [take(arrays[name], run) for name, take in zip(names, takes, strict=True)]
 
     waiting: list[list[np.ndarray]] = []  # of each sample, the patches of each layer
 
@@ -120,7 +107,7 @@ def moments_of(model: ir.Model, layers: Sequence[Layer], samples: Samples, done:
         call_side_by_side(lambda of_layer, patches: of_layer.add(patches), moments, joined)
         waiting.clear()
 
-    for arrays in side_by_side(patches_of, range(len(samples)), threads_in(running)):
+    for arrays in side_by_side(patches_of, range(len(samples)), tensors_of.threads):
         waiting.append(arrays)
         done()
         if sum(array.nbytes for array in arrays) * len(waiting) > PORTION_BYTES:

@@ -9,13 +9,13 @@ import onnx_ir as ir
 import pytest
 
 from effedge.calibration.graph.onnx_file import constant
-from effedge.calibration.graph.session import session
+from effedge.calibration.graph.session import parts_that_fit, session
 from effedge.calibration.placement import make_plan
 from effedge.calibration.placement.insert import InsertQDQPass, RoundedWeight
 from effedge.calibration.ranges.collect import collect
 from effedge.calibration.ranges.samples import Samples
 from effedge.calibration.weights import round_weights as rounding_pass
-from effedge.calibration.weights.round_weights import Moments, moments_of, parts_that_fit, round_weights
+from effedge.calibration.weights.round_weights import Moments, moment_bytes, moments_of, round_weights
 from effedge.calibration.weights.rounding import compensated, regularized, search_scales
 from tests.calibration import networks
 from tests.calibration.networks import Network
@@ -195,15 +195,15 @@ def test_the_same_weights_come_out_in_one_pass_or_in_several_portions(
 ) -> None:
     model = load(chain())
     layers = make_plan(model).layers
-    assert len(parts_that_fit(layers)) == 1
+
+    def names_of_parts() -> list[list[str]]:
+        parts = parts_that_fit(layers, moment_bytes, rounding_pass.MOMENT_BYTES)
+        return [[layer.name for layer in part] for part in parts]
+
+    assert len(names_of_parts()) == 1
     expected = round_weights(model, layers, skewed)
     monkeypatch.setattr(rounding_pass, "MOMENT_BYTES", 12 * 12 * 4)
-    assert [[layer.name for layer in part] for part in parts_that_fit(layers)] == [
-        ["first"],
-        ["bare"],
-        ["deep"],
-        ["last"],
-    ]
+    assert names_of_parts() == [["first"], ["bare"], ["deep"], ["last"]]
     found = round_weights(model, layers, skewed)
     assert found.keys() == expected.keys() == {"first", "bare", "deep", "last"}
     for name in expected:
