@@ -198,17 +198,23 @@ def check_runs_here(target: Target) -> None:
 
 
 def build_options_of(built: Sequence[tuple[ir.Model, Path]]) -> BuildOptions:
-    """Returns the form of swish and the number of CPU blocks of the first engine, so that all engines have the same and
-    the builder races each choice once."""
+    """Returns what the builder chose for the first engine (the precision of its float parts, the form of swish, the
+    number of CPU blocks), so that all engines have the same and each choice is raced once."""
     from effedge.deploy.runtime.manifest import parse_manifest
-    from effedge.engines.build_options import AUTO, OFF, BuildOptions
+    from effedge.engines.build_options import AUTO, FP16, FP32, OFF, BuildOptions
 
     if not built:
         return BuildOptions()
     manifest = parse_manifest(built[0][1])
     backend = manifest["backend"]
-    blocks = str(backend["cpu_blocks"]["blocks"]) if "cpu_blocks" in backend else OFF
-    return BuildOptions(swish=manifest["swish"]["form"] if "swish" in manifest else AUTO, cpu_blocks=blocks)
+    float_parts = AUTO
+    if "float_parts" in manifest:
+        float_parts = FP32 if manifest["float_parts"]["precision"] == "f32" else FP16
+    return BuildOptions(
+        float_parts=float_parts,
+        swish=manifest["swish"]["form"] if "swish" in manifest else AUTO,
+        cpu_blocks=str(backend["cpu_blocks"]["blocks"]) if "cpu_blocks" in backend else OFF,
+    )
 
 
 def build(model: ir.Model, folder: Path, target: Target, build_options: BuildOptions) -> Path:

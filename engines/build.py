@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
 
 from effedge.deploy.common.cli import Parser, UserError, choose
-from effedge.deploy.common.contracts import CpuBlocksEntry, SwishEntry
+from effedge.deploy.common.contracts import CpuBlocksEntry, FloatPartsEntry, SwishEntry
 from effedge.deploy.common.messages import log
 from effedge.deploy.common.paths import output_folder
 from effedge.engines.build_options import DEFAULT, POLYNOMIAL, BuildOptions, add_build_options, read_build_options
@@ -161,6 +161,8 @@ def build_engine(
     not_built = check_built(request, built)
     write_manifest(folder, built, request, not_built=not_built, versions=tool_versions(target, built))
     log.info(f"engine: {summary(built)}")
+    if built.float_parts is not None:
+        log.info(f"engine: {describe_float_parts(built.float_parts)}")
     if built.swish is not None:
         log.info(f"engine: {describe_swish(built.swish)}")
     if "cpu_blocks" in built.backend:
@@ -218,6 +220,16 @@ def summary(built: BuiltEngine) -> str:
     texts = [f"{count} convolutions {kind}" if i == 0 else f"{count} {kind}" for i, (kind, count) in enumerate(counts)]
     none = "no convolutions" if built.layers else "convolutions of unknown precision"
     return f"{', '.join(texts) or none} ({built.source})"
+
+
+def describe_float_parts(parts: FloatPartsEntry) -> str:
+    """Describes the choice, like 'what is not INT8 in bf16: a run takes 0.90 times as long as with f32, its outputs
+    within 39 dB of those with f32'."""
+    text = f"what is not INT8 in {parts['precision']}"
+    if parts["ratio"] is not None:
+        in_16_bits = "with 16 bits a run would take" if parts["precision"] == "f32" else "a run takes"
+        text += f": {in_16_bits} {parts['ratio']:.2f} times as long as with f32"
+    return text + ("" if parts["decibels"] is None else f", its outputs within {parts['decibels']:.0f} dB of those with f32")
 
 
 def describe_swish(swish: SwishEntry) -> str:

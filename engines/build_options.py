@@ -13,9 +13,10 @@ from effedge.engines.targets import FP8, TARGETS, Target, has_fp8
 LEVELS = range(6)
 DLA_MODES = ("fallback", "only")
 AUTO, EXACT, POLYNOMIAL = SWISHES = ("auto", "exact", "polynomial")
+FLOAT_PARTS = (AUTO, FP16, FP32) = (AUTO, "fp16", "fp32")
 OFF = "off"
 CURRENT_GPU = "current"  # the compute capability of the GPU at hand
-FOR_CPUS = ("swish", "cpu_blocks", "compare_on")  # all other options are for GPUs
+FOR_CPUS = ("float_parts", "swish", "cpu_blocks", "compare_on")  # all other options are for GPUs
 BOARD_SHARE = 4  # of a board's memory, a 4th is the default workspace
 # Where TensorRT-RTX has no INT8, by its support matrix. 1.7 builds such a plan in FP32, for the plan's other GPUs too.
 NO_INT8 = ("7.5",)
@@ -34,6 +35,8 @@ class BuildOptions:
         hardware_compatible: the plan also runs on other GPUs from Ampere on.
         dla: empty: no DLA. "fallback": layers that the DLA has go to the DLA, the other layers to the GPU. "only":
             other layers are an error.
+        float_parts: the precision of what is not INT8: "fp16" (or bfloat16, as the CPU has it), "fp32", or "auto"
+            (engines/openvino/float_parts.py).
         swish: "polynomial" (engines/openvino/swish.py), "exact", or "auto", the faster one.
         cpu_blocks: how many of the first blocks are computed in C++ (engines/openvino/cpu_blocks/choose.py), "off", or
             "auto", the fastest number.
@@ -46,6 +49,7 @@ class BuildOptions:
     version_compatible: bool = False
     hardware_compatible: bool = False
     dla: str = ""
+    float_parts: str = AUTO
     swish: str = AUTO
     cpu_blocks: str = AUTO
     compare_on: str = ""
@@ -81,8 +85,12 @@ class BuildOptions:
                 raise UserError("a DLA computes in FP16 and INT8, not in fp32: build PRECISION=fp16 for --dla")
 
     def check_cpu_options(self, target: Target, precision: str) -> None:
-        """Raises UserError for a form of swish or a number of CPU blocks that does not exist or fit the target."""
+        """Raises UserError for a precision of the float parts, a form of swish or a number of CPU blocks that does not
+        exist or fit the target."""
         offered = target.backend == "openvino" and precision != "fp32"
+        choose("precision of the float parts", self.float_parts, FLOAT_PARTS)
+        if self.float_parts != AUTO and not (offered and precision == "int8"):
+            raise UserError(f"--float-parts {self.float_parts} is for int8 engines of target cpu: leave it out")
         choose("swish", self.swish, SWISHES)
         if self.swish == POLYNOMIAL and not offered:
             raise UserError(f"--swish {POLYNOMIAL} is for fp16 and int8 engines of target cpu: leave it out")
@@ -146,6 +154,7 @@ OPTIONS = {
     "version_compatible": "--version-compatible",
     "hardware_compatible": "--hardware-compatible",
     "dla": "--dla",
+    "float_parts": "--float-parts",
     "swish": "--swish",
     "cpu_blocks": "--cpu-blocks",
     "compare_on": "--compare-on",
@@ -176,6 +185,11 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dla", default="", metavar="MODE",
         help="fallback (layers that the DLA does not have go to the GPU) or only (they are an error)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--float-parts", default=AUTO, metavar="PRECISION",
+        help=f"what is not INT8 in an int8 engine: {FP16} (bfloat16 where the CPU has that), {FP32}, or {AUTO}: 16 bits "
+        f"where they are faster and leave the outputs near FP32's (cpu, int8; default: {AUTO})",
     )  # fmt: skip
     parser.add_argument(
         "--swish", default=AUTO, metavar="FORM",

@@ -14,6 +14,7 @@ from effedge.deploy.common.contracts import (
     BackendDescription,
     ComparisonEntry,
     FallbackEntry,
+    FloatPartsEntry,
     Manifest,
     SwishEntry,
     TensorDescription,
@@ -69,6 +70,7 @@ class BuiltEngine:
     layers: List[Layer]
     source: str
     warnings: List[str] = field(default_factory=list)
+    float_parts: Optional[FloatPartsEntry] = None
     swish: Optional[SwishEntry] = None
     fallback: Optional[FallbackEntry] = None
     corrected: Sequence[str] = ()
@@ -128,6 +130,8 @@ def write_manifest(
         manifest["traffic"] = counted
     elif reason:
         manifest["no_traffic"] = reason
+    if built.float_parts is not None:
+        manifest["float_parts"] = built.float_parts
     if built.swish is not None:
         manifest["swish"] = built.swish
     if built.fallback is not None:

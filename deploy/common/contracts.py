@@ -190,6 +190,15 @@ class CpuBlocksEntry(TypedDict):
     cpu: Mapping[str, object]  # that they were timed on
 
 
+class FloatPartsEntry(TypedDict):
+    """The precision of what is not INT8. `ratio` is a run's latency in 16 bits over that in FP32, and `decibels` say
+    how near the outputs are."""
+
+    precision: str  # "f32", "bf16" or "f16"
+    ratio: Optional[float]  # None: not measured
+    decibels: Optional[float]  # None: not measured
+
+
 class SwishEntry(TypedDict):
     """The form of swish. `ratio` is a run's latency with the polynomial over that with exact swish."""
 
@@ -275,6 +284,7 @@ class Manifest(TypedDict, total=False):
     warnings: List[str]
     traffic: TrafficEntry  # of a GPU's engine
     no_traffic: str  # the reason why a GPU's engine has none
+    float_parts: FloatPartsEntry
     swish: SwishEntry
     fallback: FallbackEntry
     comparison: ComparisonEntry

@@ -2,9 +2,10 @@
 
 OpenVINO compiles for the CPU at hand when the engine is loaded; the precision is a hint in the manifest, which the
 runtime passes on. The builder therefore compiles what it saved and reads the executed graph
-(`CompiledModel.get_runtime_model`): on another CPU the layers may run in another precision. Two more decisions are
-measured here: which form of swish is faster (engines/openvino/swish.py), and how many of the first blocks are faster in
-effedge's own C++ (engines/openvino/cpu_blocks/choose.py).
+(`CompiledModel.get_runtime_model`): on another CPU the layers may run in another precision. Three more decisions are
+measured here: whether what is not INT8 is in 16 bits or in FP32 (engines/openvino/float_parts.py), which form of swish
+is faster (engines/openvino/swish.py), and how many of the first blocks are faster in effedge's own C++
+(engines/openvino/cpu_blocks/choose.py).
 """
 
 from pathlib import Path
@@ -18,12 +19,13 @@ from effedge.deploy.runtime.openvino_backend import OpenVinoEngine, compile_mode
 from effedge.deploy.runtime.openvino_int8_sums import narrow_weights, saturates
 from effedge.deploy.timing.machine import cores
 from effedge.engines.build_options import AUTO, EXACT, OFF, POLYNOMIAL
-from effedge.engines.build_request import BuildRequest, NoSuchPrecisionError, RefusedError
+from effedge.engines.build_request import BuildRequest, RefusedError
 from effedge.engines.manifest import CPU_BLOCKS, BuiltEngine, Layer
 from effedge.engines.onnx_header import Header
 from effedge.engines.openvino import swish
 from effedge.engines.openvino.cpu_blocks.choose import ChosenBlocks, choose_cpu_blocks, save_cpu_blocks
 from effedge.engines.openvino.cpu_blocks.find import find_blocks
+from effedge.engines.openvino.float_parts import FULL, HINT, choose_float_parts
 from effedge.engines.openvino.fold_dequantize import fold_dequantize
 from effedge.engines.openvino.normalize_before_transpose import normalize_before_transpose
 from effedge.engines.openvino.own_bias import copy_shared_biases
@@ -31,19 +33,13 @@ from effedge.engines.openvino.reader.correct import correct_reading
 from effedge.engines.openvino.reader.search import Search
 
 ENGINE = "engine.xml"
-HINT = "INFERENCE_PRECISION_HINT"
-FULL = "f32"
-# OpenVINO's name of a capability -> the hint. A CPU with both gets bfloat16, for two reasons: bfloat16 has float32's
-# range, whereas FP16 ends at 65504, which nothing checks under a hint; and AMX computes in bfloat16 where FP16 is only
-# for vectors.
-SIXTEEN_BITS = {"BF16": "bf16", "FP16": "f16"}
 # A layer of INT8 arithmetic is reported with its data's type, u8 or i8, and counts as int8. A layer that only moves
 # bytes, such as those of the uint8 image, has the same types and keeps their names.
 MULTIPLYING = ("Convolution", "Deconvolution", "MatMul", "FullyConnected")
 INTEGERS = ("u8", "i8")
 NOT_COUNTED = ("Const", "Input", "Output")  # they compute nothing
 WITHOUT_BIAS = "/WithoutBiases"  # OpenVINO reads an ONNX Conv as this convolution and an Add, if the bias is not zero
-STEPS = ("read", "swish", "CPU blocks", "save", "compile")
+STEPS = ("read", "float parts", "swish", "CPU blocks", "save", "compile")
 
 
 def build(ov: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
@@ -56,7 +52,6 @@ def build(ov: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
     swish_form, cpu_blocks = request.build_options.swish, request.build_options.cpu_blocks
     if precision == "fp32":
         swish_form, cpu_blocks = EXACT, OFF
-    config = {HINT: precision_hint(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), precision)}
     with track(total=len(STEPS), desc="building") as bar:
         try:
             bar.set_postfix_str(STEPS[0])
@@ -69,17 +64,23 @@ def build(ov: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
             copy_shared_biases(ov, model)
             bar.update()
             bar.set_postfix_str(STEPS[1])
-            model, swish_report = choose_swish(ov, core, model, config, swish_form)
+            hint, float_parts = choose_float_parts(core, model, request)
+            config = {HINT: hint}
+            if float_parts is not None and hint == FULL and cpu_blocks == AUTO:
+                cpu_blocks = OFF  # they compute in 16 bits
             bar.update()
             bar.set_postfix_str(STEPS[2])
-            blocks = choose_cpu_blocks(ov, core, model, first_blocks, config, cpu_blocks)
+            model, swish_report = choose_swish(ov, core, model, config, swish_form)
             bar.update()
             bar.set_postfix_str(STEPS[3])
+            blocks = choose_cpu_blocks(ov, core, model, first_blocks, config, cpu_blocks)
+            bar.update()
+            bar.set_postfix_str(STEPS[4])
             ov.save_model(model, folder / ENGINE, compress_to_fp16=precision == "fp16")
             if blocks is not None:
                 save_cpu_blocks(folder, blocks)
             bar.update()
-            bar.set_postfix_str(STEPS[4])
+            bar.set_postfix_str(STEPS[5])
             compiled = compile_model(core, folder / ENGINE, config, blocks and blocks.description.output_shapes)
             bar.update()
         except RuntimeError as error:
@@ -91,8 +92,8 @@ def build(ov: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
         backend["cpu_blocks"] = blocks.manifest_entry()
     layers = layers_of_blocks(blocks, request.header) + executed_layers(compiled, request.header)
     return BuiltEngine(
-        ENGINE, backend, layers, "executed", swish=swish_report, corrected=corrected, search=search,
-        run=OpenVinoEngine(compiled, load_cpu_blocks(folder / ENGINE, backend, cores())[0]),
+        ENGINE, backend, layers, "executed", float_parts=float_parts, swish=swish_report, corrected=corrected,
+        search=search, run=OpenVinoEngine(compiled, load_cpu_blocks(folder / ENGINE, backend, cores())[0]),
     )  # fmt: skip
 
 
@@ -125,25 +126,6 @@ def choose_swish(
         if ratio is None or ratio > swish.WORTHWHILE_RATIO:
             return model, {"form": EXACT, "error": 0.0, "ratio": ratio and round(ratio, 3)}
     return changed, {"form": POLYNOMIAL, "error": swish.FINEST.error, "ratio": ratio and round(ratio, 3)}
-
-
-def precision_hint(capabilities: List[str], precision: str) -> str:
-    """Returns the hint for layers that are not INT8: for fp16 and int8, bfloat16 or FP16, whichever this CPU has.
-
-    Under either hint OpenVINO keeps the operations behind the last convolutions, the decoding of boxes, in float32.
-    Raises NoSuchPrecisionError for fp16 on a CPU that has neither.
-    """
-    if precision == "fp32":
-        return FULL
-    for capability, hint in SIXTEEN_BITS.items():
-        if capability in capabilities:
-            return hint
-    if precision == "int8":
-        return FULL
-    raise NoSuchPrecisionError(
-        f"this CPU computes in neither FP16 nor bfloat16 (OpenVINO finds {', '.join(capabilities)}): "
-        "build PRECISION=fp32 or int8 for it, or fp16 on the CPU that will run it"
-    )
 
 
 def layers_of_blocks(blocks: Optional[ChosenBlocks], header: Header) -> List[Layer]:

@@ -244,19 +244,26 @@ def test_the_stage_races_engines_here_and_the_manifest_says_what_was_kept(
 
 
 @pytest.mark.parametrize(
-    ("manifest", "form", "cpu_blocks"),
+    ("manifest", "expected"),
     [
-        ({"swish": {"form": "exact"}}, "exact", "off"),
-        ({"swish": {"form": "polynomial"}, "backend": {"cpu_blocks": {"blocks": 11}}}, "polynomial", "11"),
-        ({}, "auto", "off"),
+        ({"swish": {"form": "exact"}, "float_parts": {"precision": "f32"}}, ("fp32", "exact", "off")),
+        (
+            {
+                "swish": {"form": "polynomial"},
+                "float_parts": {"precision": "bf16"},
+                "backend": {"cpu_blocks": {"blocks": 11}},
+            },
+            ("fp16", "polynomial", "11"),
+        ),
+        ({}, ("auto", "auto", "off")),
     ],
 )
-def test_all_engines_have_the_swish_and_the_cpu_blocks_of_the_first(tmp_path, manifest, form, cpu_blocks) -> None:
+def test_all_engines_have_what_was_chosen_for_the_first(tmp_path, manifest, expected) -> None:
     """Otherwise each build would race them anew, and might decide otherwise."""
     least = {"format": 1, "spec": {}, "backend": {}, "engine": "engine.xml", "files": {"engine.xml": ""}}
     (tmp_path / "manifest.json").write_text(json.dumps({**least, **manifest}))
     chosen = by_latency.build_options_of([(None, tmp_path), (None, tmp_path / "never read")])
-    assert (chosen.swish, chosen.cpu_blocks) == (form, cpu_blocks)
+    assert (chosen.float_parts, chosen.swish, chosen.cpu_blocks) == expected
     assert by_latency.build_options_of([]) == BuildOptions()
 
 

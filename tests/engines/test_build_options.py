@@ -26,6 +26,10 @@ from effedge.engines.targets import TARGETS
         ("jetson-orin", "fp16", {"hardware_compatible": True}, "--hardware-compatible: jetson-orin does not offer it"),
         ("jetson-orin", "fp16", {"dla": "onyl"}, "unknown DLA mode 'onyl'"),
         ("jetson-orin", "fp32", {"dla": "fallback"}, "not in fp32: build PRECISION=fp16"),
+        ("cpu", "int8", {"float_parts": "bf16"}, "unknown precision of the float parts 'bf16'"),
+        ("cpu", "fp16", {"float_parts": "fp32"}, "--float-parts fp32 is for int8 engines of target cpu: leave it out"),
+        ("cpu-ort", "int8", {"float_parts": "fp16"}, "--float-parts fp16 is for int8 engines of target cpu"),
+        ("rtx", "int8", {"float_parts": "fp16"}, "--float-parts fp16 is for int8 engines of target cpu"),
         ("cpu", "int8", {"swish": "hard"}, "unknown swish 'hard'"),
         ("cpu", "fp32", {"swish": "polynomial"}, "--swish polynomial is for fp16 and int8 engines of target cpu"),
         ("cpu-ort", "int8", {"swish": "polynomial"}, "--swish polynomial is for fp16 and int8 engines of target cpu"),
@@ -59,7 +63,7 @@ def test_the_gpu_at_hand_must_be_there_and_have_int8(monkeypatch, gpu, message):
 
 def test_what_it_offers_is_not():
     BuildOptions().check(TARGETS["cpu"], "int8")
-    BuildOptions(swish="polynomial", cpu_blocks="11").check(TARGETS["cpu"], "int8")
+    BuildOptions(float_parts="fp32", swish="polynomial", cpu_blocks="11").check(TARGETS["cpu"], "int8")
     for name in ("cpu", "cpu-ort", "trt"):
         BuildOptions(swish="exact", cpu_blocks="off").check(TARGETS[name], "fp32")
     BuildOptions(compute_capabilities=("8.6",), workspace_mib=64).check(TARGETS["rtx"], "int8")
@@ -75,7 +79,7 @@ def test_the_command_line_says_all_of_them():
     add_build_options(parser)
     words = "--compute-capability 8.6 12.0 --workspace-mib 64 --optimization-level 1 --version-compatible"
     given = parser.parse_args([*words.split(), "--hardware-compatible", "--dla", "only", "--swish", "exact"])
-    assert read_build_options(given) == BuildOptions(("8.6", "12.0"), 64, 1, True, True, "only", "exact")
+    assert read_build_options(given) == BuildOptions(("8.6", "12.0"), 64, 1, True, True, "only", swish="exact")
     assert read_build_options(parser.parse_args([])) == BuildOptions()
 
 
@@ -94,7 +98,7 @@ def test_a_quarter_of_a_boards_memory_and_no_limit_on_a_gpu_of_its_own(tmp_path)
     [
         BuildOptions(),
         BuildOptions(("8.6", "12.0"), 64, 0, True, True, "only"),
-        BuildOptions(swish="polynomial", cpu_blocks="5"),
+        BuildOptions(float_parts="fp32", swish="polynomial", cpu_blocks="5"),
     ],
 )
 def test_build_options_survive_the_way_through_a_command_line(chosen):

@@ -13,8 +13,8 @@ from effedge.deploy.runtime.openvino_int8_sums import saturates
 from effedge.engines.build import build_engine
 from effedge.engines.build_options import BuildOptions
 from effedge.engines.build_request import NoSuchPrecisionError
-from effedge.engines.openvino import builder
-from effedge.engines.openvino.builder import precision_hint
+from effedge.engines.openvino import float_parts
+from effedge.engines.openvino.float_parts import precision_hint
 from effedge.engines.targets import TARGETS
 from tests.engines import graphs
 
@@ -41,7 +41,10 @@ def outputs(onnx, folder, batch=1):
     ],
 )
 def test_the_engine_gives_onnx_runtimes_outputs(prepared, tmp_path, name, precision, tolerance, expected, form):
-    build_options = BuildOptions(swish="exact" if precision == "fp32" else form)
+    build_options = BuildOptions(
+        float_parts="fp16" if precision == "int8" and REST != "f32" else "auto",
+        swish="exact" if precision == "fp32" else form,
+    )
     build_engine(prepared(name), tmp_path, precision=precision, target=TARGETS["cpu"], build_options=build_options)
     reference, actual, manifest = outputs(prepared(name), tmp_path, batch=3 if name == "int8-dynamic" else 1)
     assert actual.shape == reference.shape
@@ -76,7 +79,7 @@ def test_the_hint_is_what_the_cpu_has():
 @pytest.mark.parametrize("zero", [0, 9])
 def test_int8_behind_a_concat_is_right_and_int8(tmp_path, monkeypatch, zero):
     """As the ONNX reader makes it, OpenVINO 2026.4 computes this 10 dB beside ONNX Runtime."""
-    monkeypatch.setattr(builder, "SIXTEEN_BITS", {})  # bfloat16 would round the output by 44 dB
+    monkeypatch.setattr(float_parts, "SIXTEEN_BITS", {})  # bfloat16 would round the output by 44 dB
     path = graphs.quantized_concat(tmp_path / "concat.onnx", zero=zero)
     (tmp_path / "engine").mkdir()
     build_engine(path, tmp_path / "engine", precision="int8", target=TARGETS["cpu"])

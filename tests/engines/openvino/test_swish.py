@@ -13,7 +13,7 @@ from effedge.deploy.common.cli import UserError
 from effedge.deploy.timing import comparison
 from effedge.engines.build import build_engine
 from effedge.engines.build_options import BuildOptions
-from effedge.engines.openvino import builder, swish
+from effedge.engines.openvino import float_parts, swish
 from effedge.engines.openvino.graph import opset
 from effedge.engines.targets import TARGETS
 from tests.engines import graphs
@@ -138,7 +138,7 @@ def kinds(folder):
 @pytest.fixture
 def sixteen_bits(monkeypatch):
     """Allows FP16 engines on any CPU, with float32's accuracy."""
-    monkeypatch.setattr(builder, "precision_hint", lambda capabilities, precision: "f32")
+    monkeypatch.setattr(float_parts, "precision_hint", lambda capabilities, precision: "f32")
 
 
 @pytest.mark.parametrize("gate_first", [False, True])
