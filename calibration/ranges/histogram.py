@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 BINS = 4096
-COUNTED = 1 << 16  # values of an array, about, at most
+COUNTED = 1 << 15  # values of an array, about, at most
 LOWEST_EXPONENT = -100  # a range below 2**-100 is as good as zero, and its bin width would leave float32
 
 

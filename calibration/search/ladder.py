@@ -55,15 +55,16 @@ def _gain(errors: Sequence[float], best: Sequence[float]) -> tuple[float, float]
 
 
 def common_rung(
-    loss: Callable[[Sequence[int]], Errors], group_count: int, rung_count: int
+    loss: Callable[[Sequence[int]], Errors], group_count: int, rung_count: int, first: int = 0
 ) -> tuple[list[int], list[float]]:
     """Finds the rung with the least loss that all groups are at; returns it for each group, and the errors there.
 
     Args:
         loss: the errors on each sample, with each group at a rung.
+        first: the rung that is tried first, then those next to it: near the best one, so that the others lose early.
     """
-    position, best = [0] * group_count, list(loss([0] * group_count))
-    for rung in range(1, rung_count):
+    position, best = [first] * group_count, list(loss([first] * group_count))
+    for rung in sorted(range(rung_count), key=lambda rung: abs(rung - first))[1:]:
         errors = race(loss([rung] * group_count), best)
         if errors is not None and np.mean(errors) < np.mean(best):
             position, best = [rung] * group_count, errors

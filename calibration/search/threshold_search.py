@@ -34,8 +34,9 @@ from effedge.deploy.common.messages import track
 
 # Weights of the clipping's error, from which least_errors has a threshold; a position on it is a rung.
 LADDER = (np.inf, 64.0, 16.0, 4.0, 1.0, 1 / 4, 1 / 16, 1 / 256, 1 / 4096)
+MIDDLE = LADDER.index(1.0)
 ACCEPTABLE_ERROR = 0.002  # output error at which no layer needs to stay in 16 bit
-SAMPLES = (8, 64)  # of a trial, at least and at most
+SAMPLES = (8, 48)  # of a trial, at least and at most
 FEW_SAMPLES = 4  # each group is tried by itself on one of so many samples, if the runs suffice; on one at least
 FINALISTS = 24  # groups with the largest errors there, which are tried on all samples
 TOTAL_MACS = 5e11  # that all trials may take: ten to twenty seconds on two cores
@@ -90,7 +91,7 @@ def search_thresholds(
         search = _Search(switched, histograms, runs, bar.update)
         rungs: list[int] | None = None
         if fixed is None:
-            rungs, together = search.common_rung()
+            rungs, together = search.common_rung(MIDDLE)
             thresholds = search.at_rungs(rungs)
         else:
             thresholds, together = list(fixed), list(search.errors(fixed))
@@ -100,7 +101,7 @@ def search_thresholds(
             if total > ACCEPTABLE_ERROR:
                 search.left_out = frozenset(leave(search.gains(thresholds, isolated, total), total, thresholds))
             if search.left_out:  # the rung was the best for these
-                rungs, together = search.common_rung()
+                rungs, together = search.common_rung(rungs[0])
             rungs, together = search.descend(rungs, together)
             thresholds = search.at_rungs(rungs)
             total = search.total(thresholds, together)
@@ -168,10 +169,10 @@ class _Search:
             self.progress()
             yield trial
 
-    def common_rung(self) -> tuple[list[int], list[float]]:
-        """Finds one rung for all groups, and the errors there; what is then left of the descent's share of the runs is
-        for moves."""
-        found = common_rung(lambda rungs: self.errors(self.at_rungs(rungs)), len(self.ladders), len(LADDER))
+    def common_rung(self, first: int) -> tuple[list[int], list[float]]:
+        """Finds one rung for all groups, beginning at `first`, and the errors there; what is then left of the descent's
+        share of the runs is for moves."""
+        found = common_rung(lambda rungs: self.errors(self.at_rungs(rungs)), len(self.ladders), len(LADDER), first)
         self.moves = max(0.0, self.left - self.runs * (1 - DESCENT_SHARE))
         return found
 

@@ -61,6 +61,21 @@ def test_without_trials_it_takes_the_best_single_rung() -> None:
     assert loss.calls == 9
 
 
+@pytest.mark.parametrize("first", range(7))
+def test_the_common_rung_is_the_same_wherever_the_trials_begin_and_the_nearest_come_first(first: int) -> None:
+    tried: list[int] = []
+
+    def loss(rungs: Sequence[int]) -> list[float]:
+        assert len(set(rungs)) == 1
+        tried.append(rungs[0])
+        return [float(abs(rungs[0] - 4))]
+
+    assert common_rung(loss, 3, 7, first) == ([4, 4, 4], [0.0])
+    assert sorted(tried) == list(range(7))
+    distances = [abs(rung - first) for rung in tried]
+    assert distances == sorted(distances)
+
+
 def test_a_move_that_gains_next_to_nothing_is_not_made() -> None:
     loss = Counted(lambda rungs: 1 - 1e-6 * sum(rungs[:2]))
     assert found_by(loss, 4, 5)[0] == [4, 4, 4, 4]  # the best for all

@@ -73,7 +73,7 @@ def test_the_faster_form_is_built_and_the_manifest_says_why(tmp_path, monkeypatc
 
 @needs_sixteen_bits
 def test_outputs_that_16_bits_move_far_are_computed_in_fp32(tmp_path, monkeypatch, quantized):
-    """30 dB are between the forms of this network; a limit above them is as a network that loses more."""
+    """This network loses little, so the limit is moved above what it loses."""
     monkeypatch.setattr(swish, "time_ratio", lambda first, second: 0.8)
     onnx, image = quantized
     near = built(onnx, tmp_path / "near", compare_on=image)["float_parts"]
