@@ -40,6 +40,13 @@ def quantize_weight(weight: np.ndarray, axis: int) -> RoundedWeight:
     return np.clip(quantized, -INT8_MAX, INT8_MAX).astype(np.int8), scale
 
 
+def int8_weight(layer: Layer, rounded: Mapping[str, RoundedWeight]) -> RoundedWeight:
+    """Returns a layer's weights from `rounded`, by its name, or rounded to the nearest."""
+    if layer.name in rounded:
+        return rounded[layer.name]
+    return quantize_weight(layer.weight_array, layer.axis)  # type: ignore[arg-type]  # a rule saw to it
+
+
 class InsertQDQPass(ir.passes.InPlacePass):
     """Quantizes the given reads of activations and the weights of the given layers.
 
@@ -119,13 +126,11 @@ class InsertQDQPass(ir.passes.InPlacePass):
 
     def _quantize_weight(self, graph: ir.Graph, layer: Layer) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Adds a layer's rounded weights, scales and zero points to the graph; returns them."""
-        name = layer.weight.name
-        if layer.name in self.rounded:
-            name = f"{layer.name}.rounded"
-            weight, scale = self.rounded[layer.name]
+        name = f"{layer.name}.rounded" if layer.name in self.rounded else layer.weight.name
+        if self.number_format == FP8:
+            weight, scale = e4m3.quantize_weight(layer.weight_array, layer.axis)  # type: ignore[arg-type]  # as above
         else:
-            rounding = e4m3.quantize_weight if self.number_format == FP8 else quantize_weight
-            weight, scale = rounding(layer.weight_array, layer.axis)  # type: ignore[arg-type]  # a rule saw to it
+            weight, scale = int8_weight(layer, self.rounded)
         zero_point = np.zeros(scale.shape, self.number_format.numpy())
         return (
             Tape(graph).initializer(ir.tensor(weight, name=f"{name}_{self.prefix}_{layer.axis}")),

@@ -27,7 +27,7 @@ from onnx_ir.tape import Tape
 from effedge.calibration.graph.onnx_file import insert_behind
 from effedge.calibration.graph.session import Arrays, session, side_by_side, threads_of_run
 from effedge.calibration.placement import Plan
-from effedge.calibration.placement.insert import RoundedWeight, quantize_weight
+from effedge.calibration.placement.insert import RoundedWeight, int8_weight
 from effedge.calibration.placement.layers import Layer
 from effedge.calibration.ranges.thresholds import INT8_MAX, quantization_parameters
 from effedge.calibration.search.submodel import Submodel, cut_before, submodels
@@ -179,7 +179,7 @@ class SwitchedSession:
             group = group_of.get(layer.data.name or "")
             if group is None or (rounded is not None and group not in rounded):
                 continue
-            weight = _rounded_weight(switched.graph, layer, weights.get(layer.name))
+            weight = _rounded_weight(switched.graph, layer, weights)
             if rounded is None:
                 weight = _choose_weight(switched.graph, nodes[layer.name], weight, scalars[group][0])
             nodes[layer.name].replace_input_with(1, weight)
@@ -227,9 +227,9 @@ def _insert_switch(
     return output
 
 
-def _rounded_weight(graph: ir.Graph, layer: Layer, rounded: RoundedWeight | None) -> ir.Value:
-    """Adds a layer's weights to the graph, as INT8 holds them: `rounded`, or to the nearest."""
-    quantized, scale = rounded or quantize_weight(layer.weight_array, layer.axis)  # type: ignore[arg-type]  # a rule saw to it
+def _rounded_weight(graph: ir.Graph, layer: Layer, weights: Mapping[str, RoundedWeight]) -> ir.Value:
+    """Adds a layer's weights to the graph, as INT8 holds them."""
+    quantized, scale = int8_weight(layer, weights)
     shape = [-1 if axis == layer.axis else 1 for axis in range(quantized.ndim)]
     array = quantized * scale.reshape(shape)
     return Tape(graph).initializer(ir.tensor(array, name=f"{layer.name}.rounded_weight"))

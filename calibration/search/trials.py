@@ -42,7 +42,7 @@ class Trials:
 
     def output_error(self, candidate: ir.Model) -> float:
         """Returns the mean output error of the candidate over the samples."""
-        return float(np.mean(list(self.output_errors(session(candidate), self.feeds))))
+        return float(np.mean(list(self.block_errors(candidate).values())))
 
     def output_errors(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from effedge.deploy.common.cli import UserError, choose
 from effedge.pipeline.models.tables import (
@@ -21,13 +22,15 @@ ARCH_PATTERN = re.compile(
     r"(?:_(?:a[ap]|ns|ra|in21k|in21ft1k))*(?:\..*)?"
 )
 
+CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".ckpt", ".bin")
+
 
 def check_model(word: str) -> str:
     """Returns `word` if it is the name of a model.
 
     Raises:
         UserError: an unknown name; says the name here of a model that timm or effdet call `word`, or whose own neck
-            `word` has as a suffix, and otherwise the nearest name or neck.
+            `word` has as a suffix, where a file goes, and otherwise the nearest name or neck.
     """
     if word in EFFICIENTNETS or word in EFFICIENTDETS:
         return word
@@ -38,6 +41,17 @@ def check_model(word: str) -> str:
             name = with_neck(detector, neck)
     if name is not None:
         raise UserError(f"unknown model '{word}': it is called {name} here")
+    suffix = Path(word).suffix.lower()
+    if suffix == ".onnx":
+        raise UserError(
+            f"'{word}' is a file, where the name of a model is expected: effedge engine takes an ONNX file as --onnx "
+            f"{word} (make: ONNX={word})"
+        )
+    if suffix in CHECKPOINT_SUFFIXES or Path(word).is_file():
+        raise UserError(
+            f"'{word}' is a file, where the name of a model is expected: name the model of the checkpoint, such as d0, "
+            f"and give the file as --weights {word} (make: WEIGHTS={word})"
+        )
     return choose("model", word, MODELS)
 
 

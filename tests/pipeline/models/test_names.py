@@ -65,6 +65,22 @@ def test_another_projects_name_is_refused_with_the_name_here():
     assert check_model("efficientnet_b1") == "efficientnet_b1"
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("yolox.onnx", r"'yolox.onnx' is a file, .* as --onnx yolox.onnx \(make: ONNX=yolox.onnx\)"),
+        ("a folder/NET.ONNX", "is a file, .* as --onnx a folder/NET.ONNX"),
+        ("best.pt", r"such as d0, and give the file as --weights best.pt \(make: WEIGHTS=best.pt\)"),
+        ("runs/model_best.pth.tar", "'runs/model_best.pth.tar' is a file"),
+        (__file__, "is a file, where the name of a model is expected"),
+        ("resnet50.a1_in1k", "unknown model 'resnet50.a1_in1k': did you mean"),  # timm's name, and no file
+    ],
+)
+def test_a_file_in_place_of_a_name_is_told_where_it_goes(word, message):
+    with pytest.raises(UserError, match=message):
+        check_model(word)
+
+
 def test_a_neck_is_a_suffix_of_a_detectors_name():
     assert check_model("det-lite0-bifpn-fast") == "det-lite0-bifpn-fast"
     with pytest.raises(UserError, match="unknown neck of d0 'pan': did you mean 'panet'. expected one of fpn"):
