@@ -131,7 +131,7 @@ def test_an_error_says_that_the_earlier_engine_stays_where_there_is_one(installe
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_plan_b_is_for_the_builder_where_the_bundle_has_one(installed, monkeypatch, there):
+def test_the_builder_compares_on_the_bundled_image_and_gets_plan_b_where_the_bundle_has_one(installed, monkeypatch, there):
     commands = []
     monkeypatch.setattr(install, "call", lambda *words: commands.append(words))
     if there:
@@ -141,7 +141,7 @@ def test_plan_b_is_for_the_builder_where_the_bundle_has_one(installed, monkeypat
     [words] = commands
     more = ("--fallback", "model/fallback.onnx") if there else ()
     assert words[:2] == ("build", "model/model.onnx") and words[6:] == (
-        "--out", "candidate/engine", *more, "--workspace-mib", "9",
+        "--out", "candidate/engine", "--compare-on", "selftest/image.png", *more, "--workspace-mib", "9",
     )  # fmt: skip
 
 
