@@ -229,7 +229,9 @@ def describe_float_parts(parts: FloatPartsEntry) -> str:
     if parts["ratio"] is not None:
         in_16_bits = "with 16 bits a run would take" if parts["precision"] == "f32" else "a run takes"
         text += f": {in_16_bits} {parts['ratio']:.2f} times as long as with f32"
-    return text + ("" if parts["decibels"] is None else f", its outputs within {parts['decibels']:.0f} dB of those with f32")
+    if parts["decibels"] is not None:
+        text += f", its outputs within {parts['decibels']:.0f} dB of those with f32"
+    return text
 
 
 def describe_swish(swish: SwishEntry) -> str:

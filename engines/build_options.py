@@ -188,8 +188,8 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--float-parts", default=AUTO, metavar="PRECISION",
-        help=f"what is not INT8 in an int8 engine: {FP16} (bfloat16 where the CPU has that), {FP32}, or {AUTO}: 16 bits "
-        f"where they are faster and leave the outputs near FP32's (cpu, int8; default: {AUTO})",
+        help=f"what is not INT8 in an int8 engine: {FP16} (bfloat16 where the CPU has that), {FP32}, or {AUTO}, "
+        f"16 bits where they are faster and leave the outputs near FP32's (cpu, int8; default: {AUTO})",
     )  # fmt: skip
     parser.add_argument(
         "--swish", default=AUTO, metavar="FORM",

@@ -17,7 +17,6 @@ from effedge.engines.build_options import BuildOptions
 from effedge.engines.build_request import BuildRequest
 from effedge.engines.manifest import BuiltEngine, Layer, write_manifest
 from effedge.engines.onnx_header import read_header
-from effedge.engines.openvino.float_parts import precision_hint
 from effedge.engines.prepared import check_prepared
 from effedge.engines.targets import TARGETS
 from tests.engines import graphs

@@ -131,7 +131,7 @@ def test_an_error_says_that_the_earlier_engine_stays_where_there_is_one(installe
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_the_builder_compares_on_the_bundled_image_and_gets_plan_b_where_the_bundle_has_one(installed, monkeypatch, there):
+def test_the_builder_compares_on_the_bundled_image_and_gets_plan_b_where_there_is_one(installed, monkeypatch, there):
     commands = []
     monkeypatch.setattr(install, "call", lambda *words: commands.append(words))
     if there:
