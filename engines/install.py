@@ -99,8 +99,8 @@ def check_packages() -> None:
 
 def build(bundle: Dict[str, Any], device: DetectedDevice) -> None:
     """Builds the engine, unless that is done."""
-    options = ["--precision", bundle["precision"], "--target", device.target.name, "--out", str(CANDIDATE / ENGINE)]
-    options += ["--compare-on", str(IMAGE)]
+    options = ["--precision", bundle["precision"], "--target", device.target.name]
+    options += ["--out", str(CANDIDATE / ENGINE), "--compare-on", str(IMAGE)]
     if FALLBACK.exists():
         options += ["--fallback", str(FALLBACK)]
     if RANGES.exists():

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from effedge.calibration.graph.session import Arrays, compute, session, side_by_side, threads_in
+from effedge.calibration.graph.session import Arrays, Tensors, side_by_side
 
 
 def cut_before(model: ir.Model, start: int) -> None:
@@ -44,14 +44,10 @@ def submodels(model: ir.Model, starts: Sequence[int], feeds: Sequence[Arrays], m
     starts = [min(start, first) for start in starts]
     crossing = [_crossing(model.graph, start) for start in starts]
     computed = {value.name or "": None for values in crossing for value in values if value.producer() is not None}
-    running = session(model, list(computed)) if computed else None
-
-    def tensors_of(sample: Arrays) -> Arrays:
-        return {**sample, **dict(zip(computed, compute(running, list(computed), sample), strict=True))}
-
+    tensors_of = Tensors(model, computed) if computed else None
     kept: list[list[Arrays]] = [[] for _ in starts]
     fits = [any(value.producer() is not None for value in values) for values in crossing]
-    for tensors in side_by_side(tensors_of, feeds, threads_in(running)) if running else ():
+    for tensors in side_by_side(tensors_of, feeds, tensors_of.threads) if tensors_of else ():
         for index, values in enumerate(crossing):
             if fits[index]:
                 kept[index].append({value.name or "": tensors[value.name or ""] for value in values})

@@ -39,7 +39,7 @@ MULTIPLYING = ("Convolution", "Deconvolution", "MatMul", "FullyConnected")
 INTEGERS = ("u8", "i8")
 NOT_COUNTED = ("Const", "Input", "Output")  # they compute nothing
 WITHOUT_BIAS = "/WithoutBiases"  # OpenVINO reads an ONNX Conv as this convolution and an Add, if the bias is not zero
-STEPS = ("read", "float parts", "swish", "CPU blocks", "save", "compile")
+STEPS = 6  # of a build, which `build` names
 
 
 def build(ov: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
@@ -52,9 +52,9 @@ def build(ov: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
     swish_form, cpu_blocks = request.build_options.swish, request.build_options.cpu_blocks
     if precision == "fp32":
         swish_form, cpu_blocks = EXACT, OFF
-    with track(total=len(STEPS), desc="building") as bar:
+    with track(total=STEPS, desc="building") as bar:
         try:
-            bar.set_postfix_str(STEPS[0])
+            bar.set_postfix_str("read")
             model = core.read_model(request.onnx)
             corrected = correct_reading(ov, model, request.header)
             search = Search(ov, core, model_to_search(model, precision), request)
@@ -63,24 +63,24 @@ def build(ov: Any, request: BuildRequest, folder: Path) -> BuiltEngine:
             normalize_before_transpose(ov, model)
             copy_shared_biases(ov, model)
             bar.update()
-            bar.set_postfix_str(STEPS[1])
+            bar.set_postfix_str("float parts")
             hint, float_parts = choose_float_parts(core, model, request)
             config = {HINT: hint}
             if float_parts is not None and hint == FULL and cpu_blocks == AUTO:
                 cpu_blocks = OFF  # they compute in 16 bits
             bar.update()
-            bar.set_postfix_str(STEPS[2])
+            bar.set_postfix_str("swish")
             model, swish_report = choose_swish(ov, core, model, config, swish_form)
             bar.update()
-            bar.set_postfix_str(STEPS[3])
+            bar.set_postfix_str("CPU blocks")
             blocks = choose_cpu_blocks(ov, core, model, first_blocks, config, cpu_blocks)
             bar.update()
-            bar.set_postfix_str(STEPS[4])
+            bar.set_postfix_str("save")
             ov.save_model(model, folder / ENGINE, compress_to_fp16=precision == "fp16")
             if blocks is not None:
                 save_cpu_blocks(folder, blocks)
             bar.update()
-            bar.set_postfix_str(STEPS[5])
+            bar.set_postfix_str("compile")
             compiled = compile_model(core, folder / ENGINE, config, blocks and blocks.description.output_shapes)
             bar.update()
         except RuntimeError as error:

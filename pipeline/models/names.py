@@ -22,7 +22,7 @@ ARCH_PATTERN = re.compile(
     r"(?:_(?:a[ap]|ns|ra|in21k|in21ft1k))*(?:\..*)?"
 )
 
-CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".ckpt", ".bin")
+CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".ckpt", ".bin")
 
 
 def check_model(word: str) -> str:
@@ -41,13 +41,12 @@ def check_model(word: str) -> str:
             name = with_neck(detector, neck)
     if name is not None:
         raise UserError(f"unknown model '{word}': it is called {name} here")
-    suffix = Path(word).suffix.lower()
-    if suffix == ".onnx":
+    if word.lower().endswith(".onnx"):
         raise UserError(
             f"'{word}' is a file, where the name of a model is expected: effedge engine takes an ONNX file as --onnx "
             f"{word} (make: ONNX={word})"
         )
-    if suffix in CHECKPOINT_SUFFIXES or Path(word).is_file():
+    if word.lower().endswith(CHECKPOINT_SUFFIXES) or Path(word).is_file():
         raise UserError(
             f"'{word}' is a file, where the name of a model is expected: name the model of the checkpoint, such as d0, "
             f"and give the file as --weights {word} (make: WEIGHTS={word})"

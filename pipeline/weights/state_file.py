@@ -20,7 +20,8 @@ from torch import Tensor
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.strict_json import parse_json
-from effedge.pipeline.weights.locate import SUFFIXES, config_file
+from effedge.pipeline.models.names import CHECKPOINT_SUFFIXES
+from effedge.pipeline.weights.locate import config_file
 from effedge.pipeline.weights.pickled_types import SAFE_TYPES, plain
 
 # Modules that wrap others without a change to them: DataParallel, torch.compile, FSDP, activation checkpointing.
@@ -54,10 +55,10 @@ def read_file(path: Path) -> StateFile:
     content: object
     if path.suffix == ".safetensors":
         content, metadata = _read_safetensors(path)
-    elif path.name.endswith(SUFFIXES):
+    elif path.name.endswith(CHECKPOINT_SUFFIXES):
         content = plain(_read_torch(path))
     else:
-        kinds = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        kinds = f"{', '.join(CHECKPOINT_SUFFIXES[:-1])} or {CHECKPOINT_SUFFIXES[-1]}"
         raise UserError(f"checkpoint '{path}' is of unknown kind: expected {kinds}")
     tensors: dict[str, Tensor] = {}
     values: dict[str, object] = {}
