@@ -22,7 +22,7 @@ from effedge.engines.build_options import AUTO, EXACT, OFF, POLYNOMIAL
 from effedge.engines.build_request import BuildRequest, RefusedError
 from effedge.engines.manifest import CPU_BLOCKS, BuiltEngine, Layer
 from effedge.engines.onnx_header import Header
-from effedge.engines.openvino import swish
+from effedge.engines.openvino import race, swish
 from effedge.engines.openvino.cpu_blocks.choose import ChosenBlocks, choose_cpu_blocks, save_cpu_blocks
 from effedge.engines.openvino.cpu_blocks.find import find_blocks
 from effedge.engines.openvino.float_parts import FULL, HINT, choose_float_parts
@@ -121,8 +121,7 @@ def choose_swish(
         return model, None
     ratio = None
     if requested == AUTO:
-        latency = {"PERFORMANCE_HINT": "LATENCY", **config}
-        ratio = swish.time_ratio(*(core.compile_model(form, "CPU", latency) for form in (changed, model)))
+        ratio = race.time_ratio(*(race.compile_for_latency(core, form, config) for form in (changed, model)))
         if ratio is None or ratio > swish.WORTHWHILE_RATIO:
             return model, {"form": EXACT, "error": 0.0, "ratio": ratio and round(ratio, 3)}
     return changed, {"form": POLYNOMIAL, "error": swish.FINEST.error, "ratio": ratio and round(ratio, 3)}

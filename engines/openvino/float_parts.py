@@ -17,7 +17,7 @@ from effedge.engines.build_options import AUTO, FP16
 from effedge.engines.build_request import BuildRequest, NoSuchPrecisionError
 from effedge.engines.comparison.inputs import inputs_of_run
 from effedge.engines.comparison.nearness import nearness
-from effedge.engines.openvino import swish
+from effedge.engines.openvino import race
 
 HINT = "INFERENCE_PRECISION_HINT"
 FULL = "f32"
@@ -66,10 +66,8 @@ def choose_float_parts(core: Any, model: Any, request: BuildRequest) -> Tuple[st
     if asked != AUTO:
         hint = hint if asked == FP16 else FULL
         return hint, {"precision": hint, "ratio": None, "decibels": None}
-    sixteen, full = (
-        core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY", HINT: each}) for each in (hint, FULL)
-    )
-    ratio = swish.time_ratio(sixteen, full)
+    sixteen, full = (race.compile_for_latency(core, model, {HINT: each}) for each in (hint, FULL))
+    ratio = race.time_ratio(sixteen, full)
     nearest = decibels_between(full, sixteen, request)
     if fp32_is_better(ratio, nearest):
         hint = FULL

@@ -17,16 +17,13 @@ Where a quantization to 8 bits follows whose step is so coarse that a tenth of i
 degree, that degree serves (COARSER). Those fits have the least possible largest error (minimax). Degree 5 everywhere
 cost D0 0.05 AP.
 
-Which form is faster depends on the CPU: `time_ratio` runs both alternately.
+Which form is faster depends on the CPU: race.py runs both alternately.
 """
 
-from functools import partial
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from effedge.deploy.timing import comparison
-from effedge.deploy.timing.synthetic_inputs import synthetic_array
 from effedge.engines.openvino.graph import opset, sizes_behind_batch
 from effedge.engines.openvino.truncate import step_behind, truncate
 
@@ -129,25 +126,3 @@ def polynomial(ops: Any, source: Any, name: str, fit: Fit = FINEST) -> Any:
     result = ops.add(ops.multiply(value, distance), ops.relu(source))
     result.set_friendly_name(name)
     return result
-
-
-def time_ratio(first: Any, second: Any) -> Optional[float]:
-    """Measures the first compiled model's latency over the second's; None where `synthetic_inputs` has none."""
-    feeds = synthetic_inputs(first)
-    if feeds is None:
-        return None
-    requests = [compiled.create_infer_request() for compiled in (first, second)]
-    return comparison.time_ratio(*(partial(request.infer, feeds) for request in requests))
-
-
-def synthetic_inputs(compiled: Any) -> Optional[Dict[int, np.ndarray]]:
-    """Makes an array for each input, with 1 for a dynamic batch. None where another dimension is dynamic, because the
-    sizes of real inputs are then unknown."""
-    feeds: Dict[int, np.ndarray] = {}
-    for index, port in enumerate(compiled.inputs):
-        shape = port.get_partial_shape()
-        if sizes_behind_batch(shape) is None:
-            return None
-        sizes = [1 if size.is_dynamic else size.get_length() for size in shape]
-        feeds[index] = synthetic_array(sizes, port.get_element_type().to_dtype())
-    return feeds

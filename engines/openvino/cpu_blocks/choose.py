@@ -30,6 +30,7 @@ from effedge.deploy.timing.comparison import time_ratio
 from effedge.deploy.timing.machine import cores, cpu
 from effedge.engines.build_options import AUTO, OFF
 from effedge.engines.openvino.cpu_blocks.find import Block, FirstBlocks
+from effedge.engines.openvino.race import compile_for_latency
 
 FILE = "cpu_blocks.npz"
 WORTHWHILE_RATIO = 0.98  # the highest ratio of latencies at which the blocks are taken
@@ -78,8 +79,7 @@ def choose_cpu_blocks(
     if first_blocks is None or library is None:
         return None
     images = sample_batch(model)
-    latency = {"PERFORMANCE_HINT": "LATENCY", **config}
-    complete = core.compile_model(model, "CPU", latency)
+    complete = compile_for_latency(core, model, config)
     run_complete = partial(complete.create_infer_request().infer, [images], share_inputs=True)
     best, lowest = None, WORTHWHILE_RATIO
     for count in reversed(stage_ends(first_blocks.blocks)):
@@ -87,7 +87,7 @@ def choose_cpu_blocks(
         blocks = description and checked_cpu_blocks(library, description, cores())
         if description is None or blocks is None:
             continue
-        rest = core.compile_model(remove_first_blocks(model.clone(), description.output_shapes), "CPU", latency)
+        rest = compile_for_latency(core, remove_first_blocks(model.clone(), description.output_shapes), config)
         ratio = time_ratio(partial(run_with_blocks, blocks, rest.create_infer_request(), images), run_complete)
         if best is not None and ratio >= lowest:
             break

@@ -8,7 +8,7 @@ import pytest
 from effedge.deploy.common.cli import UserError
 from effedge.engines.build import build_engine
 from effedge.engines.build_options import BuildOptions
-from effedge.engines.openvino import float_parts, swish
+from effedge.engines.openvino import float_parts, race
 from effedge.engines.openvino.float_parts import fp32_is_better
 from effedge.engines.targets import TARGETS
 from tests.engines import graphs
@@ -57,7 +57,7 @@ def test_fp32_is_taken_where_16_bits_save_nothing_or_lose_much(ratio, decibels, 
 @needs_sixteen_bits
 @pytest.mark.parametrize(("ratio", "precision"), [(0.8, "16 bits"), (1.0, "f32")])
 def test_the_faster_form_is_built_and_the_manifest_says_why(tmp_path, monkeypatch, capsys, quantized, ratio, precision):
-    monkeypatch.setattr(swish, "time_ratio", lambda first, second: ratio)
+    monkeypatch.setattr(race, "time_ratio", lambda first, second: ratio)
     onnx, image = quantized
     manifest = built(onnx, tmp_path / "engine", compare_on=image)
     chosen = manifest["float_parts"]
@@ -74,7 +74,7 @@ def test_the_faster_form_is_built_and_the_manifest_says_why(tmp_path, monkeypatc
 @needs_sixteen_bits
 def test_outputs_that_16_bits_move_far_are_computed_in_fp32(tmp_path, monkeypatch, quantized):
     """This network loses little, so the limit is moved above what it loses."""
-    monkeypatch.setattr(swish, "time_ratio", lambda first, second: 0.8)
+    monkeypatch.setattr(race, "time_ratio", lambda first, second: 0.8)
     onnx, image = quantized
     near = built(onnx, tmp_path / "near", compare_on=image)["float_parts"]
     monkeypatch.setattr(float_parts, "LEAST_DECIBELS", near["decibels"] + 1)
@@ -86,7 +86,7 @@ def test_outputs_that_16_bits_move_far_are_computed_in_fp32(tmp_path, monkeypatc
 @needs_sixteen_bits
 @pytest.mark.parametrize("asked", ["fp16", "fp32"])
 def test_what_is_asked_for_is_built_without_a_race(tmp_path, monkeypatch, quantized, asked):
-    monkeypatch.setattr(swish, "time_ratio", lambda first, second: pytest.fail("raced"))
+    monkeypatch.setattr(race, "time_ratio", lambda first, second: pytest.fail("raced"))
     manifest = built(quantized[0], tmp_path / "engine", float_parts=asked, swish="exact")
     assert (manifest["float_parts"]["precision"] == "f32") == (asked == "fp32")
     assert manifest["float_parts"]["ratio"] is None

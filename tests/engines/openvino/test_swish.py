@@ -13,7 +13,7 @@ from effedge.deploy.common.cli import UserError
 from effedge.deploy.timing import comparison
 from effedge.engines.build import build_engine
 from effedge.engines.build_options import BuildOptions
-from effedge.engines.openvino import float_parts, swish
+from effedge.engines.openvino import float_parts, race, swish
 from effedge.engines.openvino.graph import opset
 from effedge.engines.targets import TARGETS
 from tests.engines import graphs
@@ -161,7 +161,7 @@ def test_the_swish_of_an_image_becomes_the_polynomial_and_that_of_few_numbers_st
 def test_the_faster_form_is_taken_and_the_manifest_says_by_how_much(
     tmp_path, monkeypatch, capsys, sixteen_bits, ratio, form
 ):
-    monkeypatch.setattr(swish, "time_ratio", lambda first, second: ratio)
+    monkeypatch.setattr(race, "time_ratio", lambda first, second: ratio)
     manifest = built(network(tmp_path / "net.onnx"), tmp_path / "engine")
     assert manifest["swish"] == {
         "form": form,
@@ -193,17 +193,17 @@ def test_compiled_models_are_raced(monkeypatch):
         SimpleNamespace(inputs=[], create_infer_request=lambda name=name: SimpleNamespace(infer=lambda feeds: name))
         for name in ("first", "second")
     ]
-    assert swish.time_ratio(*racers) == ("first", "second")
+    assert race.time_ratio(*racers) == ("first", "second")
 
 
 def test_inputs_are_synthetic_unless_a_side_is_open(tmp_path):
     core = ov.Core()
     fixed = core.compile_model(core.read_model(network(tmp_path / "net.onnx")), "CPU")
-    assert {index: array.shape for index, array in swish.synthetic_inputs(fixed).items()} == {0: (1, 4, 96, 96)}
+    assert {index: array.shape for index, array in race.synthetic_inputs(fixed).items()} == {0: (1, 4, 96, 96)}
     model = core.read_model(network(tmp_path / "open.onnx", open_side=True))
     assert swish.use_polynomial(ov, model) == 1
     opened = core.compile_model(model, "CPU")
-    assert swish.synthetic_inputs(opened) is None and swish.time_ratio(opened, opened) is None
+    assert race.synthetic_inputs(opened) is None and race.time_ratio(opened, opened) is None
 
 
 @pytest.mark.parametrize(("spatial", "found"), [(90, 0), (91, 1)])  # of 4 channels: 32400 and 33124 numbers
