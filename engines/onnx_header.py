@@ -24,6 +24,8 @@ from effedge.engines.onnx_format.messages import Message
 
 PAIRS = ("QuantizeLinear", "DequantizeLinear")
 LAYER_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # input 0 is data, input 1 a weight
+# Whose outputs are in an order, or of a number, that the values of their inputs decide.
+SELECTING_OPERATORS = ("TopK", "NonMaxSuppression", "NonZero", "Compress", "Unique")
 # TensorProto.DataType
 FLOAT32, UINT8, INT32, FLOAT16, FP8 = 1, 2, 6, 10, 17  # FP8: E4M3FN, the only one that TensorRT takes
 OTHER_FP8 = (18, 19, 20)
@@ -101,6 +103,16 @@ class Header:
         """`quantized_convolutions`, and the matrix products and transposed convolutions of which the same holds."""
         dequantized = {name for node in self.nodes if node.op == "DequantizeLinear" for name in node.outputs}
         return [node for node in self.nodes if node.op in LAYER_OPERATORS and dequantized.issuperset(node.inputs[:2])]
+
+    @property
+    def selected_outputs(self) -> Set[str]:
+        """The outputs that depend on a selection by values, whose rows may have another order and number after
+        rounding."""
+        tensors: Set[str] = set()
+        for node in self.nodes:
+            if node.op in SELECTING_OPERATORS or not tensors.isdisjoint(node.inputs):
+                tensors.update(node.outputs)
+        return tensors.intersection(self.outputs)
 
     @property
     def pair_types(self) -> Set[int]:

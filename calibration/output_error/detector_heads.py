@@ -16,6 +16,7 @@ from effedge.calibration.output_error.readers import (
     BoxColumns,
     DetectionRows,
     FinishedDetections,
+    RowOrder,
     ScoreColumns,
     cell_grid,
 )
@@ -23,35 +24,44 @@ from effedge.calibration.output_error.tables import Table
 
 MOST_WRONG = 0.01  # the share of boxes with a corner on the wrong side, or without size
 CELL_SHARE = 0.7  # of the variance of the boxes' centres, that the cell explains: a distance has less than half
-ROW_ORDERS = ((0, 4, 5), (2, 1, 0))  # box, score, class; class, score, box
+# The columns of the box's first coordinate, the score, the class and the image's number in the batch.
+ROW_ORDERS: dict[int, tuple[RowOrder, ...]] = {
+    6: (RowOrder(0, 4, 5), RowOrder(2, 1, 0)),
+    7: (RowOrder(1, 6, 5, 0), RowOrder(3, 2, 1, 0)),  # of YOLOv7's export with NMS; of Caffe's and OpenVINO's SSD
+}
 
 
 def finished_detections(expected: Sequence[Outputs], outputs: Sequence[int]) -> FinishedDetections | None:
-    """Finds boxes [N,K,4] or [K,4] xyxy, scores and classes [N,K] or [K] among outputs, each the only one."""
+    """Finds boxes [N,K,4] or [K,4] xyxy, scores and classes [N,K] or [K] among outputs, each the only one; the scores
+    may be a fifth column of the boxes."""
     shapes = {index: [run[index].shape for run in expected] for index in outputs}
-    boxes = [index for index in outputs if shapes[index][0][-1:] == (4,) and len(shapes[index][0]) in (2, 3)]
-    if len(boxes) != 1 or not all(is_xyxy(np.moveaxis(run[boxes[0]], -1, 0)) for run in expected):
+    boxes = [index for index in outputs if shapes[index][0][-1:] in ((4,), (5,)) and len(shapes[index][0]) in (2, 3)]
+    if len(boxes) != 1 or not all(is_xyxy(np.moveaxis(run[boxes[0]][..., :4], -1, 0)) for run in expected):
         return None
     rows = [shape[:-1] for shape in shapes[boxes[0]]]
     beside = [index for index in outputs if shapes[index] == rows]
     classes = [index for index in beside if all(integral(run[index]) for run in expected)]
-    scores = [
-        index for index in beside if all(run[index].dtype.kind == "f" and probable(run[index]) for run in expected)
+    scores: list[int | None] = [
+        index
+        for index in beside
+        if index not in classes and all(run[index].dtype.kind == "f" and probable(run[index]) for run in expected)
     ]
-    scores = [index for index in scores if index not in classes]
+    if shapes[boxes[0]][0][-1] == 5:
+        scores = [None] if all(probable(run[boxes[0]][..., 4]) for run in expected) else []
     return FinishedDetections(boxes[0], scores[0], classes[0]) if len(scores) == len(classes) == 1 else None
 
 
 def detection_rows(expected: Sequence[Outputs], output: int) -> DetectionRows | None:
-    """Finds detections [N,K,6] or [K,6]: a box xyxy, its score and its class, or a class, its score and its box."""
+    """Finds detections [...,K,6] or [...,K,7] (ROW_ORDERS)."""
     arrays = [run[output] for run in expected]
-    if any(array.ndim not in (2, 3) or array.shape[-1] != 6 or array.dtype.kind != "f" for array in arrays):
+    size = arrays[0].shape[-1] if arrays[0].ndim in (2, 3, 4) else 0
+    if any(array.shape[-1:] != (size,) or array.dtype.kind != "f" for array in arrays):
         return None
-    rows = np.concatenate([array.reshape(-1, 6) for array in arrays])
-    for order in ROW_ORDERS:
-        box, score, label = order
-        boxes = rows[:, box : box + 4].T
-        if len(rows) and integral(rows[:, label]) and probable(rows[:, score]) and is_xyxy(boxes) and boxes.any():
+    rows = np.concatenate([array.reshape(-1, size) for array in arrays])
+    for order in ROW_ORDERS.get(size, ()):
+        boxes = rows[:, order.box : order.box + 4].T
+        whole = integral(rows[:, order.label]) and (order.image is None or integral(rows[:, order.image]))
+        if len(rows) and whole and probable(rows[:, order.score]) and is_xyxy(boxes) and boxes.any():
             return DetectionRows(output, order)
     return None
 

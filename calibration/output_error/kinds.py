@@ -46,6 +46,7 @@ from effedge.calibration.output_error.readers import (
     Whole,
     read_dense,
 )
+from effedge.calibration.output_error.selections import find_selections, make_judge
 from effedge.calibration.output_error.tables import RARE, Table, make_tables
 from effedge.calibration.settings import BOXES, DETECTIONS, LABELS, LOGITS, SCORES, VALUES
 from effedge.deploy.common.cli import choose
@@ -117,6 +118,7 @@ class JudgeChooser:
 
     Attributes:
         left: the outputs, by position, that no judge has yet.
+        selected: if there are outputs whose rows the model selects.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class JudgeChooser:
         self.findings = Findings(names, [kinds.get(name) for name in names])
         self.left = list(range(len(names)))
         self.judges: list[Judge] = []
+        self.selected = False
 
     def choose(self) -> Choice:
         """Returns the judges, and what they judge."""
@@ -140,6 +143,9 @@ class JudgeChooser:
             elif kind == LOGITS and self.expected[0][index].ndim == 2:
                 self._judge_output(index, classification_error, "logits of a classifier")
         self._judge_finished_detections()
+        self._judge_selections()
+        if self.selected:
+            self._tell_numbers()
         for index in list(self.left):
             arrays = self._arrays(index)
             kind = self.findings.kinds[index]
@@ -167,13 +173,17 @@ class JudgeChooser:
         self.judges.append(OutputJudge(self.findings.names[index], index, error))
 
     def _judge_detections(self, outputs: Sequence[int], read: Callable[[Outputs], Iterable[Candidates]]) -> None:
-        self.judges.append(DetectionJudge(self.findings.names[outputs[0]], read))
+        self._judge_selected(DetectionJudge(self.findings.names[outputs[0]], read), outputs, "judged as detections")
+
+    def _judge_selected(self, judge: Judge, outputs: Sequence[int], text: str) -> None:
+        self.selected = True
+        self.judges.append(judge)
         for index in outputs:
             self.left.remove(index)
-            self.findings.tell(index, "judged as detections")
+            self.findings.tell(index, text)
 
     def _judge_finished_detections(self) -> None:
-        """Judges detections that the model itself selects, in one output or in three (and their number)."""
+        """Judges detections that the model itself selects, in one output or in several."""
         kinds = self.findings.kinds
         for index in [index for index in self.left if kinds[index] in (None, DETECTIONS)]:
             rows = detection_rows(self.expected, index)
@@ -182,10 +192,22 @@ class JudgeChooser:
         free = [index for index in self.left if kinds[index] in (None, BOXES, SCORES, LABELS, DETECTIONS)]
         found = finished_detections(self.expected, free)
         if found is not None:
-            members = [found.boxes, found.scores, found.classes]
-            rest = [index for index in free if index not in members]  # of one detection the class is a number too
-            numbers = [index for index in rest if all(is_number(array) for array in self._arrays(index))]
-            self._judge_detections([*members, *numbers], found.read)
+            self._judge_detections(found.outputs, found.read)
+
+    def _judge_selections(self) -> None:
+        """Judges other rows that the model selects by their values, and whose order rounding changes."""
+        free = [index for index in self.left if self.findings.kinds[index] is None]
+        for members in find_selections(self.model, self.expected, free):
+            judge = make_judge(self.findings.names, members, self.expected)
+            outputs = [member.output for member in members]
+            self._judge_selected(judge, outputs, "rows that the model selects, in any order")
+
+    def _tell_numbers(self) -> None:
+        """Tells which outputs are the number of rows that the model selected; no judge has them, as the rows say it."""
+        for index in [index for index in self.left if self.findings.kinds[index] is None]:
+            if all(is_number(array) for array in self._arrays(index)):
+                self.left.remove(index)
+                self.findings.tell(index, "the number of selected rows")
 
     def _judge_tables(self) -> None:
         """Judges the outputs with columns and rows: detector heads as detections, all else in blocks."""

@@ -12,6 +12,8 @@ kinds.py decides which of these judges a model's outputs:
   images with most detections decide the mean over all images nor those with next to none (run_scales).
 - Logits of a classifier (by its spec): the Kullback-Leibler divergence of the softmax, over the float model's entropy
   against a guess, so that confident classes count for what they are.
+- Rows that the model selects by their values, as a TopK does: each by its distance from the nearest row of the other
+  model's (selections.py), as rounding changes their order and number.
 - Labels (integers, bool): the share that differs, over the share that differs from the most common label.
 - Any other outputs: the squared error over the variance, in blocks of columns of one meaning (blocks.py).
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,7 @@ MOST_CANDIDATES = 400  # of an image: NMS keeps a hundred, of which a double has
 SIGMOID, SOFTMAX = "Sigmoid", "Softmax"
 XYXY, CXCYWH, GRID_CODES = "corners", "centres and sizes", "grid codes"
 STRIDES = ((8, 16, 32), (8, 16, 32, 64))  # of YOLOX's levels
+MOST_CLASSES = 1 << 16  # exact in float32 for 128 images
 LARGEST_CODE = 10.0  # of a size: its exponential is a thousand cells
 
 
@@ -157,31 +159,49 @@ def read_dense(heads: Sequence[DenseHead], outputs: Outputs) -> Iterator[Candida
 @dataclass(frozen=True)
 class FinishedDetections:
     """Reads detections after a selection within the model, from one output each: boxes [N,K,4] xyxy, scores and classes
-    [N,K], or without N."""
+    [N,K], or without N.
+
+    scores: None where they are a fifth column of the boxes.
+    """
 
     boxes: int
-    scores: int
+    scores: int | None
     classes: int
+
+    @property
+    def outputs(self) -> list[int]:
+        return [index for index in (self.boxes, self.scores, self.classes) if index is not None]
 
     def read(self, outputs: Outputs) -> Iterator[Candidates]:
         boxes = outputs[self.boxes]
         images = boxes.shape[0] if boxes.ndim == 3 else 1
-        flat = (outputs[index].reshape(images, boxes.shape[-2]) for index in (self.scores, self.classes))
-        return map(Candidates, boxes.reshape(images, *boxes.shape[-2:]), *flat)
+        boxes = boxes.reshape(images, *boxes.shape[-2:])
+        scores = boxes[..., 4] if self.scores is None else outputs[self.scores].reshape(boxes.shape[:2])
+        return map(Candidates, boxes[..., :4], scores, outputs[self.classes].reshape(boxes.shape[:2]))
+
+
+class RowOrder(NamedTuple):
+    """The columns of a detection: of the box's first coordinate, the score, the class, and the image's number in the
+    batch, if there is one."""
+
+    box: int
+    score: int
+    label: int
+    image: int | None = None
 
 
 @dataclass(frozen=True)
 class DetectionRows:
-    """Reads detections after a selection within the model, from one output [N,K,6] or [K,6].
-
-    order: the columns of the box's first coordinate, the score, and the class.
-    """
+    """Reads detections after a selection within the model, from one output [N,K,C] or [K,C]."""
 
     output: int
-    order: tuple[int, int, int]
+    order: RowOrder
 
     def read(self, outputs: Outputs) -> Iterator[Candidates]:
         rows = outputs[self.output]
-        box, score, label = self.order
-        for image in rows if rows.ndim == 3 else rows[None]:
-            yield Candidates(image[:, box : box + 4], image[:, score], image[:, label])
+        box, score, label, image = self.order
+        if image is not None:  # as one image whose classes are those of all
+            rows = rows.reshape(1, -1, rows.shape[-1])
+        for each in rows if rows.ndim == 3 else rows[None]:
+            labels = each[:, label] if image is None else each[:, label] + MOST_CLASSES * each[:, image]
+            yield Candidates(each[:, box : box + 4], each[:, score], labels)

@@ -90,7 +90,7 @@ def compared(request: BuildRequest, built: BuiltEngine, folder: Path) -> BuiltEn
         actual = run(feeds)
     except RuntimeError as error:  # OpenVINO's, in a kernel
         raise RefusedError(f"{built.backend['name']} cannot run '{request.onnx}': {last_line(error)}") from error
-    values = nearness(reference, actual, request.header.spec)
+    values = nearness(reference, actual, request.header.spec, request.header.selected_outputs)
     labels = [name for name, array in reference.items() if isinstance(array, np.ndarray) and array.dtype.kind in "iub"]
     note = judge(request, built, feeds, values, labels)
     if built.corrected:
@@ -145,7 +145,7 @@ def judge(
     if found.together_right and (found.rounding or in_16_bit or precision != "fp32" and not_wrong):
         if not not_wrong:
             log.warning(
-                f"note: {far} by the rounding to 16 bit, though every operator is right: compare on inputs like those "
+                f"note: {far} by rounding, though every operator is right: compare on inputs like those "
                 "of the application (--compare-on), or build PRECISION=fp32"
             )
         return "every operator is right, and rounding makes the difference"

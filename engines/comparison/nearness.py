@@ -1,14 +1,15 @@
 """Measures how near the outputs of two runs are, output by output, in decibels.
 
 The measure is the ratio of the reference's energy to that of the difference (SQNR). A detector's candidates of almost
-equal score change places with the slightest rounding, so that their boxes and classes are compared as a set.
+equal score change places with the slightest rounding, so that their boxes and classes are compared as a set. Other
+models may select rows too, by a TopK or a NonMaxSuppression; then each row is compared with the nearest one.
 
 A type's largest number counts as infinity. A MaxPool's window of padding alone has the maximum of nothing: -infinity
 by ONNX's reference, and the lowest number in OpenVINO and where ONNX Runtime fuses a Pad into the pool. Whatever
 follows takes the one as the other.
 """
 
-from typing import Dict, Mapping
+from typing import Collection, Dict, Mapping
 
 import numpy as np
 
@@ -24,15 +25,20 @@ CANDIDATES = ("boxes", "scores", "classes")
 CANDIDATES_THAT_MAY_DIFFER = 0.1
 LEAST_IOU = 0.5
 LEAST_SIDE = 1.0  # pixel
+MOST_DISTANCES = 1 << 24  # between rows that are compared with the nearest one
 
 
-def nearness(reference: Outputs, actual: Outputs, spec: Spec) -> Dict[str, float]:
+def nearness(reference: Outputs, actual: Outputs, spec: Spec, selected: Collection[str] = ()) -> Dict[str, float]:
     """Returns the decibels of each output of `reference`; DIFFERENT for one that `actual` lacks.
 
     Args:
         spec: the model's; with a detector's, boxes and classes are EQUAL or DIFFERENT.
+        selected: the outputs that may hold rows which the model selects (onnx_header.Header.selected_outputs).
     """
     result = {name: decibels(expected, actual.get(name)) for name, expected in reference.items()}
+    for name in selected:
+        if name in result:
+            result[name] = max(result[name], rows_decibels(reference[name], actual.get(name)))
     if spec.get("task") == "detection" and set(CANDIDATES) <= set(reference) and set(CANDIDATES) <= set(actual):
         share = candidates_missing(reference, actual)
         result["boxes"] = result["classes"] = EQUAL if share <= CANDIDATES_THAT_MAY_DIFFER else DIFFERENT
@@ -55,6 +61,26 @@ def decibels(expected: np.ndarray, actual: object) -> float:
         return DIFFERENT
     noise = np.square(wanted[finite] - got[finite]).sum()
     signal = max(np.square(wanted[finite]).sum(), SMALLEST**2 * finite.sum())
+    return EQUAL if noise == 0 else float(np.clip(10 * np.log10(signal / noise), DIFFERENT, EQUAL))
+
+
+def rows_decibels(expected: np.ndarray, actual: object) -> float:
+    """Measures an output of rows [K], [K,C] or [1,K,...] in any order: each row of either run against the nearest one
+    of the other. DIFFERENT for any other output, and where only one run has rows."""
+    if not isinstance(actual, np.ndarray) or expected.dtype != actual.dtype or expected.dtype.kind not in "fiu":
+        return DIFFERENT
+    wanted, got = (array.astype(np.float64) for array in (expected, actual))
+    wanted, got = (array[0] if array.ndim > 1 and len(array) == 1 else array for array in (wanted, got))
+    if wanted.ndim not in (1, 2) or wanted.ndim != got.ndim or wanted.shape[1:] != got.shape[1:]:
+        return DIFFERENT
+    finite = np.isfinite(wanted).all() and np.isfinite(got).all()
+    if not (wanted.size and got.size and finite) or len(wanted) * len(got) > MOST_DISTANCES:
+        return DIFFERENT
+    wanted, got = (array.reshape(len(array), -1) for array in (wanted, got))
+    distances = np.square(wanted).sum(axis=1)[:, None] - 2 * wanted @ got.T + np.square(got).sum(axis=1)
+    noise = np.square(wanted - got[distances.argmin(axis=1)]).sum()
+    noise += np.square(got - wanted[distances.argmin(axis=0)]).sum()
+    signal = max(np.square(wanted).sum() + np.square(got).sum(), SMALLEST**2 * (wanted.size + got.size))
     return EQUAL if noise == 0 else float(np.clip(10 * np.log10(signal / noise), DIFFERENT, EQUAL))
 
 

@@ -94,5 +94,6 @@ def decibels_between(full: Any, sixteen: Any, request: BuildRequest) -> Optional
     if feeds is None:
         return None
     expected, actual = (OpenVinoEngine(compiled)(feeds) for compiled in (full, sixteen))
-    values = nearness({name: expected[name] for name in request.header.outputs}, actual, request.header.spec)
+    header = request.header
+    values = nearness({name: expected[name] for name in header.outputs}, actual, header.spec, header.selected_outputs)
     return min((value for name, value in values.items() if expected[name].dtype.kind == "f"), default=None)

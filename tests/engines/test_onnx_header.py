@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from effedge.deploy.common.cli import UserError
 from effedge.engines.onnx_header import onnx_files, read_header
+from tests.calibration.networks import Network
 from tests.engines.graphs import spec
 
 
@@ -196,3 +197,13 @@ def test_an_input_that_no_memory_holds_is_refused(tmp_path):
     (tmp_path / "m.onnx").write_bytes(helper.make_model(graph).SerializeToString())
     with pytest.raises(UserError, match="its input 'x' has the shape"):
         read_header(tmp_path / "m.onnx")
+
+
+def test_it_finds_the_outputs_behind_a_selection(tmp_path):
+    net = Network()
+    x = net.input("x", [1, 8])
+    net.nodes.append(helper.make_node("TopK", [x, net.constant("k", np.array([3]))], ["top", "place"], name="select"))
+    net.output(net.node("Sigmoid", ["top"], "scores"), [1, 3])
+    net.output(net.node("Identity", ["place"], "places"), [1, 3], TensorProto.INT64)
+    net.output(net.node("Sigmoid", [x], "all"), [1, 8])
+    assert read_header(net.save(tmp_path / "net.onnx")).selected_outputs == {"scores", "places"}

@@ -85,7 +85,8 @@ class Search:
 
     def nearness(self, model: Any, reference: Arrays, feeds: Arrays) -> float:
         """Returns the decibels of the output that is furthest from the reference's."""
-        return min(nearness(reference, self.run(model, feeds), self.request.header.spec).values())
+        header = self.request.header
+        return min(nearness(reference, self.run(model, feeds), header.spec, header.selected_outputs).values())
 
     def run(self, model: Any, feeds: Arrays) -> Arrays:
         """Compiles a model and runs it once; returns its outputs by all of their names."""

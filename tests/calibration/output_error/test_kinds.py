@@ -265,10 +265,17 @@ def test_detections_that_the_model_selects_itself_are_judged_in_any_order() -> N
     rows = np.concatenate([boxes, scores[..., None], classes[..., None]], axis=2).astype(np.float32)
     mirrored = rows[..., [5, 4, 0, 1, 2, 3]]
     three = (count, boxes, scores, classes.astype(np.int32))
-    for outputs in ((rows,), (mirrored,), three, (boxes, classes.astype(np.float32), scores)):
+    two = (rows[..., :5], classes)  # of MMDeploy
+    numbers = np.zeros_like(rows[..., :1])  # of the images in the batch
+    yolov7 = np.concatenate([numbers, boxes, classes[..., None], scores[..., None]], axis=2).astype(np.float32)
+    ssd = np.concatenate([numbers, classes[..., None], scores[..., None], boxes], axis=2).astype(np.float32)[:, None]
+    counted, floats = (rows, count[:, 0]), (boxes, classes.astype(np.float32), scores)
+    for outputs in ((rows,), (mirrored,), (yolov7,), (ssd,), two, three, counted, floats):
         runs = in_runs(*outputs)
-        assert set(choose(runs).texts.values()) == {"judged as detections"}
-        shuffled = in_runs(*(output[:, order] if output is not count else output for output in outputs))
+        *texts, last = sorted(choose(runs).texts.values())
+        assert {*texts, last} - {"the number of selected rows"} == {"judged as detections"}
+        shuffled = in_runs(*(output.take(order, axis=output.shape.index(20)) if 20 in output.shape else output
+                             for output in outputs))  # fmt: skip
         assert error(runs, shuffled) == pytest.approx(0, abs=1e-9)
     fewer = [[run[0][0]] for run in in_runs(rows)]  # [K,6], as many as there are
     fewer = [[run[0][: 5 + index]] for index, run in enumerate(fewer)]

@@ -105,3 +105,21 @@ def test_the_maximum_of_nothing_may_be_minus_infinity_or_the_lowest_number():
         assert decibels(expected.astype(np.float32), actual.astype(np.float32)) == EQUAL
     assert decibels(infinite, -finite) == DIFFERENT
     assert decibels(infinite.astype(np.float32), np.where(VALUES < -1, -1e30, VALUES).astype(np.float32)) == DIFFERENT
+
+
+def test_rows_that_a_model_selects_are_compared_in_any_order_and_number():
+    rows = np.random.RandomState(0).uniform(0, 300, (20, 7)).astype(np.float32)
+    expected = {"rows": rows}
+    for actual in (rows[::-1], rows[[1, 0, *range(2, 20)]]):
+        assert nearness(expected, {"rows": actual}, {})["rows"] < 60
+        assert nearness(expected, {"rows": actual}, {}, ["rows"])["rows"] == EQUAL
+        assert nearness({"rows": rows[None]}, {"rows": actual[None]}, {}, ["rows"])["rows"] == EQUAL
+    assert nearness(expected, {"rows": rows[:19]}, {})["rows"] == DIFFERENT
+    nearest = np.square(rows[:19] - rows[19]).sum(axis=1).min()
+    wanted = 10 * np.log10((np.square(rows).sum() + np.square(rows[:19]).sum()) / nearest)
+    assert nearness(expected, {"rows": rows[:19]}, {}, ["rows"])["rows"] == pytest.approx(wanted, abs=0.06)
+    assert nearness(expected, {"rows": rows + 300}, {}, ["rows"])["rows"] < 5
+    for other in (rows[:0], rows[:, :6], rows.astype(np.int32), rows * np.nan, "rows"):
+        assert nearness(expected, {"rows": other}, {}, ["rows"])["rows"] == DIFFERENT
+    assert nearness({"rows": rows[:0]}, {"rows": rows[:0]}, {}, ["rows"])["rows"] == EQUAL
+    assert nearness({"places": np.arange(9)}, {"places": np.arange(9)[::-1]}, {}, ["places"])["places"] == EQUAL
