@@ -39,27 +39,25 @@ class Member(NamedTuple):
 def find_selections(model: ir.Model, expected: Sequence[Outputs], outputs: Iterable[int]) -> list[list[Member]]:
     """Finds the outputs, among some of the model's by position, whose rows a node selects: for each selection its
     outputs."""
-    found: dict[tuple[int, ...], list[Member]] = {}
+    found: dict[object, list[Member]] = {}
     for output in outputs:
         value, shapes = model.graph.outputs[output], [run[output].shape for run in expected]
-        rank = len(shapes[0])
         selecting = selecting_nodes(value)
-        lengths = {length for node in selecting if (length := top_k_length(node)) is not None}
-        by_value = any(node.op_type != TOP_K for node in selecting)
-        for axis in range(min(rank, 3)):
-            rows = tuple(shape[axis] for shape in shapes)
-            known = isinstance(value.shape[axis], int) if value.shape is not None else len(set(rows)) == 1
-            if not any(rows) or not (by_value and not known) and not (len(set(rows)) == 1 and rows[0] in lengths):
-                continue
-            nominal = any(node.op_type == TOP_K for node in sources(value)) and expected[0][output].dtype.kind in "iu"
-            images = shapes[0][0] if axis else 1
-            found.setdefault((images, *rows), []).append(Member(output, axis, nominal))
-            break
+        for axis in range(min(len(shapes[0]), 3)) if selecting else ():
+            lengths = [shape[axis] for shape in shapes]
+            length = value.shape[axis] if value.shape is not None else None
+            if any(lengths) and any(may_select(node, length, lengths) for node in selecting):
+                places = any(node.op_type == TOP_K for node in sources(value))
+                nominal = places and expected[0][output].dtype.kind in "iu"
+                selection = (frozenset(selecting), shapes[0][0] if axis else 1, *lengths)
+                found.setdefault(selection, []).append(Member(output, axis, nominal))
+                break
     return list(found.values())
 
 
 def selecting_nodes(value: ir.Value) -> list[ir.Node]:
-    """Lists the nodes in front of a value that select rows by values which the model computes."""
+    """Lists the nodes in front of a value that select rows by values which the model computes, and of several in a row
+    the last."""
     found, seen, waiting = [], set(), [value.producer()]
     while waiting:
         node = waiting.pop()
@@ -68,8 +66,21 @@ def selecting_nodes(value: ir.Value) -> list[ir.Node]:
         seen.add(node)
         if node.op_type in SELECTING_OPERATORS:
             found.append(node)
-        waiting += [each.producer() for each in node.inputs if each is not None]
+        else:
+            waiting += [each.producer() for each in node.inputs if each is not None]
     return found
+
+
+def may_select(node: ir.Node, length: int | ir.SymbolicDim | None, lengths: Sequence[int]) -> bool:
+    """Tells if an axis may be that of the rows which a node selects.
+
+    Args:
+        length: of the axis by the graph.
+        lengths: on each sample.
+    """
+    if node.op_type == TOP_K:
+        return set(lengths) == {top_k_length(node)}
+    return not isinstance(length, int)
 
 
 def top_k_length(node: ir.Node) -> int | None:
@@ -123,16 +134,13 @@ class SelectionJudge:
         return images
 
     def prepare(self, expected: Sequence[Outputs]) -> list[Wanted]:
-        images = [self.read(outputs) for outputs in expected]
-        others = [*images[1:], *images[:1]]
-        apart = [rows_error(one, other) for pair in zip(images, others, strict=True) for one, other in zip(*pair)]
-        scale = max(float(np.mean(apart)), LEAST_SCALE) if len(images) > 1 else 1.0
-        return [Wanted(each, scale) for each in images]
+        runs = [self.read(outputs) for outputs in expected]
+        apart = [mean_error(one, other) for one, other in zip(runs, [*runs[1:], *runs[:1]], strict=True)]
+        scale = max(float(np.mean(apart)), LEAST_SCALE) if len(runs) > 1 else 1.0
+        return [Wanted(images, scale) for images in runs]
 
     def errors(self, prepared: Wanted, got: Outputs) -> list[float]:
-        images = self.read(got)
-        pairs = zip(prepared.images, images, strict=True)
-        return [float(np.mean([rows_error(*pair) for pair in pairs])) / prepared.scale]
+        return [mean_error(prepared.images, self.read(got)) / prepared.scale]
 
 
 def make_judge(names: Sequence[str], members: Sequence[Member], expected: Sequence[Outputs]) -> SelectionJudge:
@@ -145,7 +153,7 @@ def make_judge(names: Sequence[str], members: Sequence[Member], expected: Sequen
     scales = 1 / (np.where(spread > 0, spread, 1.0) * np.sqrt(2 * len(members) * np.repeat(sizes, sizes)))
     scales[np.repeat([member.nominal for member in members], sizes)] = 1.0  # so that two that differ are 1 apart
     floats = np.repeat([expected[0][member.output].dtype.kind == "f" for member in members], sizes)
-    score = next((int(column) for column in np.flatnonzero(floats) if is_score(images, column)), None)
+    score = next((column for column in np.flatnonzero(floats).tolist() if is_score(images, column)), None)
     return SelectionJudge(names[members[0].output], members, scales, score)
 
 
@@ -167,6 +175,11 @@ def member_columns(member: Member, outputs: Outputs) -> np.ndarray:
     array = outputs[member.output].astype(np.float64)
     array = array[None] if member.axis == 0 else np.moveaxis(array, member.axis, 1)
     return array.reshape(*array.shape[:2], int(np.prod(array.shape[2:])))
+
+
+def mean_error(images: Sequence[Rows], others: Sequence[Rows]) -> float:
+    """Returns the mean of rows_error over the images of two runs."""
+    return float(np.mean([rows_error(one, other) for one, other in zip(images, others, strict=True)]))
 
 
 def rows_error(one: Rows, other: Rows) -> float:

@@ -98,6 +98,21 @@ def test_rows_weigh_by_the_scores_that_they_are_sorted_by() -> None:
     assert far(0) > 5 * far(POINTS - 2) > 0
 
 
+def test_two_selections_of_one_length_are_judged_apart() -> None:
+    """Joined, a row of the one would lose the row of the other that is beside it."""
+    net = Network()
+    for name in ("a", "b"):
+        inputs = [net.input(name, [1, SIDE]), net.constant(f"{name}_k", np.array([POINTS]))]
+        net.nodes.append(helper.make_node("TopK", inputs, [f"{name}_top", f"{name}_at"], name=f"{name}_select"))
+        net.output(net.node("Neg", [f"{name}_top"], f"{name}_out"), [1, POINTS])
+    model = onnx_file.prepare(ir.from_proto(net.proto()))
+    random = np.random.default_rng(0)
+    runs = [[random.normal(size=(1, POINTS)).astype(np.float32) for _ in range(2)] for _ in range(SAMPLES)]
+    choice = choose_judges(model, runs)
+    assert len(choice.judges) == 2
+    assert error(choice, runs, [[one, other[:, ::-1]] for one, other in runs]) < 1e-9
+
+
 def test_a_user_s_word_decides() -> None:
     model, runs = run_of(points)
     texts = choose_judges(model, runs, kinds={"where": "labels"}).texts
