@@ -38,7 +38,7 @@ from effedge.pipeline.datasets.records import DataSet
 from effedge.pipeline.evaluation.accuracy_limit import add_limit, drop_budget, read_labelled, read_limit
 from effedge.pipeline.export.foreign_model import check_float_onnx, simplify_foreign_stage
 from effedge.pipeline.export.heads.attach import attach_stage, header_with_head
-from effedge.pipeline.export.heads.image_input import fix_header
+from effedge.pipeline.export.input_size import fix_header
 from effedge.pipeline.export.simplify import simplify_stage
 from effedge.pipeline.export.torch_to_onnx import HeadOptions, export_stage
 from effedge.pipeline.models.tables import input_size, is_detector, parse_size
@@ -67,9 +67,8 @@ def run_chain(request: Request) -> Path:
         UserError: whatever is wrong with the model or the data, before the first long stage where that can be known.
     """
     if isinstance(request.source, OnnxFile):
-        source, header = request.source, read_header(request.source.path)
-        if source.head is not None:
-            header = fix_header(header, source.path, source.size)
+        source = request.source
+        header = fix_header(read_header(source.path), source.path, source.size)
         check_float_onnx(header, source.path, source.batch)
         header = header_with_head(header, source.path, source.head)
         data = data_of_onnx(source, header, request)
@@ -109,7 +108,7 @@ def chain_of_onnx(onnx: OnnxFile, header: Header, folder: Path, request: Request
         simplify_stage(onnx.path, simplified)
     else:
         arrays = data.calibration if data.calibration and data.calibration.suffix in ARRAY_SUFFIXES else None
-        simplify_foreign_stage(onnx.path, simplified, batch=onnx.batch or (1, 1, 1), data=arrays)
+        simplify_foreign_stage(onnx.path, simplified, batch=onnx.batch or (1, 1, 1), data=arrays, size=onnx.size)
     return chain_of_simplified(simplified, request, data)
 
 

@@ -64,9 +64,9 @@ class OnnxFile:
         batch: for a model whose own is dynamic; None: 1.
         head: a detector's, by its name in `effedge.pipeline.export.heads.table`; None: any model.
         labels: with a head: a text file with a class name a line; None: the file's own names.
-        size: with a head: of the input, where the file's own is dynamic.
+        size: of its inputs of images, where the file's own is dynamic.
 
-    Raises UserError for a head that is unknown, and for labels or a size without one.
+    Raises UserError for a head that is unknown, and for labels without one.
     """
 
     path: Path
@@ -82,11 +82,6 @@ class OnnxFile:
             raise UserError(
                 f"--labels '{self.labels}' names the classes of a detector, and --onnx '{self.path}' has no --head: "
                 f"give one of {', '.join(HEADS)}, or leave LABELS (--labels) out"
-            )
-        elif self.size is not None:
-            raise UserError(
-                "--size is for the models of effedge, and with --head for an ONNX file whose own size is "
-                f"dynamic; SIZE {self.size} was given, and --onnx '{self.path}' without --head: leave it out"
             )
         if self.labels is not None and not self.labels.is_file():
             raise UserError(f"no labels file '{self.labels}': expected a text file with a class name a line")

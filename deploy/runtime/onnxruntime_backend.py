@@ -20,6 +20,8 @@ from effedge.deploy.timing.machine import cores, has_vnni
 # Levels of the log. Warnings are about ONNX Runtime's own passes, and no user could act on them.
 LOG_ERRORS = 3
 LOG_FATAL = 4  # an error is raised, and need not be printed too
+# A session's level does not hold for what an operator says while it is made, such as that an attribute is deprecated.
+onnxruntime.set_default_logger_severity(LOG_ERRORS)
 # It moves a Pad by zeros into a MaxPool, which pads by minus infinity, and a Pad into a pool that may not have so much.
 WRONG_OPTIMIZERS = ["Pad_Fusion"]
 # Of FP8 models: it takes FP8's pairs for INT8's, makes kernels of them that do not exist (NO_PAIR_KERNELS prevents it),

@@ -21,7 +21,7 @@ from effedge.deploy.timing.machine import cores
 from effedge.engines.build_options import AUTO, EXACT, OFF, POLYNOMIAL
 from effedge.engines.build_request import BuildRequest, RefusedError
 from effedge.engines.manifest import CPU_BLOCKS, BuiltEngine, Layer
-from effedge.engines.onnx_header import Header
+from effedge.engines.onnx_header import LAYER_OPERATORS, Header
 from effedge.engines.openvino import race, swish
 from effedge.engines.openvino.cpu_blocks.choose import ChosenBlocks, choose_cpu_blocks, save_cpu_blocks
 from effedge.engines.openvino.cpu_blocks.find import find_blocks
@@ -129,33 +129,34 @@ def choose_swish(
 
 def layers_of_blocks(blocks: Optional[ChosenBlocks], header: Header) -> List[Layer]:
     """Lists the convolutions that the CPU blocks compute, with their ONNX nodes' names."""
-    convolutions, layers = nodes_by_alias(header), []
+    nodes, layers = nodes_by_alias(header), []
     for precision, names in ({} if blocks is None else blocks.convolutions).items():
         plain = [name.split(WITHOUT_BIAS)[0] for name in names]
-        layers += [Layer(convolutions.get(name, name), "Convolution", precision, CPU_BLOCKS) for name in plain]
+        layers += [Layer(nodes.get(name, name), "Convolution", precision, CPU_BLOCKS) for name in plain]
     return layers
 
 
 def nodes_by_alias(header: Header) -> Dict[str, str]:
-    """Maps each name that OpenVINO may give to a convolution to the name of its ONNX node: its own, its output's, or
-    that of a Cast behind it, which becomes a part of it."""
-    aliases = {alias: node.name for node in header.convolutions for alias in (node.name, *node.outputs)}
+    """Maps each name that OpenVINO may give to a convolution or a matrix product to the name of its ONNX node: its own,
+    its output's, or that of a Cast behind it, which becomes a part of it."""
+    layers = [node for node in header.nodes if node.op in LAYER_OPERATORS]
+    aliases = {alias: node.name for node in layers for alias in (node.name, *node.outputs)}
     casts = {node.outputs[0]: aliases[node.inputs[0]] for node in header.nodes
              if node.op == "Cast" and node.inputs[0] in aliases}  # fmt: skip
     return {**casts, **aliases}
 
 
 def executed_layers(compiled: Any, header: Header) -> List[Layer]:
-    """Lists the executed graph's layers: a convolution by its ONNX node's name, any other layer by OpenVINO's."""
-    convolutions = nodes_by_alias(header)
+    """Lists the executed graph's layers: those with weights by their ONNX nodes' names, any other by OpenVINO's."""
+    nodes = nodes_by_alias(header)
     layers = []
     for operation in compiled.get_runtime_model().get_ordered_ops():
         info = {key: value.astype(str) for key, value in operation.get_rt_info().items() if hasattr(value, "astype")}
         if info["layerType"] in NOT_COUNTED:
             continue
         originals = [original.split(WITHOUT_BIAS)[0] for original in info["originalLayersNames"].split(",")]
-        merged = [original for original in originals if original in convolutions]
-        name = convolutions[merged[0]] if merged else operation.get_friendly_name()
+        merged = [original for original in originals if original in nodes]
+        name = nodes[merged[0]] if merged else operation.get_friendly_name()
         kind = info["runtimePrecision"]
         is_int8 = info["layerType"] in MULTIPLYING and kind in INTEGERS
         layers.append(Layer(name, info["layerType"], "int8" if is_int8 else kind))

@@ -7,7 +7,6 @@ random numbers if there is none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from effedge.pipeline.export.torch_to_onnx import Batch
+    from effedge.pipeline.models.tables import Size
 
 SEED = 0
 FLOAT16_TOLERANCE = 0.05  # what a deep network's rounding to float16 comes to
@@ -60,7 +60,8 @@ def check_inputs(header: Header, path: Path, batch: Batch | None) -> None:
             shape = [size or "?" for size in dims]
             raise UserError(
                 f"input '{name}' of '{path}' has shape {shape}, of which only the first may be dynamic: export it with "
-                "fixed sizes (or: python -m onnxruntime.tools.make_dynamic_shape_fixed)"
+                "fixed sizes (or: python -m onnxruntime.tools.make_dynamic_shape_fixed --input_name "
+                f"{name} --input_shape SIZES {path} FIXED.onnx)"
             )
     first = {dims[0]: name for name, (_, dims) in header.inputs.items() if dims}
     if batch and not any(isinstance(size, str) for size in first) and any(batch != (size,) * 3 for size in first):
@@ -87,18 +88,20 @@ def random_feeds(inputs: list[Input], batch: int) -> dict[str, np.ndarray]:
     return feeds
 
 
-def simplify_foreign_file(source: Path, out: Path, batch: Batch, data: Path | None) -> None:
+def simplify_foreign_file(
+    source: Path, out: Path, batch: Batch, data: Path | None, size: Size | None = None
+) -> None:
     """Simplifies an ONNX from any exporter, and verifies it; arguments and errors as `read_foreign`.
 
     Raises:
         UserError: as `simplify_verified`.
     """
-    model, trial = read_foreign(source, batch, data)
+    model, trial = read_foreign(source, batch, data, size)
     simplify_verified(model, source, out, trial)
 
 
 def read_foreign(
-    source: Path, batch: Batch, data: Path | None, prepare: Callable[[ir.Model], None] = lambda _: None
+    source: Path, batch: Batch, data: Path | None, size: Size | None = None
 ) -> tuple[ir.Model, Trial]:
     """Reads an ONNX from any exporter, at an opset and of a type that the later stages read; returns it with the trial
     that it is verified by.
@@ -106,15 +109,16 @@ def read_foreign(
     Args:
         batch: (min, opt, max) of a model whose own batch is a symbol.
         data: calibration arrays for the verification; None: random numbers.
-        prepare: changes the model in place once it is read.
+        size: of inputs of images whose height and width are symbols.
 
     Raises:
-        UserError: `source` is no float ONNX file, or as `modernize` and `prepare`.
+        UserError: `source` is no float ONNX file, or as `fix_size` and `modernize`.
     """
     from onnx_ir.passes import common
 
     from effedge.calibration.graph import onnx_file
     from effedge.calibration.ranges.source import model_inputs
+    from effedge.pipeline.export.input_size import fix_size
     from effedge.pipeline.export.passes.graph_ends import remove_repeated_outputs
     from effedge.pipeline.export.passes.set_batch import resolve_symbolic_batch
 
@@ -123,7 +127,7 @@ def read_foreign(
         model = common.InlinePass()(model).model
     onnx_file.check_float(model, source)
     remove_repeated_outputs(model.graph)
-    prepare(model)
+    fix_size(model, source, size)
     resolve_symbolic_batch(model, batch)
     inputs = model_inputs(model)
     feeds = random_feeds(inputs, batch[1])
@@ -145,7 +149,8 @@ def modernize(model: ir.Model, source: Path, trial: Trial) -> ir.Model:
     from effedge.calibration.graph.raise_opset import raise_opset
     from effedge.pipeline.export.passes.float16_to_float32 import float16_to_float32
 
-    reference = trial.run(ir.to_proto(model), source)
+    before_model = ir.to_proto(model)
+    reference = trial.run(before_model, source)
     lists = [name for name, value in reference.items() if not isinstance(value, np.ndarray)]
     if lists:
         raise UserError(f"output '{lists[0]}' of '{source}' is no tensor: export the model so that it returns tensors")
@@ -157,7 +162,8 @@ def modernize(model: ir.Model, source: Path, trial: Trial) -> ir.Model:
     if not changes:
         return model
     apart = trial.difference(reference, trial.run(ir.to_proto(model), source))
-    tolerance = FLOAT16_TOLERANCE if halves else TOLERANCE
+    least = FLOAT16_TOLERANCE if halves else TOLERANCE
+    tolerance = trial.tolerance(apart, least, before_model, reference, source)
     if not apart <= tolerance:
         raise UserError(
             f"bringing '{source}' up to date ({', '.join(changes)}) changed its outputs by {apart:.1e} of their range "
@@ -167,14 +173,16 @@ def modernize(model: ir.Model, source: Path, trial: Trial) -> ir.Model:
     return model
 
 
-def simplify_foreign_stage(source: Path, artefact: Path, *, batch: Batch, data: Path | None) -> bool:
+def simplify_foreign_stage(
+    source: Path, artefact: Path, *, batch: Batch, data: Path | None, size: Size | None = None
+) -> bool:
     """Runs `simplify_foreign_file` as a stage, whose inputs include the files with weights beside the ONNX."""
     return run_stage(
         "simplify",
         artefact,
         inputs={**onnx_files(source), **({} if data is None else {"calibration": data})},
-        options={"opset": OPSET, "tolerance": TOLERANCE, "batch": batch},
+        options={"opset": OPSET, "tolerance": TOLERANCE, "batch": batch, "size": size},
         tools=(*TOOLS, "numpy"),
         code=[__name__],
-        make=lambda temporary: simplify_foreign_file(source, temporary, batch, data),
+        make=lambda temporary: simplify_foreign_file(source, temporary, batch, data, size),
     )

@@ -177,9 +177,7 @@ def test_a_detector_whose_size_is_dynamic_is_built_at_the_size_that_is_asked_for
     source = write_dynamic(network("yolox", tmp_path / "net.onnx"), tmp_path / "dynamic.onnx")
     (tmp_path / "labels.txt").write_text("cat\ndog\nbird\n")
     command = ("--onnx", source, "--head", "yolox", "--labels", tmp_path / "labels.txt", "--precision", "fp32")
-    refused(
-        call(*command), "needs a fixed height and width: give the size that the engine is to have, SIZE=640 or SIZE="
-    )
+    refused(call(*command), "an engine has one height and width: give those that it is to have, SIZE=640 or SIZE=")
     assert not (tmp_path / "build").exists()
     done = call(*command, "--size", f"{SIZE[0]}x{SIZE[1]}")
     assert (done.status, done.err) == (0, "")
@@ -338,7 +336,8 @@ def refused(done, message):
         (["--onnx", "no.onnx"], "cannot read 'no.onnx'"),
         (["--onnx", "{net}"], "needs data like what it will see: give an .npz with an array for each of its inputs"),
         (["--onnx", "{net}", "--weights", "coco"], "--weights is for the models of effedge"),
-        (["--onnx", "{net}", "--size", "64"], "--size is for the models of effedge"),
+        (["--onnx", "{net}", "--size", "64"], "SIZE (--size) 64 was given, which is for a dynamic one: leave it out"),
+        (["--onnx", "{text}", "--size", "64"], "no whole ONNX model"),
         (["--onnx", "{net}", "--head", "yolo8"], "did you mean 'yolov8'"),
         (["--onnx", "{net}", "--labels", "{text}"], "names the classes of a detector, and --onnx"),
         (["--onnx", "{net}", "--head", "yolox", "--labels", "no.txt"], "no labels file 'no.txt'"),
@@ -352,7 +351,7 @@ def refused(done, message):
         (["--onnx", "{net}", "--calibration", "{one}"], "but the model also needs ['offset']"),
         (["--onnx", "{text}", "--precision", "fp32"], "no whole ONNX model"),
         (["--onnx", "{quantized}", "--precision", "int8"], "is already quantized (QuantizeLinear"),
-        (["--onnx", "{any_size}", "--precision", "fp32"], "has shape [1, 3, 'h', '?'], of which only the first may be"),
+        (["--onnx", "{any_size}", "--precision", "fp32"], "has shape [1, 3, 'h', '?'], and an engine has one height"),
         (["--onnx", "{fixed}", "--precision", "fp32", "--batch", "2"], "has a fixed batch of 1: leave BATCH"),
         (["--onnx", "{old}", "--precision", "fp32"], "is of opset 6, expected 7 or later"),
         (["--onnx", "{unknown}", "--precision", "fp32"], "ONNX Runtime cannot run"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +19,9 @@ from effedge.deploy.common.messages import log
 from effedge.engines.onnx_header import Header, onnx_files
 from effedge.engines.stage import run_stage
 from effedge.pipeline.export.foreign_model import read_foreign
-from effedge.pipeline.export.heads.image_input import IMAGE, add_image_input, fix_size, image_size
+from effedge.pipeline.export.heads.image_input import IMAGE, add_image_input
 from effedge.pipeline.export.heads.table import ANCHORS_PER_CELL, CORNERS, DELTAS, HEADS, Head, likely_head
+from effedge.pipeline.export.input_size import image_size
 from effedge.pipeline.export.simplify import TOOLS
 from effedge.pipeline.models.tables import Size
 from effedge.pipeline.weights.class_names import read_labels
@@ -53,7 +53,7 @@ def attach_head(source: Path, name: str, labels: Path | None, batch: Batch, size
     from effedge.pipeline.export.onnx_spec import spec_text
 
     head = HEADS[name]
-    model, trial = read_foreign(source, batch, None, partial(fix_size, path=source, size=size))
+    model, trial = read_foreign(source, batch, None, size)
     arrays = trial.run(ir.to_proto(model), source)
     names = read_names(labels, dict(model.metadata_props), source, head, [array.shape for array in arrays.values()])
     free_names(model, {IMAGE, *OUTPUTS})

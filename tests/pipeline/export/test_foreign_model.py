@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -9,9 +10,11 @@ from effedge.calibration.ranges.samples import Input
 from effedge.deploy.common.cli import UserError
 from effedge.engines.comparison.reference import open_session
 from effedge.engines.onnx_header import read_header
-from effedge.pipeline.export import foreign_model, simplify
+from effedge.pipeline.export import simplify
 from effedge.pipeline.export.foreign_model import check_inputs, random_feeds, simplify_foreign_file
-from effedge.pipeline.export.passes import fold_batch_norm
+from effedge.pipeline.export.input_size import fix_header
+from effedge.pipeline.export.passes import float16_to_float32, fold_batch_norm
+from effedge.pipeline.models.tables import Size
 from tests.engines.openvino.reader.random_networks import random_network
 from tests.pipeline.export.foreign_files import HALF, INT64, between, conv, last, noise, run_file, save, shapes_of
 
@@ -90,6 +93,59 @@ def test_what_simplification_would_change_is_written_as_it_is_with_a_warning(mod
     simplify_foreign_file(model, tmp_path / "out.onnx", ONE, None)
     assert "changed its outputs by" in caplog.text and "so it is built as it is" in caplog.text
     assert_same_outputs(model, tmp_path / "out.onnx")
+
+
+def test_what_the_weights_rounding_explains_is_no_change(model, tmp_path, monkeypatch, caplog):
+    """As in PP-OCR's text detector, whose 72 layers make 1.5e-4 of what rounding alone makes of its weights."""
+    monkeypatch.setattr(simplify, "TOLERANCE", 1e-12)
+    simplify_foreign_file(model, tmp_path / "out.onnx", ONE, None)
+    assert [node.op_type for node in onnx.load(tmp_path / "out.onnx").graph.node] == ["Conv"]
+    assert "built as it is" not in caplog.text
+    monkeypatch.setattr(simplify, "MOST_ROUNDING", 1e-12)  # where rounding changes the outputs beyond recognition
+    simplify_foreign_file(model, tmp_path / "out.onnx", ONE, None)
+    assert "at most 1e-12 is rounding); so it is built as it is" in caplog.text
+
+
+@pytest.mark.parametrize("value", ["initializer", "Constant"])
+def test_weights_are_rounded_by_a_unit_in_the_last_place(model, value):
+    before = onnx.load(model)
+    if value == "Constant":
+        [weight] = [tensor for tensor in before.graph.initializer if tensor.name == "w"]
+        before.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=weight))
+        before.graph.initializer.remove(weight)
+    after = simplify.with_rounded_weights(before)
+
+    def arrays(each):
+        tensors = [*each.graph.initializer, *(node.attribute[0].t for node in each.graph.node[: value == "Constant"])]
+        return {tensor.name: numpy_helper.to_array(tensor) for tensor in tensors}
+
+    for name, array in arrays(before).items():
+        moved = np.abs(arrays(after)[name] - array)
+        np.testing.assert_array_equal(moved > 0, name == "w")
+        assert (moved <= np.spacing(np.abs(array))).all()
+
+
+def test_the_height_and_width_of_any_model_s_images_can_be_fixed(model, tmp_path, monkeypatch, capsys):
+    dynamic = onnx.load(model)
+    dims = dynamic.graph.input[0].type.tensor_type.shape.dim
+    dims[2].dim_param, dims[3].dim_param = "?", "?"  # PaddlePaddle's names of both
+    onnx.save(dynamic, tmp_path / "dynamic.onnx")
+    command = ["simplify", str(tmp_path / "dynamic.onnx"), "--out", str(tmp_path / "out.onnx")]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(UserError, match=r"has shape \['n', 3, '\?', '\?'\], and an engine has one height and width"):
+        simplify.main()
+    monkeypatch.setattr("sys.argv", [*command, "--size", "12x20"])
+    simplify.main()
+    simplified = onnx.load(tmp_path / "out.onnx")
+    assert [node.op_type for node in simplified.graph.node] == ["Conv"]
+    assert shape_of(simplified.graph.input[0]) == [1, 3, 12, 20]
+    assert shape_of(simplified.graph.output[0]) == [1, 4, 10, 18]
+
+
+def test_a_size_for_a_model_without_images_is_refused(tmp_path):
+    path = save(tmp_path / "a.onnx", [node("Relu", ["x"], ["y"])], {"x": ["n", "t"]}, {"y": ["n", "t"]}, {})
+    with pytest.raises(UserError, match=r"SIZE \(--size\) 64 was given, and .* has no input of images, but 'x' \('n'"):
+        fix_header(read_header(path), path, Size(64, 64))
 
 
 def test_what_the_simplifier_refuses_is_written_as_it_is_with_a_warning(model, tmp_path, monkeypatch, caplog):
@@ -444,7 +500,14 @@ def test_initializers_of_ir_3_need_not_be_inputs(tmp_path):
 
 
 def test_a_conversion_that_computes_something_else_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(foreign_model, "FLOAT16_TOLERANCE", -1.0)
+    convert = float16_to_float32.float16_to_float32
+
+    def wrong(model):
+        for value in model.graph.initializers.values():
+            value.const_value = ir.tensor(value.const_value.numpy() * np.float16(1.2), name=value.name)
+        return convert(model)
+
+    monkeypatch.setattr(float16_to_float32, "float16_to_float32", wrong)
     with pytest.raises(UserError, match="float16 -> float32 inside.* changed its outputs"):
         simplified(tmp_path, HALVES["convolutions"](tmp_path / "half.onnx", half=True))
 

@@ -71,7 +71,7 @@ def test_every_head_takes_a_size_for_a_dynamic_input(name, symbols, labels, tmp_
 def test_every_head_says_that_it_needs_a_size(name, labels, tmp_path):
     source, size = small_network(name, tmp_path / "net.onnx")
     dynamic = write_dynamic(source, tmp_path / "dynamic.onnx")
-    with pytest.raises(UserError, match=r"shape \['batch', 3, 'height', 'width'\].* needs a fixed .*SIZE=HEIGHTxWIDTH"):
+    with pytest.raises(UserError, match=r"\['batch', 3, 'height', 'width'\].* one height and width.*SIZE=HEIGHTxWIDTH"):
         attach_head(dynamic, name, labels, ONE)
     with pytest.raises(UserError, match=r"and SIZE \(--size\) 32 was given, which is for a dynamic one: leave it out"):
         attach_head(source, name, labels, ONE, Size(32, 32))
