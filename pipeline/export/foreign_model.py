@@ -88,9 +88,7 @@ def random_feeds(inputs: list[Input], batch: int) -> dict[str, np.ndarray]:
     return feeds
 
 
-def simplify_foreign_file(
-    source: Path, out: Path, batch: Batch, data: Path | None, size: Size | None = None
-) -> None:
+def simplify_foreign_file(source: Path, out: Path, batch: Batch, data: Path | None, size: Size | None = None) -> None:
     """Simplifies an ONNX from any exporter, and verifies it; arguments and errors as `read_foreign`.
 
     Raises:
@@ -100,9 +98,7 @@ def simplify_foreign_file(
     simplify_verified(model, source, out, trial)
 
 
-def read_foreign(
-    source: Path, batch: Batch, data: Path | None, size: Size | None = None
-) -> tuple[ir.Model, Trial]:
+def read_foreign(source: Path, batch: Batch, data: Path | None, size: Size | None = None) -> tuple[ir.Model, Trial]:
     """Reads an ONNX from any exporter, at an opset and of a type that the later stages read; returns it with the trial
     that it is verified by.
 

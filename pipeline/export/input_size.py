@@ -93,5 +93,3 @@ def fix_size(model: ir.Model, path: object, size: Size | None) -> None:
             for inner in (output for node in model.graph for output in node.outputs):
                 if not inner.is_graph_output():
                     inner.shape = None
-
-
