@@ -199,7 +199,8 @@ def with_rounded_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     for tensor in tensors:
         array = onnx.numpy_helper.to_array(tensor)
         if array.dtype == np.float32:
-            rounded = np.nextafter(array, random.choice(np.float32([-np.inf, np.inf]), array.shape))
+            towards = np.where(random.integers(0, 2, array.shape, bool), np.inf, -np.inf)
+            rounded = np.nextafter(array, towards.astype(np.float32))
             tensor.CopyFrom(onnx.numpy_helper.from_array(rounded, tensor.name))
     return copy
 
