@@ -23,5 +23,5 @@ def synthetic_array(shape: Sequence[int], dtype: Union[str, type, np.dtype]) -> 
     """Makes an array: normal floats; integers 0 and 1, which may be indices; bytes 0 and 255, which may be an image."""
     random, kind = np.random.default_rng(0), np.dtype(dtype)
     if kind.kind == "f":
-        return random.normal(size=shape).astype(kind)
-    return (random.integers(0, 2, shape) * (255 if kind == np.uint8 else 1)).astype(kind)
+        return np.asarray(random.normal(size=shape), kind)
+    return np.asarray(random.integers(0, 2, shape) * (255 if kind == np.uint8 else 1), kind)

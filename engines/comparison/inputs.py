@@ -76,7 +76,7 @@ def read_arrays(path: Path, header: Header) -> Dict[str, np.ndarray]:
 def first_sample(name: str, array: np.ndarray, shape: Any, file: str) -> np.ndarray:
     """Returns the first rows of an array, as many as a run takes, or its first sample, which is a whole input."""
     if array.shape[1:] == shape and len(array):
-        return np.ascontiguousarray(array[0])
+        return np.asarray(array[0], order="C")  # np.ascontiguousarray gives a number an axis
     if not shape or array.shape[1:] != shape[1:] or not len(array):
         raise UserError(f"--compare-on '{file}': '{name}' has shape {list(array.shape)}, the model takes {list(shape)}")
     return np.ascontiguousarray(np.resize(array, shape) if len(array) < shape[0] else array[: shape[0]])

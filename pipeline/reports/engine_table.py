@@ -149,11 +149,14 @@ def timed(engines: Sequence[Path], notes: list[str]) -> list[Latency | None]:
     from effedge.deploy.timing.workload import make_workload
 
     runs: dict[int, Callable[[], float]] = {}
+    timed_work = "a run on arrays"
     for index, folder in enumerate(engines):
         try:
             work = make_workload(folder, [])
             runs[index] = lambda work=work: sum(work.run().values())  # type: ignore[misc]
             runs[index]()
+            if work.batch is not None:
+                timed_work = "from an image in memory to its result"
         except UserError as reason:
             runs.pop(index, None)
             notes.append(f"not timed: {reason}")
@@ -169,8 +172,7 @@ def timed(engines: Sequence[Path], notes: list[str]) -> list[Latency | None]:
     if runs:
         count = len(next(iter(times.values())))
         notes.append(
-            f"latency: from an image in memory to its result, {count} runs on {cpu_name()}, {cores()} cores; longer: "
-            f"effedge latency {engines[0]}"
+            f"latency: {timed_work}, {count} runs on {cpu_name()}, {cores()} cores; longer: effedge latency {engines[0]}"
         )
     return [latency_of(times[index]) if index in times else None for index in range(len(engines))]
 

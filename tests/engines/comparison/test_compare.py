@@ -3,11 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 from PIL import Image
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.runtime.manifest import read_manifest
+from effedge.deploy.timing.workload import make_workload
 from effedge.engines.build import make_engine
 from effedge.engines.build_options import BuildOptions
 from effedge.engines.build_request import BuildRequest, RefusedError
@@ -121,6 +124,25 @@ def test_drawn_inputs_fit_the_model(prepared, name):
     feeds = inputs_of_run(header)
     outputs = Reference(prepared(name), prepared(name)).run(feeds)
     assert set(feeds) == set(header.inputs) and set(outputs) == set(header.outputs)
+
+
+def test_an_input_that_is_one_number_keeps_its_shape(tmp_path, capsys):
+    """As the sampling rate of a model for sound: with an axis more OpenVINO refuses it."""
+    inputs = {"x": (TensorProto.FLOAT, [1, 3]), "rate": (TensorProto.INT64, [])}
+    values = [helper.make_tensor_value_info(name, *each) for name, each in inputs.items()]
+    nodes = [helper.make_node("Cast", ["rate"], ["r"], to=TensorProto.FLOAT), helper.make_node("Mul", ["x", "r"], ["y"])]
+    graph = helper.make_graph(nodes, "g", values, [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "n.onnx")
+    np.savez(tmp_path / "a.npz", x=np.ones((4, 1, 3), np.float32), rate=np.full(4, 16000))
+    header = read_header(tmp_path / "n.onnx")
+    for file in ("", str(tmp_path / "a.npz")):
+        feeds = inputs_of_run(header, file)
+        assert isinstance(feeds["rate"], np.ndarray) and feeds["rate"].shape == ()
+    options = BuildOptions(compare_on=str(tmp_path / "a.npz"))
+    make_engine(tmp_path / "n.onnx", tmp_path / "e", precision="fp32", target=TARGETS["cpu"], build_options=options)
+    assert "cannot build" not in capsys.readouterr().err
+    assert read_manifest(tmp_path / "e")["backend"]["name"] == "openvino"
+    assert make_workload(tmp_path / "e", []).run()["engine"] > 0
 
 
 def test_the_manifest_says_how_near_the_engine_is(prepared, tmp_path):
