@@ -144,7 +144,7 @@ def check_suppression(header: Header, target: Target) -> Iterator[Finding]:
     for node in header.nodes:
         if node.op == "NonMaxSuppression":
             reason = "NonMaxSuppression, which TensorRT-RTX 1.7 parses and has no implementation of"
-            yield Finding(node.name, f"{reason}: export without NMS, deploy/ does it")
+            yield Finding(node.name, f"{reason}: export without NMS, which effedge's runtime does")
 
 
 def check_depthwise(header: Header, target: Target) -> Iterator[Finding]:
@@ -248,5 +248,6 @@ def main() -> None:
         print(f"traffic: not counted, because {reason}")
     fatal = sum(finding.fatal for finding in findings)
     if fatal:
-        raise UserError(f"{target.name} cannot take '{arguments.onnx}': see {fatal} lines above")
+        lines = "the line that begins" if fatal == 1 else f"the {fatal} lines that begin"
+        raise UserError(f"{target.name} cannot take '{arguments.onnx}': see {lines} with 'fails' above")
     print(f"preflight: nothing known speaks against '{arguments.onnx}' on {target.name}")

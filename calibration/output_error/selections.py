@@ -201,6 +201,7 @@ def missed(rows: Rows, among: Rows) -> tuple[float, float]:
     at_once = max(1, CHUNK // len(squares))
     for first in range(0, len(values), at_once):
         part = values[first : first + at_once]
-        distances = (squares - 2 * part @ among.values.T).min(axis=1) + np.square(part).sum(axis=1)
-        total += float(weights[first : first + at_once] @ distances.clip(0, 1))
+        nearest = among.values[(squares - 2 * part @ among.values.T).argmin(axis=1)]
+        distances = np.square(part - nearest).sum(axis=1)
+        total += float(weights[first : first + at_once] @ np.minimum(distances, 1))
     return total, float(weights.sum())
