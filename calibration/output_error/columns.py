@@ -62,7 +62,8 @@ def column_axis(array: np.ndarray, others: Sequence[Shape]) -> int:
 
     Rows are many and columns few, so of [N,a,b] it is the shorter one, and of a map the channels. Two things say
     otherwise: an output beside it that has the same rows and another number of columns (300 boxes [N,300,4] beside
-    [N,300,365] scores), or columns that explain nearly all of the values.
+    [N,300,365] scores), or columns that explain nearly all of the values. Among a detector's levels, which have the
+    same columns, all rows together are more than all columns.
 
     Args:
         array: of rank 2 or more, on one sample.
@@ -86,6 +87,9 @@ def column_axis(array: np.ndarray, others: Sequence[Shape]) -> int:
 
     if beside(usual) != beside(unusual):
         return usual if beside(usual) else unusual
+    if beside(usual):
+        alike_in_rank = [other for other in (shape, *others) if len(other) == len(shape)]
+        return min(candidates, key=lambda axis: sum({other[axis] for other in alike_in_rank}))
     shares = [explained(array, axis) for axis in (usual, unusual)]
     return unusual if shares[1] > max(MOST_EXPLAINED, 2 * shares[0]) else usual
 

@@ -40,6 +40,15 @@ def test_the_columns_are_the_channels_or_the_shorter_axis(
     assert column_axis(RANDOM.normal(size=shape), others) == axis
 
 
+@pytest.mark.parametrize("classes", [1, 365])
+def test_the_rows_of_a_detector_s_levels_are_no_columns_though_they_explain_the_values(classes: int) -> None:
+    """As of SCRFD's distances, which are nearly the same to all four sides of a cell."""
+    shapes = [(1, rows, columns) for columns in (classes, 4) for rows in (1280, 320, 80)]
+    for shape in shapes:
+        cells = RANDOM.normal(size=(1, shape[1], 1)) + RANDOM.normal(0, 0.1, shape)
+        assert column_axis(cells, [other for other in shapes if other != shape]) == 2
+
+
 @pytest.mark.parametrize("shape", [(1, 16, 85), (1, 85, 16)])
 def test_columns_that_explain_the_values_are_columns_though_there_are_more_of_them(shape: tuple[int, ...]) -> None:
     """A YOLO of sixteen cells."""
