@@ -31,10 +31,11 @@ class Scores(Readable, Protocol):
 
 
 class Part(NamedTuple):
-    """Values, and the scores that weigh their rows."""
+    """Values, the scores that weigh their rows, and the least squared error of a run that counts as 1."""
 
     values: Readable
     scores: Scores | None = None
+    least: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class BlockJudge:
         for block in self.members:
             wanted: list[list[Wanted]] = [[] for _ in expected]
             scale = 0.0
-            for values, scores in block.parts:
+            for values, scores, least in block.parts:
                 arrays = [values.read(outputs) for outputs in expected]
                 weights = [None if scores is None else row_weights(scores.activity(outputs)) for outputs in expected]
                 known = [array for array in arrays if array.size and np.isfinite(array).all()]
@@ -78,7 +79,7 @@ class BlockJudge:
                     column_variance /= max(1, known[0][0].size)
                 pairs = zip(arrays, weights, strict=True)
                 sizes = [array[0].size if weight is None else weight.sum() for array, weight in pairs]
-                scale += float(column_variance * np.mean(sizes))
+                scale += max(float(column_variance * np.mean(sizes)), least)
                 for run, array, weight in zip(wanted, arrays, weights, strict=True):
                     run.append(Wanted(array, weight))
             for prepared, parts in zip(runs, wanted, strict=True):
@@ -91,7 +92,7 @@ class BlockJudge:
             with np.errstate(all="ignore"):
                 total = sum(
                     _squared_error(values.read(got), *part)
-                    for (values, _), part in zip(block.parts, wanted, strict=True)
+                    for (values, *_), part in zip(block.parts, wanted, strict=True)
                 )
             errors.append(total / scale if np.isfinite(total) else USELESS)
         return errors

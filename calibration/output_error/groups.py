@@ -17,6 +17,8 @@ from effedge.calibration.output_error.tables import RARE, Table, find_scores
 from effedge.calibration.settings import BOXES, DETECTIONS
 from effedge.deploy.common.cli import UserError
 
+LEAST_DETECTIONS = 0.01  # the squared scores of a run in which something is found: one of 0.1
+
 
 class Group(NamedTuple):
     """Tables with the same rows, and the boxes and scores that were found in them."""
@@ -125,7 +127,8 @@ def add_group_blocks(group: Group, findings: Findings, expected: Sequence[Output
             columns = scores.columns.indices
             key: object = ("scores", len(columns), scores.activation)
             whole = any(table.output == scores.columns.output and table.size == len(columns) for table in group.tables)
-            findings.add_block(scores.columns.output, Part(scores), () if whole else columns, key)
+            part = Part(scores, least=LEAST_DETECTIONS)
+            findings.add_block(scores.columns.output, part, () if whole else columns, key)
     activities = [mean_activity(scores, expected) for scores in group.scores]
     rare = bool(activities) and min(activities) <= RARE
     weights = group.scores[int(np.argmin(activities))] if rare else None

@@ -21,6 +21,7 @@ from effedge.calibration.output_error.blocks import BlockJudge, Part
 from effedge.calibration.output_error.columns import alike, statistics
 from effedge.calibration.output_error.detector_heads import detection_rows, finished_detections
 from effedge.calibration.output_error.groups import (
+    LEAST_DETECTIONS,
     Findings,
     add_group_blocks,
     find_group,
@@ -53,7 +54,6 @@ from effedge.deploy.common.cli import choose
 from effedge.deploy.common.contracts import SPEC_KEY
 
 OWN_DETECTIONS = ("boxes", "scores", "classes")  # of effedge's own detectors
-LEAST_DETECTIONS = 0.01  # the agreement of a run's detections with themselves, on average: one of score 0.1
 LEAST_VECTORS = 8  # to tell unlike columns by
 
 

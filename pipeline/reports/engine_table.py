@@ -171,9 +171,8 @@ def timed(engines: Sequence[Path], notes: list[str]) -> list[Latency | None]:
                     times[index].append(milliseconds)
     if runs:
         count = len(next(iter(times.values())))
-        notes.append(
-            f"latency: {timed_work}, {count} runs on {cpu_name()}, {cores()} cores; longer: effedge latency {engines[0]}"
-        )
+        where = f"{cpu_name()}, {cores()} cores"
+        notes.append(f"latency: {timed_work}, {count} runs on {where}; longer: effedge latency {engines[0]}")
     return [latency_of(times[index]) if index in times else None for index in range(len(engines))]
 
 

@@ -101,3 +101,13 @@ def test_what_is_no_number_or_of_another_shape_is_as_bad_as_nothing(value: float
     for block in (Block("w", [Part(Whole(0))]), Block("c", [Part(Columns(0, 1, range(3)))])):
         assert errors(block, expected, [[broken]]) == [1]
         assert errors(block, expected, [[broken[:, :, 1:]]]) == [1]
+
+
+def test_what_is_next_to_nothing_is_divided_by_the_least_that_counts() -> None:
+    """As of scores on images in which the float model finds nothing: INT8's other noise there is no loss."""
+    expected = runs(4, (1, 2, 50), scale=1e-4)
+    got = [[array + np.float32(1e-4) for array in run] for run in expected]
+    values = Columns(0, 1, [0, 1])
+    assert np.mean(errors(Block("b", [Part(values)]), expected, got)) == pytest.approx(1, rel=0.3)
+    total = float(np.square(got[0][0] - expected[0][0]).sum())
+    assert errors(Block("b", [Part(values, least=0.01)]), expected, got)[0] == pytest.approx(total / 0.01, rel=1e-4)

@@ -130,7 +130,8 @@ def test_an_input_that_is_one_number_keeps_its_shape(tmp_path, capsys):
     """As the sampling rate of a model for sound: with an axis more OpenVINO refuses it."""
     inputs = {"x": (TensorProto.FLOAT, [1, 3]), "rate": (TensorProto.INT64, [])}
     values = [helper.make_tensor_value_info(name, *each) for name, each in inputs.items()]
-    nodes = [helper.make_node("Cast", ["rate"], ["r"], to=TensorProto.FLOAT), helper.make_node("Mul", ["x", "r"], ["y"])]
+    cast = helper.make_node("Cast", ["rate"], ["r"], to=TensorProto.FLOAT)
+    nodes = [cast, helper.make_node("Mul", ["x", "r"], ["y"])]
     graph = helper.make_graph(nodes, "g", values, [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "n.onnx")
     np.savez(tmp_path / "a.npz", x=np.ones((4, 1, 3), np.float32), rate=np.full(4, 16000))
