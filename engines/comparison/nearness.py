@@ -36,7 +36,7 @@ def nearness(reference: Outputs, actual: Outputs, spec: Spec, selected: Collecti
         selected: the outputs that may hold rows which the model selects (onnx_header.Header.selected_outputs).
     """
     result = {name: decibels(expected, actual.get(name)) for name, expected in reference.items()}
-    for name in selected:
+    for name in () if spec else selected:
         if name in result:
             result[name] = max(result[name], rows_decibels(reference[name], actual.get(name)))
     if spec.get("task") == "detection" and set(CANDIDATES) <= set(reference) and set(CANDIDATES) <= set(actual):
@@ -66,12 +66,17 @@ def decibels(expected: np.ndarray, actual: object) -> float:
 
 def rows_decibels(expected: np.ndarray, actual: object) -> float:
     """Measures an output of rows [K], [K,C] or [1,K,...] in any order: each row of either run against the nearest one
-    of the other. DIFFERENT for any other output, and where only one run has rows."""
+    of the other. DIFFERENT for any other output, and where only one run has rows.
+
+    Numbers [K] that are as many have an order, which a selection makes by them: for these it is DIFFERENT too.
+    """
     if not isinstance(actual, np.ndarray) or expected.dtype != actual.dtype or expected.dtype.kind not in "fiu":
         return DIFFERENT
     wanted, got = (array.astype(np.float64) for array in (expected, actual))
     wanted, got = (array[0] if array.ndim > 1 and len(array) == 1 else array for array in (wanted, got))
     if wanted.ndim not in (1, 2) or wanted.ndim != got.ndim or wanted.shape[1:] != got.shape[1:]:
+        return DIFFERENT
+    if wanted.shape == got.shape and wanted.ndim == 1 and expected.dtype.kind == "f":
         return DIFFERENT
     finite = np.isfinite(wanted).all() and np.isfinite(got).all()
     if not (wanted.size and got.size and finite) or len(wanted) * len(got) > MOST_DISTANCES:

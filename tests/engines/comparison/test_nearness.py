@@ -123,3 +123,7 @@ def test_rows_that_a_model_selects_are_compared_in_any_order_and_number():
         assert nearness(expected, {"rows": other}, {}, ["rows"])["rows"] == DIFFERENT
     assert nearness({"rows": rows[:0]}, {"rows": rows[:0]}, {}, ["rows"])["rows"] == EQUAL
     assert nearness({"places": np.arange(9)}, {"places": np.arange(9)[::-1]}, {}, ["places"])["places"] == EQUAL
+    scores = {"scores": np.linspace(1, 0, 50, dtype=np.float32)[None]}  # sorted, so that their places count
+    lower = {"scores": scores["scores"] * np.float32(0.9)}
+    assert nearness(scores, lower, {}, ["scores"]) == nearness(scores, lower, {}) == {"scores": 20.0}
+    assert nearness(scores, {"scores": scores["scores"][:, :49]}, {}, ["scores"])["scores"] > 30
