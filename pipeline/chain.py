@@ -254,8 +254,8 @@ def data_of_onnx(onnx: OnnxFile, header: Header, request: Request) -> ChainData:
     if calibration is not None and not (calibration.suffix in ARRAY_SUFFIXES and calibration.is_file()):
         if not header.spec and calibration.exists():
             raise UserError(
-                f"'{calibration}' holds images, but '{onnx.path}' does not say how it wants them: give an .npz with an "
-                f"array for each of its inputs ({inputs})"
+                f"'{calibration}' holds images, but '{onnx.path}' does not say how it wants them: give its HEAD "
+                f"(--head), or an .npz with an array for each of its inputs ({inputs})"
             )
         list_images(calibration)
     if request.accuracy_limit is None or not request.reads_data:

@@ -18,7 +18,7 @@ from effedge.engines.build_options import DEFAULT as DEFAULT_BUILD
 from effedge.engines.build_options import BuildOptions
 from effedge.engines.targets import BY_PAIRS, TYPED, Target, check_buildable_here, check_gpu, check_precision
 from effedge.pipeline.evaluation.accuracy_limit import AccuracyLimit
-from effedge.pipeline.export.heads.table import HEADS, HEADS_HELP
+from effedge.pipeline.export.heads.table import ALL_HEADS, HEADS_HELP
 from effedge.pipeline.export.torch_to_onnx import ANCHORS_HELP, Batch, parse_batch
 from effedge.pipeline.models.names import check_model
 from effedge.pipeline.models.tables import MODELS, SIZE_HELP, Size, parse_size
@@ -62,7 +62,7 @@ class OnnxFile:
 
     Attributes:
         batch: for a model whose own is dynamic; None: 1.
-        head: a detector's, by its name in `effedge.pipeline.export.heads.table`; None: any model.
+        head: a detector's or classifier's, by its name in `effedge.pipeline.export.heads.table`; None: any model.
         labels: with a head: a text file with a class name a line; None: the file's own names.
         size: of its inputs of images, where the file's own is dynamic.
 
@@ -77,11 +77,11 @@ class OnnxFile:
 
     def __post_init__(self) -> None:
         if self.head is not None:
-            choose("HEAD (--head)", self.head, HEADS)
+            choose("HEAD (--head)", self.head, ALL_HEADS)
         elif self.labels is not None:
             raise UserError(
-                f"--labels '{self.labels}' names the classes of a detector, and --onnx '{self.path}' has no --head: "
-                f"give one of {', '.join(HEADS)}, or leave LABELS (--labels) out"
+                f"--labels '{self.labels}' names the classes of a model, and --onnx '{self.path}' has no --head: "
+                f"give one of {', '.join(ALL_HEADS)}, or leave LABELS (--labels) out"
             )
         if self.labels is not None and not self.labels.is_file():
             raise UserError(f"no labels file '{self.labels}': expected a text file with a class name a line")
@@ -167,7 +167,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of a command that say which model is meant."""
     parser.add_argument("model", nargs="?", help=", ".join(MODELS))
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="instead of a model: an ONNX file of any exporter")
-    parser.add_argument("--head", help=f"of the ONNX file, if it is a detector: {HEADS_HELP}")
+    parser.add_argument("--head", help=f"of the ONNX file, if it is a detector or classifier: {HEADS_HELP}")
     parser.add_argument("--weights", help="digits (the default), random, imagenet, coco, ... or a checkpoint")
     parser.add_argument("--size", type=parse_size, help=f"{SIZE_HELP} (default: the weights' or the ONNX file's own)")
     parser.add_argument("--batch", help="N, or MIN:OPT:MAX for a dynamic batch (default: 1, or the ONNX file's own)")

@@ -9,6 +9,8 @@ all its lemmas where others share the first, and the synset's id where they shar
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Mapping
 from pathlib import Path
 
 from effedge.deploy.common.files import read_text
@@ -20,6 +22,18 @@ def read_labels(path: Path) -> list[str | None]:
     """Reads the labels of a file, None for an empty line. Raises UserError if the file is missing or no UTF-8."""
     lines = read_text(path, "a labels file with a class name a line").splitlines()
     return [line.strip() or None for line in lines]
+
+
+def stated_names(metadata: Mapping[str, str]) -> list[str | None] | None:
+    """Returns the names in an ONNX file's metadata, which Ultralytics' exporter writes as {0: 'person', ...}; None if
+    there are none."""
+    try:
+        stated = ast.literal_eval(metadata.get("names", ""))
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    if isinstance(stated, dict) and sorted(stated) == list(range(len(stated))) and stated:
+        return [str(stated[number]) for number in range(len(stated))]
+    return None
 
 
 def coco_labels() -> list[str | None]:

@@ -339,7 +339,7 @@ def refused(done, message):
         (["--onnx", "{net}", "--size", "64"], "SIZE (--size) 64 was given, which is for a dynamic one: leave it out"),
         (["--onnx", "{text}", "--size", "64"], "no whole ONNX model"),
         (["--onnx", "{net}", "--head", "yolo8"], "did you mean 'yolov8'"),
-        (["--onnx", "{net}", "--labels", "{text}"], "names the classes of a detector, and --onnx"),
+        (["--onnx", "{net}", "--labels", "{text}"], "names the classes of a model, and --onnx"),
         (["--onnx", "{net}", "--head", "yolox", "--labels", "no.txt"], "no labels file 'no.txt'"),
         (["d0", "--head", "yolox"], "--head is for --onnx FILE, and the model d0 was given"),
         (["--onnx", "{one_input}", "--head", "yolox", "--labels", "{text}", "--precision", "fp32"], "has the inputs"),

@@ -1,4 +1,5 @@
-"""Makes a detector by effedge's contract of another project's ONNX: uint8 images in, candidates out.
+"""Makes a model by effedge's contract of another project's ONNX: uint8 images in, a detector's candidates or a
+classifier's logits (classifier.py) out.
 
 The network stays as it is, between a graph that makes its input of the image and one that decodes its output
 (`--head`). The spec in the metadata says the rest, so calibration on images, accuracy, NMS and the runtime are those of
@@ -7,7 +8,6 @@ effedge's own exports.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +19,22 @@ from effedge.deploy.common.messages import log
 from effedge.engines.onnx_header import Header, onnx_files
 from effedge.engines.stage import run_stage
 from effedge.pipeline.export.foreign_model import read_foreign
+from effedge.pipeline.export.heads.classifier import IMAGENET_CLASSES, attach_classifier
 from effedge.pipeline.export.heads.image_input import IMAGE, add_image_input
-from effedge.pipeline.export.heads.table import ANCHORS_PER_CELL, CORNERS, DELTAS, HEADS, Head, likely_head
+from effedge.pipeline.export.heads.table import (
+    ALL_HEADS,
+    ANCHORS_PER_CELL,
+    CLASSIFIERS,
+    CORNERS,
+    DELTAS,
+    HEADS,
+    Head,
+    likely_head,
+)
 from effedge.pipeline.export.input_size import image_size
 from effedge.pipeline.export.simplify import TOOLS
 from effedge.pipeline.models.tables import Size
-from effedge.pipeline.weights.class_names import read_labels
+from effedge.pipeline.weights.class_names import read_labels, stated_names
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -33,10 +43,10 @@ if TYPE_CHECKING:
 
 
 def attach_head(source: Path, name: str, labels: Path | None, batch: Batch, size: Size | None = None) -> ir.Model:
-    """Makes the detector of an ONNX file.
+    """Makes the detector or classifier of an ONNX file.
 
     Args:
-        name: of the head, a row of HEADS.
+        name: of the head, a row of ALL_HEADS.
         labels: a file with a class name a line; None: the names that Ultralytics' exporter writes into the file.
         batch: (min, opt, max) of a model whose own batch is a symbol.
         size: of a model whose own height and width are symbols.
@@ -52,6 +62,8 @@ def attach_head(source: Path, name: str, labels: Path | None, batch: Batch, size
     from effedge.pipeline.export.heads.candidates import OUTPUTS, add_candidates
     from effedge.pipeline.export.onnx_spec import spec_text
 
+    if name in CLASSIFIERS:
+        return attach_classifier(source, name, labels, batch, size)
     head = HEADS[name]
     model, trial = read_foreign(source, batch, None, size)
     arrays = trial.run(ir.to_proto(model), source)
@@ -114,12 +126,9 @@ def read_names(
         if not named:
             raise UserError(f"'{labels}' (--labels) has no names: expected a class name a line")
         return names if head.boxes == CORNERS or is_width(shapes, head, len(names)) else named
-    try:
-        stated = ast.literal_eval(metadata.get("names", ""))
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        stated = None
-    if isinstance(stated, dict) and sorted(stated) == list(range(len(stated))) and stated:
-        return [str(stated[number]) for number in range(len(stated))]
+    stated = stated_names(metadata)
+    if stated is not None:
+        return stated
     if head.labels:
         return list(head.labels)
     raise UserError(f"'{source}' does not say what its classes are: give a file with a name a line, LABELS (--labels)")
@@ -142,7 +151,8 @@ def attach_stage(
         from effedge.calibration.graph import onnx_file
 
         onnx_file.save(attach_head(source, name, labels, batch, size), temporary)
-        log.info(f"head: {name}, {HEADS[name].models}{place_note(HEADS[name])}")
+        head = ALL_HEADS[name]
+        log.info(f"head: {name}, {head.models}{place_note(head) if isinstance(head, Head) else ''}")
 
     return run_stage(
         "head",
@@ -161,7 +171,7 @@ def place_note(head: Head) -> str:
 
 
 def header_with_head(header: Header, path: Path, name: str | None) -> Header:
-    """Returns the header of the detector that a file becomes with its head; without one, the file's own, with a note.
+    """Returns the header of the model that a file becomes with its head; without one, the file's own, with a note.
 
     Raises:
         UserError: a head for a file that is effedge's own export.
@@ -171,7 +181,7 @@ def header_with_head(header: Header, path: Path, name: str | None) -> Header:
         return header
     if header.spec:
         raise UserError(f"'{path}' is effedge's own export, with a head of its own: leave HEAD (--head) out")
-    return dataclasses.replace(header, spec={"task": "detection"})
+    return dataclasses.replace(header, spec={"task": "classification" if name in CLASSIFIERS else "detection"})
 
 
 def note_likely_head(header: Header, path: Path) -> None:
@@ -184,3 +194,6 @@ def note_likely_head(header: Header, path: Path) -> None:
     name = likely_head(size[:2], outputs, set(header.initializers))
     if name is not None:
         log.info(f"note: '{path}' looks like {HEADS[name].models}: with --head {name} (HEAD) it becomes a detector")
+    elif [shape and shape[1:] for shape in outputs.values()] == [(IMAGENET_CLASSES,)]:
+        heads = ", ".join(CLASSIFIERS)
+        log.info(f"note: '{path}' looks like a classifier: with --head (HEAD), one of {heads}, it takes images")

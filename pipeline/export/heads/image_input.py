@@ -12,13 +12,13 @@ import onnx_ir as ir
 
 from effedge.deploy.common.cli import UserError
 from effedge.pipeline.export.heads.builder import Builder
-from effedge.pipeline.export.heads.table import Head
+from effedge.pipeline.export.heads.table import ClassifierHead, Head
 from effedge.pipeline.export.input_size import RGB, image_size
 
 IMAGE = "image"
 
 
-def add_image_input(model: ir.Model, head: Head, path: object) -> tuple[int, int]:
+def add_image_input(model: ir.Model, head: Head | ClassifierHead, path: object) -> tuple[int, int]:
     """Replaces the network's input by `image`, in place; returns (height, width).
 
     Raises:
@@ -28,7 +28,7 @@ def add_image_input(model: ir.Model, head: Head, path: object) -> tuple[int, int
     size = image_size(network_input.shape)
     if len(model.graph.inputs) != 1 or size is None:
         shapes = ", ".join(f"'{value.name}' {value.shape}" for value in model.graph.inputs)
-        raise UserError(f"'{path}' has the inputs {shapes}: a detector's head (--head) is for one, [N,3,H,W]")
+        raise UserError(f"'{path}' has the inputs {shapes}: a head (--head) is for one, [N,3,H,W]")
     assert network_input.shape is not None
     height, width, channels_first = size
     image = ir.Value(

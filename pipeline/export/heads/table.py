@@ -1,4 +1,4 @@
-"""Describes the heads of other projects' detectors, a row each: what a network takes, and what its output means.
+"""Describes the heads of other projects' models, a row each: what a network takes, and what its output means.
 
 A row is of a project's own exporter. Sources, for pre-processing, decoding and the IoU of NMS in the evaluation:
 
@@ -16,6 +16,10 @@ A row is of a project's own exporter. Sources, for pre-processing, decoding and 
   torchvision/models/detection.
 - RetinaNet: pytorch/vision, retinanet.py of torchvision/models/detection; open-mmlab/mmdetection,
   configs/_base_/models/retinanet_r50_fpn.py; facebookresearch/detectron2, configs/Base-RetinaNet.yaml.
+
+- Classifiers: pytorch/vision, `ImageClassification` of torchvision/transforms/_presets.py; timm/data/constants.py; mode
+  "tf" of `preprocess_input`, keras/src/applications/imagenet_utils.py; ultralytics, `classify_transforms` of
+  ultralytics/data/augment.py.
 
 SSDs and NanoDet-Plus stretch the image to the input, here too (`stretches`). The letterbox of the others is effedge's:
 top-left, with the row's fill. YOLOX, YuNet and RetinaNet place the image so too, the others centre it (`otherwise`): a
@@ -197,7 +201,32 @@ HEADS = {
         marks=("head.cls_score.",),
     ),
 }  # fmt: skip
-HEADS_HELP = "; ".join(f"{name} ({head.models})" for name, head in HEADS.items())
+
+
+@dataclass(frozen=True)
+class ClassifierHead:
+    """A way to make a classifier's numbers of pixels of 0 to 255.
+
+    Attributes:
+        models: the models that have it, for --help.
+        mean, std, bgr: as a Head's.
+    """
+
+    models: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    bgr: bool = False
+
+
+CLASSIFIERS = {
+    "classifier": ClassifierHead("classifiers on ImageNet's mean and deviation: torchvision, timm", *IMAGENET_RGB),
+    "classifier-half": ClassifierHead(
+        "classifiers on -1 to 1: Keras' MobileNets", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)
+    ),
+    "classifier-unit": ClassifierHead("classifiers on 0 to 1: YOLOv8-cls", (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
+}
+ALL_HEADS: dict[str, Head | ClassifierHead] = {**HEADS, **CLASSIFIERS}
+HEADS_HELP = "; ".join(f"{name} ({head.models})" for name, head in ALL_HEADS.items())
 
 
 def likely_head(

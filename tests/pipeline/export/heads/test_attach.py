@@ -224,7 +224,7 @@ def test_empty_lines_are_dropped_where_the_network_has_no_column_for_them(tmp_pa
         ("yolov5", "yolox", 3, "expected 126 rows of 8 columns"),
         ("yolov8", "yolov8", 0, "has no names: expected a class name a line"),
         ("yolov8", "yolov8", None, "does not say what its classes are: give a file with a name a line, LABELS"),
-        ("two inputs", "yolov8", 3, r"a detector's head \(--head\) is for one, \[N,3,H,W\]"),
+        ("two inputs", "yolov8", 3, r"a head \(--head\) is for one, \[N,3,H,W\]"),
     ],
 )
 def test_what_does_not_fit_is_one_line(built, head, names, message, tmp_path):
