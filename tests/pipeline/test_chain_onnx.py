@@ -10,13 +10,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from effedge import Detector, Runner
+from effedge import Classifier, Detector, Runner
 from effedge.deploy.common.cli import run
 from effedge.deploy.runtime.manifest import read_manifest
 from effedge.engines.onnx_header import read_header
 from effedge.pipeline import chain
 from tests.pipeline.export.foreign_files import run_file
 from tests.pipeline.export.heads.networks import SIZE, network, network_input, reference
+from tests.pipeline.export.heads.test_classifier import write_classifier
 from tests.pipeline.export.heads.test_dynamic_size import write_dynamic
 
 pytest.importorskip("openvino")
@@ -210,6 +211,25 @@ def test_a_detector_with_a_head_is_calibrated_on_images(call, tmp_path):
     assert (done.status, done.err) == (0, "")
     assert "judged as detections after NMS" in done.out
     refused(call(*words, "--precision", "int8"), "give a folder of images with CALIBRATION")
+
+
+def test_a_classifier_with_a_head_takes_images(call, tmp_path):
+    random = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(4):
+            image = Image.fromarray(random.integers(0, 256, (50, 80, 3)).astype(np.uint8))
+            image.save(tmp_path / "images" / label / f"{number}.png")
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    words = ["--onnx", write_classifier(tmp_path / "net.onnx", classes=2), "--labels", tmp_path / "labels.txt"]
+    words += ["--head", "classifier", "--calibration", tmp_path / "images" / "cat"]
+    done = call(*words, "--precision", "int8", "--max-drop", "100", "--validation", tmp_path / "images")
+    assert done.status == 0, done.err
+    assert "'logits': logits of a classifier" in done.out
+    [best, other] = Classifier(tmp_path / "build" / "net-classifier" / "int8-cpu")(image)
+    assert {best.label, other.label} == {"cat", "dog"} and best.score + other.score == pytest.approx(1)
+    done = call("--onnx", write_classifier(tmp_path / "large.onnx", classes=1000), "--precision", "fp32")
+    assert "looks like a classifier: with --head (HEAD), one of classifier, classifier-half, " in done.out
 
 
 def test_a_likely_head_is_named_and_nothing_else_changes(call, tmp_path):
