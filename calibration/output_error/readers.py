@@ -192,7 +192,7 @@ class RowOrder(NamedTuple):
 
 @dataclass(frozen=True)
 class DetectionRows:
-    """Reads detections after a selection within the model, from one output [N,K,C] or [K,C]."""
+    """Reads detections after a selection within the model, from one output [N,...,K,C] or [K,C]."""
 
     output: int
     order: RowOrder
@@ -200,8 +200,7 @@ class DetectionRows:
     def read(self, outputs: Outputs) -> Iterator[Candidates]:
         rows = outputs[self.output]
         box, score, label, image = self.order
-        if image is not None:  # as one image whose classes are those of all
-            rows = rows.reshape(1, -1, rows.shape[-1])
-        for each in rows if rows.ndim == 3 else rows[None]:
+        images = 1 if rows.ndim == 2 or image is not None else rows.shape[0]  # of several in one, classes of their own
+        for each in rows.reshape(images, int(np.prod(rows.shape[:-1])) // max(1, images), rows.shape[-1]):
             labels = each[:, label] if image is None else each[:, label] + MOST_CLASSES * each[:, image]
             yield Candidates(each[:, box : box + 4], each[:, score], labels)

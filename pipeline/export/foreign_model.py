@@ -145,8 +145,8 @@ def modernize(model: ir.Model, source: Path, trial: Trial) -> ir.Model:
     from effedge.calibration.graph.raise_opset import raise_opset
     from effedge.pipeline.export.passes.float16_to_float32 import float16_to_float32
 
-    before_model = ir.to_proto(model)
-    reference = trial.run(before_model, source)
+    original = ir.to_proto(model)
+    reference = trial.run(original, source)
     lists = [name for name, value in reference.items() if not isinstance(value, np.ndarray)]
     if lists:
         raise UserError(f"output '{lists[0]}' of '{source}' is no tensor: export the model so that it returns tensors")
@@ -159,7 +159,7 @@ def modernize(model: ir.Model, source: Path, trial: Trial) -> ir.Model:
         return model
     apart = trial.difference(reference, trial.run(ir.to_proto(model), source))
     least = FLOAT16_TOLERANCE if halves else TOLERANCE
-    tolerance = trial.tolerance(apart, least, before_model, reference, source)
+    tolerance = trial.tolerance(apart, least, original, reference, source)
     if not apart <= tolerance:
         raise UserError(
             f"bringing '{source}' up to date ({', '.join(changes)}) changed its outputs by {apart:.1e} of their range "

@@ -270,7 +270,7 @@ def test_detections_that_the_model_selects_itself_are_judged_in_any_order() -> N
     yolov7 = np.concatenate([numbers, boxes, classes[..., None], scores[..., None]], axis=2).astype(np.float32)
     ssd = np.concatenate([numbers, classes[..., None], scores[..., None], boxes], axis=2).astype(np.float32)[:, None]
     counted, floats = (rows, count[:, 0]), (boxes, classes.astype(np.float32), scores)
-    for outputs in ((rows,), (mirrored,), (yolov7,), (ssd,), two, three, counted, floats):
+    for outputs in ((rows,), (rows[:, None],), (mirrored,), (yolov7,), (ssd,), two, three, counted, floats):
         runs = in_runs(*outputs)
         *texts, last = sorted(choose(runs).texts.values())
         assert {*texts, last} - {"the number of selected rows"} == {"judged as detections"}
