@@ -20,7 +20,7 @@ class Tuning:
 
     steps: int = 300
     batch: int = 4
-    rate: float = 0.01
+    rate: float = 0.05
     seed: int = 0
 
     def check(self) -> None:
@@ -29,4 +29,4 @@ class Tuning:
             if getattr(self, name) < least:
                 raise UserError(f"--{name} {getattr(self, name)}: expected {least} or more")
         if not 0 < self.rate <= 1:
-            raise UserError(f"--rate {self.rate}: expected a number above 0 and at most 1, such as 0.01")
+            raise UserError(f"--rate {self.rate}: expected a number above 0 and at most 1, such as 0.05")
