@@ -17,9 +17,10 @@ from effedge.engines.openvino import float_parts
 from effedge.engines.openvino.float_parts import precision_hint
 from effedge.engines.targets import TARGETS
 from tests.engines import graphs
+from tests.engines.openvino.builds import CAPABILITIES
 
 ov = pytest.importorskip("openvino")
-REST = precision_hint(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"), "int8")  # of what is not INT8
+REST = precision_hint(CAPABILITIES, "int8")  # of what is not INT8
 
 
 def outputs(onnx, folder, batch=1):
@@ -55,8 +56,7 @@ def test_the_engine_gives_onnx_runtimes_outputs(prepared, tmp_path, name, precis
 
 
 def test_fp16_runs_in_16_bits_where_the_cpu_has_them_and_is_refused_elsewhere(prepared, tmp_path):
-    capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if not {"FP16", "BF16"}.intersection(capabilities):
+    if not {"FP16", "BF16"}.intersection(CAPABILITIES):
         with pytest.raises(UserError, match="neither FP16 nor bfloat16"):
             build_engine(prepared("f32"), tmp_path, precision="fp16", target=TARGETS["cpu"])
         return

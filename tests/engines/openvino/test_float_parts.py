@@ -1,20 +1,14 @@
 """Tests the choice between 16 bits and FP32 for what is not INT8 in an engine for CPUs."""
 
-import json
-
 import numpy as np
 import pytest
 
 from effedge.deploy.common.cli import UserError
-from effedge.engines.build import build_engine
-from effedge.engines.build_options import BuildOptions
 from effedge.engines.openvino import float_parts, race
 from effedge.engines.openvino.float_parts import fp32_is_better
-from effedge.engines.targets import TARGETS
 from tests.engines import graphs
+from tests.engines.openvino.builds import CAPABILITIES, built
 
-ov = pytest.importorskip("openvino")
-CAPABILITIES = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 needs_sixteen_bits = pytest.mark.skipif(
     not {"BF16", "FP16"}.intersection(CAPABILITIES), reason="this CPU computes in neither FP16 nor bfloat16"
 )
@@ -28,13 +22,6 @@ def quantized(tmp_path):
     image = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "image.png")
     return graphs.network(tmp_path / "int8.onnx", quantized=True), str(tmp_path / "image.png")
-
-
-def built(onnx, folder, **asked):
-    folder.mkdir()
-    options = BuildOptions(**asked)
-    build_engine(onnx, folder, precision="int8", target=TARGETS["cpu"], build_options=options)
-    return json.loads((folder / "manifest.json").read_text())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Tests swish as a polynomial: its error, where it is applied, and that the faster form is taken."""
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,12 +10,10 @@ from onnx import TensorProto, helper
 from effedge import Runner
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.timing import comparison
-from effedge.engines.build import build_engine
-from effedge.engines.build_options import BuildOptions
 from effedge.engines.openvino import float_parts, race, swish
 from effedge.engines.openvino.graph import opset
-from effedge.engines.targets import TARGETS
 from tests.engines import graphs
+from tests.engines.openvino.builds import built
 
 ov = pytest.importorskip("openvino")
 ops = opset(ov)
@@ -125,12 +122,6 @@ def network(path, spatial=96, gate_first=False, open_side=False):
     return path
 
 
-def built(onnx_path, folder, precision="fp16", form="auto"):
-    folder.mkdir()
-    build_engine(onnx_path, folder, precision=precision, target=TARGETS["cpu"], build_options=BuildOptions(swish=form))
-    return json.loads((folder / "manifest.json").read_text())
-
-
 def kinds(folder):
     return [node.get_type_name() for node in ov.Core().read_model(folder / "engine.xml").get_ordered_ops()]
 
@@ -144,12 +135,12 @@ def sixteen_bits(monkeypatch):
 @pytest.mark.parametrize("gate_first", [False, True])
 def test_the_swish_of_an_image_becomes_the_polynomial_and_that_of_few_numbers_stays(tmp_path, sixteen_bits, gate_first):
     path = network(tmp_path / "net.onnx", gate_first=gate_first)
-    manifest = built(path, tmp_path / "engine", form="polynomial")
+    manifest = built(path, tmp_path / "engine", "fp16", swish="polynomial")
     assert manifest["swish"] == {"form": "polynomial", "error": swish.FINEST.error, "ratio": None}
     found = kinds(tmp_path / "engine")
     assert found.count("Sigmoid") == 1 and found.count("Relu") == 1
     x = np.random.default_rng(1).normal(size=(1, 4, 96, 96)).astype(np.float32)
-    built(path, tmp_path / "exact", form="exact")
+    built(path, tmp_path / "exact", "fp16", swish="exact")
     assert kinds(tmp_path / "exact").count("Sigmoid") == 2
     polynomial, reference = (Runner(tmp_path / name)({"x": x}) for name in ("engine", "exact"))
     for name in ("z", "gated"):
@@ -162,7 +153,7 @@ def test_the_faster_form_is_taken_and_the_manifest_says_by_how_much(
     tmp_path, monkeypatch, capsys, sixteen_bits, ratio, form
 ):
     monkeypatch.setattr(race, "time_ratio", lambda first, second: ratio)
-    manifest = built(network(tmp_path / "net.onnx"), tmp_path / "engine")
+    manifest = built(network(tmp_path / "net.onnx"), tmp_path / "engine", "fp16")
     assert manifest["swish"] == {
         "form": form,
         "error": swish.FINEST.error if form == "polynomial" else 0,
@@ -175,16 +166,15 @@ def test_the_faster_form_is_taken_and_the_manifest_says_by_how_much(
 
 
 def test_fp32_has_exact_swish_and_a_network_without_any_says_nothing(tmp_path):
-    assert "swish" not in built(network(tmp_path / "net.onnx"), tmp_path / "fp32", precision="fp32")
+    assert "swish" not in built(network(tmp_path / "net.onnx"), tmp_path / "fp32", "fp32")
     assert kinds(tmp_path / "fp32").count("Sigmoid") == 2
     assert "swish" not in built(
         graphs.quantized_concat(tmp_path / "concat.onnx", zero=0),
         tmp_path / "plain",
-        precision="int8",
-        form="polynomial",
+        swish="polynomial",
     )
     with pytest.raises(UserError, match="--swish polynomial is for fp16 and int8 engines of target cpu"):
-        built(network(tmp_path / "net.onnx"), tmp_path / "refused", precision="fp32", form="polynomial")
+        built(network(tmp_path / "net.onnx"), tmp_path / "refused", "fp32", swish="polynomial")
 
 
 def test_compiled_models_are_raced(monkeypatch):
