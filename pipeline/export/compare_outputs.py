@@ -22,6 +22,7 @@ Outputs = Mapping[str, np.ndarray]
 Difference = Callable[[Outputs, Outputs], float]  # of a reference and another run, 0 for equal ones
 
 TOLERANCE = 1e-4  # a difference up to this is rounding
+LEAST_SCORE_RANGE = 0.01  # of scores that are all next to 0 or 1, which rounding puts into any order
 
 
 def run_outputs(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], source: Path) -> dict[str, np.ndarray]:
@@ -75,7 +76,7 @@ def difference_by_range(reference: Outputs, other: Outputs) -> float:
         return worst
     arrays = [outputs[name] for outputs in (reference, other) for name in CANDIDATES]
     for boxes, scores, classes, other_boxes, other_scores, other_classes in zip(*arrays, strict=True):
-        score_range, box_range = max(np.ptp(scores), 1e-6), max(np.ptp(boxes), 1e-6)
+        score_range, box_range = max(np.ptp(scores), LEAST_SCORE_RANGE), max(np.ptp(boxes), 1e-6)
         worst = max(worst, float(np.abs(scores - other_scores).max() / score_range))
         for index in np.flatnonzero(scores > scores[-1] + TOLERANCE * score_range):
             distance = np.maximum(
