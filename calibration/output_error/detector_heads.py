@@ -41,13 +41,12 @@ def finished_detections(expected: Sequence[Outputs], outputs: Sequence[int]) -> 
     rows = [shape[:-1] for shape in shapes[boxes[0]]]
     beside = [index for index in outputs if shapes[index] == rows]
     classes = [index for index in beside if all(integral(run[index]) for run in expected)]
-    scores: list[int | None] = [
-        index
-        for index in beside
-        if index not in classes and all(run[index].dtype.kind == "f" and probable(run[index]) for run in expected)
-    ]
+    scores: list[int | None]
     if shapes[boxes[0]][0][-1] == 5:
         scores = [None] if all(probable(run[boxes[0]][..., 4]) for run in expected) else []
+    else:
+        floats = [index for index in beside if index not in classes and expected[0][index].dtype.kind == "f"]
+        scores = [index for index in floats if all(probable(run[index]) for run in expected)]
     return FinishedDetections(boxes[0], scores[0], classes[0]) if len(scores) == len(classes) == 1 else None
 
 

@@ -118,7 +118,6 @@ class JudgeChooser:
 
     Attributes:
         left: the outputs, by position, that no judge has yet.
-        selected: if there are outputs whose rows the model selects.
     """
 
     def __init__(
@@ -133,7 +132,6 @@ class JudgeChooser:
         self.findings = Findings(names, [kinds.get(name) for name in names])
         self.left = list(range(len(names)))
         self.judges: list[Judge] = []
-        self.selected = False
 
     def choose(self) -> Choice:
         """Returns the judges, and what they judge."""
@@ -142,9 +140,10 @@ class JudgeChooser:
                 self._judge_values(index)
             elif kind == LOGITS and self.expected[0][index].ndim == 2:
                 self._judge_output(index, classification_error, "logits of a classifier")
+        before = len(self.judges)
         self._judge_finished_detections()
         self._judge_selections()
-        if self.selected:
+        if len(self.judges) > before:
             self._tell_numbers()
         for index in list(self.left):
             arrays = self._arrays(index)
@@ -176,7 +175,6 @@ class JudgeChooser:
         self._judge_selected(DetectionJudge(self.findings.names[outputs[0]], read), outputs, "judged as detections")
 
     def _judge_selected(self, judge: Judge, outputs: Sequence[int], text: str) -> None:
-        self.selected = True
         self.judges.append(judge)
         for index in outputs:
             self.left.remove(index)

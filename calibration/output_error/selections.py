@@ -16,12 +16,12 @@ import onnx_ir as ir
 
 from effedge.calibration.output_error.measure import Outputs
 from effedge.calibration.output_error.tables import sources
+from effedge.engines.comparison.nearness import nearest_distances
 from effedge.engines.onnx_header import SELECTING_OPERATORS
 
 TOP_K = "TopK"  # of the other SELECTING_OPERATORS the values decide the number of rows too
 LEAST_SCALE = 0.01  # of the distance to another sample's rows, where all samples' are alike
 MOST_ROWS = 512  # whose nearest ones are looked for
-CHUNK = 1 << 22  # distances that are computed at a time
 
 
 class Member(NamedTuple):
@@ -194,14 +194,7 @@ def missed(rows: Rows, among: Rows) -> tuple[float, float]:
     of evenly spread rows, where there are many."""
     step = max(1, -(-len(rows.values) // MOST_ROWS))
     values, weights = rows.values[::step], rows.weights[::step]
-    if not len(among.values):
+    if not (len(values) and len(among.values)):
         return float(weights.sum()), float(weights.sum())
-    squares = np.square(among.values).sum(axis=1)
-    total = 0.0
-    at_once = max(1, CHUNK // len(squares))
-    for first in range(0, len(values), at_once):
-        part = values[first : first + at_once]
-        nearest = among.values[(squares - 2 * part @ among.values.T).argmin(axis=1)]
-        distances = np.square(part - nearest).sum(axis=1)
-        total += float(weights[first : first + at_once] @ np.minimum(distances, 1))
-    return total, float(weights.sum())
+    distances = nearest_distances(values, among.values)
+    return float(weights @ np.minimum(distances, 1)), float(weights.sum())

@@ -25,6 +25,7 @@ CANDIDATES = ("boxes", "scores", "classes")
 CANDIDATES_THAT_MAY_DIFFER = 0.1
 LEAST_IOU = 0.5
 LEAST_SIDE = 1.0  # pixel
+CHUNK = 1 << 22  # distances that are computed at a time
 MOST_DISTANCES = 1 << 24  # between rows that are compared with the nearest one
 
 
@@ -61,6 +62,11 @@ def decibels(expected: np.ndarray, actual: object) -> float:
         return DIFFERENT
     noise = np.square(wanted[finite] - got[finite]).sum()
     signal = max(np.square(wanted[finite]).sum(), SMALLEST**2 * finite.sum())
+    return ratio_in_decibels(signal, noise)
+
+
+def ratio_in_decibels(signal: float, noise: float) -> float:
+    """Returns the ratio of two energies, from DIFFERENT to EQUAL."""
     return EQUAL if noise == 0 else float(np.clip(10 * np.log10(signal / noise), DIFFERENT, EQUAL))
 
 
@@ -82,11 +88,19 @@ def rows_decibels(expected: np.ndarray, actual: object) -> float:
     if not (wanted.size and got.size and finite) or len(wanted) * len(got) > MOST_DISTANCES:
         return DIFFERENT
     wanted, got = (array.reshape(len(array), -1) for array in (wanted, got))
-    distances = np.square(wanted).sum(axis=1)[:, None] - 2 * wanted @ got.T + np.square(got).sum(axis=1)
-    noise = np.square(wanted - got[distances.argmin(axis=1)]).sum()
-    noise += np.square(got - wanted[distances.argmin(axis=0)]).sum()
+    noise = nearest_distances(wanted, got).sum() + nearest_distances(got, wanted).sum()
     signal = max(np.square(wanted).sum() + np.square(got).sum(), SMALLEST**2 * (wanted.size + got.size))
-    return EQUAL if noise == 0 else float(np.clip(10 * np.log10(signal / noise), DIFFERENT, EQUAL))
+    return ratio_in_decibels(signal, noise)
+
+
+def nearest_distances(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Returns the squared distance of each row [R,C] from the nearest of the other rows [S,C], of which there is one at
+    least: exactly 0 for a row that is among them."""
+    squares = np.square(others).sum(axis=1)
+    at_once = max(1, CHUNK // len(squares))
+    parts = [rows[first : first + at_once] for first in range(0, len(rows), at_once)]
+    nearest = [others[(squares - 2 * part @ others.T).argmin(axis=1)] for part in parts]
+    return np.concatenate([np.square(part - near).sum(axis=1) for part, near in zip(parts, nearest)])
 
 
 def with_infinities(values: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ effedge's own exports.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from effedge.engines.onnx_header import Header, onnx_files
 from effedge.engines.stage import run_stage
 from effedge.pipeline.export.foreign_model import read_foreign
 from effedge.pipeline.export.heads.classifier import IMAGENET_CLASSES, attach_classifier
-from effedge.pipeline.export.heads.image_input import IMAGE, add_image_input
+from effedge.pipeline.export.heads.image_input import IMAGE, add_image_input, batch_bounds
 from effedge.pipeline.export.heads.table import (
     ALL_HEADS,
     ANCHORS_PER_CELL,
@@ -37,6 +37,7 @@ from effedge.pipeline.models.tables import Size
 from effedge.pipeline.weights.class_names import read_labels, stated_names
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx_ir as ir
 
     from effedge.pipeline.export.torch_to_onnx import Batch
@@ -58,28 +59,37 @@ def attach_head(source: Path, name: str, labels: Path | None, batch: Batch, size
     import onnx_ir as ir
     from onnx_ir.passes import common
 
-    from effedge.pipeline.export.heads.builder import free_names
-    from effedge.pipeline.export.heads.candidates import OUTPUTS, add_candidates
     from effedge.pipeline.export.onnx_spec import spec_text
 
-    if name in CLASSIFIERS:
-        return attach_classifier(source, name, labels, batch, size)
-    head = HEADS[name]
     model, trial = read_foreign(source, batch, None, size)
     arrays = trial.run(ir.to_proto(model), source)
+    attach = attach_classifier if name in CLASSIFIERS else attach_detector
+    spec = attach(model, name, labels, arrays, batch, source)
+    common.RemoveUnusedNodesPass()(model)
+    model.metadata_props.clear()
+    model.metadata_props[SPEC_KEY] = spec_text(spec)
+    return model
+
+
+def attach_detector(
+    model: ir.Model, name: str, labels: Path | None, arrays: Mapping[str, np.ndarray], batch: Batch, source: Path
+) -> Spec:
+    """Makes a detector of a network, in place; returns its spec. Arguments and errors as `attach_head`.
+
+    Args:
+        arrays: the outputs of a run, by the names that the file has for them.
+    """
+    from effedge.pipeline.export.heads.builder import free_names
+    from effedge.pipeline.export.heads.candidates import OUTPUTS, add_candidates
+
+    head = HEADS[name]
     names = read_names(labels, dict(model.metadata_props), source, head, [array.shape for array in arrays.values()])
     free_names(model, {IMAGE, *OUTPUTS})
     input_size = add_image_input(model, head, source)
     add_candidates(model, head, len(names), input_size, arrays, source)
-    common.RemoveUnusedNodesPass()(model)
-    first = model.graph.inputs[0].shape[0]  # type: ignore[index]
-    bounds = [first] * 3 if isinstance(first, int) else list(batch)
-    model.metadata_props.clear()
-    candidates = model.graph.outputs[1].shape[1]  # type: ignore[index]
-    spec = make_head_spec(source.stem, name, names, input_size, bounds)
-    spec["candidates"] = int(candidates)  # type: ignore[arg-type]
-    model.metadata_props[SPEC_KEY] = spec_text(spec)
-    return model
+    spec = make_head_spec(source.stem, name, names, input_size, batch_bounds(model, batch))
+    spec["candidates"] = int(model.graph.outputs[1].shape[1])  # type: ignore[arg-type, index]
+    return spec
 
 
 def make_head_spec(

@@ -5,18 +5,17 @@ The image is resized and cropped to the central 0.875 of its shorter side, as to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.common.contracts import CENTER_CROP, SPEC_KEY, Spec
-from effedge.pipeline.export.foreign_model import read_foreign
+from effedge.deploy.common.contracts import CENTER_CROP, Spec
 from effedge.pipeline.export.heads.builder import Builder, free_names
-from effedge.pipeline.export.heads.image_input import IMAGE, add_image_input
+from effedge.pipeline.export.heads.image_input import IMAGE, add_image_input, batch_bounds
 from effedge.pipeline.export.heads.table import CLASSIFIERS
-from effedge.pipeline.models.tables import Size
 from effedge.pipeline.weights.class_names import imagenet_labels, read_labels, stated_names
 
 if TYPE_CHECKING:
@@ -31,44 +30,33 @@ LEAST_PROBABILITY = 1e-30
 CLOSE = 1e-3  # to 1, of the sum of probabilities
 
 
-def attach_classifier(source: Path, name: str, labels: Path | None, batch: Batch, size: Size | None = None) -> ir.Model:
-    """Makes the classifier of an ONNX file; arguments as `effedge.pipeline.export.heads.attach.attach_head`.
-
-    Raises:
-        UserError: as `read_foreign`; the model's input or output is not that of a classifier, or nothing says the
-            classes' names.
-    """
-    import onnx_ir as ir
-
-    from effedge.pipeline.export.onnx_spec import spec_text
-
-    model, trial = read_foreign(source, batch, None, size)
-    arrays = list(trial.run(ir.to_proto(model), source).values())
-    shape = arrays[0].shape
-    if len(arrays) != 1 or len(shape) < 2 or shape[1] < 2 or arrays[0].size != shape[0] * shape[1]:
-        shapes = ", ".join(str(list(array.shape)) for array in arrays)
+def attach_classifier(
+    model: ir.Model, name: str, labels: Path | None, arrays: Mapping[str, np.ndarray], batch: Batch, source: Path
+) -> Spec:
+    """Makes a classifier of a network, in place; returns its spec. Arguments and errors as
+    `effedge.pipeline.export.heads.attach.attach_detector`."""
+    [output, *others] = arrays.values()
+    shape = output.shape
+    if others or len(shape) < 2 or shape[1] < 2 or output.size != shape[0] * shape[1]:
+        shapes = ", ".join(str(list(array.shape)) for array in arrays.values())
         raise UserError(f"'{source}' has outputs of shape {shapes}: a classifier's (--head {name}) is one, [N,classes]")
     names = read_names(labels, dict(model.metadata_props), source, shape[1])
     free_names(model, {IMAGE, LOGITS})
     height, width = add_image_input(model, CLASSIFIERS[name], source)
-    add_logits(model, arrays[0])
-    first = model.graph.inputs[0].shape[0]  # type: ignore[index]
-    spec: Spec = {
+    add_logits(model, output)
+    return {
         "model": source.stem,
         "weights": name,
         "task": "classification",
         "labels": names,
         "input": {
             "size": [height, width],
-            "batch": [first] * 3 if isinstance(first, int) else list(batch),
+            "batch": batch_bounds(model, batch),
             "resize": CENTER_CROP,
             "crop": CROP,
             "interpolation": "bilinear",
         },
     }
-    model.metadata_props.clear()
-    model.metadata_props[SPEC_KEY] = spec_text(spec)
-    return model
 
 
 def read_names(labels: Path | None, metadata: dict[str, str], source: Path, classes: int) -> list[str | None]:

@@ -7,6 +7,8 @@ The mean is not folded into the first convolution, because its padding is zero b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -54,3 +56,9 @@ def add_image_input(model: ir.Model, head: Head | ClassifierHead, path: object) 
     builder.insert(model.graph, in_front=True)
     model.graph.inputs[:] = [image]
     return height, width
+
+
+def batch_bounds(model: ir.Model, batch: Sequence[int]) -> list[int]:
+    """Returns (smallest, usual, largest) of a model's batch: its own, or `batch` where that is a symbol."""
+    own = model.graph.inputs[0].shape[0]  # type: ignore[index]
+    return [own] * 3 if isinstance(own, int) else list(batch)

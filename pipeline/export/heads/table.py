@@ -16,7 +16,6 @@ A row is of a project's own exporter. Sources, for pre-processing, decoding and 
   torchvision/models/detection.
 - RetinaNet: pytorch/vision, retinanet.py of torchvision/models/detection; open-mmlab/mmdetection,
   configs/_base_/models/retinanet_r50_fpn.py; facebookresearch/detectron2, configs/Base-RetinaNet.yaml.
-
 - Classifiers: pytorch/vision, `ImageClassification` of torchvision/transforms/_presets.py; timm/data/constants.py; mode
   "tf" of `preprocess_input`, keras/src/applications/imagenet_utils.py; ultralytics, `classify_transforms` of
   ultralytics/data/augment.py.

@@ -15,6 +15,7 @@ from effedge.calibration.output_error import selections
 from effedge.calibration.output_error.kinds import Choice, choose_judges
 from effedge.calibration.output_error.measure import OutputError
 from effedge.calibration.output_error.selections import Rows, rows_error
+from effedge.engines.comparison import nearness
 from tests.calibration.networks import Network
 
 SIDE, POINTS, SAMPLES = 16, 10, 6
@@ -129,7 +130,7 @@ def test_the_distance_of_rows_is_that_of_the_nearest(monkeypatch: pytest.MonkeyP
             total += weight * min(1, min(np.square(row - each).sum() for each in among.values))
     wanted = total / (one.weights.sum() + other.weights.sum())
     assert rows_error(one, other) == pytest.approx(wanted)
-    monkeypatch.setattr(selections, "CHUNK", 10)
+    monkeypatch.setattr(nearness, "CHUNK", 10)
     assert rows_error(one, other) == pytest.approx(wanted)
     monkeypatch.setattr(selections, "MOST_ROWS", 4)
     assert 0 < rows_error(one, other) <= 1

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 from onnx.helper import make_node as node
 
 from effedge.calibration.graph import onnx_file
@@ -17,7 +17,7 @@ from effedge.pipeline.export.heads.attach import attach_head
 from effedge.pipeline.export.heads.table import CLASSIFIERS
 from effedge.pipeline.models.tables import Size
 from effedge.pipeline.weights.class_names import imagenet_labels
-from tests.pipeline.export.foreign_files import run_file
+from tests.pipeline.export.foreign_files import run_file, save
 
 ONE, SIDE, CLASSES = (1, 1, 1), 24, 5
 NORMALIZE = {
@@ -43,16 +43,11 @@ def write_classifier(path, end="logits", classes=CLASSES, sides=(SIDE, SIDE), ch
     front += [node("Conv", [front[0].output[0] if front else "x", "w"], ["c"])]
     front += [node("GlobalAveragePool", ["c"], ["pool"])]
     dims = ["n", *sides, 3] if channels_last else ["n", 3, *sides]
-    graph = helper.make_graph(
-        [*front, *nodes], "g",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, dims)],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [dim or classes for dim in shape])],
-        [numpy_helper.from_array(weight, "w")],
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    save(path, [*front, *nodes], {"x": dims}, {"y": [dim or classes for dim in shape]}, {"w": weight})
     if names is not None:
+        model = onnx.load(path)
         helper.set_model_props(model, {"names": repr(names)})
-    onnx.save(model, path)
+        onnx.save(model, path)
     return path
 
 
