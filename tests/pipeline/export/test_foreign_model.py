@@ -12,9 +12,7 @@ from effedge.engines.comparison.reference import open_session
 from effedge.engines.onnx_header import read_header
 from effedge.pipeline.export import simplify
 from effedge.pipeline.export.foreign_model import check_inputs, random_feeds, simplify_foreign_file
-from effedge.pipeline.export.input_size import fix_header
 from effedge.pipeline.export.passes import float16_to_float32, fold_batch_norm
-from effedge.pipeline.models.tables import Size
 from tests.engines.openvino.reader.random_networks import random_network
 from tests.pipeline.export.foreign_files import HALF, INT64, between, conv, last, noise, run_file, save, shapes_of
 
@@ -34,30 +32,6 @@ def test_random_inputs_are_of_the_models_types_and_the_same_each_time():
     ]  # fmt: skip
     assert feeds["image"].max() > 200 and feeds["index"].max() <= 1 and feeds["x"].min() < -1
     assert all(np.array_equal(feeds[name], again[name]) for name in feeds)
-
-
-@pytest.fixture
-def model(tmp_path):
-    """Conv, BatchNormalization, and an output whose shape the file does not say."""
-    random = np.random.default_rng(0)
-    arrays = {
-        "w": random.normal(size=(4, 3, 3, 3)),
-        **{name: random.uniform(0.5, 2, 4) for name in ("g", "b", "m", "v")},
-    }
-    graph = helper.make_graph(
-        [
-            helper.make_node("Conv", ["x", "w"], ["conv"]),
-            helper.make_node("BatchNormalization", ["conv", "g", "b", "m", "v"], ["y"]),
-        ],
-        "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()],
-    )
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "net.onnx"
-    )
-    return tmp_path / "net.onnx"
 
 
 def shape_of(value):
@@ -93,59 +67,6 @@ def test_what_simplification_would_change_is_written_as_it_is_with_a_warning(mod
     simplify_foreign_file(model, tmp_path / "out.onnx", ONE, None)
     assert "changed its outputs by" in caplog.text and "so it is built as it is" in caplog.text
     assert_same_outputs(model, tmp_path / "out.onnx")
-
-
-def test_what_the_weights_rounding_explains_is_no_change(model, tmp_path, monkeypatch, caplog):
-    """As in PP-OCR's text detector, whose 72 layers make 1.5e-4 of what rounding alone makes of its weights."""
-    monkeypatch.setattr(simplify, "TOLERANCE", 1e-12)
-    simplify_foreign_file(model, tmp_path / "out.onnx", ONE, None)
-    assert [node.op_type for node in onnx.load(tmp_path / "out.onnx").graph.node] == ["Conv"]
-    assert "built as it is" not in caplog.text
-    monkeypatch.setattr(simplify, "MOST_ROUNDING", 1e-12)  # where rounding changes the outputs beyond recognition
-    simplify_foreign_file(model, tmp_path / "out.onnx", ONE, None)
-    assert "at most 1e-12 is rounding); so it is built as it is" in caplog.text
-
-
-@pytest.mark.parametrize("value", ["initializer", "Constant"])
-def test_weights_are_rounded_by_a_unit_in_the_last_place(model, value):
-    before = onnx.load(model)
-    if value == "Constant":
-        [weight] = [tensor for tensor in before.graph.initializer if tensor.name == "w"]
-        before.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=weight))
-        before.graph.initializer.remove(weight)
-    after = simplify.with_rounded_weights(before)
-
-    def arrays(each):
-        tensors = [*each.graph.initializer, *(node.attribute[0].t for node in each.graph.node[: value == "Constant"])]
-        return {tensor.name: numpy_helper.to_array(tensor) for tensor in tensors}
-
-    for name, array in arrays(before).items():
-        moved = np.abs(arrays(after)[name] - array)
-        np.testing.assert_array_equal(moved > 0, name == "w")
-        assert (moved <= np.spacing(np.abs(array))).all()
-
-
-def test_the_height_and_width_of_any_model_s_images_can_be_fixed(model, tmp_path, monkeypatch, capsys):
-    dynamic = onnx.load(model)
-    dims = dynamic.graph.input[0].type.tensor_type.shape.dim
-    dims[2].dim_param, dims[3].dim_param = "?", "?"  # PaddlePaddle's names of both
-    onnx.save(dynamic, tmp_path / "dynamic.onnx")
-    command = ["simplify", str(tmp_path / "dynamic.onnx"), "--out", str(tmp_path / "out.onnx")]
-    monkeypatch.setattr("sys.argv", command)
-    with pytest.raises(UserError, match=r"has shape \['n', 3, '\?', '\?'\], and an engine has one height and width"):
-        simplify.main()
-    monkeypatch.setattr("sys.argv", [*command, "--size", "12x20"])
-    simplify.main()
-    simplified = onnx.load(tmp_path / "out.onnx")
-    assert [node.op_type for node in simplified.graph.node] == ["Conv"]
-    assert shape_of(simplified.graph.input[0]) == [1, 3, 12, 20]
-    assert shape_of(simplified.graph.output[0]) == [1, 4, 10, 18]
-
-
-def test_a_size_for_a_model_without_images_is_refused(tmp_path):
-    path = save(tmp_path / "a.onnx", [node("Relu", ["x"], ["y"])], {"x": ["n", "t"]}, {"y": ["n", "t"]}, {})
-    with pytest.raises(UserError, match=r"SIZE \(--size\) 64 was given, and .* has no input of images, but 'x' \('n'"):
-        fix_header(read_header(path), path, Size(64, 64))
 
 
 def test_what_the_simplifier_refuses_is_written_as_it_is_with_a_warning(model, tmp_path, monkeypatch, caplog):
