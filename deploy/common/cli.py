@@ -233,6 +233,9 @@ def run(main: Callable[[], None]) -> NoReturn:
                 status = status or EXIT_USER_ERROR
     if status and _received and _received[0] != signal.SIGINT:
         status = EXIT_SIGNAL + _received[0]
+    # An interrupt inside exec() of a text, as dataclasses call it on import, has Python kill itself by SIGINT at the
+    # end of `python -m`, although the interrupt was caught; the next exec() takes that back.
+    exec("")
     sys.exit(status)
 
 

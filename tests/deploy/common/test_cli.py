@@ -117,6 +117,17 @@ def test_a_real_ctrl_c_inside_an_import_that_hides_it_is_one_line(tmp_path):
     assert (process.returncode, errors.splitlines()) == (2, [INTERRUPTED])
 
 
+def test_ctrl_c_inside_the_execution_of_a_text_is_exit_2(tmp_path):
+    """`python -m` would end by SIGINT itself: Python remembers an interrupt of exec() that was caught since."""
+    (tmp_path / "executes.py").write_text(
+        "from effedge.deploy.common.cli import run\nrun(lambda: exec('raise KeyboardInterrupt'))"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    command = [sys.executable, "-m", "executes"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()) == (2, [INTERRUPTED])
+
+
 def test_a_reader_that_has_enough_ends_the_command_without_a_word():
     """As `effedge ... | head -1`."""
     script = (
