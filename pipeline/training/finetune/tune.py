@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 
@@ -12,15 +13,14 @@ from torch import Tensor
 
 from effedge.calibration.ranges.samples import Samples
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.common.messages import track
 from effedge.pipeline.training.finetune.distill import Heads, find_heads
 from effedge.pipeline.training.finetune.graph import OnnxModule
 from effedge.pipeline.training.finetune.tuning import Tuning
+from effedge.pipeline.training.log.progress import TrainingProgress
 
 BETAS = (0.9, 0.99)
 WARMUP = 0.05  # of the steps
 GRADIENT_NORM = 1.0
-SMOOTHING = 0.95
 
 
 def tune(teacher: ir.Model, student: ir.Model, samples: Samples, tuning: Tuning) -> None:
@@ -35,9 +35,9 @@ def tune(teacher: ir.Model, student: ir.Model, samples: Samples, tuning: Tuning)
     optimizer = torch.optim.Adam(learner.parameters(), betas=BETAS)
     order = np.random.default_rng(tuning.seed)
     queue: list[int] = []
-    average = math.nan
-    with track(range(tuning.steps), desc="fine-tuning", unit="step") as bar:
-        for step in bar:
+    progress = TrainingProgress(0, tuning.steps, tuning.batch, "fine-tuning")
+    with contextlib.closing(progress.bar):
+        for step in range(tuning.steps):
             for group in optimizer.param_groups:
                 group["lr"] = tuning.rate * schedule(step, tuning.steps)
             optimizer.zero_grad()
@@ -52,8 +52,7 @@ def tune(teacher: ir.Model, student: ir.Model, samples: Samples, tuning: Tuning)
                 raise UserError(f"the loss became {total} at step {step}: lower --rate (it is {tuning.rate})")
             torch.nn.utils.clip_grad_norm_(learner.parameters(), GRADIENT_NORM)
             optimizer.step()
-            average = total if math.isnan(average) else SMOOTHING * average + (1 - SMOOTHING) * total
-            bar.set_postfix_str(f"loss {average:.4f}", refresh=False)
+            progress.step(step + 1, {"loss": total})
     learner.write(student)
 
 

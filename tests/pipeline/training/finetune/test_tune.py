@@ -94,6 +94,15 @@ def test_a_parameter_has_the_unit_of_its_output_channel(teacher, coarse):
             assert_near(units[node.inputs[2].name], expected)
 
 
+def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch, caplog, teacher, coarse):
+    """A fine-tuning of half an hour is not silent in the log of a build."""
+    monkeypatch.setattr("effedge.pipeline.training.log.progress.LINE_SECONDS", -1.0)
+    with caplog.at_level("INFO", "effedge"):
+        tune(teacher, coarse, SAMPLES, Tuning(steps=2, batch=2))
+    first, last = caplog.messages
+    assert first.startswith("step 1/2: loss ") and last.endswith(" 00:00 left")
+
+
 def test_the_same_seed_learns_the_same(teacher, coarse):
     learnt = []
     for seed in (0, 0, 1):
