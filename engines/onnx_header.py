@@ -11,7 +11,7 @@ import mmap
 import struct
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Set, Tuple, Union
+from typing import Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import BATCH_KEY, CALIBRATION_KEY, SPEC_KEY, Spec
@@ -41,6 +41,7 @@ LEAST_INPUTS = {
 }
 MOST_ELEMENTS = 1 << 31  # of an input; a tensor of float32 would have 8 GiB
 MOST_DIMS = 64
+CHANNELS = (1, 3, 4)  # of an input of images: grey, RGB, RGB with another map
 Dims = Optional[Tuple[Union[int, str], ...]]  # a dynamic dimension is its name, "" without one; None: of any rank
 
 
@@ -147,6 +148,17 @@ class Header:
             for node in self.nodes
             if node.op in LAYER_OPERATORS and self.initializers.get(node.inputs[1]) == FLOAT16
         ]
+
+
+def image_sides(dims: Optional[Sequence[Union[int, str]]]) -> Optional[slice]:
+    """Returns where an input's shape has its height and width; None: it is no input of images.
+
+    >>> image_sides((1, 3, 480, 640)), image_sides((1, 480, 640, 3)), image_sides((1, 1000))
+    (slice(2, 4, None), slice(1, 3, None), None)
+    """
+    if dims is None or len(dims) != 4:
+        return None
+    return slice(2, 4) if dims[1] in CHANNELS else slice(1, 3) if dims[3] in CHANNELS else None
 
 
 def onnx_files(path: Path) -> Dict[str, Path]:

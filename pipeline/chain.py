@@ -26,7 +26,7 @@ from effedge.calibration.settings import add_settings, read_settings
 from effedge.calibration.tensorrt_cache import ranges_stages
 from effedge.deploy.common.cli import Parser, UserError
 from effedge.deploy.common.messages import log
-from effedge.deploy.common.paths import output_folder
+from effedge.deploy.common.paths import add_build_folder
 from effedge.engines.build import make_engine
 from effedge.engines.build_options import add_build_options, read_build_options
 from effedge.engines.build_request import BuildRequest
@@ -282,9 +282,7 @@ def main() -> None:
         "--by-latency", action="store_true", help="of INT8: what is not faster in it on the target stays in 16 bit"
     )
     add_build_options(parser)
-    parser.add_argument(
-        "--out", type=output_folder, default=Path("build"), help="folder of all artefacts (%(default)s)"
-    )
+    add_build_folder(parser)
     parser.add_argument("--name", help="name of the model's folder under OUT (default: of the model, or of its file)")
     parser.add_argument("--until", default="engine", help=f"stop after {', '.join(STAGES)} (in place of an engine)")
     parser.add_argument("--selftest-image", type=Path, metavar="FILE", help="the image that a bundle tests itself on")

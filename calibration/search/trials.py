@@ -13,8 +13,7 @@ from effedge.calibration.graph.session import Arrays, session, side_by_side, thr
 from effedge.calibration.output_error.kinds import Choice, choose_judges
 from effedge.calibration.output_error.measure import OutputError
 from effedge.calibration.ranges.samples import Samples
-
-IMAGE_CHANNELS = (1, 3)
+from effedge.engines.onnx_header import image_sides
 
 
 class Trials:
@@ -81,10 +80,6 @@ class Trials:
 
 def image_size(feeds: Arrays) -> tuple[int, int] | None:
     """Returns the height and width of the image among a model's inputs; None if there is not one."""
-    sizes = []
-    for array in feeds.values():
-        if array.ndim == 4 and array.shape[1] in IMAGE_CHANNELS:
-            sizes.append(array.shape[2:])
-        elif array.ndim == 4 and array.shape[3] in IMAGE_CHANNELS:
-            sizes.append(array.shape[1:3])
+    shapes = [array.shape for array in feeds.values()]
+    sizes = [shape[sides] for shape in shapes if (sides := image_sides(shape)) is not None]
     return (int(sizes[0][0]), int(sizes[0][1])) if len(sizes) == 1 else None

@@ -5,6 +5,7 @@ The option of an output has `output_file`, `output_folder` or `output_path` as i
 that a path that nothing can be written to is an error before the work, and of every command the same.
 """
 
+import argparse
 import errno
 import os
 import sys
@@ -93,6 +94,11 @@ def output_folder(text: str) -> Path:
     if mode_of(path) and not path.is_dir():
         raise UserError(f"cannot write the folder '{text}': a file is there; choose another place")
     return path
+
+
+def add_build_folder(parser: argparse.ArgumentParser, text: str = "folder of all artefacts") -> None:
+    """Adds the option --out, the folder of what a command builds."""
+    parser.add_argument("--out", type=output_folder, default=Path("build"), help=f"{text} (%(default)s)")
 
 
 def output_path(text: str) -> Path:

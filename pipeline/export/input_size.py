@@ -7,14 +7,13 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from effedge.deploy.common.cli import UserError
-from effedge.engines.onnx_header import Header
+from effedge.engines.onnx_header import Header, image_sides
 from effedge.pipeline.models.tables import Size
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 RGB = 3
-CHANNELS = (1, RGB, 4)  # of an input of images: grey, RGB, RGB with another map
 
 
 def image_size(shape: Iterable[object] | None) -> tuple[int, int, bool] | None:
@@ -25,13 +24,6 @@ def image_size(shape: Iterable[object] | None) -> tuple[int, int, bool] | None:
     if len(sizes) == 4 and sizes[3] == RGB and sizes[1] > 0 and sizes[2] > 0:
         return sizes[1], sizes[2], False
     return None
-
-
-def sides_of(dims: Sequence[int | str] | None) -> slice | None:
-    """Returns where an input's shape has its height and width; None: it is no input of images."""
-    if dims is None or len(dims) != 4:
-        return None
-    return slice(2, 4) if dims[1] in CHANNELS else slice(1, 3) if dims[3] in CHANNELS else None
 
 
 def fixed_shape(dims: Sequence[int | str], name: str, path: object, size: Size | None) -> tuple[int | str, ...]:
@@ -45,7 +37,7 @@ def fixed_shape(dims: Sequence[int | str], name: str, path: object, size: Size |
     Raises:
         UserError: the height or width is dynamic and no size is given, or it is a number and another size is given.
     """
-    where = sides_of(dims)
+    where = image_sides(dims)
     if where is None:
         return tuple(dims)
     sides = dims[where]
@@ -68,7 +60,7 @@ def fix_header(header: Header, path: object, size: Size | None) -> Header:
     Raises:
         UserError: a size for a file without an input of images.
     """
-    if size is not None and all(sides_of(dims) is None for _, dims in header.inputs.values()):
+    if size is not None and all(image_sides(dims) is None for _, dims in header.inputs.values()):
         shapes = ", ".join(f"'{name}' {dims}" for name, (_, dims) in header.inputs.items())
         raise UserError(f"SIZE (--size) {size} was given, and '{path}' has no input of images, but {shapes}")
     inputs = {

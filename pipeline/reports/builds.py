@@ -25,7 +25,7 @@ from effedge.calibration.ranges.source import load_samples
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.files import read_json, write_json_so_far
 from effedge.deploy.common.messages import messages_to_stderr
-from effedge.deploy.common.paths import json_file, output_folder
+from effedge.deploy.common.paths import add_build_folder, json_file
 from effedge.deploy.runtime.manifest import read_manifest
 from effedge.engines.build import make_engine
 from effedge.engines.build_options import NO_INT8, BuildOptions
@@ -181,9 +181,7 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"(default: {' '.join(FAMILY)})")
     parser.add_argument("--target", default="rtx", metavar="T", help="whose builder runs here (default: %(default)s)")
-    parser.add_argument(
-        "--out", type=output_folder, default=Path("build"), help="folder of all artefacts (%(default)s)"
-    )
+    add_build_folder(parser)
     parser.add_argument("--json", type=json_file, metavar="FILE", help="write the rows to this file")
     parser.add_quiet()
     arguments = parser.parse_args()

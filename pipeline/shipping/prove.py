@@ -28,7 +28,7 @@ from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.files import atomic_file, read_json, write_json
 from effedge.deploy.common.locks import locked
 from effedge.deploy.common.messages import log
-from effedge.deploy.common.paths import output_folder
+from effedge.deploy.common.paths import add_build_folder
 from effedge.deploy.runtime.manifest import NAME as MANIFEST
 from effedge.engines.build_options import BuildOptions, add_build_options, read_build_options
 from effedge.engines.install import ENGINE, INSTALLED, LATENCY
@@ -299,9 +299,7 @@ def main() -> None:
     key = "a private key, which signs the bundles that the board then trusts alone, as with `effedge deploy --key`"
     parser.add_argument("--key", type=Path, metavar="FILE", help=key)
     parser.add_argument("--ssh-options", default="", metavar="TEXT", help='more for ssh, such as "-p 2222 -i key"')
-    parser.add_argument(
-        "--out", type=output_folder, default=Path("build"), help="folder of all artefacts (%(default)s)"
-    )
+    add_build_folder(parser)
     parser.add_quiet()
     arguments = parser.parse_args()
     board = Board(arguments.host, arguments.ssh_options)

@@ -25,7 +25,7 @@ from pathlib import Path
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.files import write_json_so_far
 from effedge.deploy.common.messages import log, messages_to_stderr
-from effedge.deploy.common.paths import json_file, output_folder
+from effedge.deploy.common.paths import add_build_folder, json_file
 from effedge.pipeline.datasets.read import read_data
 from effedge.pipeline.export.heads.table import HEADS_HELP
 from effedge.pipeline.models.tables import SIZE_HELP, parse_size
@@ -42,9 +42,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", metavar="ROW", help=f"{', '.join(CASES)} (default: all)")
     peers_help = "a Python with nncf, onnxruntime or nvidia-modelopt; may be repeated"
     parser.add_argument("--peers", type=Path, action="append", default=[], metavar="PYTHON", help=peers_help)
-    parser.add_argument(
-        "--out", type=output_folder, default=Path("build"), help="folder of all artefacts (%(default)s)"
-    )
+    add_build_folder(parser)
     parser.add_argument("--json", metavar="FILE", type=json_file, help="write all figures to this file")
     parser.add_argument("--limit", metavar="N", type=int, help="evaluate on the first N images only")
     add_own_row(parser)

@@ -17,7 +17,7 @@ from pathlib import Path
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.files import write_json
 from effedge.deploy.common.messages import log, messages_to_stderr
-from effedge.deploy.common.paths import json_file, output_file, output_folder
+from effedge.deploy.common.paths import add_build_folder, json_file, output_file
 from effedge.deploy.timing.gpu_facts import gpus
 from effedge.deploy.timing.machine import machine, versions
 from effedge.engines.build_request import NoSuchPrecisionError
@@ -39,9 +39,7 @@ def main() -> None:
     parser.add_argument("--calibration", type=Path, help="images for INT8, where the weights bring none")
     parser.add_argument("--rounds", type=int, default=5, help="rounds over all contenders (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=30, help="runs of a contender in a round (default: %(default)s)")
-    parser.add_argument(
-        "--out", type=output_folder, default=Path("build"), help="folder of all artefacts (%(default)s)"
-    )
+    add_build_folder(parser)
     parser.add_argument("--json", type=json_file, metavar="FILE", help="write all latencies to this file")
     parser.add_argument(
         "--plot", type=output_file, metavar="FILE.png", help="draw medians and spread (needs matplotlib)"

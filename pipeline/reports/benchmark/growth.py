@@ -15,7 +15,7 @@ from typing import NamedTuple
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.files import write_json
 from effedge.deploy.common.messages import messages_to_stderr
-from effedge.deploy.common.paths import json_file, output_file, output_folder
+from effedge.deploy.common.paths import add_build_folder, json_file, output_file
 from effedge.deploy.common.plot import figure_at
 from effedge.deploy.timing.machine import machine
 from effedge.deploy.timing.percentiles import summarize, warm_up
@@ -44,9 +44,7 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=list(BATCHES), metavar="N", help="(default: 1 2 4 8)")
     parser.add_argument("--precision", default="fp32", help="(default: %(default)s)")
     parser.add_argument("--runs", type=int, default=20, help="runs of each (default: %(default)s)")
-    parser.add_argument(
-        "--out", type=output_folder, default=Path("build"), help="folder of all artefacts (%(default)s)"
-    )
+    add_build_folder(parser)
     parser.add_argument("--json", type=json_file, metavar="FILE", help="write the costs to this file")
     parser.add_argument("--plot", type=output_file, metavar="FILE.png", help="draw them (needs matplotlib)")
     arguments = parser.parse_args()

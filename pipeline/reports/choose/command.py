@@ -20,7 +20,7 @@ from pathlib import Path
 
 from effedge.deploy.common.cli import Parser, UserError, choose
 from effedge.deploy.common.files import check_output_path, write_json
-from effedge.deploy.common.paths import json_file, output_file, output_folder
+from effedge.deploy.common.paths import add_build_folder, json_file, output_file
 from effedge.deploy.latency import PACKAGES
 from effedge.deploy.timing.machine import cores, machine, versions
 from effedge.engines.targets import PRECISIONS, TARGETS, Target, check_buildable_here, resolve_target, runs_here
@@ -48,9 +48,7 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, metavar="FILE", help="your own accuracy of models: .csv or .json")
     parser.add_argument("--precision", default="fp16", help=f"{', '.join(PRECISIONS)} (default: %(default)s)")
     parser.add_argument("--target", default="auto", help=f"auto, {', '.join(TARGETS)} (default: %(default)s)")
-    parser.add_argument(
-        "--out", type=output_folder, default=Path("build"), help="engines go to its folder choose (%(default)s)"
-    )
+    add_build_folder(parser, "engines go to its folder choose")
     parser.add_argument("--json", type=json_file, metavar="FILE", help="write the table to this file")
     parser.add_argument("--plot", type=output_file, metavar="FILE.png", help="draw it (needs matplotlib)")
     parser.add_quiet()
