@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -52,12 +51,14 @@ def test_an_unknown_command_is_one_line_with_the_nearest_name(word, nearest):
 
 
 def test_it_starts_in_a_fifth_of_a_second():
-    """The best of five, as the machine may be busy; nothing heavy is imported before it is known what is wanted."""
+    """Nothing heavy is imported before it is known what is wanted. Of processor time, and the best of five, as the
+    machine may be busy."""
     seconds = []
     for _ in range(5):
-        started = time.perf_counter()
+        before = os.times()
         assert run_effedge("--help").returncode == 0
-        seconds.append(time.perf_counter() - started)
+        after = os.times()
+        seconds.append(sum(after[2:4]) - sum(before[2:4]))  # of ended processes, user and system
     assert min(seconds) < 0.2
 
 
