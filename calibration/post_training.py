@@ -18,7 +18,7 @@ from typing import NoReturn, TypeVar
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from effedge.calibration.graph.macs import macs
+from effedge.calibration.graph.macs import macs, measured_shapes
 from effedge.calibration.placement import Plan, make_plan
 from effedge.calibration.placement.insert import InsertQDQPass, RoundedWeight
 from effedge.calibration.ranges.collect import collect
@@ -28,7 +28,7 @@ from effedge.calibration.ranges.thresholds import AUTO, threshold
 from effedge.calibration.report import attach_report
 from effedge.calibration.search.last_word import HeldOut, hold_out, on_others, say_last_word
 from effedge.calibration.search.precision_choice import choose_step_by_step
-from effedge.calibration.search.sqnr import last_layers, sqnr
+from effedge.calibration.search.sqnr import in_words, last_layers, sqnr
 from effedge.calibration.search.switched_session import SwitchedTrials
 from effedge.calibration.search.threshold_search import search_thresholds, trial_budget
 from effedge.calibration.search.trials import Trials
@@ -81,7 +81,7 @@ class PostTrainingQuantizer:
         self.model, self.samples, self.settings = model, samples, settings
         self.equalized = model.clone()
         self.equalized_groups = equalize(self.equalized, samples)
-        self.macs = macs(model)
+        self.macs = macs(model, measured_shapes(model, samples.load(0)))
         self.plan = make_plan(self.equalized, float_kinds=settings.float_kinds or ())
         if not self.plan.layers:
             raise_nothing_to_quantize(self.plan.float_layers)
@@ -138,7 +138,7 @@ class PostTrainingQuantizer:
         """Makes the INT8 model with the given groups in 16 bit, and its report."""
         unusable = dict(self.zero_tensors)
         for index in float_groups:
-            gain, work = f"{self.gains[index]:.2g}", f"{100 * self.costs[index]:.2g}%"
+            gain, work = f"{self.gains[index]:.2g}", f"{100 * self.costs[index]:.3g}%"
             reason = f"in INT8 it adds {gain} to the output error for {work} of the work"
             unusable.update((name, unusable.get(name, reason)) for name in self.plan.groups[index])
         thresholds = self._by_tensor(self.thresholds)
@@ -165,7 +165,7 @@ class PostTrainingQuantizer:
             "judged_as": self.trials.choice.texts,
             "output_kinds": dict(self.settings.output_kinds),
             "sqnr_db": {layers[tensor]: ratio for tensor, ratio in ratios.items()},
-            "thresholds": {name: thresholds[name] for name in plan.tensors},
+            "thresholds": {name: thresholds[name] for name in plan.tensors if name in thresholds},
             "sensitivity": self.sensitivity(),
         }
         attach_report(changed, report)
@@ -185,8 +185,10 @@ class PostTrainingQuantizer:
         plan = make_plan(changed, unusable, self.settings.float_kinds or ())
         if not plan.layers:
             raise_nothing_to_quantize(plan.float_layers)
-        used = {name: thresholds[name] for name in plan.tensors}
-        InsertQDQPass(plan.reads, used, plan.layers, self._by_tensor(self.lows), weights)(changed)
+        # A residual add has another shortcut where its first one's convolution left INT8. That one has no threshold,
+        # and stays in float.
+        reads = [(node, index) for node, index in plan.reads if node.inputs[index].name in thresholds]  # type: ignore[union-attr]
+        InsertQDQPass(reads, thresholds, plan.layers, self._by_tensor(self.lows), weights)(changed)
         common.RemoveUnusedNodesPass()(changed)
         return changed, plan
 
@@ -249,12 +251,9 @@ def merge_histograms(groups: Sequence[Sequence[str]], histograms: Mapping[str, H
 
 def describe(report: CalibrationReport) -> str:
     """Returns the report of `quantize` on one line."""
-    ratios = report["sqnr_db"]
-    worst = min(ratios, key=ratios.__getitem__)
     few = " (few: a hundred serve better)" if report["images"] < FEW_IMAGES else ""
     return (
         f"calibrate: {report['method']} on {report['images']} runs{few}; {report['int8_layers']} layers in INT8, "
         f"{len(report['float_layers'])} in float; {100 * report['int8_macs']:.1f}% of multiply-accumulates in INT8; "
-        f"output error {report['output_error']:.2g}{on_others(report)}; "
-        f"SQNR {sum(ratios.values()) / len(ratios):.1f} dB on average, lowest {ratios[worst]:.1f} dB at '{worst}'"
+        f"output error {report['output_error']:.2g}{on_others(report)}; {in_words(report['sqnr_db'])}"
     )

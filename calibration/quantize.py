@@ -59,12 +59,14 @@ def calibrate(
 
     def make(temporary: Path) -> None:
         from effedge.calibration.graph import onnx_file
+        from effedge.calibration.graph.session import check_runnable
         from effedge.calibration.post_training import PostTrainingQuantizer, describe
         from effedge.calibration.search.accuracy_budget import meet_budget
         from effedge.calibration.search.last_word import say_last_word, worst_layers
 
         loaded = onnx_file.load(model)
         onnx_file.check_float(loaded, model)
+        check_runnable(loaded, model)
         samples = load_samples(loaded, data, calibration_data.images, images)
         quantizer = PostTrainingQuantizer(loaded, samples, settings)
         for line in quantizer.trials.choice.lines():

@@ -55,7 +55,7 @@ def quantize(model: ir.Model, samples: Samples, output_kinds: OutputKinds = ()) 
 
     from effedge.calibration.fp8.placement import make_fp8_plan
     from effedge.calibration.fp16.quantized import raised
-    from effedge.calibration.graph.macs import macs
+    from effedge.calibration.graph.macs import macs, measured_shapes
     from effedge.calibration.placement.insert import FP8, InsertQDQPass
     from effedge.calibration.post_training import ALL_ZERO, raise_nothing_to_quantize
     from effedge.calibration.ranges.collect import collect
@@ -78,7 +78,7 @@ def quantize(model: ir.Model, samples: Samples, output_kinds: OutputKinds = ()) 
     trials = Trials(model, judges, dict(output_kinds))
     blocks = trials.block_errors(changed)
     ratios = sqnr(model, changed, judges.spread(8), last_layers(model))
-    work = macs(model)
+    work = macs(model, measured_shapes(model, samples.load(0)))
     names = {node.outputs[0].name or "": node.name or "" for node in model.graph}
     error = round(sum(blocks.values()) / len(blocks), 6)
     rounded = {name: round(value, 6) for name, value in blocks.items()}
@@ -103,14 +103,13 @@ def quantize(model: ir.Model, samples: Samples, output_kinds: OutputKinds = ()) 
 
 def describe(report: CalibrationReport) -> str:
     """Returns the report of `quantize` on one line."""
-    ratios = report["sqnr_db"]
-    worst = min(ratios, key=ratios.__getitem__)
+    from effedge.calibration.search.sqnr import in_words
+
     judged = "samples that no range was taken from" if report["held_out"] else "the samples of its ranges"
     return (
         f"fp8: ranges of {report['images']} runs; {report['fp8_layers']} layers in FP8, {len(report['float_layers'])} "
         f"in 16 bit; {100 * report['fp8_macs']:.1f}% of multiply-accumulates in FP8; output error "
-        f"{report['output_error']:.2g} on {judged}; SQNR {sum(ratios.values()) / len(ratios):.1f} dB on average, "
-        f"lowest {ratios[worst]:.1f} dB at '{worst}'"
+        f"{report['output_error']:.2g} on {judged}; {in_words(report['sqnr_db'])}"
     )
 
 
@@ -137,10 +136,12 @@ def fp8_stage(
 
     def make(temporary: Path) -> None:
         from effedge.calibration.graph import onnx_file
+        from effedge.calibration.graph.session import check_runnable
         from effedge.calibration.search.last_word import WORTHLESS
 
         loaded = onnx_file.load(model)
         onnx_file.check_float(loaded, model)
+        check_runnable(loaded, model)
         changed, report = quantize(loaded, load_samples(loaded, data, calibration_data.images, images), output_kinds)
         onnx_file.save(changed, temporary)
         for name, text in report["judged_as"].items():

@@ -19,6 +19,7 @@ from onnx_ir.passes import common
 from effedge.calibration.graph.control_flow import unwrap_control_flow, wrap_control_flow
 from effedge.calibration.graph.onnx_path import check_is_file
 from effedge.calibration.graph.raise_opset import raise_opset
+from effedge.calibration.graph.standard_operators import divide_fused, inline_functions, name_own_domain
 from effedge.calibration.graph.training_mode import check_inference
 from effedge.calibration.graph.unknown_sizes import name_unknown_sizes
 from effedge.deploy.common.cli import UserError
@@ -70,7 +71,9 @@ def read_own_opset(path: str | Path) -> ir.Model:
     if len(model.graph) == 0:
         raise UserError(f"'{path}' holds no nodes, so it is no whole ONNX file: export it again")
     _check_external_data(model, path)
+    name_own_domain(model)
     check_inference(model, path)
+    divide_fused(model)
     name_unknown_sizes(model)
     common.TopologicalSortPass()(model)  # ONNX Runtime takes nodes in any order, onnx-simplifier does not
     common.RemoveInitializersFromInputsPass()(model)
@@ -82,11 +85,12 @@ def prepare(model: ir.Model) -> ir.Model:
     """Brings a model in memory into the form that the passes expect, in place where it has no functions; returns it."""
     model = unwrap_control_flow(model)
     if model.functions:
-        model = common.InlinePass()(model).model
+        model = inline_functions(model)
     for tidy in (
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.RemoveInitializersFromInputsPass(),
         common.NameFixPass(),
+        common.RemoveUnusedNodesPass(),
         common.ShapeInferencePass(check_type=False, strict_mode=False),
     ):
         tidy(model)
@@ -148,6 +152,23 @@ def insert_behind(graph: ir.Graph, value: ir.Value, nodes: ir.Node | Sequence[ir
         graph.insert_before(graph[0], nodes)
     else:
         graph.insert_after(producer, nodes)
+
+
+class FreeNames:
+    """Makes names for new tensors, which no tensor of the graph has: exporters have a `conv1_scale` and a `data_q` of
+    their own."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        values = (*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs))
+        self.taken = {value.name for value in values}
+
+    def __call__(self, wanted: str) -> str:
+        """Returns the name that is wanted, or if it is taken one with a number behind it."""
+        name, count = wanted, 1
+        while name in self.taken:
+            name, count = f"{wanted}_{count}", count + 1
+        self.taken.add(name)
+        return name
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:

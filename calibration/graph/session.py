@@ -14,16 +14,26 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
+from google.protobuf.message import EncodeError
 from onnx_ir.passes import common
 
-from effedge.deploy.runtime.onnxruntime_backend import LOG_ERRORS, make_session
+from effedge.deploy.common.cli import UserError
+from effedge.deploy.runtime.onnxruntime_backend import LOG_ERRORS, LOG_FATAL, make_session
 from effedge.deploy.timing.machine import cores
 
+COMPARABLE = {
+    ir.DataType[name]
+    for name in (
+        *("FLOAT", "FLOAT16", "DOUBLE", "BOOL", "STRING"),
+        *(f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)),
+    )
+}
 BYTES_AT_ONCE = 1 << 28  # 256 MiB: of the tensors of all runs that go side by side
 Arrays = dict[str, np.ndarray]  # by the name of the tensor
 Item = TypeVar("Item")
@@ -41,7 +51,37 @@ def session(model: ir.Model, outputs: Sequence[str] = ()) -> onnxruntime.Inferen
                 value.type = ir.TensorType(ir.DataType.FLOAT)
         common.RemoveUnusedNodesPass()(model)
     is_fp8 = any(value.dtype == ir.DataType.FLOAT8E4M3FN for node in model.graph for value in node.outputs)
-    return session_of(ir.to_proto(model).SerializeToString(), is_fp8, threads_of_run(model))
+    return session_of(to_bytes(model), is_fp8, threads_of_run(model))
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    """Returns the bytes of a model's ONNX file. Raises UserError beyond protobuf's 2 GiB."""
+    try:
+        return ir.to_proto(model).SerializeToString()
+    except (EncodeError, ValueError) as error:
+        raise UserError(f"a model is at most 2 GiB here ({error}): give a smaller one") from error
+
+
+def check_runnable(model: ir.Model, path: Path) -> None:
+    """Raises a UserError for a model that ONNX Runtime does not run, such as one with a plugin of TensorRT, or that has
+    an output without numbers or texts, such as a sequence."""
+    for value in model.graph.outputs:
+        if value.type is not None and (not isinstance(value.type, ir.TensorType) or value.dtype not in COMPARABLE):
+            raise UserError(
+                f"'{path}' has the output '{value.name}' of type {value.type}, which cannot be compared: expected a "
+                "tensor of numbers; export it without that output (onnx.utils.extract_model cuts it off)"
+            )
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is not run
+    options.log_severity_level = LOG_FATAL
+    try:
+        onnxruntime.InferenceSession(to_bytes(model), options, providers=["CPUExecutionProvider"])
+    except UserError:
+        raise
+    except Exception as error:  # ONNX Runtime's errors have no common class but Exception
+        raise UserError(
+            f"ONNX Runtime cannot run '{path}', and calibration runs the float model: {' '.join(str(error).split())}"
+        ) from error
 
 
 def session_of(data: bytes, fp8: bool = False, threads: int = 0) -> onnxruntime.InferenceSession:
@@ -144,13 +184,12 @@ def live_bytes(graph: ir.Graph) -> int:
 
 
 def tensor_bytes(value: ir.Value) -> int:
-    """Returns the bytes of a tensor: a size that is not known counts as 1, a type that is not known as float32, and a
-    shape that is not known as none."""
+    """Returns the bytes of a tensor: a size that is not known counts as 1, a type that is not known and a text as 4
+    bytes, and a shape that is not known as none."""
     if value.shape is None:
         return 0
-    return math.prod(size if isinstance(size, int) else 1 for size in value.shape) * (
-        4 if value.dtype is None else max(1, int(value.dtype.itemsize))
-    )
+    count = math.prod(size if isinstance(size, int) else 1 for size in value.shape)
+    return count * (4 if value.dtype in (None, ir.DataType.STRING) else max(1, int(value.dtype.itemsize)))
 
 
 def parts_that_fit(items: Iterable[Item], bytes_of: Callable[[Item], int], room: int) -> list[list[Item]]:

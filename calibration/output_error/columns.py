@@ -19,16 +19,19 @@ LEAST_SIGNIFICANCE = 6.5  # of that step, in standard errors; the largest of all
 NOISE = 0.1  # decades by which the standard deviations of like columns scatter, where there are few
 PRIOR = 4  # the number of columns that this counts for
 MOST_EXPLAINED = 0.7  # of the values' variance, by the columns alone: the rows of no output explain as much
+CONSTANT = 1e-6  # of the largest standard deviation: a column with a smaller one is as good as constant
 CLOSE = 1e-6  # to 0 and 1, where rounding may pass them
 
 
 class Statistics(NamedTuple):
-    """The lowest and highest value, mean and standard deviation of each column, float64 [C]."""
+    """The lowest and highest value, mean and standard deviation of each column, and the share of its values that are
+    above 0, float64 [C]."""
 
     low: np.ndarray
     high: np.ndarray
     mean: np.ndarray
     spread: np.ndarray
+    positive: np.ndarray
 
     @property
     def probable(self) -> np.ndarray:
@@ -50,7 +53,8 @@ def statistics(arrays: Sequence[np.ndarray], axis: int) -> Statistics:
     variance = np.mean([np.square(view - centre).mean(axis=rows) for view in views], axis=0)
     low = np.min([view.min(axis=rows) for view in views], axis=0)
     high = np.max([view.max(axis=rows) for view in views], axis=0)
-    return Statistics(low, high, mean, np.sqrt(variance))
+    positive = np.mean([(view > 0).mean(axis=rows) for view in views], axis=0)
+    return Statistics(low, high, mean, np.sqrt(variance), positive)
 
 
 def rows_of(shape: Shape, axis: int) -> Shape:
@@ -117,7 +121,7 @@ def alike(spread: np.ndarray) -> list[list[int]]:
     [[0, 1, 2, 3], [4, 5, 6]]
     """
     levels = np.full(len(spread), np.nan)
-    np.log10(spread, out=levels, where=spread > 0)
+    np.log10(spread, out=levels, where=spread > CONSTANT * spread.max(initial=0))
     varying = np.flatnonzero(np.isfinite(levels))
     if len(varying) == 0:
         return [list(range(len(spread)))]

@@ -23,7 +23,7 @@ from effedge.calibration.output_error.readers import (
 from effedge.calibration.output_error.tables import Table
 
 MOST_WRONG = 0.01  # the share of boxes with a corner on the wrong side, or without size
-CELL_SHARE = 0.7  # of the variance of the boxes' centres, that the cell explains: a distance has less than half
+CELL_SHARE = 0.7  # of the variance of the boxes' places, that the cell explains: a distance has less than half
 # The columns of the box's first coordinate, the score, the class and the image's number in the batch.
 ROW_ORDERS: dict[int, tuple[RowOrder, ...]] = {
     6: (RowOrder(0, 4, 5), RowOrder(2, 1, 0)),
@@ -54,10 +54,10 @@ def detection_rows(expected: Sequence[Outputs], output: int) -> DetectionRows | 
     """Finds detections [...,K,6] or [...,K,7] (ROW_ORDERS)."""
     arrays = [run[output] for run in expected]
     size = arrays[0].shape[-1] if arrays[0].ndim in (2, 3, 4) else 0
-    if any(array.shape[-1:] != (size,) or array.dtype.kind != "f" for array in arrays):
+    if size not in ROW_ORDERS or any(array.shape[-1:] != (size,) or array.dtype.kind != "f" for array in arrays):
         return None
     rows = np.concatenate([array.reshape(-1, size) for array in arrays])
-    for order in ROW_ORDERS.get(size, ()):
+    for order in ROW_ORDERS[size]:
         boxes = rows[:, order.box : order.box + 4].T
         whole = integral(rows[:, order.label]) and (order.image is None or integral(rows[:, order.image]))
         if len(rows) and whole and probable(rows[:, order.score]) and is_xyxy(boxes) and boxes.any():
@@ -84,21 +84,21 @@ def is_xyxy(boxes: np.ndarray) -> bool:
 def box_layout(arrays: Sequence[np.ndarray], sure: bool = False) -> str | None:
     """Returns the layout of boxes [4,...rows] on each sample; None if they may be no boxes.
 
-    Of dense heads the cell decides where a box is, so that it is nearly the same on all samples; of distances to the
-    sides, which are positive too, the image decides.
+    Of dense heads the cell decides where a box is, so that it is nearly the same on all samples. Of distances to the
+    sides, which are positive too, and of offsets from an anchor in front of larger sizes, the image decides.
 
     Args:
         sure: that they are boxes, by the user's word.
     """
     boxes = np.stack([array.reshape(4, -1) for array in arrays])  # [S,4,R]
     if is_xyxy(np.moveaxis(boxes, 1, 0)):
-        layout, centres = XYXY, (boxes[:, :2] + boxes[:, 2:]) / 2
+        layout, places = XYXY, boxes
     elif sure or float((boxes[:, 2:] <= 0).mean()) <= MOST_WRONG:
-        layout, centres = CXCYWH, boxes[:, :2]
+        layout, places = CXCYWH, boxes[:, :2]
     else:
         return None
-    total = centres.var(axis=(0, 2))
-    by_cell = centres.mean(axis=0).var(axis=-1)
+    total = places.var(axis=(0, 2))
+    by_cell = places.mean(axis=0).var(axis=-1)
     if sure or (len(arrays) > 1 and (total > 0).all() and (by_cell >= CELL_SHARE * total).all()):
         return layout
     return None

@@ -11,13 +11,13 @@ import numpy as np
 from effedge.calibration.output_error.blocks import Block, Part
 from effedge.calibration.output_error.columns import alike
 from effedge.calibration.output_error.detector_heads import take_boxes, take_grid_codes
-from effedge.calibration.output_error.measure import Outputs
+from effedge.calibration.output_error.measure import LEAST_DETECTIONS, Outputs
 from effedge.calibration.output_error.readers import BoxColumns, ScoreColumns
-from effedge.calibration.output_error.tables import RARE, Table, find_scores
+from effedge.calibration.output_error.tables import RARE, Table, find_scores, runs
 from effedge.calibration.settings import BOXES, DETECTIONS
 from effedge.deploy.common.cli import UserError
 
-LEAST_DETECTIONS = 0.01  # the squared scores of a run in which something is found: one of 0.1
+MOST_PARTS = 4  # of columns without a gap, which a text lists
 
 
 class Group(NamedTuple):
@@ -148,10 +148,16 @@ def mean_activity(scores: ScoreColumns, expected: Sequence[Outputs]) -> float:
 
 
 def in_words(columns: Sequence[int], size: int) -> str:
-    """Returns a text like ' in columns 4 to 84', or nothing if these are all of `size` columns."""
+    """Returns a text like ' in columns 4 to 84', or nothing if these are all of `size` columns.
+
+    >>> in_words([4, 5, 9], 16), in_words([0, 1], 2)
+    (' in columns 4 to 5 and 9', '')
+    """
     if len(columns) == size:
         return ""
     if len(columns) == 1:
         return f" in column {columns[0]}"
-    joined = "to" if columns[-1] - columns[0] + 1 == len(columns) else "among"
-    return f" in columns {columns[0]} {joined} {columns[-1]}"
+    parts = [f"{part[0]} to {part[-1]}" if len(part) > 1 else f"{part[0]}" for part in runs(columns)]
+    if len(parts) > MOST_PARTS:
+        return f" in {len(columns)} of the columns {columns[0]} to {columns[-1]}"
+    return f" in columns {' and '.join([', '.join(parts[:-1]), parts[-1]] if parts[1:] else parts)}"

@@ -21,7 +21,6 @@ from effedge.calibration.output_error.blocks import BlockJudge, Part
 from effedge.calibration.output_error.columns import alike, statistics
 from effedge.calibration.output_error.detector_heads import detection_rows, finished_detections
 from effedge.calibration.output_error.groups import (
-    LEAST_DETECTIONS,
     Findings,
     add_group_blocks,
     find_group,
@@ -30,6 +29,7 @@ from effedge.calibration.output_error.groups import (
     tell_group,
 )
 from effedge.calibration.output_error.measure import (
+    LEAST_DETECTIONS,
     Candidates,
     DetectionJudge,
     Judge,
@@ -52,8 +52,10 @@ from effedge.calibration.output_error.tables import RARE, Table, make_tables
 from effedge.calibration.settings import BOXES, DETECTIONS, LABELS, LOGITS, SCORES, VALUES
 from effedge.deploy.common.cli import choose
 from effedge.deploy.common.contracts import SPEC_KEY
+from effedge.engines.onnx_header import LAYER_OPERATORS
 
 OWN_DETECTIONS = ("boxes", "scores", "classes")  # of effedge's own detectors
+TEXTS = "OSU"  # NumPy's kinds of arrays that hold texts
 LEAST_VECTORS = 8  # to tell unlike columns by
 
 
@@ -135,10 +137,14 @@ class JudgeChooser:
 
     def choose(self) -> Choice:
         """Returns the judges, and what they judge."""
-        for index, kind in enumerate(self.findings.kinds):
+        self._leave_out_constants()
+        for index in list(self.left):
+            kind = self.findings.kinds[index]
             if kind == VALUES:
                 self._judge_values(index)
-            elif kind == LOGITS and self.expected[0][index].ndim == 2:
+            elif self.expected[0][index].dtype.kind in TEXTS:
+                self._judge_output(index, label_error, "labels")
+            elif kind == LOGITS and self.expected[0][index].ndim == 2 and self.expected[0][index].shape[1] > 1:
                 self._judge_output(index, classification_error, "logits of a classifier")
         before = len(self.judges)
         self._judge_finished_detections()
@@ -162,6 +168,15 @@ class JudgeChooser:
         blocks = list(self.findings.blocks.values())
         texts = {name: ", ".join(self.findings.texts[index]) for index, name in enumerate(self.findings.names)}
         return Choice([*self.judges, *([BlockJudge(blocks)] if blocks else [])], texts)
+
+    def _leave_out_constants(self) -> None:
+        """Leaves out outputs that no layer makes, such as anchors: their error of 0 would hide that of the others."""
+        values = self.model.graph.outputs
+        made = [index for index in self.left if is_made_by_layer(values[index])]
+        for index in list(self.left) if made else ():
+            if index not in made and self.findings.kinds[index] is None:
+                self.left.remove(index)
+                self.findings.tell(index, "not judged, as no layer makes it")
 
     def _arrays(self, index: int) -> list[np.ndarray]:
         return [run[index] for run in self.expected]
@@ -239,7 +254,7 @@ class JudgeChooser:
         self.left.remove(index)
         arrays = self._arrays(index)
         vectors = arrays[0].ndim == 2 and arrays[0].dtype.kind == "f" and len(arrays) * len(arrays[0]) >= LEAST_VECTORS
-        shares = all(array.min() >= 0 and array.max() <= 1 for array in arrays)  # as of a softmax
+        shares = vectors and all(array.min() >= 0 and array.max() <= 1 for array in arrays)  # as of a softmax
         groups = alike(statistics(arrays, 1).spread) if unlike and vectors and not shares else []
         if len(groups) < 2:
             self.findings.tell(index, "values")
@@ -248,6 +263,20 @@ class JudgeChooser:
         for columns in groups:
             self.findings.tell(index, f"values{in_words(columns, arrays[0].shape[1])}")
             self.findings.add_block(index, Part(Columns(index, 1, columns)), columns)
+
+
+def is_made_by_layer(value: ir.Value) -> bool:
+    """Tells if a convolution or a matrix product is in front of a value."""
+    seen, waiting = set[ir.Node](), [value.producer()]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.op_type in LAYER_OPERATORS:
+            return True
+        waiting += [each.producer() for each in node.inputs if each is not None]
+    return False
 
 
 def is_label(array: np.ndarray) -> bool:

@@ -36,6 +36,7 @@ Outputs = Sequence[np.ndarray]
 
 LOWEST_SCORE = 0.02  # a lower score moves no figure of merit, but there are many of them
 MAX_DETECTIONS = 100
+LEAST_DETECTIONS = 0.01  # the squared scores of a run in which something is found: one of 0.1
 USELESS = 1.0  # the error of what is not finite or of another shape
 
 
@@ -120,7 +121,7 @@ class DetectionJudge:
         for expected, own, candidates in zip(prepared.images, prepared.own, self.read(got), strict=True):
             detections = best_of(candidates)
             error += own - 2 * _agreement(expected, detections) + _agreement(detections, detections)
-        return [error / max(prepared.scale, LOWEST_SCORE**2)]
+        return [error / max(prepared.scale, LEAST_DETECTIONS)]
 
 
 def run_scales(own: np.ndarray) -> np.ndarray:
@@ -184,7 +185,10 @@ class OutputJudge:
 
 
 def classification_error(expected: np.ndarray, got: np.ndarray) -> float:
-    """Returns the mean over the batch for logits [N,C] of both models; 1 for logits that are not finite."""
+    """Returns the mean over the batch for logits [N,C] of both models; 1 for logits that are not finite. Classes that
+    the float model rules out by an infinite logit do not count."""
+    known = np.isfinite(expected).all(axis=0)
+    expected, got = expected[:, known], got[:, known]
     if not np.isfinite(got).all():
         return USELESS
     expected_log, got_log = _log_softmax(expected), _log_softmax(got)

@@ -34,7 +34,8 @@ class Whole:
 
 @dataclass(frozen=True)
 class Columns:
-    """Reads some columns of an output, as [C, ...rows]."""
+    """Reads some columns of an output, as [C,N,...rows] without axes of length 1: boxes [N,R,1,4] belong to scores
+    [N,R,C]."""
 
     output: int
     axis: int
@@ -47,6 +48,7 @@ class Columns:
         """Returns the columns of the output's array."""
         first, last = self.indices[0], self.indices[-1]
         columns = columns_first(array, self.axis)
+        columns = columns.reshape(*columns.shape[:2], *(length for length in columns.shape[2:] if length > 1))
         return columns[first : last + 1] if last - first + 1 == len(self.indices) else columns[list(self.indices)]
 
 
@@ -112,7 +114,7 @@ class BoxColumns:
 
 
 def by_image(columns: np.ndarray) -> np.ndarray:
-    """Returns columns [C,R], [C,N,R] or [C,N,R,1] as [C,N,R]."""
+    """Returns columns [C,R] or [C,N,...rows] as [C,N,R]."""
     return columns[:, None] if columns.ndim == 2 else columns.reshape(*columns.shape[:2], -1)
 
 

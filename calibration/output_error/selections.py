@@ -20,6 +20,7 @@ from effedge.engines.comparison.nearness import nearest_distances
 from effedge.engines.onnx_header import SELECTING_OPERATORS
 
 TOP_K = "TopK"  # of the other SELECTING_OPERATORS the values decide the number of rows too
+WITHOUT_VALUES = ("Shape", "Size", "ConstantOfShape")  # their results have no values of what they read
 LEAST_SCALE = 0.01  # of the distance to another sample's rows, where all samples' are alike
 MOST_ROWS = 512  # whose nearest ones are looked for
 
@@ -64,11 +65,27 @@ def selecting_nodes(value: ir.Value) -> list[ir.Node]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if node.op_type in SELECTING_OPERATORS:
+        if node.op_type in SELECTING_OPERATORS and reads_values(node):
             found.append(node)
-        else:
+        elif node.op_type not in WITHOUT_VALUES:
             waiting += [each.producer() for each in node.inputs if each is not None]
     return found
+
+
+def reads_values(node: ir.Node) -> bool:
+    """Tells if what a node computes depends on the values of the model's inputs, and not on their shapes alone."""
+    seen, waiting = set[ir.Value](), list(node.inputs)
+    while waiting:
+        value = waiting.pop()
+        if value is None or value in seen:
+            continue
+        seen.add(value)
+        producer = value.producer()
+        if value.is_graph_input():
+            return True
+        if producer is not None and producer.op_type not in WITHOUT_VALUES:
+            waiting += producer.inputs
+    return False
 
 
 def may_select(node: ir.Node, length: int | ir.SymbolicDim | None, lengths: Sequence[int]) -> bool:

@@ -21,6 +21,8 @@ RARE = 0.1  # the mean of an objectness, or of the rows' highest scores, is less
 ACTIVE = 0.25  # a score, of which no detector's background has many
 LEAST_ACTIVE = 8  # rows that tell an objectness
 LOGIT_MEAN = -2.5  # scores are rare: a probability of less than a tenth
+LEAST_LOGIT_MEAN = -20.0  # decibels may be lower: as logits they would all be 0
+POSITIVE = 0.16  # the share of rare logits above 0, of a normal distribution more than its deviation below 0
 LOGIT_HIGH = -1.0  # and some of them are high
 BACKGROUND_SHARE = 0.8  # of the rows, in which the background has the highest of an SSD's logits
 
@@ -231,11 +233,18 @@ def logits(table: Table, others: Sequence[Table], forced: bool) -> ScoreColumns 
     Args:
         others: the tables with the same rows.
     """
-    mean, spread, high = table.statistics.mean, table.statistics.spread, table.statistics.high
-    rare = [column for column in table.left if mean[column] < LOGIT_MEAN and mean[column] + spread[column] < 0]
+    mean, high = table.statistics.mean, table.statistics.high
+    rare = [
+        column
+        for column in table.left
+        if LEAST_LOGIT_MEAN < mean[column] < LOGIT_MEAN and table.statistics.positive[column] < POSITIVE
+    ]
     parts = runs(rare, table.parts)
-    if SIGMOID in table.read_by or (parts and len(parts) <= 3 and high[rare].max() > LOGIT_HIGH):
-        columns = table.left if SIGMOID in table.read_by else rare
+    # Scores begin or end a table, or follow a box: no coordinate in the midst of others is one.
+    placed = bool(parts) and (parts[0][0] in (0, 4) or rare[-1] == table.size - 1)
+    single = forced and len(table.left) == 1  # a softmax of it would be 1
+    if SIGMOID in table.read_by or single or (placed and len(parts) <= 3 and high[rare].max() > LOGIT_HIGH):
+        columns = table.left if SIGMOID in table.read_by or single else rare
         everything = ScoreColumns(table.columns(columns), SIGMOID, foreground=list(range(len(columns))))
         return gated(table, others, runs(columns, table.parts), SIGMOID) or everything
     boxes = table.size != 4 and any(other.size == 4 for other in others)

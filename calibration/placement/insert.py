@@ -17,12 +17,13 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from effedge.calibration.fp8 import e4m3
-from effedge.calibration.graph.onnx_file import insert_behind
+from effedge.calibration.graph.onnx_file import FreeNames, constant, insert_behind
 from effedge.calibration.placement.layers import Layer
 from effedge.calibration.ranges.thresholds import INT8_MAX, quantization_parameters
 
 # Whole numbers of a weight's shape, int8, and the float32 scale of each of its output channels.
 RoundedWeight = tuple[np.ndarray, np.ndarray]
+LARGEST_BIAS = 2**30  # of INT32, of which the sums take their part
 INT8, FP8 = ir.DataType.INT8, ir.DataType.FLOAT8E4M3FN
 
 
@@ -45,6 +46,24 @@ def int8_weight(layer: Layer, rounded: Mapping[str, RoundedWeight]) -> RoundedWe
     if layer.name in rounded:
         return rounded[layer.name]
     return quantize_weight(layer.weight_array, layer.axis)  # type: ignore[arg-type]  # a rule saw to it
+
+
+def with_room_for_bias(
+    weight: np.ndarray, scale: np.ndarray, axis: int, step: np.ndarray, bias: np.ndarray | None
+) -> RoundedWeight:
+    """Rounds weights anew to larger scales where the bias would overflow INT32, as of a dead channel whose weights are
+    1e-20; returns them as they are where none would.
+
+    ONNX Runtime holds the bias in INT32, in units of the activation's step times the weight's scale.
+    """
+    if bias is None or bias.shape != scale.shape:
+        return weight, scale
+    least = (np.abs(bias, dtype=np.float64) / (LARGEST_BIAS * float(step))).astype(np.float32)
+    if (least <= scale).all():
+        return weight, scale
+    wider = np.maximum(scale, least)
+    shape = [-1 if dimension == axis else 1 for dimension in range(weight.ndim)]
+    return np.rint(weight * (scale / wider).reshape(shape)).astype(np.int8), wider
 
 
 class InsertQDQPass(ir.passes.InPlacePass):
@@ -79,6 +98,7 @@ class InsertQDQPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         self.zero_points: dict[int, ir.Value] = {}
+        self.free_name = FreeNames(model.graph)
         dequantized: dict[ir.Value, ir.Value] = {}
         for node, index in self.reads:
             value = node.inputs[index]
@@ -89,14 +109,15 @@ class InsertQDQPass(ir.passes.InPlacePass):
         weights: dict[tuple[ir.Value | str, int], tuple[ir.Value, ir.Value, ir.Value]] = {}
         for layer in self.layers:
             # Layers that share weights need not share rounded ones: each was rounded by its own input.
-            key = (layer.name if layer.name in self.rounded else layer.weight, layer.axis)
+            rounded, own = self._rounded_weight(layer)
+            key = (layer.name if own else layer.weight, layer.axis)
             if key not in weights:
-                weights[key] = self._quantize_weight(model.graph, layer)
+                name = f"{layer.name}.rounded" if own else layer.weight.name or ""
+                weights[key] = self._add_weight(model.graph, name, layer.axis, *rounded)
             # A DequantizeLinear for each layer, even where heads share weights: backends look for the pair.
-            output = ir.Value(name=f"{layer.name}_weight_dq", type=layer.weight.type, shape=layer.weight.shape)
-            node = ir.node(
-                "DequantizeLinear", weights[key], {"axis": layer.axis}, outputs=[output], name=f"{layer.name}_weight_dq"
-            )
+            name = self.free_name(f"{layer.name}_weight_dq")
+            output = ir.Value(name=name, type=layer.weight.type, shape=layer.weight.shape)
+            node = ir.node("DequantizeLinear", weights[key], {"axis": layer.axis}, outputs=[output], name=name)
             model.graph.insert_before(layer.node, node)
             layer.node.replace_input_with(1, output)
         return ir.passes.PassResult(model, modified=bool(self.reads or self.layers))
@@ -109,31 +130,43 @@ class InsertQDQPass(ir.passes.InPlacePass):
             size, zero = e4m3.activation_scale(self.thresholds[name]), 0
         else:
             size, zero = quantization_parameters(self.thresholds[name], self.lows.get(name))
-        scale = Tape(graph).initializer(ir.tensor(np.array(size, np.float32), name=f"{name}_scale"))
+        scale = self._initializer(graph, np.array(size, np.float32), f"{name}_scale")
         if zero not in self.zero_points:
-            self.zero_points[zero] = Tape(graph).initializer(
-                ir.tensor(np.array(zero, self.number_format.numpy()), name=f"{self.prefix}_zero_point{zero or ''}")
-            )
+            array = np.array(zero, self.number_format.numpy())
+            self.zero_points[zero] = self._initializer(graph, array, f"{self.prefix}_zero_point{zero or ''}")
         zero_point = self.zero_points[zero]
-        quantized = ir.Value(name=f"{name}_q", type=ir.TensorType(self.number_format), shape=value.shape)
-        output = ir.Value(name=f"{name}_dq", type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
+        q, dq = self.free_name(f"{name}_q"), self.free_name(f"{name}_dq")
+        quantized = ir.Value(name=q, type=ir.TensorType(self.number_format), shape=value.shape)
+        output = ir.Value(name=dq, type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
         pair = [
-            ir.node("QuantizeLinear", [value, scale, zero_point], outputs=[quantized], name=f"{name}_q"),
-            ir.node("DequantizeLinear", [quantized, scale, zero_point], outputs=[output], name=f"{name}_dq"),
+            ir.node("QuantizeLinear", [value, scale, zero_point], outputs=[quantized], name=q),
+            ir.node("DequantizeLinear", [quantized, scale, zero_point], outputs=[output], name=dq),
         ]
         insert_behind(graph, value, pair)
         return output
 
-    def _quantize_weight(self, graph: ir.Graph, layer: Layer) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Adds a layer's rounded weights, scales and zero points to the graph; returns them."""
-        name = f"{layer.name}.rounded" if layer.name in self.rounded else layer.weight.name
+    def _rounded_weight(self, layer: Layer) -> tuple[RoundedWeight, bool]:
+        """Returns a layer's rounded weights with their scales, and if they are its own, not those of all layers that
+        share the weights."""
         if self.number_format == FP8:
-            weight, scale = e4m3.quantize_weight(layer.weight_array, layer.axis)  # type: ignore[arg-type]  # as above
-        else:
-            weight, scale = int8_weight(layer, self.rounded)
+            return e4m3.quantize_weight(layer.weight_array, layer.axis), False  # type: ignore[arg-type]  # as above
+        weight, scale = int8_weight(layer, self.rounded)
+        pair = layer.data.producer()
+        step, bias = constant(pair.inputs[1]) if pair else None, constant((*layer.node.inputs, None, None)[2])
+        fitted = (weight, scale) if step is None else with_room_for_bias(weight, scale, layer.axis, step, bias)
+        return fitted, layer.name in self.rounded or fitted[0] is not weight
+
+    def _add_weight(
+        self, graph: ir.Graph, name: str, axis: int, weight: np.ndarray, scale: np.ndarray
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Adds rounded weights, scales and zero points to the graph; returns them."""
         zero_point = np.zeros(scale.shape, self.number_format.numpy())
         return (
-            Tape(graph).initializer(ir.tensor(weight, name=f"{name}_{self.prefix}_{layer.axis}")),
-            Tape(graph).initializer(ir.tensor(scale, name=f"{name}_scale_{layer.axis}")),
-            Tape(graph).initializer(ir.tensor(zero_point, name=f"{name}_zero_point_{layer.axis}")),
+            self._initializer(graph, weight, f"{name}_{self.prefix}_{axis}"),
+            self._initializer(graph, scale, f"{name}_scale_{axis}"),
+            self._initializer(graph, zero_point, f"{name}_zero_point_{axis}"),
         )
+
+    def _initializer(self, graph: ir.Graph, array: np.ndarray, name: str) -> ir.Value:
+        """Adds a constant to the graph, by this name if it is free."""
+        return Tape(graph).initializer(ir.tensor(array, name=self.free_name(name)))

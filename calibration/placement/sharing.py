@@ -26,9 +26,10 @@ def passes_values_on(node: ir.Node) -> bool:
 
 
 def data_inputs(node: ir.Node) -> list[ir.Value]:
-    """Returns the inputs whose values a value-passing node passes on."""
+    """Returns the inputs whose values a value-passing node passes on, without constants: two concatenations of one
+    constant, such as zeros, have no other values in common."""
     inputs = node.inputs if node.op_type in DATA_ONLY else node.inputs[:1]
-    return [value for value in inputs if value is not None]
+    return [value for value in inputs if value is not None and not value.is_initializer()]
 
 
 def scale_groups(graph: ir.Graph, tensors: Iterable[ir.Value]) -> list[list[ir.Value]]:
@@ -46,8 +47,9 @@ def scale_groups(graph: ir.Graph, tensors: Iterable[ir.Value]) -> list[list[ir.V
 
     for node in graph:
         if passes_values_on(node):
-            for value in (*data_inputs(node)[1:], *node.outputs):
-                parent[root(value)] = root(data_inputs(node)[0])
+            first, *others = (*data_inputs(node), *node.outputs)
+            for value in others:
+                parent[root(value)] = root(first)
     groups: dict[ir.Value, list[ir.Value]] = {}
     for value in tensors:
         groups.setdefault(root(value), []).append(value)

@@ -99,8 +99,10 @@ def collect_amax(model: ir.Model, samples: Samples, tensors: Sequence[str]) -> d
     running = session(model)
 
     def extremes_of(run: int) -> np.ndarray:
-        outputs = np.abs(np.asarray(running.run(None, samples.load(run)), np.float32))
-        return outputs.reshape(-1, len(REDUCTIONS)).max(axis=1)[::-1]
+        reduced = np.asarray(running.run(None, samples.load(run)), np.float32).reshape(-1, len(REDUCTIONS))[::-1]
+        empty = (reduced[:, 0] == np.inf) & (reduced[:, 1] == -np.inf)  # a tensor of no rows, such as of no boxes
+        extremes: np.ndarray = np.where(empty, 0, np.abs(reduced).max(axis=1))
+        return extremes
 
     runs = side_by_side(extremes_of, range(len(samples)), threads_in(running))
     shown = track(runs, total=len(samples), desc="extremes", unit="run")

@@ -6,6 +6,8 @@ candidates come out sorted, and two of them changing places is no noise.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx_ir as ir
 
@@ -29,9 +31,13 @@ def last_layers(model: ir.Model) -> list[str]:
 
 
 def sqnr(reference: ir.Model, changed: ir.Model, samples: Samples, tensors: list[str]) -> dict[str, float]:
-    """Returns the ratio in dB of each named tensor over all samples; both models have the tensors by these names."""
+    """Returns the ratio in dB of each named tensor over all samples; both models have the tensors by these names.
+
+    Values that the float model does not make finite do not count, nor samples on which the tensors differ in shape, as
+    behind rows that the model selects. A tensor of which nothing is left is left out.
+    """
     sessions = [session(model, tensors) for model in (reference, changed)]
-    signal, noise = np.zeros(len(tensors)), np.zeros(len(tensors))
+    signal, noise, counts = (np.zeros(len(tensors)) for _ in range(3))
 
     def both(run: int) -> list[list[np.ndarray]]:
         feeds = samples.load(run)
@@ -40,8 +46,23 @@ def sqnr(reference: ir.Model, changed: ir.Model, samples: Samples, tensors: list
     runs = side_by_side(both, range(len(samples)), threads_in(sessions[0]))
     for pairs in track(runs, total=len(samples), desc="SQNR", unit="run"):
         for index, (expected, got) in enumerate(zip(*pairs, strict=True)):
-            signal[index] += np.square(expected, dtype=np.float64).sum()
-            noise[index] += np.square(expected.astype(np.float64) - got).sum()
+            if expected.shape != got.shape:
+                continue
+            known = np.isfinite(expected)
+            wanted = expected[known].astype(np.float64)
+            actual = np.nan_to_num(got[known].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+            signal[index] += np.square(wanted).sum()
+            noise[index] += np.square(wanted - actual).sum()
+            counts[index] += wanted.size
     with np.errstate(divide="ignore", invalid="ignore"):
-        decibels = np.where(noise > 0, 10 * np.log10(signal / noise), CEILING_DB)
-    return {name: round(float(value), 2) for name, value in zip(tensors, decibels, strict=True)}
+        decibels = np.where(noise > 0, np.clip(10 * np.log10(signal / noise), -CEILING_DB, CEILING_DB), CEILING_DB)
+    triples = zip(tensors, decibels, counts, strict=True)
+    return {name: round(float(value), 2) for name, value, count in triples if count}
+
+
+def in_words(ratios: Mapping[str, float]) -> str:
+    """Returns a text about the ratios of the last layers, by their names."""
+    if not ratios:
+        return "SQNR not known, as no last layer's output can be compared"
+    worst = min(ratios, key=ratios.__getitem__)
+    return f"SQNR {sum(ratios.values()) / len(ratios):.1f} dB on average, lowest {ratios[worst]:.1f} dB at '{worst}'"

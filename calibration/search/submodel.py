@@ -12,6 +12,8 @@ from effedge.calibration.graph.session import Arrays, Tensors, side_by_side
 
 def cut_before(model: ir.Model, start: int) -> None:
     """Removes all nodes before position `start` (in place); the tensors that they made become inputs."""
+    if start == 0:
+        return
     nodes = list(model.graph)
     for value in _crossing(model.graph, start):
         if value.producer() is not None:
@@ -20,7 +22,7 @@ def cut_before(model: ir.Model, start: int) -> None:
                 node.replace_input_with(index, as_input)
             model.graph.inputs.append(as_input)
     model.graph.remove(nodes[:start], safe=True)
-    model.graph.inputs[:] = [value for value in model.graph.inputs if value.uses()]
+    model.graph.inputs[:] = [value for value in model.graph.inputs if value.uses() or value.is_graph_output()]
 
 
 class Submodel(NamedTuple):
@@ -60,10 +62,12 @@ def submodels(model: ir.Model, starts: Sequence[int], feeds: Sequence[Arrays], m
 
 
 def _crossing(graph: ir.Graph, start: int) -> list[ir.Value]:
-    """Returns the graph's inputs and the outputs of earlier nodes that nodes from position `start` on read."""
+    """Returns the graph's inputs and the outputs of earlier nodes that nodes from position `start` on read, and inputs
+    that are outputs."""
     before = dict.fromkeys(list(graph)[:start])
     return [
         value
         for value in (*graph.inputs, *(value for node in before for value in node.outputs))
         if any(reader not in before for reader in value.consumers())
+        or (value.is_graph_input() and value.is_graph_output())
     ]

@@ -13,6 +13,7 @@ from effedge.calibration.graph.session import Arrays, session, side_by_side, thr
 from effedge.calibration.output_error.kinds import Choice, choose_judges
 from effedge.calibration.output_error.measure import OutputError
 from effedge.calibration.ranges.samples import Samples
+from effedge.deploy.common.cli import UserError
 from effedge.engines.onnx_header import image_sides
 
 
@@ -36,6 +37,7 @@ class Trials:
         running = session(reference)
         self.feeds = [feeds for _, feeds in samples]
         expected = list(side_by_side(lambda feeds: running.run(None, feeds), self.feeds, threads_in(running)))
+        check_finite(reference, expected)
         self.choice = choice or choose_judges(reference, expected, image_size(self.feeds[0]), kinds)
         self.measure = OutputError(self.choice.judges, expected)
 
@@ -76,6 +78,17 @@ class Trials:
             threads_in(running),
         )
         return dict(zip(self.measure.blocks, np.mean(list(runs), axis=0).tolist(), strict=True))
+
+
+def check_finite(model: ir.Model, expected: Sequence[Sequence[np.ndarray]]) -> None:
+    """Raises a UserError if the float model computes nothing but NaN and infinity at an output: nothing is near it."""
+    for index, value in enumerate(model.graph.outputs):
+        arrays = [run[index] for run in expected if run[index].dtype.kind == "f" and run[index].size]
+        if arrays and not any(np.isfinite(array).any() for array in arrays):
+            raise UserError(
+                f"the float model's output '{value.name}' is NaN or infinite on all samples: expected numbers; look at "
+                "the calibration data, or at the weights of the model"
+            )
 
 
 def image_size(feeds: Arrays) -> tuple[int, int] | None:

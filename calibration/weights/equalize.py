@@ -34,12 +34,14 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
+from effedge.calibration.graph.onnx_file import FreeNames
 from effedge.calibration.graph.session import session, side_by_side, threads_in
 from effedge.calibration.ranges.samples import Samples
 from effedge.deploy.common.files import sha256_of_bytes
 from effedge.deploy.common.messages import track
 
 PASS_ON = ("Add", "MaxPool", "Resize", "Mul")
+SCALED = ".scaled"  # ends the names of weights that were
 SAMPLES = 32
 LARGEST_RATIO = 1e3  # between the scales of two channels: beyond it the smaller one is noise
 # In the metadata: {"weights": the `weights_digest` of the model before, "scales": for each group its channels', []
@@ -87,11 +89,11 @@ def equalize_as(model: ir.Model, equalization: str) -> bool:
 
 
 def weights_digest(model: ir.Model) -> str:
-    """Computes the SHA-256 over a model's initializers."""
+    """Computes the SHA-256 over a model's initializers that are numbers."""
     return sha256_of_bytes(
         name.encode() + b"\0" + value.const_value.tobytes()
         for name, value in model.graph.initializers.items()
-        if value.const_value is not None
+        if value.const_value is not None and value.dtype != ir.DataType.STRING
     )
 
 
@@ -145,8 +147,11 @@ def channels(value: ir.Value) -> int | None:
 
 
 def has_constant_weights(node: ir.Node) -> bool:
-    """Returns True for a convolution whose kernel and bias are constants."""
-    return node.op_type == "Conv" and all(v is not None and v.const_value is not None for v in node.inputs[1:])
+    """Returns True for a convolution in float32 whose kernel and bias are constants."""
+    weights = node.inputs[1:]
+    return node.op_type == "Conv" and all(
+        value is not None and value.const_value is not None and value.dtype == ir.DataType.FLOAT for value in weights
+    )
 
 
 def is_dense(conv: ir.Node) -> bool:
@@ -168,7 +173,7 @@ def activations(node: ir.Node) -> list[ir.Value]:
 
 def passes_on(node: ir.Node) -> bool:
     """Returns True if a positive scale per channel on all activations comes out as the same scale."""
-    if node.op_type not in PASS_ON:
+    if node.op_type not in PASS_ON or len(node.outputs) != 1:  # a max-pool may give indices too
         return False
     tensors = [value.const_value for value in node.inputs if value is not None and value.const_value is not None]
     constants = [tensor.numpy() for tensor in tensors]
@@ -247,9 +252,9 @@ def multiply(model: ir.Model, conv: ir.Node, index: int, factor: np.ndarray) -> 
     """Gives the convolution its own copy of an input, times `factor`: kernels may be shared between levels."""
     old = conv.inputs[index]
     assert old is not None and old.const_value is not None
-    name = f"{old.name}.of.{conv.outputs[0].name}" if ".of." not in (old.name or "") else old.name
+    name = FreeNames(model.graph)(f"{(old.name or '').removesuffix(SCALED)}{SCALED}")
     array = (old.const_value.numpy().astype(np.float64) * factor).astype(np.float32)
-    conv.replace_input_with(index, Tape(model.graph).initializer(ir.tensor(array, name=f"{name}.scaled")))
+    conv.replace_input_with(index, Tape(model.graph).initializer(ir.tensor(array, name=name)))
 
 
 def divide_gate(model: ir.Model, product: ir.Node, index: int, scale: np.ndarray) -> None:
@@ -257,9 +262,11 @@ def divide_gate(model: ir.Model, product: ir.Node, index: int, scale: np.ndarray
     gate = product.inputs[index]
     assert gate is not None
     inverse = (1 / scale).astype(np.float32).reshape(1, -1, 1, 1)
-    factor = Tape(model.graph).initializer(ir.tensor(inverse, name=f"{product.outputs[0].name}.gate_scale"))
+    free_name = FreeNames(model.graph)
+    name = free_name(f"{product.outputs[0].name}.gate_scale")
+    factor = Tape(model.graph).initializer(ir.tensor(inverse, name=name))
     divided = ir.node("Mul", [gate, factor])
-    divided.outputs[0].name = f"{product.outputs[0].name}.gate"
+    divided.outputs[0].name = free_name(f"{product.outputs[0].name}.gate")
     divided.outputs[0].type = gate.type
     divided.outputs[0].shape = None if gate.shape is None else ir.Shape([gate.shape[0], len(scale), 1, 1])
     model.graph.insert_before(product, divided)

@@ -87,7 +87,7 @@ class Patches:
         patches = np.take(x.swapaxes(0, 1).reshape(channels, -1), place, axis=1)  # [C, taps, positions]
         if padded.any():
             patches[:, np.broadcast_to(padded, place.shape)] = 0
-        return patches.reshape(self.groups, -1, len(flat))
+        return patches.reshape(self.groups, channels // self.groups * math.prod(self.kernel), len(flat))
 
     def _padding(self, spatial: Sequence[int]) -> tuple[list[int], list[int]]:
         """Returns the padding before and after each spatial dimension."""

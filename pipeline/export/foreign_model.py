@@ -110,9 +110,8 @@ def read_foreign(source: Path, batch: Batch, data: Path | None, size: Size | Non
     Raises:
         UserError: `source` is no float ONNX file, or as `fix_size` and `modernize`.
     """
-    from onnx_ir.passes import common
-
     from effedge.calibration.graph import onnx_file
+    from effedge.calibration.graph.standard_operators import inline_functions
     from effedge.calibration.ranges.source import model_inputs
     from effedge.pipeline.export.input_size import fix_size
     from effedge.pipeline.export.passes.graph_ends import remove_repeated_outputs
@@ -120,7 +119,7 @@ def read_foreign(source: Path, batch: Batch, data: Path | None, size: Size | Non
 
     model = onnx_file.read_own_opset(source)
     if model.functions:
-        model = common.InlinePass()(model).model
+        model = inline_functions(model)
     onnx_file.check_float(model, source)
     remove_repeated_outputs(model.graph)
     fix_size(model, source, size)

@@ -14,11 +14,12 @@ def test_the_statistics_are_numpys_over_all_samples() -> None:
     arrays = [RANDOM.normal(3, 2, (1, 5, 7)).astype(np.float32) for _ in range(4)]
     for axis, columns in ((1, 5), (2, 7)):
         together = np.moveaxis(np.stack(arrays), axis + 1, 0).reshape(columns, -1)
-        low, high, mean, spread = statistics(arrays, axis)
+        low, high, mean, spread, positive = statistics(arrays, axis)
         np.testing.assert_allclose(low, together.min(axis=1))
         np.testing.assert_allclose(high, together.max(axis=1))
         np.testing.assert_allclose(mean, together.mean(axis=1), rtol=1e-5)
         np.testing.assert_allclose(spread, together.std(axis=1), rtol=1e-5)
+        np.testing.assert_allclose(positive, (together > 0).mean(axis=1))
 
 
 @pytest.mark.parametrize(

@@ -390,3 +390,74 @@ def test_a_sample_that_is_not_finite_leaves_the_others_their_error() -> None:
     broken[0][0][0, 0] = -np.inf
     measured = error([*broken], [broken[0], [runs[1][0] + 1], runs[2]], kinds={"out0": "values"})
     assert np.isfinite(measured) and measured > 0
+
+
+def test_boxes_with_an_axis_of_one_belong_to_scores_without_it() -> None:
+    """As TensorFlow's SSDs write them: [N,R,1,4] beside [N,R,C], and an objectness [N,1,R,1]."""
+    scene, got = Scene(), Scene().noisy()
+    plain = error(in_runs(scene.codes, scene.scores), in_runs(got.codes, got.scores))
+    longer = [in_runs(each.codes[:, :, None], each.scores) for each in (scene, got)]
+    assert error(*longer) == pytest.approx(plain) and plain < 0.2
+    gates = [each.objectness.transpose(0, 2, 1)[..., None] for each in (scene, got)]
+    gated = [in_runs(each.codes, each.scores, gate) for each, gate in zip((scene, got), gates, strict=True)]
+    assert error(*gated) < 0.2
+
+
+def test_offsets_from_anchors_are_no_corners() -> None:
+    """As of MediaPipe: small offsets in front of sizes that follow the anchor."""
+    scene, random = Scene(), np.random.default_rng(2)
+    offsets = random.normal(0, 5, scene.boxes[..., :2].shape)
+    sizes = scene.strides[:, None] * random.uniform(3, 4, scene.boxes[..., 2:].shape)
+    codes = np.concatenate([offsets, sizes + 25], axis=2).astype(np.float32)
+    assert "detections" not in choose(in_runs(codes, scene.scores)).texts["out0"]
+
+
+def test_scores_are_no_coordinate_in_the_midst_of_others() -> None:
+    """As of BlazeFace: a coordinate that is low nearly everywhere, beside logits with a long tail below."""
+    scene, random = Scene(), np.random.default_rng(2)
+    points = random.normal(0, 20, (*scene.boxes.shape[:2], 12)).astype(np.float32)
+    points[..., 8] = random.normal(-13, 5, points.shape[:2])
+    points[0, 0, 8] = 3
+    codes = np.concatenate([scene.codes, points], axis=2)
+    logits = (-4 - random.exponential(12, (*scene.boxes.shape[:2], 1))).astype(np.float32)
+    for sample in range(SAMPLES):
+        logits[sample, sample : sample + 9] = 2.0
+    texts = choose(in_runs(codes, logits)).texts
+    assert texts["out1"] == "logits of scores" and "scores in column" not in texts["out0"]
+
+
+def test_decibels_are_no_logits_of_which_all_would_be_0() -> None:
+    levels = np.random.default_rng(0).normal(-40, 12, (SAMPLES, 1, 32, 32)).astype(np.float32)
+    levels[0, 0, 0, 0] = 5
+    assert choose(in_runs(levels)).texts == {"out0": "values"}
+    assert error(in_runs(levels), in_runs(np.full_like(levels, -45))) > 0.5
+
+
+def test_logits_of_one_class_are_of_a_sigmoid() -> None:
+    random = np.random.default_rng(0)
+    rows, vector = (random.normal(0, 2, shape).astype(np.float32) for shape in ((SAMPLES, 64, 1), (SAMPLES, 1)))
+    for array in (rows, vector):
+        runs = in_runs(array)
+        assert error(runs, in_runs(array + 3), kinds={"out0": "logits"}) > 0.1
+        assert error(runs, runs, kinds={"out0": "logits"}) == 0
+
+
+def test_nearly_constant_columns_are_no_block_of_their_own() -> None:
+    features = np.random.default_rng(0).normal(0, 0.6, (SAMPLES, 4, 64)).astype(np.float32).reshape(-1, 64)
+    features[:, [20, 21]] = 1e-7 * features[:, [20, 21]] - 0.3
+    assert choose([[features]]).texts == {"out0": "values"}
+
+
+def test_outputs_that_no_layer_makes_do_not_count() -> None:
+    net = networks.Network()
+    x = net.input("x", [1, 3, 8, 8])
+    net.output(net.conv(x, "a", 3, 4), [1, 4, 8, 8])
+    net.output(net.node("Identity", [net.constant("all", np.ones((9, 4), np.float32))], "anchors"), [9, 4])
+    model = onnx_file.prepare(ir.from_proto(net.proto()))
+    values = np.random.default_rng(0).normal(size=(SAMPLES, 1, 4, 8, 8)).astype(np.float32)
+    runs = [[each, np.ones((9, 4), np.float32)] for each in values]
+    choice = choose_judges(model, runs)
+    assert choice.texts == {"a": "values", "anchors": "not judged, as no layer makes it"}
+    measure = OutputError(choice.judges, runs)
+    assert measure.of(0, [0 * values[0], runs[0][1]]) == pytest.approx(1, rel=0.1)
+    assert choose_judges(model, runs, kinds={"anchors": "values"}).texts["anchors"] == "values"

@@ -137,3 +137,17 @@ def test_the_distance_of_rows_is_that_of_the_nearest(monkeypatch: pytest.MonkeyP
     empty = Rows(np.zeros((0, 3)), np.zeros(0))
     assert rows_error(one, empty) == rows_error(empty, one) == 1 and rows_error(empty, empty) == 0
     assert rows_error(one, Rows(one.values, 0 * one.weights)) == pytest.approx(0)
+
+
+def test_places_in_a_shape_are_no_selection() -> None:
+    """As an exporter writes a gather over all rows of a dynamic batch: NonZero of ones."""
+    net = Network()
+    x = net.input("x", ["N", 3, 8, 8])
+    pooled = net.node("Flatten", [net.node("GlobalAveragePool", [net.conv(x, "a", 3, 10)], "pool")], "flat")
+    ones = net.node("ConstantOfShape", [net.node("Shape", [pooled], "shape")], "ones")
+    where = net.node("Transpose", [net.node("NonZero", [ones], "where")], "places")
+    gathered = net.node("GatherND", [pooled, where], "gathered")
+    net.output(net.node("Reshape", [gathered, "shape"], "y"), ["N", 10])
+    model = onnx_file.prepare(ir.from_proto(net.proto()))
+    runs = [[np.random.default_rng(seed).normal(size=(1, 10)).astype(np.float32)] for seed in range(SAMPLES)]
+    assert "selects" not in choose_judges(model, runs).texts["y"]
