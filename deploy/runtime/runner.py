@@ -71,7 +71,7 @@ class Runner:
             raise UserError(
                 f"input '{tensor.name}' is a {type(array).__name__}, expected a NumPy array of {tensor.dtype}"
             )
-        if array.dtype.name != tensor.dtype:
+        if array.dtype.name != tensor.dtype or not array.dtype.isnative:
             raise UserError(f"input '{tensor.name}' is {array.dtype}, '{self.folder}' takes {tensor.dtype}: convert it")
         if has_nan(array):
             raise UserError(f"input '{tensor.name}' has {np.isnan(array).sum()} values that are NaN: expected numbers")

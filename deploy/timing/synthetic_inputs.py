@@ -19,9 +19,12 @@ def synthetic_image() -> np.ndarray:
     return (cells + random.integers(0, 55, cells.shape)).astype(np.uint8)
 
 
-def synthetic_array(shape: Sequence[int], dtype: Union[str, type, np.dtype]) -> np.ndarray:
-    """Makes an array: normal floats; integers 0 and 1, which may be indices; bytes 0 and 255, which may be an image."""
-    random, kind = np.random.default_rng(0), np.dtype(dtype)
+def synthetic_array(shape: Sequence[int], dtype: Union[str, type, np.dtype], seed: int = 0) -> np.ndarray:
+    """Makes an array: normal floats; integers 0 and 1, which may be indices; bytes 0 and 255, which may be an image.
+
+    Inputs of one model have a `seed` each: the difference of two equal ones would be 0 in any engine.
+    """
+    random, kind = np.random.default_rng(seed), np.dtype(dtype)
     if kind.kind == "f":
         return np.asarray(random.normal(size=shape), kind)
     return np.asarray(random.integers(0, 2, shape) * (255 if kind == np.uint8 else 1), kind)

@@ -46,17 +46,16 @@ def inputs_of_run(header: Header, file: str = "") -> Optional[Dict[str, np.ndarr
         )
     batch = header.batch[1] if header.batch else 1
     feeds = {}
-    for name, (element, dims) in header.inputs.items():
+    for seed, (name, (element, dims)) in enumerate(header.inputs.items()):
         kind = DTYPES.get(element, "string")
         if dims is None or kind in ("string", "bfloat16") or any(isinstance(size, str) for size in dims[1:]):
             return None
         shape = tuple(size if isinstance(size, int) else batch for size in dims)
         if name in arrays:
-            feeds[name] = first_sample(name, arrays[name], shape, file)
+            feeds[name] = first_sample(name, arrays[name], shape, kind, file)
         else:
-            feeds[name] = (
-                synthetic_array(shape, kind) if kind != "bool" else synthetic_array(shape, "int8").astype(bool)
-            )
+            drawn = synthetic_array(shape, "int8" if kind == "bool" else kind, seed)
+            feeds[name] = drawn.astype(bool) if kind == "bool" else drawn
     return feeds or None
 
 
@@ -69,12 +68,19 @@ def read_arrays(path: Path, header: Header) -> Dict[str, np.ndarray]:
         raise UserError(f"--compare-on '{path}' is no whole .npz or .npy file of plain arrays ({error})") from error
     missing = [name for name in header.inputs if name not in arrays]
     if missing:
-        raise UserError(f"--compare-on '{path}' has {sorted(arrays)}, but the model also needs {missing}")
+        raise UserError(f"--compare-on '{path}' has {sorted(arrays)}, but the model takes {list(header.inputs)}")
     return arrays
 
 
-def first_sample(name: str, array: np.ndarray, shape: Any, file: str) -> np.ndarray:
-    """Returns the first rows of an array, as many as a run takes, or its first sample, which is a whole input."""
+def first_sample(name: str, array: np.ndarray, shape: Any, kind: str, file: str) -> np.ndarray:
+    """Returns the first rows of an array, as many as a run takes, or its first sample, which is a whole input.
+
+    Raises UserError for an array of another type or shape, or with NaN.
+    """
+    if array.dtype.name != kind:
+        raise UserError(f"--compare-on '{file}': '{name}' is {array.dtype}, the model takes {kind}: convert it")
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        raise UserError(f"--compare-on '{file}': '{name}' has values that are NaN: expected numbers")
     if array.shape[1:] == shape and len(array):
         return np.asarray(array[0], order="C")  # np.ascontiguousarray gives a number an axis
     if not shape or array.shape[1:] != shape[1:] or not len(array):

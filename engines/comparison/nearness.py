@@ -24,24 +24,27 @@ INTEGERS_THAT_MAY_DIFFER = 0.01  # an argmax changes where two values are equal 
 CANDIDATES = ("boxes", "scores", "classes")
 CANDIDATES_THAT_MAY_DIFFER = 0.1
 LEAST_IOU = 0.5
+TEXTS = "OSU"  # the kinds of arrays of texts: ONNX Runtime gives objects, OpenVINO texts of one length
 LEAST_SIDE = 1.0  # pixel
 CHUNK = 1 << 22  # distances that are computed at a time
 MOST_DISTANCES = 1 << 24  # between rows that are compared with the nearest one
 
 
-def nearness(reference: Outputs, actual: Outputs, spec: Spec, selected: Collection[str] = ()) -> Dict[str, float]:
+def nearness(reference: Outputs, actual: Outputs, spec: Spec, selected: Collection[str] = (),
+             least_iou: float = LEAST_IOU) -> Dict[str, float]:  # fmt: skip
     """Returns the decibels of each output of `reference`; DIFFERENT for one that `actual` lacks.
 
     Args:
         spec: the model's; with a detector's, boxes and classes are EQUAL or DIFFERENT.
         selected: the outputs that may hold rows which the model selects (onnx_header.Header.selected_outputs).
+        least_iou: with which two boxes of a detector are the same.
     """
     result = {name: decibels(expected, actual.get(name)) for name, expected in reference.items()}
     for name in () if spec else selected:
         if name in result:
             result[name] = max(result[name], rows_decibels(reference[name], actual.get(name)))
     if spec.get("task") == "detection" and set(CANDIDATES) <= set(reference) and set(CANDIDATES) <= set(actual):
-        share = candidates_missing(reference, actual)
+        share = candidates_missing(reference, actual, least_iou)
         result["boxes"] = result["classes"] = EQUAL if share <= CANDIDATES_THAT_MAY_DIFFER else DIFFERENT
     return {name: round(value, 1) for name, value in result.items()}
 
@@ -49,9 +52,13 @@ def nearness(reference: Outputs, actual: Outputs, spec: Spec, selected: Collecti
 def decibels(expected: np.ndarray, actual: object) -> float:
     """Measures one output; DIFFERENT where the runs differ in more than rounding: in shape or kind, or in where they
     are NaN or infinite."""
-    if not isinstance(actual, np.ndarray) or expected.shape != actual.shape or expected.dtype.kind != actual.dtype.kind:
+    if not isinstance(actual, np.ndarray) or expected.shape != actual.shape:
         return DIFFERENT
-    if expected.dtype.kind not in "fiub":  # sequences, texts
+    if expected.dtype.kind in TEXTS and actual.dtype.kind in TEXTS:
+        return EQUAL if expected.astype(str).tolist() == actual.astype(str).tolist() else DIFFERENT
+    if expected.dtype.kind != actual.dtype.kind:
+        return DIFFERENT
+    if expected.dtype.kind not in "fiub":
         return EQUAL if np.array_equal(expected, actual) else DIFFERENT
     if expected.dtype.kind != "f" and (not expected.size or np.mean(expected != actual) <= INTEGERS_THAT_MAY_DIFFER):
         return EQUAL
@@ -111,7 +118,7 @@ def with_infinities(values: np.ndarray) -> np.ndarray:
     return wide
 
 
-def candidates_missing(reference: Outputs, actual: Outputs) -> float:
+def candidates_missing(reference: Outputs, actual: Outputs, least_iou: float) -> float:
     """Returns the share of the reference's candidates without a counterpart, a candidate of their class that overlaps
     them, in the other run. Only candidates count whose score is above the last one's by more than the scores differ.
 
@@ -125,7 +132,7 @@ def candidates_missing(reference: Outputs, actual: Outputs) -> float:
         boxes, other_boxes = with_area(boxes), with_area(other_boxes)
         for index in np.flatnonzero(scores > scores[-1] + rounding):
             overlaps = iou_matrix(boxes[index : index + 1], other_boxes)[0]
-            found = (overlaps >= LEAST_IOU) & (other_classes == classes[index])
+            found = (overlaps >= least_iou) & (other_classes == classes[index])
             count, missing = count + 1, missing + (not found.any())
     return missing / count if count else 0.0
 

@@ -17,7 +17,7 @@ from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.messages import log
 from effedge.engines.onnx_header import DTYPES, PAIRS, Header, onnx_files
 from effedge.engines.stage import run_stage
-from effedge.pipeline.export.compare_outputs import TOLERANCE, difference_by_magnitude
+from effedge.pipeline.export.compare_outputs import TOLERANCE, difference_by_magnitude, run_outputs
 from effedge.pipeline.export.simplify import OPSET, TOOLS, Trial, simplify_verified
 
 if TYPE_CHECKING:
@@ -125,12 +125,27 @@ def read_foreign(source: Path, batch: Batch, data: Path | None, size: Size | Non
     fix_size(model, source, size)
     resolve_symbolic_batch(model, batch)
     inputs = model_inputs(model)
+    check_batches(model, source, inputs, batch)
     feeds = random_feeds(inputs, batch[1])
     if data is not None:
         read = {value.name for value in model.graph.inputs if value.uses() or value.is_graph_output()}
         feeds.update(array_samples(data, [each for each in inputs if each.name in read], 1).load(0))
     trial = Trial(feeds, difference_by_magnitude, data="random numbers" if data is None else f"'{data}'")
     return modernize(model, source, trial), trial
+
+
+def check_batches(model: ir.Model, source: Path, inputs: list[Input], batch: Batch) -> None:
+    """Raises UserError for a batch that the model cannot run, as one whose Reshape has a fixed batch; the usual one,
+    `batch[1]`, the trial runs."""
+    import onnx_ir as ir
+
+    if all(None not in each.shape for each in inputs):
+        return
+    for size in sorted({batch[0], batch[2]} - {batch[1]}):
+        try:
+            run_outputs(ir.to_proto(model), random_feeds(inputs, size), source)
+        except UserError as error:
+            raise UserError(f"a batch of {size}, of BATCH (--batch) {':'.join(map(str, batch))}: {error}") from error
 
 
 def modernize(model: ir.Model, source: Path, trial: Trial) -> ir.Model:

@@ -175,9 +175,15 @@ def simplified_alike(
         infer_named_sizes(after)
     except (RuntimeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise UserError(f"onnx-simplifier refuses '{source}': {' '.join(str(error).split())}") from error
-    apart = trial.difference(reference, trial.run(after, source))
+    apart = trial.difference(reference, trial.run(after, Path(f"{source}, simplified")))
     tolerance = trial.tolerance(apart, TOLERANCE, before, reference, source)
     if not apart <= tolerance:
+        numbers = [array for array in reference.values() if isinstance(array, np.ndarray) and array.dtype.kind == "f"]
+        if not all(np.isfinite(array).all() for array in numbers):
+            raise UserError(
+                f"'{source}' computes NaN or infinity on {trial.data or 'a photograph'}: nothing can be compared with "
+                "that; look at its weights, or at the range of pixels that it expects (--head)"
+            )
         raise UserError(
             f"simplifying '{source}' changed its outputs by {apart:.1e} of their range (at most {tolerance:.0e} is "
             "rounding)"

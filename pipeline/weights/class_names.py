@@ -25,15 +25,15 @@ def read_labels(path: Path) -> list[str | None]:
 
 
 def stated_names(metadata: Mapping[str, str]) -> list[str | None] | None:
-    """Returns the names in an ONNX file's metadata, which Ultralytics' exporter writes as {0: 'person', ...}; None if
-    there are none."""
+    """Returns the names in an ONNX file's metadata, which Ultralytics' exporter writes as {0: 'person', ...}, and
+    YOLOv5's before as ['person', ...]; None if there are none."""
     try:
         stated = ast.literal_eval(metadata.get("names", ""))
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return None
     if isinstance(stated, dict) and sorted(stated) == list(range(len(stated))) and stated:
         return [str(stated[number]) for number in range(len(stated))]
-    return None
+    return [str(name) for name in stated] if isinstance(stated, list) and stated else None
 
 
 def coco_labels() -> list[str | None]:

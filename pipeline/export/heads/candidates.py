@@ -100,8 +100,10 @@ def size_hint(head: Head, size: tuple[int, int]) -> str:
 
 
 def is_decoded(model: ir.Model) -> bool:
-    """Tells if a YOLOX decodes its boxes itself (`--decode_in_inference`): nothing else in it is exponential."""
-    return any(node.op_type == "Exp" for node in model.graph)
+    """Tells if a YOLOX decodes its boxes itself (`--decode_in_inference`): it multiplies an exponential by the stride.
+    Another one may belong to a sigmoid that is written out, 1 / (1 + exp(-x))."""
+    exponentials = [node.outputs[0] for node in model.graph if node.op_type == "Exp"]
+    return any(reader.op_type == "Mul" for value in exponentials for reader in value.consumers())
 
 
 def sorted_detections(builder: Builder, rows: ir.Value, kept: int) -> list[ir.Value]:

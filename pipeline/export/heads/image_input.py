@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from effedge.deploy.common.cli import UserError
+from effedge.deploy.common.messages import log
 from effedge.pipeline.export.heads.builder import Builder
 from effedge.pipeline.export.heads.table import ClassifierHead, Head
 from effedge.pipeline.export.input_size import RGB, image_size
@@ -22,6 +23,8 @@ IMAGE = "image"
 
 def add_image_input(model: ir.Model, head: Head | ClassifierHead, path: object) -> tuple[int, int]:
     """Replaces the network's input by `image`, in place; returns (height, width).
+
+    A network that takes integers gets the pixels as they are, in the head's order of colours.
 
     Raises:
         UserError: the model has more than one input, or none of images.
@@ -45,9 +48,12 @@ def add_image_input(model: ir.Model, head: Head | ClassifierHead, path: object) 
     axes = (RGB, 1, 1) if channels_first else (RGB,)
     if head.bgr:
         pixels = builder.op("Gather", pixels, builder.integers(2, 1, 0), axis=1 if channels_first else 3)
-    if any(head.mean):
+    takes_bytes = network_input.dtype is not None and network_input.dtype.is_integer()
+    if takes_bytes:
+        log.info(f"head: the network takes {network_input.dtype} pixels, 0 to 255, and normalizes them itself")
+    if any(head.mean) and not takes_bytes:
         pixels = builder.op("Sub", pixels, builder.constant(np.array(head.mean, np.float32).reshape(axes)))
-    if set(head.std) != {1.0}:
+    if set(head.std) != {1.0} and not takes_bytes:
         scale = (1 / np.array(head.std)).astype(np.float32)
         pixels = builder.op("Mul", pixels, builder.constant(scale.reshape(axes)))
     if network_input.dtype not in (None, ir.DataType.FLOAT):

@@ -21,6 +21,8 @@ def float16_to_float32(model: ir.Model) -> int:
 
     `model` must be free of functions.
     """
+    if not has_float16(model):
+        return 0  # shape inference would make tensors of sequences
     common.ShapeInferencePass(check_type=False, strict_mode=False)(model)  # for the types of tensors within
     ends = [value for value in (*model.graph.inputs, *model.graph.outputs) if value.dtype == HALF]
     changed = 0
@@ -41,6 +43,20 @@ def float16_to_float32(model: ir.Model) -> int:
         else:
             cast_output(model.graph, value)
     return changed
+
+
+def has_float16(model: ir.Model) -> bool:
+    """Tells if an input, a constant or the type that a node makes is float16."""
+    for graph in (model.graph, *model.graph.subgraphs()):
+        if any(value.dtype == HALF for value in (*graph.inputs, *graph.initializers.values(), *graph.outputs)):
+            return True
+        attributes = [(name, each) for node in graph for name, each in node.attributes.items()]
+        for name, each in attributes:
+            if each.type == ir.AttributeType.TENSOR and each.as_tensor().dtype == HALF:
+                return True
+            if each.type == ir.AttributeType.INT and name in TYPE_ATTRIBUTES and each.as_int() == HALF:
+                return True
+    return False
 
 
 def as_float32(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

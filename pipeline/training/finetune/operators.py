@@ -101,15 +101,32 @@ def average_pool(inputs: list[Any], attributes: Attributes) -> Tensor:
 
 def resize(inputs: list[Any], attributes: Attributes) -> Tensor:
     x, _, scales, sizes = (*inputs, None, None, None)[:4]
-    mode, coordinates = attributes.get("mode", "nearest"), attributes.get("coordinate_transformation_mode")
+    mode = attributes.get("mode", "nearest")
+    coordinates = attributes.get("coordinate_transformation_mode", "half_pixel")
     by_floor = mode == "nearest" and (coordinates, attributes.get("nearest_mode")) == ("asymmetric", "floor")
     bilinear = mode == "linear" and x.ndim == 4 and coordinates in ("half_pixel", "pytorch_half_pixel")
     if not by_floor and (not bilinear or attributes.get("antialias", 0) or attributes.get("exclude_outside", 0)):
         raise NotImplementedError("other than nearest, asymmetric, floor; or linear, half_pixel")
+    if "axes" in attributes:
+        raise NotImplementedError("axes")
     options: dict[str, Any] = {"mode": "bilinear", "align_corners": False} if bilinear else {"mode": "nearest"}
     if sizes is not None:
-        return F.interpolate(x, size=sizes.tolist()[2:], **options)
-    return F.interpolate(x, scale_factor=scales.tolist()[2:], **options)
+        whole, wanted = sizes.tolist(), {"size": sizes.tolist()[2:]}
+    else:
+        whole = [int(size * scale) for size, scale in zip(x.shape, scales.tolist(), strict=True)]
+        wanted = {"scale_factor": scales.tolist()[2:]}
+    ratios = [size / before for size, before in zip(whole, x.shape, strict=True)]
+    if ratios[:2] != [1, 1] or (by_floor and any(ratio % 1 for ratio in ratios)):
+        raise NotImplementedError(f"the scales {ratios}, of images and channels 1 or, for nearest, no whole numbers")
+    if coordinates == "pytorch_half_pixel" and 1 in whole[2:]:
+        raise NotImplementedError("pytorch_half_pixel to a side of 1")
+    return F.interpolate(x, **wanted, **options)
+
+
+def cast(inputs: list[Any], attributes: Attributes) -> Tensor:
+    if attributes["to"] not in DTYPES:
+        raise NotImplementedError(f"the type {attributes['to']} of ONNX")
+    return inputs[0].to(DTYPES[attributes["to"]])
 
 
 def reduction(reduce: Callable[..., Tensor]) -> Operator:
@@ -147,7 +164,8 @@ def clip(inputs: list[Any], attributes: Attributes) -> Tensor:
 
 
 def squeeze(inputs: list[Any], attributes: Attributes) -> Tensor:
-    return inputs[0].squeeze(tuple(inputs[1].tolist()))
+    x, axes = (*inputs, None)[:2]
+    return x.squeeze() if axes is None else x.squeeze(tuple(axes.tolist()))
 
 
 def unsqueeze(inputs: list[Any], attributes: Attributes) -> Tensor:
@@ -225,7 +243,7 @@ def onnx_slice(inputs: list[Any], attributes: Attributes) -> Tensor:
 OPERATORS: dict[str, Operator] = {
     "Add": lambda inputs, _: inputs[0] + inputs[1],
     "AveragePool": average_pool,
-    "Cast": lambda inputs, attributes: inputs[0].to(DTYPES[attributes["to"]]),
+    "Cast": cast,
     "Clip": clip,
     "Concat": lambda inputs, attributes: torch.cat(inputs, attributes["axis"]),
     "Conv": conv,
@@ -272,6 +290,6 @@ OPERATORS: dict[str, Operator] = {
     "Tanh": lambda inputs, _: torch.tanh(inputs[0]),
     "Tile": lambda inputs, _: inputs[0].repeat(inputs[1].tolist()),
     "TopK": top_k,
-    "Transpose": lambda inputs, attributes: inputs[0].permute(attributes["perm"]),
+    "Transpose": lambda inputs, attributes: inputs[0].permute(attributes.get("perm", [*range(inputs[0].ndim)][::-1])),
     "Unsqueeze": unsqueeze,
 }

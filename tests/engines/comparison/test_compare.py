@@ -175,7 +175,15 @@ def test_inputs_that_do_not_fit_are_refused(prepared, tmp_path):
     np.savez(tmp_path / "a.npz", other=np.zeros(3))
     np.savez(tmp_path / "b.npz", image=np.zeros((1, 16, 32, 3), np.uint8))
     (tmp_path / "c.npz").write_bytes(b"none")
-    for name, message in (("a.npz", "also needs"), ("b.npz", "has shape"), ("c.npz", "no whole"), ("d.npz", "No such")):
+    np.savez(tmp_path / "e.npz", image=np.zeros((1, 32, 32, 3), np.float64))
+    messages = {
+        "a.npz": r"has \['other'\], but the model takes",
+        "b.npz": "has shape",
+        "c.npz": "no whole",
+        "d.npz": "No such",
+        "e.npz": "is float64, the model takes uint8: convert it",
+    }
+    for name, message in messages.items():
         with pytest.raises(UserError, match=message):
             inputs_of_run(header, str(tmp_path / name))
     with pytest.raises(UserError, match="does not say how it takes images"):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from effedge.engines.comparison.compare import EXACT_IOU
 from effedge.engines.comparison.nearness import DIFFERENT, EQUAL, decibels, nearness
 
 RNG = np.random.default_rng(0)
@@ -79,6 +80,22 @@ def test_boxes_elsewhere_are_different():
     actual = candidates()
     actual["classes"] = actual["classes"] + 1
     assert nearness(candidates(), actual, DETECTION)["classes"] == DIFFERENT
+
+
+def test_in_float32_boxes_are_the_same_but_for_rounding():
+    expected, wider = candidates(), candidates()
+    corners, ends = wider["boxes"][..., :2], wider["boxes"][..., 2:]
+    wider["boxes"] = np.concatenate([corners, corners + 1.1 * (ends - corners)], axis=2)
+    assert nearness(expected, wider, DETECTION)["boxes"] == EQUAL
+    assert nearness(expected, wider, DETECTION, least_iou=EXACT_IOU)["boxes"] == DIFFERENT
+    assert nearness(expected, candidates(), DETECTION, least_iou=EXACT_IOU)["boxes"] == EQUAL
+
+
+def test_texts_are_the_same_whatever_type_of_array_holds_them():
+    """ONNX Runtime gives objects, OpenVINO texts of one length."""
+    expected = {"label": np.array(["cat", "dog"], dtype=object)}
+    assert nearness(expected, {"label": np.array(["cat", "dog"])}, {})["label"] == EQUAL
+    assert nearness(expected, {"label": np.array(["cat", "cow"])}, {})["label"] == DIFFERENT
 
 
 @pytest.mark.parametrize("corners", [[2, 1, 0, 3], [0, 1, 0, 3], [0, 1, 0, 1]], ids=["swapped", "no width", "a point"])

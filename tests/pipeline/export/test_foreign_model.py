@@ -88,6 +88,43 @@ def test_a_network_whose_sizes_onnx_infers_otherwise_than_onnx_runtime_is_writte
     assert_same_outputs(tmp_path / "in.onnx", tmp_path / "out.onnx")
 
 
+def test_a_batch_that_a_reshape_does_not_take_is_refused_at_once(tmp_path):
+    graph = helper.make_graph(
+        [conv(pads=[1] * 4), node("Reshape", ["c", "shape"], ["y"])],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 256])],
+        [
+            numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w"),
+            numpy_helper.from_array(np.array([1, 256]), "shape"),
+        ],
+    )
+    path = tmp_path / "baked.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    simplify_foreign_file(path, tmp_path / "one.onnx", ONE, None)
+    with pytest.raises(UserError, match="a batch of 4, of BATCH .--batch. 1:1:4: ONNX Runtime cannot run .*baked.onnx"):
+        simplify_foreign_file(path, tmp_path / "four.onnx", (1, 1, 4), None)
+
+
+def test_a_sequence_within_the_graph_stays_one(tmp_path):
+    """Shape inference would make a tensor of it, where it looked for float16."""
+    graph = helper.make_graph(
+        [
+            node("SplitToSequence", ["x", "two"], ["parts"], axis=1),
+            node("ConcatFromSequence", ["parts"], ["y"], axis=2),
+        ],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, 12])],
+        [numpy_helper.from_array(np.array(2), "two")],
+    )
+    path = tmp_path / "parts.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    simplify_foreign_file(path, tmp_path / "out.onnx", ONE, None)
+    feeds = {"x": np.random.default_rng(0).normal(size=(1, 4, 6)).astype(np.float32)}
+    np.testing.assert_array_equal(run_file(tmp_path / "out.onnx", feeds)["y"], run_file(path, feeds)["y"])
+
+
 def test_an_output_that_is_a_list_of_tensors_is_one_line(tmp_path):
     graph = helper.make_graph(
         [node("SequenceConstruct", ["x", "x"], ["y"])],

@@ -1,7 +1,13 @@
 import pytest
 
 from effedge.deploy.common.cli import UserError
-from effedge.pipeline.weights.class_names import coco_labels, imagenet21k_labels, imagenet_labels, read_labels
+from effedge.pipeline.weights.class_names import (
+    coco_labels,
+    imagenet21k_labels,
+    imagenet_labels,
+    read_labels,
+    stated_names,
+)
 
 
 def test_coco_has_80_names_at_their_category_ids():
@@ -53,3 +59,10 @@ def test_a_missing_or_binary_file_is_one_line(tmp_path):
 def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
     (tmp_path / "labels.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\n")
     assert read_labels(tmp_path / "labels.txt") == ["cat", "dog"]
+
+
+def test_the_names_that_ultralytics_exporters_state():
+    for stated in ("{0: 'cat', 1: 'dog'}", "['cat', 'dog']"):
+        assert stated_names({"names": stated}) == ["cat", "dog"]
+    for stated in ("", "[]", "{1: 'cat'}", "cat"):
+        assert stated_names({"names": stated}) is None

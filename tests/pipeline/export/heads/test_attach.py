@@ -137,12 +137,52 @@ def test_a_yolox_that_decodes_its_boxes_itself_is_not_decoded_again(labels, tmp_
             array = onnx.numpy_helper.to_array(tensor)
             tensor.CopyFrom(onnx.numpy_helper.from_array(array[: len(array) // 3], tensor.name))
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value //= 3
-    model.graph.node.extend([helper.make_node("Log", ["output"], ["log"]), helper.make_node("Exp", ["log"], ["again"])])
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1), "stride"))
+    model.graph.node.extend(
+        [
+            helper.make_node("Log", ["output"], ["log"]),
+            helper.make_node("Exp", ["log"], ["size"]),
+            helper.make_node("Mul", ["size", "stride"], ["again"]),
+        ]
+    )
     model.graph.output[0].name = "again"
     onnx.save(model, tmp_path / "decoded.onnx")
     [output] = run_file(tmp_path / "decoded.onnx", {"images": network_input("yolox", images())}).values()
     outputs = run_file(attached(tmp_path / "decoded.onnx", "yolox", labels, tmp_path), {"image": images()})
     assert_same_candidates(outputs, *reference("yolov5", output[0]))
+
+
+def test_an_exponential_of_a_sigmoid_that_is_written_out_decodes_no_box():
+    """As of SiLU: x / (1 + exp(-x))."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Exp", ["x"], ["e"]),
+            helper.make_node("Add", ["e", "one"], ["sum"]),
+            helper.make_node("Div", ["x", "sum"], ["y"]),
+        ],
+        "silu",
+        [helper.make_tensor_value_info("x", 1, [1, 3])],
+        [helper.make_tensor_value_info("y", 1, [1, 3])],
+        [onnx.numpy_helper.from_array(np.float32(1), "one")],
+    )
+    assert not candidates.is_decoded(ir.from_proto(helper.make_model(graph)))
+
+
+@pytest.mark.parametrize("head", ["classifier-unit", "classifier"])
+def test_a_network_that_takes_bytes_gets_them(head, labels, tmp_path, caplog):
+    """It normalizes them itself: the head's mean and deviation would leave next to nothing of them."""
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["float"], to=1),
+        helper.make_node("ReduceMean", ["float"], ["logits"], axes=[2, 3], keepdims=0),
+    ]
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(nodes, "bytes", [info("pixels", 2, [1, 3, *SIZE])], [info("logits", 1, [1, 3])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, tmp_path / "net.onnx")
+    with caplog.at_level("INFO", "effedge"):
+        [logits] = run_file(attached(tmp_path / "net.onnx", head, labels, tmp_path), {"image": images()}).values()
+    np.testing.assert_allclose(logits[0], images()[0].mean(axis=(0, 1)), rtol=1e-5)
+    assert "the network takes UINT8 pixels, 0 to 255, and normalizes them itself" in caplog.text
 
 
 def test_names_of_the_networks_own_tensors_are_no_obstacle(labels, tmp_path):

@@ -77,6 +77,7 @@ CASES = {
         {"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
         [None, np.float32([1, 1, 2, 3])],
     ),
+    "Resize, linear by default at half pixels": ({"mode": "linear"}, [None, np.float32([1, 1, 2, 2])]),
     "Sigmoid": ({}, []),
     "Slice": ({}, [ints([1, 2]), ints([3, -1]), ints([1, 2]), ints([1, 2])]),
     "Slice, all axes": ({}, [ints([0, 1, 2, 3]), ints([1, 3, 9, 99])]),
@@ -88,12 +89,14 @@ CASES = {
     "Split, the last is smaller": ({"axis": 2, "num_outputs": 2}, []),
     "Sqrt": ({}, []),
     "Squeeze": ({}, [ints([0])]),
+    "Squeeze, all": ({}, []),
     "Sub": ({}, [np.float32(0.3)]),
     "Tanh": ({}, []),
     "Tile": ({}, [ints([1, 2, 1, 3])]),
     "TopK": ({"axis": 2}, [ints([3])]),
     "TopK, least": ({"largest": 0}, [ints([2])]),
     "Transpose": ({"perm": [0, 2, 3, 1]}, []),
+    "Transpose, all around": ({}, []),
     "Unsqueeze": ({}, [ints([0, 3])]),
 }
 
@@ -136,11 +139,19 @@ def test_every_operator_is_tried():
     ("operator", "attributes", "others"),
     [
         ("Conv", {"auto_pad": "SAME_UPPER"}, [normal(6, 4, 3, 3)]),
+        ("Resize", {"mode": "linear"}, [None, np.float32([1, 2, 2, 2])]),
         (
             "Resize",
-            {"mode": "linear"},
-            [None, np.float32([1, 1, 2, 2])],
-        ),  # ONNX's default coordinates, which are not said
+            {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
+            [None, np.float32([1, 1, 1.7, 1.7])],
+        ),
+        ("Resize", {"mode": "linear", "axes": [2, 3]}, [None, np.float32([2, 2])]),
+        (
+            "Resize",
+            {"mode": "linear", "coordinate_transformation_mode": "pytorch_half_pixel"},
+            [None, np.float32([1, 1, 0.2, 0.2])],
+        ),
+        ("Cast", {"to": 11}, []),
         (
             "Resize",
             {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
