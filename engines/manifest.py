@@ -29,6 +29,7 @@ NAME = "manifest.json"
 UNKNOWN = "unknown"  # a precision that cannot be read
 # The tactic of a layer that the C++ blocks compute (engines/openvino/cpu_blocks/choose.py), in the blocks' precision.
 CPU_BLOCKS = "cpu_blocks"
+MULTIPLYING = ("Convolution", "Deconvolution", "MatMul", "FullyConnected")  # OpenVINO's layers with weights
 
 
 @dataclass(frozen=True)

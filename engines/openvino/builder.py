@@ -8,6 +8,7 @@ is faster (engines/openvino/swish.py), and how many of the first blocks are fast
 (engines/openvino/cpu_blocks/choose.py).
 """
 
+import re
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -20,7 +21,7 @@ from effedge.deploy.runtime.openvino_int8_sums import narrow_weights, saturates
 from effedge.deploy.timing.machine import cores
 from effedge.engines.build_options import AUTO, EXACT, OFF, POLYNOMIAL
 from effedge.engines.build_request import BuildRequest, RefusedError
-from effedge.engines.manifest import CPU_BLOCKS, BuiltEngine, Layer
+from effedge.engines.manifest import CPU_BLOCKS, MULTIPLYING, BuiltEngine, Layer
 from effedge.engines.onnx_header import LAYER_OPERATORS, Header
 from effedge.engines.openvino import race, swish
 from effedge.engines.openvino.cpu_blocks.choose import ChosenBlocks, choose_cpu_blocks, save_cpu_blocks
@@ -35,10 +36,10 @@ from effedge.engines.openvino.reader.search import Search
 ENGINE = "engine.xml"
 # A layer of INT8 arithmetic is reported with its data's type, u8 or i8, and counts as int8. A layer that only moves
 # bytes, such as those of the uint8 image, has the same types and keeps their names.
-MULTIPLYING = ("Convolution", "Deconvolution", "MatMul", "FullyConnected")
 INTEGERS = ("u8", "i8")
 NOT_COUNTED = ("Const", "Input", "Output")  # they compute nothing
 WITHOUT_BIAS = "/WithoutBiases"  # OpenVINO reads an ONNX Conv as this convolution and an Add, if the bias is not zero
+PART = f"{WITHOUT_BIAS}|/DequantizationMultiply"  # and an INT8 MatMul as this product by its scales
 STEPS = 6  # of a build, which `build` names
 
 
@@ -154,7 +155,7 @@ def executed_layers(compiled: Any, header: Header) -> List[Layer]:
         info = {key: value.astype(str) for key, value in operation.get_rt_info().items() if hasattr(value, "astype")}
         if info["layerType"] in NOT_COUNTED:
             continue
-        originals = [original.split(WITHOUT_BIAS)[0] for original in info["originalLayersNames"].split(",")]
+        originals = [re.split(PART, original)[0] for original in info["originalLayersNames"].split(",")]
         merged = [original for original in originals if original in nodes]
         name = nodes[merged[0]] if merged else operation.get_friendly_name()
         kind = info["runtimePrecision"]

@@ -19,6 +19,7 @@ from effedge.deploy.common.contracts import Manifest
 from effedge.deploy.common.files import atomic_file, digest_of_json, sha256
 from effedge.deploy.common.messages import silence
 from effedge.deploy.runtime.manifest import parse_manifest
+from effedge.engines.manifest import MULTIPLYING
 from effedge.pipeline.request import Request
 
 SECONDS, WARM_UP = 1.5, 0.5  # of the latency run, and before it
@@ -134,7 +135,9 @@ def work_by_precision(simplified: Path, manifests: Sequence[Manifest]) -> list[d
         return [{} for _ in manifests]
     by_engine = []
     for manifest in manifests:
-        built = {layer["name"]: layer["precision"] for layer in manifest["precision"]["layers"]}
+        # A transposition of a layer's weights may have its name too.
+        layers = sorted(manifest["precision"]["layers"], key=lambda layer: layer["type"] in MULTIPLYING)
+        built = {layer["name"]: layer["precision"] for layer in layers}
         shares: dict[str, float] = {}
         for name, count in work.items():
             kind = built.get(name) or built.get(str(outputs.get(name)), UNREADABLE)

@@ -8,14 +8,20 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from PIL import Image
 
+from effedge.calibration.graph import onnx_file
+from effedge.calibration.post_training import quantize
+from effedge.calibration.settings import Settings
 from effedge.engines.build import make_engine
 from effedge.engines.targets import TARGETS
 from effedge.pipeline.evaluation.accuracy_limit import AccuracyLimit
 from effedge.pipeline.reports import engine_table
+from tests.calibration import networks
 from tests.engines import graphs
+from tests.engines.openvino.builds import built
 
 pytest.importorskip("openvino")
 
@@ -153,3 +159,23 @@ def test_the_table_is_kept_until_an_engine_changes(fp32, monkeypatch):
     (fp32 / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(pytest.fail.Exception):
         engine_table.engine_table(fp32, request_of())
+
+
+def test_the_work_of_matrix_products_is_known_too(tmp_path):
+    """OpenVINO gives a Gemm's name to the transposition of its weights too, and has another for an INT8 MatMul."""
+    net = networks.Network()
+    weights = [np.random.default_rng(seed).normal(0, 0.1, (64, 64)).astype(np.float32) for seed in range(2)]
+    x, state = net.input("x", [1, 64]), net.input("state", [1, 64])
+    product = net.node("MatMul", [state, net.constant("w0", weights[0])], "product")
+    net.output(net.node("Gemm", [x, net.constant("w1", weights[1]), product], "sum"), [1, 64])  # as of an LSTM
+    model = onnx_file.prepare(ir.from_proto(net.proto()))
+    onnx_file.save(model, tmp_path / "simplified.onnx")
+    pairs = zip(networks.normal_runs(8, (1, 64)), networks.normal_runs(8, (1, 64), 1, "state"), strict=True)
+    changed, _ = quantize(model, networks.as_samples([one | other for one, other in pairs]), Settings("minmax"))
+    onnx_file.save(changed, tmp_path / "int8.onnx")
+    manifests = [
+        built(tmp_path / "int8.onnx", tmp_path / "int8"),
+        built(tmp_path / "simplified.onnx", tmp_path / "f", "fp32"),
+    ]
+    int8, float32 = engine_table.work_by_precision(tmp_path / "simplified.onnx", manifests)
+    assert int8 == {"int8": pytest.approx(1)} and float32 == {"f32": pytest.approx(1)}
