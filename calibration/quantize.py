@@ -103,7 +103,7 @@ def calibrate(
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="float32 ONNX, opset 13 or later")
+    parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="float32 ONNX, opset 11 or later")
     add_data(parser, required=True)
     add_settings(parser)
     zero = "zero points where they make the steps finer: for CPUs, as TensorRT takes none"

@@ -166,7 +166,7 @@ def fp8_stage(
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="float32 ONNX, opset 13 or later")
+    parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="float32 ONNX, opset 11 or later")
     add_data(parser, required=True)
     add_output_kinds(parser)
     parser.add_argument("--out", type=output_file, required=True, metavar="OUT.onnx")

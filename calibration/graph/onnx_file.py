@@ -31,9 +31,7 @@ PAIR = ("QuantizeLinear", "DequantizeLinear")
 QUANTIZATION_OPERATORS = (
     *PAIR,
     "DynamicQuantizeLinear",
-    "QLinearConv",
     "ConvInteger",
-    "QLinearMatMul",
     "MatMulInteger",
 )
 
@@ -125,7 +123,8 @@ def _check_external_data(model: ir.Model, path: Path) -> None:
 def check_float(model: ir.Model, path: str | Path, allowed: Sequence[str] = ()) -> None:
     """Raises a UserError if the model is already quantized, by other operators than the `allowed` ones."""
     for node in model.graph:
-        if node.op_type in QUANTIZATION_OPERATORS and node.op_type not in allowed:
+        quantized = node.op_type in QUANTIZATION_OPERATORS or node.op_type.startswith("QLinear")
+        if quantized and node.op_type not in allowed:
             raise UserError(f"'{path}' is already quantized ({node.op_type} '{node.name}'): give the float model")
 
 

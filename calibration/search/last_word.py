@@ -112,5 +112,5 @@ def on_others(report: CalibrationReport) -> str:
         return " (on the samples that chose it: too few are left to judge it by)"
     worst = max(held_out["blocks"], key=held_out["blocks"].__getitem__)
     block = f", worst '{worst}' {held_out['blocks'][worst]:.2g}" if len(held_out["blocks"]) > 1 else ""
-    fitted = " (to which its weights were fitted)" if held_out["fitted"] else ""
+    fitted = " (but by which its weights were rounded)" if held_out["fitted"] else ""
     return f", {held_out['output_error']:.2g}{block} on {held_out['samples']} samples that no trial has seen{fitted}"

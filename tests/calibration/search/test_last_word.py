@@ -84,7 +84,7 @@ def test_where_samples_are_few_it_says_so(
     found = report["held_out"]
     assert (None if found is None else (found["samples"], found["fitted"])) == (samples and (samples, fitted))
     assert ("too few are left to judge it by" in describe(report)) == (samples is None)
-    assert ("to which its weights were fitted" in describe(report)) == bool(fitted)
+    assert ("by which its weights were rounded" in describe(report)) == bool(fitted)
 
 
 @pytest.mark.usefixtures("few_trials")
