@@ -3,7 +3,7 @@
     effedge sensitivity INT8.onnx [--json FILE] [--plot FILE]
 
 The figures are read from the report that calibration left in the INT8 ONNX. A row is a group of layers whose inputs
-share one scale. Its gain is its share of the output error (calibration/search/output_error.py), by the error of the
+share one scale. Its gain is its share of the output error (calibration/output_error/), by the error of the
 group alone in INT8. Layers that a placement rule keeps in 16 bit, such as squeeze-and-excite, were never tried.
 effedge layer-accuracy measures, on labelled images, the cost of each group in points of AP or top-1.
 """

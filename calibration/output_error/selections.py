@@ -117,7 +117,7 @@ class Rows(NamedTuple):
     weights: np.ndarray
 
 
-class Wanted(NamedTuple):
+class WantedRows(NamedTuple):
     """The float model's rows of each image in a run, and the distance that counts as 1."""
 
     images: list[Rows]
@@ -150,13 +150,13 @@ class SelectionJudge:
             images.append(Rows(columns * self.scales, weights))
         return images
 
-    def prepare(self, expected: Sequence[Outputs]) -> list[Wanted]:
+    def prepare(self, expected: Sequence[Outputs]) -> list[WantedRows]:
         runs = [self.read(outputs) for outputs in expected]
         apart = [mean_error(one, other) for one, other in zip(runs, [*runs[1:], *runs[:1]], strict=True)]
         scale = max(float(np.mean(apart)), LEAST_SCALE) if len(runs) > 1 else 1.0
-        return [Wanted(images, scale) for images in runs]
+        return [WantedRows(images, scale) for images in runs]
 
-    def errors(self, prepared: Wanted, got: Outputs) -> list[float]:
+    def errors(self, prepared: WantedRows, got: Outputs) -> list[float]:
         return [mean_error(prepared.images, self.read(got)) / prepared.scale]
 
 

@@ -58,7 +58,7 @@ class SwitchedTrials:
         self.model, self.plan, self.trials, self.weights = model, plan, trials, weights
         self.lows = [None] * len(plan.groups) if lows is None else lows
         self.full: tuple[frozenset[int], SwitchedSession] | None = None  # for the groups that were tried last
-        self.parts: dict[int, Part] = {}  # by group, of those that `isolate` tried
+        self.parts: dict[int, NetworkPart] = {}  # by group, of those that `isolate` tried
 
     @property
     def samples(self) -> int:
@@ -93,7 +93,7 @@ class SwitchedTrials:
 
         def errors_in(members: list[int], submodel: Submodel) -> list[tuple[int, float]]:
             switched = SwitchedSession(self.model, self.plan, self.weights, members, submodel.start)
-            self.parts.update(dict.fromkeys(members, Part(switched, submodel.feeds)))
+            self.parts.update(dict.fromkeys(members, NetworkPart(switched, submodel.feeds)))
             errors = []
             for group in members:
                 switches = self._switches(switched, {group: thresholds[group]})
@@ -134,7 +134,7 @@ class SwitchedTrials:
         }
 
 
-class Part(NamedTuple):
+class NetworkPart(NamedTuple):
     """A session for the groups of a part of the network, and its feeds for each sample."""
 
     switched: SwitchedSession

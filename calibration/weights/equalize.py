@@ -50,7 +50,7 @@ EQUALIZATION_KEY = "effedge_equalized"
 
 
 @dataclass
-class Group:
+class EqualizedGroup:
     """Tensors that share one scale per channel, and the nodes at its borders."""
 
     tensors: list[ir.Value] = field(default_factory=list)
@@ -97,9 +97,9 @@ def weights_digest(model: ir.Model) -> str:
     )
 
 
-def find_groups(model: ir.Model) -> list[Group]:
+def find_groups(model: ir.Model) -> list[EqualizedGroup]:
     """Returns the groups that can be rescaled, each with at least one dense convolution among its readers."""
-    groups: list[Group] = []
+    groups: list[EqualizedGroup] = []
     seen: set[ir.Value] = set()
     for node in model.graph:
         source = node.inputs[0] if node.inputs else None
@@ -114,9 +114,9 @@ def find_groups(model: ir.Model) -> list[Group]:
     return groups
 
 
-def group_of(start: ir.Value) -> Group | None:
+def group_of(start: ir.Value) -> EqualizedGroup | None:
     """Returns all tensors and nodes that have to share `start`'s scale, or None if one of them cannot take a scale."""
-    group, pending, seen = Group(), [start], {start}
+    group, pending, seen = EqualizedGroup(), [start], {start}
     while pending:
         value = pending.pop()
         producer = value.producer()
@@ -217,7 +217,7 @@ def channel_extremes(model: ir.Model, values: list[ir.Value], samples: Samples) 
     return dict(zip(reversed(values), extremes, strict=True))
 
 
-def channel_scales(group: Group, extremes: dict[ir.Value, np.ndarray]) -> np.ndarray:
+def channel_scales(group: EqualizedGroup, extremes: dict[ir.Value, np.ndarray]) -> np.ndarray:
     """Computes s of each channel of the group, [C], 1 on average.
 
     Returns:
@@ -234,7 +234,7 @@ def channel_scales(group: Group, extremes: dict[ir.Value, np.ndarray]) -> np.nda
     return scale
 
 
-def rescale(model: ir.Model, group: Group, scale: np.ndarray) -> None:
+def rescale(model: ir.Model, group: EqualizedGroup, scale: np.ndarray) -> None:
     """Applies s [C] to the group's producers and readers."""
     for producer in dict.fromkeys(group.producers):
         index = gate_index(producer)

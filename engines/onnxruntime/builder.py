@@ -79,5 +79,5 @@ def describe_simulation(header: Header, built: BuiltEngine) -> str:
     in_int8, quantized = built.convolutions.get("int8", 0), len(header.quantized_convolutions)
     return (
         f"ONNX Runtime computes {in_int8} of {quantized} INT8 convolutions in INT8, the others in float32 on "
-        "INT8's numbers: the results and the size are INT8's, the speed is float32's"
+        "INT8's numbers: the results and the size are INT8's, the speed at most float32's: PRECISION=fp32 may be faster"
     )

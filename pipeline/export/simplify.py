@@ -10,6 +10,7 @@ and the stage fails if their outputs differ. An ONNX from any other exporter run
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from effedge.deploy.common.cli import Parser, UserError
+from effedge.deploy.common.contracts import SPEC_KEY
 from effedge.deploy.common.messages import log
 from effedge.deploy.common.paths import output_file
 from effedge.engines.onnx_header import LAYER_OPERATORS, read_header
@@ -29,6 +31,7 @@ from effedge.pipeline.export.compare_outputs import (
     run_outputs,
     with_raw_heads,
 )
+from effedge.pipeline.export.heads.table import ALL_HEADS
 from effedge.pipeline.export.input_size import fix_header
 from effedge.pipeline.models.tables import parse_size
 
@@ -52,7 +55,7 @@ class Trial:
     feeds: the inputs by name.
     difference: the measure of the difference between the outputs.
     raw_heads: compare the inputs of a detector's candidate selection too.
-    data: the name of the feeds in the message, such as "random numbers"; empty for the photograph.
+    data: of another project's model, the name of the feeds in the message, such as "random numbers"; else empty.
     """
 
     feeds: Outputs
@@ -234,7 +237,7 @@ def photograph(height: int, width: int) -> np.ndarray:
 
 
 def simplify_file(source: Path, out: Path) -> None:
-    """Simplifies the export of a model of effedge, and verifies it on a photograph.
+    """Simplifies the export of a model of effedge, or another project's with a head, and verifies it on a photograph.
 
     Raises:
         UserError: `source` is no ONNX file, or as `simplify_verified`.
@@ -245,7 +248,9 @@ def simplify_file(source: Path, out: Path) -> None:
     shape = model.graph.inputs[0].shape or ()
     batch, height, width, _ = (size if isinstance(size, int) else 1 for size in shape)
     images = np.repeat(photograph(height, width), batch, axis=0)
-    simplify_verified(model, source, out, Trial({"image": images}, difference_by_range, raw_heads=True))
+    with_head = json.loads(model.metadata_props.get(SPEC_KEY, "{}")).get("weights") in ALL_HEADS
+    data = "a photograph" if with_head else ""
+    simplify_verified(model, source, out, Trial({"image": images}, difference_by_range, raw_heads=True, data=data))
 
 
 def simplify_stage(source: Path, artefact: Path) -> bool:

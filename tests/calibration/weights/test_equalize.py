@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from effedge.calibration.graph.session import session
 from effedge.calibration.weights.equalize import (
     EQUALIZATION_KEY,
-    Group,
+    EqualizedGroup,
     channel_extremes,
     channel_scales,
     equalize,
@@ -114,8 +114,8 @@ def test_all_channels_have_the_same_range_and_the_tensor_keeps_its_magnitude(kin
 def test_a_channel_of_zeros_keeps_its_scale_and_a_faint_one_does_not_become_noise():
     values = [ir.Value(name="x")]
     extremes = {values[0]: np.array([2.0, 8.0, 0.0, 1e-9], np.float32)}
-    scale = channel_scales(Group(values), extremes)
-    assert not len(channel_scales(Group(values), {values[0]: np.array([2.0, np.inf], np.float32)}))
+    scale = channel_scales(EqualizedGroup(values), extremes)
+    assert not len(channel_scales(EqualizedGroup(values), {values[0]: np.array([2.0, np.inf], np.float32)}))
     assert scale[2] == 1 and scale[1] / scale[0] == pytest.approx(4) and scale[1] / scale[3] == pytest.approx(1000)
 
 

@@ -185,6 +185,26 @@ def test_a_network_that_takes_bytes_gets_them(head, labels, tmp_path, caplog):
     assert "the network takes UINT8 pixels, 0 to 255, and normalizes them itself" in caplog.text
 
 
+def test_a_network_that_cannot_be_simplified_is_built_as_it_is_with_a_head_too(labels, tmp_path, caplog):
+    """A Relu of integers is of opset 14, where the simplified graph is of 13."""
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["integers"], to=6),
+        helper.make_node("Relu", ["integers"], ["relu"]),
+        helper.make_node("Cast", ["relu"], ["float"], to=1),
+        helper.make_node("ReduceMean", ["float"], ["logits"], axes=[2, 3], keepdims=0),
+    ]
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(nodes, "integers", [info("pixels", 1, [1, 3, *SIZE])], [info("logits", 1, [1, 3])])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "net.onnx"
+    )
+    path = attached(tmp_path / "net.onnx", "classifier-unit", labels, tmp_path)
+    simplify_file(path, tmp_path / "simplified.onnx")
+    assert "detector.onnx, simplified': " in caplog.text and "so it is built as it is" in caplog.text
+    [before], [after] = (run_file(each, {"image": images()}).values() for each in (path, tmp_path / "simplified.onnx"))
+    np.testing.assert_allclose(after, before, rtol=1e-5)
+
+
 def test_names_of_the_networks_own_tensors_are_no_obstacle(labels, tmp_path):
     model = onnx.load(network("yolov5", tmp_path / "net.onnx"))
     renamed = {"images": "image", "raw": "boxes", "table": "scores", "output": "classes"}
