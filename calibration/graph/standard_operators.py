@@ -16,10 +16,12 @@ from onnx_ir.tape import Tape
 
 OWN_DOMAIN = "ai.onnx"
 RUNTIME_DOMAIN = "com.microsoft"
-# The attributes of an activation, in the order of FusedConv's activation_params; Clip has inputs instead.
+# The attributes of an activation, in the order of FusedConv's activation_params.
 PARAMETERS = {
-    "Relu": (), "Sigmoid": (), "Tanh": (), "LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "Clip": (),
+    "Relu": (), "Sigmoid": (), "Tanh": (), "LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"),
+    "Clip": ("min", "max"),
 }  # fmt: skip
+CLIP_BY_INPUTS = 11  # the opset from which on these are a Clip's inputs
 
 
 def name_own_domain(model: ir.Model) -> None:
@@ -44,13 +46,12 @@ def divide_fused(model: ir.Model) -> None:
         parts = [ir.Node("", "Conv", list(node.inputs[:3]), own, name=node.name)]
         if len(node.inputs) > 3:
             parts.append(ir.node("Add", [parts[-1].outputs[0], node.inputs[3]]))
-        bounds = [
-            Tape(model.graph).initializer(ir.tensor(np.float32(bound), name=f"{node.outputs[0].name}.bound{index}"))
-            for index, bound in enumerate(parameters if activation == "Clip" else ())
-        ]
-        attributes = dict(zip(PARAMETERS[activation], parameters, strict=False))
-        parts.append(ir.node(activation, [parts[-1].outputs[0], *bounds], attributes))
         result = node.outputs[0]
+        attributes, bounds = dict(zip(PARAMETERS[activation], parameters, strict=False)), []
+        if activation == "Clip" and model.opset_imports.get("", CLIP_BY_INPUTS) >= CLIP_BY_INPUTS:
+            tensors = [ir.tensor(np.float32(bound), name=f"{result.name}.{name}") for name, bound in attributes.items()]
+            attributes, bounds = {}, [Tape(model.graph).initializer(tensor) for tensor in tensors]
+        parts.append(ir.node(activation, [parts[-1].outputs[0], *bounds], attributes))
         last = parts[-1].outputs[0]
         last.name, last.type, last.shape = result.name, result.type, result.shape
         for index, part in enumerate(parts[:-1]):

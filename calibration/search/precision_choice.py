@@ -67,7 +67,7 @@ def choose_step_by_step(
         The groups, and the output error that is left without them.
     """
     chosen: list[int] = []
-    # One layer stays in INT8 in any case: a model without any would be none.
+    # One layer stays in INT8 in any case: without any it would be no INT8 model.
     most = sum(costs) - min((cost for cost in costs if cost > 0), default=0.0)
     left, error, room = np.array(gains), output_error, min(max_cost, most)
     while more := choose_float_groups(left.tolist(), error, costs, room):

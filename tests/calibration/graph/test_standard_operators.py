@@ -53,6 +53,17 @@ def test_a_fused_convolution_of_onnx_runtime(
     assert operators == ["Conv", *(["Add"] if added else []), activation]
 
 
+def test_the_bounds_of_a_clip_are_attributes_in_an_old_file(tmp_path: Path) -> None:
+    node = helper.make_node(
+        "FusedConv", ["x", "w"], ["z"], domain="com.microsoft", activation="Clip", activation_params=[0.0, 6.0],
+        pads=[1] * 4,
+    )  # fmt: skip
+    model = onnx_file.read_own_opset(saved(tmp_path / "a.onnx", [node], {"": 9, "com.microsoft": 1}))
+    [clip] = [each for each in model.graph if each.op_type == "Clip"]
+    assert {name: each.as_float() for name, each in clip.attributes.items()} == {"min": 0.0, "max": 6.0}
+    assert len(clip.inputs) == 1
+
+
 def test_an_activation_that_is_not_known_is_left(tmp_path: Path) -> None:
     node = helper.make_node("FusedConv", ["x", "w"], ["z"], domain="com.microsoft", activation="Odd", pads=[1] * 4)
     path = saved(tmp_path / "a.onnx", [node], {"": 13, "com.microsoft": 1})
