@@ -266,14 +266,15 @@ class JudgeChooser:
 
 
 def is_made_by_layer(value: ir.Value) -> bool:
-    """Tells if a convolution or a matrix product is in front of a value."""
+    """Tells if a convolution or a matrix product is in front of a value, or an operator that is not ONNX's, such as the
+    call of a branch, which may hold one."""
     seen, waiting = set[ir.Node](), [value.producer()]
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if node.op_type in LAYER_OPERATORS:
+        if node.op_type in LAYER_OPERATORS or node.domain:
             return True
         waiting += [each.producer() for each in node.inputs if each is not None]
     return False
