@@ -187,7 +187,8 @@ class PostTrainingQuantizer:
             raise_nothing_to_quantize(plan.float_layers)
         # A residual add has another shortcut where its first one's convolution left INT8. That one has no threshold,
         # and stays in float.
-        reads = [(node, index) for node, index in plan.reads if node.inputs[index].name in thresholds]  # type: ignore[union-attr]
+        names = [value.name for node, index in plan.reads if (value := node.inputs[index]) is not None]
+        reads = [read for read, name in zip(plan.reads, names, strict=True) if name in thresholds]
         InsertQDQPass(reads, thresholds, plan.layers, self._by_tensor(self.lows), weights)(changed)
         common.RemoveUnusedNodesPass()(changed)
         return changed, plan

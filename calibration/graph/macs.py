@@ -59,8 +59,9 @@ def _macs_of(node: ir.Node, shapes: Shapes) -> int:
 
 def _shape(value: ir.Value | None, shapes: Shapes) -> list[int]:
     """Returns the dimensions, 0 for an unknown dimension; [0, 0] for an unknown shape."""
-    if value is not None and value.name in shapes:
-        return list(shapes[value.name])
+    known = None if value is None else shapes.get(value.name or "")
+    if known is not None:
+        return list(known)
     if value is None or value.shape is None or len(value.shape) == 0:
         return [0, 0]
     return [size if isinstance(size, int) else 0 for size in value.shape]

@@ -26,11 +26,12 @@ CLIP_BY_INPUTS = 11  # the opset from which on these are a Clip's inputs
 
 def name_own_domain(model: ir.Model) -> None:
     """Gives ONNX's own domain its usual name, in place."""
-    for owner in (model, *model.functions.values()):
-        imports = owner.opset_imports
+    functions = list(model.functions.values())
+    for imports in (model.opset_imports, *(function.opset_imports for function in functions)):
         if OWN_DOMAIN in imports:
             imports[""] = imports.pop(OWN_DOMAIN)
-        for node in (owner.graph if isinstance(owner, ir.Model) else owner).all_nodes():
+    for nodes in (model.graph.all_nodes(), *(function.all_nodes() for function in functions)):
+        for node in nodes:
             if node.domain == OWN_DOMAIN:
                 node.domain = ""
 
