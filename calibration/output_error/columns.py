@@ -19,6 +19,7 @@ LEAST_SIGNIFICANCE = 6.5  # of that step, in standard errors; the largest of all
 NOISE = 0.1  # decades by which the standard deviations of like columns scatter, where there are few
 PRIOR = 4  # the number of columns that this counts for
 MOST_EXPLAINED = 0.7  # of the values' variance, by the columns alone: the rows of no output explain as much
+MOST_COLUMNS = 8192  # that are divided, in half a second; COCO's classes and a box are 84
 CONSTANT = 1e-6  # of the largest standard deviation: a column with a smaller one is as good as constant
 CLOSE = 1e-6  # to 0 and 1, where rounding may pass them
 
@@ -115,7 +116,8 @@ def alike(spread: np.ndarray) -> list[list[int]]:
 
     The columns are cut where the logarithm of their standard deviations makes a step that chance does not make, as
     between things that a model concatenates, and parts of one level are one group (of an output of three anchors side
-    by side, the boxes of all). An embedding, whose features differ in size in no order, is one group.
+    by side, the boxes of all). An embedding, whose features differ in size in no order, is one group, and so is a map
+    that was made flat, of more than MOST_COLUMNS: the time of the search grows with their square.
 
     >>> alike(np.array([90.0, 80.0, 30.0, 40.0, 0.1, 0.02, 0.05]))
     [[0, 1, 2, 3], [4, 5, 6]]
@@ -123,7 +125,7 @@ def alike(spread: np.ndarray) -> list[list[int]]:
     levels = np.full(len(spread), np.nan)
     np.log10(spread, out=levels, where=spread > CONSTANT * spread.max(initial=0))
     varying = np.flatnonzero(np.isfinite(levels))
-    if len(varying) == 0:
+    if len(varying) == 0 or len(spread) > MOST_COLUMNS:
         return [list(range(len(spread)))]
     edges = [0, *(int(varying[cut]) for cut in steps(levels[varying])), len(spread)]
     parts = [list(range(start, stop)) for start, stop in zip(edges, edges[1:], strict=False)]

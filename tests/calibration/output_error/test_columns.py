@@ -85,3 +85,10 @@ def test_columns_that_never_change_belong_to_those_around() -> None:
     assert alike(np.array([0.0, 5.0, 0.0, 4.0])) == [[0, 1, 2, 3]]
     assert alike(np.zeros(3)) == [[0, 1, 2]]
     assert alike(np.array([90.0, 80.0, 0.0, 30.0, 0.1, 0.0, 0.05])) == [[0, 1, 2, 3], [4, 5, 6]]
+
+
+def test_a_map_that_was_made_flat_is_one_group_at_once() -> None:
+    """A step between its halves would take minutes to find."""
+    spread = np.repeat([1.0, 1000.0], 1 << 17)
+    assert [len(group) for group in alike(spread)] == [1 << 18]
+    assert [len(group) for group in alike(spread[(1 << 17) - 500 : (1 << 17) + 500])] == [500, 500]
