@@ -8,7 +8,7 @@ graph of its own is a function's call (control_flow.py) until `save`.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -92,14 +92,9 @@ def prepare(model: ir.Model) -> ir.Model:
         common.ShapeInferencePass(check_type=False, strict_mode=False),
     ):
         tidy(model)
-    taken: set[str] = set()
+    free_name = FreeNames()
     for node in model.graph:  # reports and the engine's layers go by these names
-        base = name = node.name or node.op_type
-        count = 1
-        while name in taken:
-            name, count = f"{base}_{count}", count + 1
-        node.name = name
-        taken.add(name)
+        node.name = free_name(node.name or node.op_type)
     wrap_control_flow(model)
     return model
 
@@ -154,12 +149,16 @@ def insert_behind(graph: ir.Graph, value: ir.Value, nodes: ir.Node | Sequence[ir
 
 
 class FreeNames:
-    """Makes names for new tensors, which no tensor of the graph has: exporters have a `conv1_scale` and a `data_q` of
-    their own."""
+    """Makes names that differ from each other, and from those that are taken."""
 
-    def __init__(self, graph: ir.Graph) -> None:
+    def __init__(self, taken: Iterable[str | None] = ()) -> None:
+        self.taken = set(taken)
+
+    @classmethod
+    def for_tensors(cls, graph: ir.Graph) -> FreeNames:
+        """Makes names for new tensors of a graph: exporters have a `conv1_scale` and a `data_q` of their own."""
         values = (*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs))
-        self.taken = {value.name for value in values}
+        return cls(value.name for value in values)
 
     def __call__(self, wanted: str) -> str:
         """Returns the name that is wanted, or if it is taken one with a number behind it."""

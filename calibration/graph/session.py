@@ -24,8 +24,9 @@ from google.protobuf.message import EncodeError
 from onnx_ir.passes import common
 
 from effedge.deploy.common.cli import UserError
-from effedge.deploy.runtime.onnxruntime_backend import LOG_ERRORS, LOG_FATAL, make_session
+from effedge.deploy.runtime.onnxruntime_backend import LOG_ERRORS, make_session
 from effedge.deploy.timing.machine import cores
+from effedge.engines.comparison.reference import open_session
 
 COMPARABLE = {
     ir.DataType[name]
@@ -71,13 +72,9 @@ def check_runnable(model: ir.Model, path: Path) -> None:
                 f"'{path}' has the output '{value.name}' of type {value.type}, which cannot be compared: expected a "
                 "tensor of numbers; export it without that output (onnx.utils.extract_model cuts it off)"
             )
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is not run
-    options.log_severity_level = LOG_FATAL
+    data = to_bytes(model)
     try:
-        onnxruntime.InferenceSession(to_bytes(model), options, providers=["CPUExecutionProvider"])
-    except UserError:
-        raise
+        open_session(data)
     except Exception as error:  # ONNX Runtime's errors have no common class but Exception
         raise UserError(
             f"ONNX Runtime cannot run '{path}', and calibration runs the float model: {' '.join(str(error).split())}"

@@ -48,14 +48,14 @@ from effedge.calibration.output_error.readers import (
     read_dense,
 )
 from effedge.calibration.output_error.selections import find_selections, make_judge
-from effedge.calibration.output_error.tables import RARE, Table, make_tables
+from effedge.calibration.output_error.tables import RARE, Table, make_tables, nodes_in_front
 from effedge.calibration.settings import BOXES, DETECTIONS, LABELS, LOGITS, SCORES, VALUES
 from effedge.deploy.common.cli import choose
 from effedge.deploy.common.contracts import SPEC_KEY
+from effedge.engines.comparison.nearness import TEXTS
 from effedge.engines.onnx_header import LAYER_OPERATORS
 
 OWN_DETECTIONS = ("boxes", "scores", "classes")  # of effedge's own detectors
-TEXTS = "OSU"  # NumPy's kinds of arrays that hold texts
 LEAST_VECTORS = 8  # to tell unlike columns by
 
 
@@ -268,16 +268,7 @@ class JudgeChooser:
 def is_made_by_layer(value: ir.Value) -> bool:
     """Tells if a convolution or a matrix product is in front of a value, or an operator that is not ONNX's, such as the
     call of a branch, which may hold one."""
-    seen, waiting = set[ir.Node](), [value.producer()]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node.op_type in LAYER_OPERATORS or node.domain:
-            return True
-        waiting += [each.producer() for each in node.inputs if each is not None]
-    return False
+    return any(node.op_type in LAYER_OPERATORS or node.domain for node in nodes_in_front([value]))
 
 
 def is_label(array: np.ndarray) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from effedge.calibration.output_error.measure import Outputs
-from effedge.calibration.output_error.tables import sources
+from effedge.calibration.output_error.tables import nodes_in_front, sources
 from effedge.engines.comparison.nearness import nearest_distances
 from effedge.engines.onnx_header import SELECTING_OPERATORS
 
@@ -59,33 +59,21 @@ def find_selections(model: ir.Model, expected: Sequence[Outputs], outputs: Itera
 def selecting_nodes(value: ir.Value) -> list[ir.Node]:
     """Lists the nodes in front of a value that select rows by values which the model computes, and of several in a row
     the last."""
-    found, seen, waiting = [], set(), [value.producer()]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node.op_type in SELECTING_OPERATORS and reads_values(node):
-            found.append(node)
-        elif node.op_type not in WITHOUT_VALUES:
-            waiting += [each.producer() for each in node.inputs if each is not None]
-    return found
+    nodes = nodes_in_front([value], lambda node: has_values(node) and not selects(node))
+    return [node for node in nodes if selects(node)]
 
 
-def reads_values(node: ir.Node) -> bool:
-    """Tells if what a node computes depends on the values of the model's inputs, and not on their shapes alone."""
-    seen, waiting = set[ir.Value](), list(node.inputs)
-    while waiting:
-        value = waiting.pop()
-        if value is None or value in seen:
-            continue
-        seen.add(value)
-        producer = value.producer()
-        if value.is_graph_input():
-            return True
-        if producer is not None and producer.op_type not in WITHOUT_VALUES:
-            waiting += producer.inputs
-    return False
+def selects(node: ir.Node) -> bool:
+    """Tells if a node selects rows by the values of the model's inputs, and not by their shapes alone."""
+    if node.op_type not in SELECTING_OPERATORS:
+        return False
+    readers = [node, *filter(has_values, nodes_in_front(node.inputs, has_values))]
+    return any(value is not None and value.is_graph_input() for reader in readers for value in reader.inputs)
+
+
+def has_values(node: ir.Node) -> bool:
+    """Tells if a node's results have values of what it reads, and not its shape alone."""
+    return node.op_type not in WITHOUT_VALUES
 
 
 def may_select(node: ir.Node, length: int | ir.SymbolicDim | None, lengths: Sequence[int]) -> bool:

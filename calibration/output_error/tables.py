@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -92,6 +92,20 @@ def sources(value: ir.Value | None, depth: int = 32) -> list[ir.Node]:
         return [node]
     moved = node.inputs if node.op_type == "Concat" else node.inputs[:1]
     return [source for each in moved for source in sources(each, depth - 1)]
+
+
+def nodes_in_front(
+    values: Iterable[ir.Value | None], passed: Callable[[ir.Node], bool] = lambda node: True
+) -> Iterator[ir.Node]:
+    """Yields each node in front of some values once, and goes on in front of those that are `passed`."""
+    seen, waiting = set[ir.Node](), list(values)
+    while waiting:
+        value = waiting.pop()
+        node = None if value is None else value.producer()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting += node.inputs if passed(node) else ()
 
 
 def joints(value: ir.Value | None, axis: int) -> set[int]:

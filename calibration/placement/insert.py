@@ -98,7 +98,7 @@ class InsertQDQPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         self.zero_points: dict[int, ir.Value] = {}
-        self.free_name = FreeNames(model.graph)
+        self.free_name = FreeNames.for_tensors(model.graph)
         dequantized: dict[ir.Value, ir.Value] = {}
         for node, index in self.reads:
             value = node.inputs[index]

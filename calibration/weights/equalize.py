@@ -252,7 +252,7 @@ def multiply(model: ir.Model, conv: ir.Node, index: int, factor: np.ndarray) -> 
     """Gives the convolution its own copy of an input, times `factor`: kernels may be shared between levels."""
     old = conv.inputs[index]
     assert old is not None and old.const_value is not None
-    name = FreeNames(model.graph)(f"{(old.name or '').removesuffix(SCALED)}{SCALED}")
+    name = FreeNames.for_tensors(model.graph)(f"{(old.name or '').removesuffix(SCALED)}{SCALED}")
     array = (old.const_value.numpy().astype(np.float64) * factor).astype(np.float32)
     conv.replace_input_with(index, Tape(model.graph).initializer(ir.tensor(array, name=name)))
 
@@ -262,7 +262,7 @@ def divide_gate(model: ir.Model, product: ir.Node, index: int, scale: np.ndarray
     gate = product.inputs[index]
     assert gate is not None
     inverse = (1 / scale).astype(np.float32).reshape(1, -1, 1, 1)
-    free_name = FreeNames(model.graph)
+    free_name = FreeNames.for_tensors(model.graph)
     name = free_name(f"{product.outputs[0].name}.gate_scale")
     factor = Tape(model.graph).initializer(ir.tensor(inverse, name=name))
     divided = ir.node("Mul", [gate, factor])

@@ -13,6 +13,7 @@ from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import Spec
 from effedge.deploy.image.files import open_image
 from effedge.deploy.image.preprocess import preparation
+from effedge.deploy.runtime.runner import has_nan
 from effedge.deploy.timing.synthetic_inputs import synthetic_array, synthetic_image
 from effedge.engines.onnx_header import DTYPES, Header
 
@@ -79,7 +80,7 @@ def first_sample(name: str, array: np.ndarray, shape: Any, kind: str, file: str)
     """
     if array.dtype.name != kind:
         raise UserError(f"--compare-on '{file}': '{name}' is {array.dtype}, the model takes {kind}: convert it")
-    if array.dtype.kind == "f" and np.isnan(array).any():
+    if has_nan(array):
         raise UserError(f"--compare-on '{file}': '{name}' has values that are NaN: expected numbers")
     if array.shape[1:] == shape and len(array):
         return np.asarray(array[0], order="C")  # np.ascontiguousarray gives a number an axis

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from effedge.calibration.graph import onnx_file
 from effedge.calibration.graph.macs import macs, measured_shapes
-from effedge.calibration.graph.session import check_runnable
+from effedge.calibration.graph.session import check_runnable, session
 from effedge.calibration.post_training import PostTrainingQuantizer, describe, quantize
 from effedge.calibration.ranges.collect import collect_amax
 from effedge.calibration.settings import Settings
@@ -113,8 +113,6 @@ def test_rows_whose_number_varies(load: Load) -> None:
 
 
 def outputs_of(model: ir.Model, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-    from effedge.calibration.graph.session import session
-
     return list(session(model).run(None, feeds))
 
 
