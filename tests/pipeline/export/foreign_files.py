@@ -9,9 +9,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from effedge.pipeline.export.foreign_model import simplify_foreign_file
+
 Shape = Sequence[int | str | None] | None
 FLOAT, HALF, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64
 RANDOM = np.random.default_rng(0)
+SIX = numpy_helper.from_array(np.array(6, np.float16))
+ONE = (1, 1, 1)  # a batch
+SQUARE = {"y": [1, 4, 8, 8]}  # of the networks `between`
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -108,3 +113,20 @@ def run_file(path: Path, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 
 def shapes_of(values: Sequence[onnx.ValueInfoProto]) -> dict[str, list[int | str]]:
     return {each.name: [dim.dim_param or dim.dim_value for dim in each.type.tensor_type.shape.dim] for each in values}
+
+
+def node(operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: object) -> onnx.NodeProto:
+    """A node that is named by its first output."""
+    return helper.make_node(operator, inputs, outputs, name=outputs[0], **attributes)
+
+
+def simplified(tmp_path: Path, source: Path, batch: tuple[int, int, int] = ONE) -> Path:
+    simplify_foreign_file(source, tmp_path / "out.onnx", batch, None)
+    return tmp_path / "out.onnx"
+
+
+def assert_equal(expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray], tolerance: float = 1e-5) -> None:
+    assert list(expected) == list(actual)
+    for name, array in expected.items():
+        assert (array.dtype, array.shape) == (actual[name].dtype, actual[name].shape)
+        np.testing.assert_allclose(array, actual[name], rtol=0, atol=tolerance * np.abs(array).max())

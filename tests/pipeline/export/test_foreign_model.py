@@ -2,7 +2,6 @@
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -12,11 +11,25 @@ from effedge.engines.comparison.reference import open_session
 from effedge.engines.onnx_header import read_header
 from effedge.pipeline.export import simplify
 from effedge.pipeline.export.foreign_model import check_inputs, random_feeds, simplify_foreign_file
-from effedge.pipeline.export.passes import float16_to_float32, fold_batch_norm
+from effedge.pipeline.export.passes import fold_batch_norm
 from tests.engines.openvino.reader.random_networks import random_network
-from tests.pipeline.export.foreign_files import HALF, INT64, between, conv, last, noise, run_file, save, shapes_of
-
-ONE = (1, 1, 1)
+from tests.pipeline.export.foreign_files import (
+    HALF,
+    INT64,
+    ONE,
+    SIX,
+    SQUARE,
+    assert_equal,
+    between,
+    conv,
+    last,
+    node,
+    noise,
+    run_file,
+    save,
+    shapes_of,
+    simplified,
+)
 
 
 def test_random_inputs_are_of_the_models_types_and_the_same_each_time():
@@ -150,146 +163,7 @@ def assert_same_outputs(before, after):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-def node(operator, inputs, outputs, **attributes):
-    return helper.make_node(operator, inputs, outputs, name=outputs[0], **attributes)
-
-
-SCALES, SMALLER = (np.array([1, 1, factor, factor], np.float32) for factor in (1.5, 0.5))
-STATISTICS = {name: np.abs(noise(8)) + np.float32(0.1) for name in "gbmv"}
 LSTM_WEIGHTS = {"lw": noise(1, 32, 4), "lr": noise(1, 32, 8)}
-SQUARE = {"y": [1, 4, 8, 8]}
-# What changed on the way to opset 13, by the opset that it is of.
-OLD = {
-    "Upsample 7": (7, between([node("Upsample", ["c"], ["u"], scales=[1.0, 1.0, 2.0, 2.0]), last("u")], SQUARE)),
-    "linear Upsample 9": (
-        9,
-        between([node("Upsample", ["c", "scales"], ["u"], mode="linear"), last("u")], SQUARE, scales=SCALES),
-    ),
-    "linear Resize 10": (
-        10,
-        between([node("Resize", ["c", "scales"], ["u"], mode="linear"), last("u")], SQUARE, scales=SCALES),
-    ),
-    "nearest Resize 10": (10, between([node("Resize", ["c", "scales"], ["u"]), last("u")], SQUARE, scales=SCALES)),
-    "smaller Resize 10": (10, between([node("Resize", ["c", "scales"], ["u"]), last("u")], SQUARE, scales=SMALLER)),
-    "Pad 8": (8, between([node("Pad", ["c"], ["p"], pads=[0, 0, 1, 2, 0, 0, 1, 0], value=0.5), last("p")], SQUARE)),
-    "Slice 9": (9, between([node("Slice", ["c"], ["s"], starts=[1], ends=[-1], axes=[2]), last("s")], SQUARE)),
-    "Dropout and Clip 7": (
-        7,
-        between([node("Dropout", ["c"], ["d"]), node("Clip", ["d"], ["k"], min=0.0, max=6.0), last("k")], SQUARE),
-    ),
-    "BatchNormalization 8": (
-        8,
-        between([node("BatchNormalization", ["c", *"gbmv"], ["n"]), last("n")], SQUARE, **STATISTICS),
-    ),
-    "Softmax 9": (9, between([last("c", "l"), node("Softmax", ["l"], ["y"])], SQUARE)),
-    "Squeeze 9": (
-        9,
-        between(
-            [node("ReduceMean", ["c"], ["m"], axes=[2, 3]), node("Squeeze", ["m"], ["y"], axes=[3])], {"y": [1, 8, 1]}
-        ),
-    ),
-    "TopK 9": (
-        9,
-        between(
-            [node("ReduceMean", ["c"], ["m"], axes=[2, 3], keepdims=0), node("TopK", ["m"], ["y", "i"], axis=1, k=3)],
-            {"y": [1, 3]},
-        ),
-    ),
-}
-
-
-def simplified(tmp_path, source, batch=ONE):
-    simplify_foreign_file(source, tmp_path / "out.onnx", batch, None)
-    return tmp_path / "out.onnx"
-
-
-def assert_equal(expected, actual, tolerance=1e-5):
-    assert list(expected) == list(actual)
-    for name, array in expected.items():
-        assert (array.dtype, array.shape) == (actual[name].dtype, actual[name].shape)
-        np.testing.assert_allclose(array, actual[name], rtol=0, atol=tolerance * np.abs(array).max())
-
-
-@pytest.mark.parametrize("kind", OLD)
-def test_a_file_of_an_old_opset_computes_the_same_at_13(kind, tmp_path, caplog):
-    opset, write = OLD[kind]
-    source, feeds = write(tmp_path / "old.onnx", opset=opset), {"x": noise(1, 4, 8, 8)}
-    caplog.set_level("INFO", logger="effedge")
-    out = simplified(tmp_path, source)
-    assert read_header(out).opset == 13
-    assert f"opset {opset} -> 13" in caplog.text
-    assert_equal(run_file(source, feeds), run_file(out, feeds))
-
-
-def test_an_old_operator_that_the_converter_changes_is_refused(tmp_path):
-    write = between([node("Hardmax", ["c"], ["y"], axis=1)], {"y": [1, 8, 8, 8]})  # over all axes from 1 on, then
-    with pytest.raises(UserError, match=r"\(opset 9 -> 13\) changed its outputs .* export it again"):
-        simplified(tmp_path, write(tmp_path / "old.onnx", opset=9))
-
-
-def test_an_opset_that_no_runtime_reads_is_refused(tmp_path):
-    with pytest.raises(UserError, match="of opset 6, expected 7 or later"):
-        simplified(tmp_path, between([last("c")], SQUARE)(tmp_path / "old.onnx", opset=6))
-
-
-BRANCHES = {
-    "then_branch": helper.make_graph(
-        [helper.make_node("Identity", ["c"], ["t"])], "then", [], [helper.make_tensor_value_info("t", HALF, None)]
-    ),
-    "else_branch": helper.make_graph(
-        [helper.make_node("Neg", ["c"], ["e"])], "else", [], [helper.make_tensor_value_info("e", HALF, None)]
-    ),
-}
-SIX = numpy_helper.from_array(np.array(6, np.float16))
-ONES = numpy_helper.from_array(np.array([1], np.float16))
-HALVES = {
-    "convolutions": between([last("c")], SQUARE),
-    "a constant and a Cast": between(
-        [
-            helper.make_node("Constant", [], ["six"], value=SIX),
-            node("Clip", ["c", "", "six"], ["k"]),
-            node("Cast", ["k"], ["k32"], to=TensorProto.FLOAT),
-            node("Softmax", ["k32"], ["s"], axis=1),
-            node("Cast", ["s"], ["s16"], to=HALF),
-            last("s16"),
-        ],
-        SQUARE,
-    ),
-    "Resize and ConstantOfShape": between(
-        [
-            node("Resize", ["c", "", "scales"], ["u"]),
-            node("Shape", ["u"], ["shape"]),
-            node("ConstantOfShape", ["shape"], ["one"], value=ONES),
-            node("Add", ["u", "one"], ["a"]),
-            last("a"),
-        ],
-        {"y": [1, 4, 12, 12]},
-        scales=SCALES,
-    ),
-    "an If": between(
-        [
-            node("ReduceMax", ["x"], ["m"], keepdims=0),
-            node("Greater", ["m", "limit"], ["yes"]),
-            node("If", ["yes"], ["b"], **BRANCHES),
-            last("b"),
-        ],
-        SQUARE,
-        limit=np.array(9, np.float32),
-    ),
-    "an input as output": between([last("c"), node("Identity", ["x"], ["z"])], {**SQUARE, "z": [1, 4, 8, 8]}),
-}
-
-
-@pytest.mark.parametrize("kind", HALVES)
-def test_a_float16_file_is_float32_inside_and_keeps_the_types_of_its_ends(kind, tmp_path, caplog):
-    source, feeds = HALVES[kind](tmp_path / "half.onnx", half=True), {"x": noise(1, 4, 8, 8).astype(np.float16)}
-    caplog.set_level("INFO", logger="effedge")
-    out = simplified(tmp_path, source)
-    assert "float16 -> float32 inside" in caplog.text
-    assert not [name for name, dtype in read_header(out).initializers.items() if dtype == HALF]
-    assert_equal(run_file(source, feeds), run_file(out, feeds), tolerance=2e-3)
-
-
 DIMENSIONS = {
     "-1": ([-1, 4, 8, 8], [-1, 4, 8, 8]),
     "0": ([0, 4, 8, 8], [0, 4, 8, 8]),
@@ -455,19 +329,6 @@ def test_initializers_of_ir_3_need_not_be_inputs(tmp_path):
     onnx.save(proto, source)
     feeds = {"x": noise(1, 4, 8, 8)}
     assert_equal(run_file(source, feeds), run_file(simplified(tmp_path, source), feeds))
-
-
-def test_a_conversion_that_computes_something_else_is_refused(tmp_path, monkeypatch):
-    convert = float16_to_float32.float16_to_float32
-
-    def wrong(model):
-        for value in model.graph.initializers.values():
-            value.const_value = ir.tensor(value.const_value.numpy() * np.float16(1.2), name=value.name)
-        return convert(model)
-
-    monkeypatch.setattr(float16_to_float32, "float16_to_float32", wrong)
-    with pytest.raises(UserError, match="float16 -> float32 inside.* changed its outputs"):
-        simplified(tmp_path, HALVES["convolutions"](tmp_path / "half.onnx", half=True))
 
 
 PADS = np.array([0, 0, 2, 2, 0, 0, 2, 2])
