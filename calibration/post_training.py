@@ -1,6 +1,7 @@
 """Quantizes a float model to INT8 from calibration data, without training it.
 
-1. Channel equalization, where it changes nothing that the float model computes (weights/equalize.py).
+1. Channel equalization, and images moved onto INT8's whole numbers, where it changes nothing that the float model
+   computes (weights/equalize.py, align_images.py).
 2. Ranges: one streaming pass over all samples, a histogram per tensor (ranges/collect.py).
 3. Weights rounded by what they do at their layers' outputs (weights/round_weights.py).
 4. Threshold search by the output error (search/threshold_search.py, switched_session.py, output_error/).
@@ -33,6 +34,7 @@ from effedge.calibration.search.switched_session import SwitchedTrials
 from effedge.calibration.search.threshold_search import search_thresholds, trial_budget
 from effedge.calibration.search.trials import Trials
 from effedge.calibration.settings import DEFAULT, Settings
+from effedge.calibration.weights.align_images import align_images
 from effedge.calibration.weights.equalize import equalize
 from effedge.calibration.weights.round_weights import round_weights, sample_budget
 from effedge.deploy.common.cli import UserError
@@ -81,6 +83,7 @@ class PostTrainingQuantizer:
         self.model, self.samples, self.settings = model, samples, settings
         self.equalized = model.clone()
         self.equalized_groups = equalize(self.equalized, samples)
+        images = align_images(self.equalized, samples, zero_points=settings.zero_points)
         self.macs = macs(model, measured_shapes(model, samples.load(0)))
         self.plan = make_plan(self.equalized, float_kinds=settings.float_kinds or ())
         if not self.plan.layers:
@@ -88,16 +91,20 @@ class PostTrainingQuantizer:
         histograms = collect(self.equalized, samples, self.plan.tensors)
         self.zero_tensors = {name: ALL_ZERO for name, histogram in histograms.items() if histogram.amax == 0}
         groups = merge_histograms(self.plan.groups, histograms)
-        self.lows = [histogram.low if settings.zero_points else None for histogram in groups]
+        images_of = {index: images.get(group[0]) for index, group in enumerate(self.plan.groups) if len(group) == 1}
+        exact = {index: image for index, image in images_of.items() if image is not None}
+        lows = {index: image.low for index, image in exact.items()}
+        self.lows = [lows.get(index, each.low if settings.zero_points else None) for index, each in enumerate(groups)]
         trial_samples, runs = trial_budget(sum(self.macs.values()))
         self.trials = Trials(model, samples.spread(trial_samples), dict(settings.output_kinds))
         layers = self.plan.layers if settings.correction else []
         self.weights = round_weights(self.equalized, layers, self.fitted_samples)
         self.switched = SwitchedTrials(self.equalized, self.plan, self.trials, self.lows, self.weights)
-        fixed = None
+        fixed = {index: image.threshold for index, image in exact.items()}
         if settings.method != AUTO:
             pairs = zip(groups, self.lows, strict=True)
-            fixed = [threshold(group, settings.method, low) for group, low in pairs]
+            by_method = {index: threshold(group, settings.method, low) for index, (group, low) in enumerate(pairs)}
+            fixed = by_method | fixed
         self.thresholds, self.output_error, self.gains, self.left_out = search_thresholds(
             self.switched, groups, fixed, runs=runs, leave=lambda *found: self._choose(*found)[0]
         )

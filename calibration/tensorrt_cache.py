@@ -104,13 +104,15 @@ def add_ranges(thresholds: Mapping[str, float], twin: ir.Model, samples: Samples
 
 
 def read_twin(int8: Path) -> tuple[ir.Model, CalibrationReport]:
-    """Returns the float twin of an INT8 model, which says which layers stay out of INT8, and the model's report.
+    """Returns the float twin of an INT8 model, which says which layers stay out of INT8, and the model's report, with
+    the twin's thresholds. The twin reads images as they are, since a DLA has no Pad.
 
     Raises:
         UserError: no INT8 model of this version, one with FP16 around its INT8, or with zero points.
     """
     from effedge.calibration.graph import onnx_file
     from effedge.calibration.graph.float_twin import float_twin
+    from effedge.calibration.weights.align_images import IMAGES_KEY, unalign_images
 
     model, report = read_report(int8)
     onnx_file.check_float32_scales(model, int8)
@@ -119,6 +121,9 @@ def read_twin(int8: Path) -> tuple[ir.Model, CalibrationReport]:
             f"'{int8}' has zero points, which TensorRT does not take: calibrate it for a GPU (TARGET=rtx or trt)"
         )
     twin = onnx_file.prepare(float_twin(model))
+    images = unalign_images(twin, model.metadata_props.get(IMAGES_KEY, "{}"))
+    thresholds = [images.get(name, (name, threshold)) for name, threshold in report["thresholds"].items()]
+    report["thresholds"] = dict(thresholds)
     attach_report(twin, {"method": "ranges", "float_layers": report["float_layers"]})
     return twin, report
 

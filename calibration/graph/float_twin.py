@@ -13,6 +13,7 @@ from onnx_ir.passes import common
 from onnx_ir.tape import Tape
 
 from effedge.calibration.graph.onnx_file import QUANTIZATION_OPERATORS, constant
+from effedge.calibration.weights.align_images import IMAGES_KEY
 from effedge.calibration.weights.equalize import EQUALIZATION_KEY
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.common.contracts import CALIBRATION_KEY
@@ -37,7 +38,7 @@ def float_twin(quantized: ir.Model) -> ir.Model:
             f"{left.op_type} '{left.name}' has no counterpart that could be taken out with it: expected the pairs of "
             "effedge quantize"
         )
-    for key in (CALIBRATION_KEY, EQUALIZATION_KEY):  # they describe the INT8 model
+    for key in (CALIBRATION_KEY, EQUALIZATION_KEY, IMAGES_KEY):  # they describe the INT8 model
         model.metadata_props.pop(key, None)
     return model
 

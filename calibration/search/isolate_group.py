@@ -19,6 +19,7 @@ from onnx_ir.tape import Tape
 
 from effedge.calibration.graph.float_twin import dequantizer, pair_input
 from effedge.calibration.graph.onnx_file import constant
+from effedge.calibration.weights.align_images import IMAGES_KEY, align_images_as
 from effedge.calibration.weights.equalize import EQUALIZATION_KEY, equalize_as
 from effedge.deploy.common.cli import UserError
 from effedge.engines.onnx_header import LAYER_OPERATORS
@@ -43,6 +44,7 @@ def equalized(float_model: ir.Model, int8: ir.Model, float_path: Path, int8_path
             f"'{float_path}' is not the float model that '{int8_path}' was made of: give that one, or calibrate this "
             "one"
         )
+    align_images_as(model, int8.metadata_props.get(IMAGES_KEY, "{}"))
     return model
 
 

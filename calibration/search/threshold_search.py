@@ -20,7 +20,8 @@ behind (ladder.py), and of the groups by themselves only those with the largest 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -72,7 +73,7 @@ def trial_budget(macs: int) -> tuple[int, int]:
 def search_thresholds(
     switched: SwitchedTrials,
     histograms: Sequence[Histogram],
-    fixed: Sequence[float] | None = None,
+    fixed: Mapping[int, float] = MappingProxyType({}),
     *,
     runs: float = USEFUL_RUNS,
     leave: Leave = lambda gains, total, thresholds: (),
@@ -81,20 +82,21 @@ def search_thresholds(
 
     Args:
         histograms: of each group, its tensors merged.
-        fixed: thresholds of all groups, where they are settled; then only the gains are measured.
+        fixed: thresholds of groups that are settled; where all are, only the gains are measured.
         runs: of the model, that the trials may take, about. Where they do not suffice to try every group by itself, its
             gain is judged by the noise on its histogram.
         leave: chooses the groups that are likely to stay in 16 bit, from the gains, the output error and the thresholds
             at hand. The thresholds are searched without them.
     """
     with track(desc="thresholds", unit="run") as bar:
-        search = _Search(switched, histograms, runs, bar.update)
+        search = _Search(switched, histograms, fixed, runs, bar.update)
         rungs: list[int] | None = None
-        if fixed is None:
+        if len(fixed) < len(histograms):
             rungs, together = search.common_rung(MIDDLE)
             thresholds = search.at_rungs(rungs)
         else:
-            thresholds, together = list(fixed), list(search.errors(fixed))
+            thresholds = [fixed[group] for group in range(len(histograms))]
+            together = list(search.errors(thresholds))
         total = float(np.mean(together))
         isolated = search.isolate(thresholds) if total > ACCEPTABLE_ERROR else []
         if rungs is not None:
@@ -124,6 +126,7 @@ class _Search:
     """Makes the trials of a search and counts their runs.
 
     Args:
+        fixed: as of `search_thresholds`.
         runs: of the model, that the trials may take, about.
         progress: is called for each run.
 
@@ -133,12 +136,20 @@ class _Search:
     """
 
     def __init__(
-        self, switched: SwitchedTrials, histograms: Sequence[Histogram], runs: float, progress: Callable[[], object]
+        self,
+        switched: SwitchedTrials,
+        histograms: Sequence[Histogram],
+        fixed: Mapping[int, float],
+        runs: float,
+        progress: Callable[[], object],
     ) -> None:
-        self.switched, self.histograms, self.progress = switched, histograms, progress
+        self.switched, self.histograms, self.fixed, self.progress = switched, histograms, fixed, progress
         self.runs, self.left, self.moves = runs, runs, 0.0
         self.left_out: frozenset[int] = frozenset()
-        self.ladders = [least_errors(each, LADDER, switched.lows[index]) for index, each in enumerate(histograms)]
+        self.ladders = [
+            [fixed[index]] * len(LADDER) if index in fixed else least_errors(each, LADDER, switched.lows[index])
+            for index, each in enumerate(histograms)
+        ]
 
     def at_rungs(self, rungs: Sequence[int]) -> list[float]:
         """Returns the threshold of each group at its rung."""
@@ -215,11 +226,11 @@ class _Search:
     def climb(
         self, rungs: Sequence[int], errors: Sequence[tuple[int, list[float]]]
     ) -> tuple[list[int], dict[int, list[float]]]:
-        """Moves groups on the ladder as `climb`, with the runs that are left; those that are left out stay."""
+        """Moves groups on the ladder as `climb`, with the runs that are left; those that are fixed or left out stay."""
         return climb(
             lambda group, rung: self.isolated_errors(group, self.ladders[group][rung]),
             rungs,
-            [(group, each) for group, each in errors if group not in self.left_out],
+            [(group, each) for group, each in errors if group not in self.left_out and group not in self.fixed],
             len(LADDER),
             lambda: self.left > 0,
         )

@@ -26,13 +26,14 @@ from effedge.deploy.runtime.signature import NAME as SIGNATURE
 from effedge.deploy.triton import configs
 from effedge.deploy.triton.config_text import Message, as_text
 from effedge.deploy.triton.configs import Served
-from effedge.deploy.triton.onnx_operators import operators
+from effedge.deploy.triton.padded_operators import padded_operators
 from effedge.deploy.triton.python_backend import SPEC, DescribedEngine
 from effedge.deploy.triton.run_engine import ENGINE
 
 VERSION = "1"
 KEEP = ".keep"  # an ensemble's version has no file, and git and buckets keep no empty folder
 STEPS = "effedge.deploy.triton."
+RIGHT_BEHIND_PAD = {"Add", "Mul"}  # into which ONNX Runtime does not move it, as into a pool
 # The name of the module must be model.py. Python's cache would be written into the repository.
 MODEL = '''"""Runs {module} in Triton's Python backend. Written by `effedge triton`."""
 
@@ -77,7 +78,9 @@ def check(served: Served) -> None:
         onnx = served.folder / served.manifest["engine"]
         # deploy/runtime/onnxruntime_backend.py switches off the optimizers that change these models' results, which
         # Triton's backend cannot.
-        wrong = "FP8" if served.manifest["backend"].get("fp8") else "a Pad" if "Pad" in operators(onnx) else None
+        wrong = "FP8" if served.manifest["backend"].get("fp8") else None
+        if padded_operators(onnx) - RIGHT_BEHIND_PAD:
+            wrong = wrong or "a Pad"
         if wrong is not None:
             raise UserError(
                 f"'{served.folder}' has {wrong}, which ONNX Runtime computes wrongly unless it is set up otherwise "

@@ -6,7 +6,8 @@ A block is an inverted residual with squeeze-and-excite, as pipeline/models/mbco
     [+ input]
 
 The stem, a 3x3 convolution with stride 2 and swish on the image minus its mean, counts as the first block's expansion.
-Batch normalization has been folded before. Quantizers between the operations are left out: the C++ blocks compute with
+Calibration may have padded and shifted its image (calibration/weights/align_images.py), which is taken back here. Batch
+normalization has been folded before. Quantizers between the operations are left out: the C++ blocks compute with
 the weights as they were rounded to 8 bits, but in a higher precision.
 """
 
@@ -21,6 +22,7 @@ from effedge.engines.openvino.normalize_before_transpose import CHANNELS_FIRST
 from effedge.engines.openvino.swish import swish_input
 
 CONVOLUTION, DEPTHWISE = "Convolution", "GroupConvolution"
+BEFORE_STEM = ("Transpose", "Subtract", "Pad", "Add")  # in this order
 
 
 class Mismatch(Exception):
@@ -53,22 +55,18 @@ class FirstBlocks(NamedTuple):
 
 
 class BiasedConvolution(NamedTuple):
-    """A convolution, `node`, with weights [out,in,h,w] and bias [out]; `end` gives its result with the bias."""
+    """A convolution, `node`, with weights [out,in,h,w], bias [out], and padding at the top, left, bottom and right;
+    `end` gives its result with the bias."""
 
     weights: np.ndarray
     bias: np.ndarray
+    padding: List[int]
     node: Any
     end: Any
 
     @property
     def strides(self) -> List[int]:
         return [int(stride) for stride in self.node.get_attributes()["strides"]]
-
-    @property
-    def padding(self) -> List[int]:
-        """Top, left, bottom and right."""
-        attributes = self.node.get_attributes()
-        return [int(number) for name in ("pads_begin", "pads_end") for number in attributes[name]]
 
     @property
     def is_pointwise(self) -> bool:
@@ -87,21 +85,29 @@ class BiasedConvolution(NamedTuple):
         return str(self.node.get_friendly_name())
 
 
+class Stem(NamedTuple):
+    """The convolution that reads the image minus the means of its colours, and the image's [C,H,W]."""
+
+    convolution: BiasedConvolution
+    means: np.ndarray
+    sizes: Tuple[int, int, int]
+
+
 def find_blocks(model: Any) -> Optional[FirstBlocks]:
     """Finds the blocks that begin an OpenVINO model whose only input is an image, uint8 [N,H,W,3]; None without any."""
     plain = model.clone()
     fold_constants(plain)
     remove_quantizers(plain)
     try:
-        means, stem = find_stem(plain)
-        block, output = read_block(stem, None)
+        stem = find_stem(plain)
+        block, output = read_block(stem.convolution.node, None, stem)
     except Mismatch:
         return None
     blocks = [block]
     while True:
         following = next_block(output)
         if following is None:
-            return FirstBlocks(means, blocks, plain)
+            return FirstBlocks(stem.means, blocks, plain)
         block, output = following
         blocks.append(block)
 
@@ -121,44 +127,64 @@ def next_block(before: Any) -> Optional[Tuple[Block, Any]]:
     return None
 
 
-def find_stem(model: Any) -> Tuple[np.ndarray, Any]:
-    """Returns the means of the colours, and the stem's convolution. Raises Mismatch without a stem."""
+def find_stem(model: Any) -> Stem:
+    """Finds the stem on an image, without what aligned its levels. Raises Mismatch without a stem."""
     parameters = model.get_parameters()
     expect(len(parameters) == 1)
     node = parameters[0]
     sizes = sizes_behind_batch(node.output(0).get_partial_shape())
     expect(sizes is not None and len(sizes) == 3 and sizes[2] == 3)
     expect(node.get_output_element_type(0).to_dtype() == np.uint8)
-    means = np.zeros(3, np.float32)
-    passed: List[str] = []
+    means, shift, pads = np.zeros(3, np.float32), np.zeros(3, np.float32), [0, 0, 0, 0]
+    passed = 0
     while node.get_type_name() != CONVOLUTION:
-        node = reader_of_type(node, "Convert", "Transpose", "Subtract", CONVOLUTION)
-        if node.get_type_name() == "Transpose":
+        node = reader_of_type(node, "Convert", *BEFORE_STEM, CONVOLUTION)
+        kind = node.get_type_name()
+        if kind in BEFORE_STEM:
+            expect(BEFORE_STEM.index(kind) >= passed and (passed > 0 or kind == "Transpose"))
+            passed = BEFORE_STEM.index(kind) + 1
+        if kind == "Transpose":
             expect(constant_input(node, 1).tolist() == CHANNELS_FIRST)
-        if node.get_type_name() == "Subtract":
-            expect("Subtract" not in passed and "Transpose" in passed)
+        elif kind == "Subtract":
             means = required(per_channel(constant_input(node, 1), 3))
-        passed.append(node.get_type_name())
-    expect(passed.count("Transpose") == 1)
-    return means, node
+        elif kind == "Pad":
+            pads = zero_pads(node)
+        elif kind == "Add":
+            shift = required(per_channel(constant_input(node, 1), 3))
+    expect(passed > 0)
+    convolution = read_convolution(node)
+    expect(not any(convolution.padding) or float(np.abs(shift).max()) <= 1)  # it pads by the mean within a level
+    bias = convolution.bias + (convolution.weights * shift.reshape(1, 3, 1, 1)).sum(axis=(1, 2, 3))
+    padding = [own + before for own, before in zip(convolution.padding, pads)]
+    return Stem(convolution._replace(bias=bias, padding=padding), means, (sizes[2], sizes[0], sizes[1]))
 
 
-def read_block(first: Any, before: Optional[Any]) -> Tuple[Block, Any]:
+def zero_pads(pad: Any) -> List[int]:
+    """Returns the pads of [N,C,H,W] by zeros at the top, left, bottom and right."""
+    expect(pad.get_attributes()["pad_mode"] == "constant")
+    begin, end = (constant_input(pad, index).astype(int).tolist() for index in (1, 2))
+    expect(begin[:2] == end[:2] == [0, 0] and min(begin + end) >= 0)
+    expect(pad.get_input_size() < 4 or not constant_input(pad, 3).any())
+    return [*begin[2:], *end[2:]]
+
+
+def read_block(first: Any, before: Optional[Any], stem: Optional[Stem] = None) -> Tuple[Block, Any]:
     """Reads the block that begins with the convolution `first`; returns it and the operation that gives its output.
 
-    `before` is the operation whose output the block reads; None for the stem. Raises Mismatch if there is no block.
+    `before` is the operation whose output the block reads; None for that of the stem. Raises Mismatch if there is no
+    block.
     """
     layout: Dict[str, int] = dict.fromkeys(FIELDS, 0)
     weights: List[np.ndarray] = []
-    in_sizes = map_sizes(first.input_value(0))
+    in_sizes = map_sizes(first.input_value(0)) if stem is None else stem.sizes
     products: List[BiasedConvolution] = []
     node = first
-    if before is not None and first.get_type_name() == DEPTHWISE:
+    if stem is None and first.get_type_name() == DEPTHWISE:
         layout["entry"] = NONE
     else:
-        entry = read_convolution(first)
+        entry = read_convolution(first) if stem is None else stem.convolution
         products.append(entry)
-        if before is None:
+        if stem is not None:
             layout["entry"] = STEM
             layout["entry_top"], layout["entry_left"] = entry.padding[:2]
             expect(entry.weights.shape[1:] == (3, 3, 3) and entry.strides == [2, 2] and entry.padded_by_less_than(3))
@@ -230,7 +256,9 @@ def read_convolution(node: Any) -> BiasedConvolution:
         value = constant_value(readers[0].input_value(1).get_node())
         if value is not None:
             end, bias = readers[0], required(per_channel(value, out_channels))
-    return BiasedConvolution(constant_input(node, 1), bias, node, end)
+    attributes = node.get_attributes()
+    padding = [int(number) for name in ("pads_begin", "pads_end") for number in attributes[name]]
+    return BiasedConvolution(constant_input(node, 1), bias, padding, node, end)
 
 
 def swish_behind(node: Any) -> Any:

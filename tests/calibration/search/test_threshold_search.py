@@ -69,7 +69,7 @@ def draws(count: int) -> list[Histogram]:
 def test_a_gain_is_the_groups_share_of_the_output_error_by_the_square_of_its_isolated_error() -> None:
     switched = Landscape([0.1, 0.4, 0.0, 0.2])
     fixed = [1.0, 2.0, 3.0, 4.0]
-    thresholds, error, gains, _ = search_thresholds(switched, draws(4), fixed)  # type: ignore[arg-type]
+    thresholds, error, gains, _ = search_thresholds(switched, draws(4), dict(enumerate(fixed)))  # type: ignore[arg-type]
     assert thresholds == fixed and switched.seen[0] == dict(enumerate(fixed))
     alone = [{index: value} for index, value in enumerate(fixed)]
     assert switched.seen[1:5] == alone[::-1] and sorted(map(str, switched.seen[5:])) == sorted(map(str, alone))
@@ -80,7 +80,7 @@ def test_a_gain_is_the_groups_share_of_the_output_error_by_the_square_of_its_iso
 def test_the_groups_with_the_largest_errors_are_tried_on_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threshold_search, "FINALISTS", 3)
     switched = Landscape([0.1, 0.4, 0.3, 0.01, 0.2, 0.05])
-    _, _, gains, _ = search_thresholds(switched, draws(6), [1.0] * 6)  # type: ignore[arg-type]
+    _, _, gains, _ = search_thresholds(switched, draws(6), dict.fromkeys(range(6), 1.0))  # type: ignore[arg-type]
     assert switched.seen[7:] == [{1: 1.0}, {2: 1.0}, {4: 1.0}]
     assert np.argsort(gains).tolist() == [3, 5, 0, 4, 2, 1]
 
@@ -140,20 +140,20 @@ def test_a_group_that_was_always_zero_is_never_on() -> None:
 
 def test_of_an_acceptable_output_error_no_gain_is_measured() -> None:
     switched = Landscape([ACCEPTABLE_ERROR / 4] * 3)
-    assert search_thresholds(switched, draws(3), [1.0] * 3).gains == [0, 0, 0]  # type: ignore[arg-type]
+    assert search_thresholds(switched, draws(3), dict.fromkeys(range(3), 1.0)).gains == [0, 0, 0]  # type: ignore[arg-type]
     assert len(switched.seen) == 1
 
 
 def test_with_few_runs_left_each_group_is_tried_on_fewer_samples() -> None:
     for runs, each in ((1000, 2), (8 + 6 * 2 * 0.5, 2), (8 + 6 * 2 * 0.5 - 1, 1), (8 + 6 * 0.5, 1)):
         switched = Landscape([0.1, 0.4, 0.3, 0.01, 0.2, 0.05])
-        search_thresholds(switched, draws(6), [1.0] * 6, runs=runs)  # type: ignore[arg-type]
+        search_thresholds(switched, draws(6), dict.fromkeys(range(6), 1.0), runs=runs)  # type: ignore[arg-type]
         assert switched.runs == 8 + 6 * each + 6 * 8
 
 
 def test_without_runs_left_the_gains_are_shares_by_the_noise() -> None:
     switched, histograms = Landscape([0.1] * 4), draws(4)
-    fixed = [histogram.amax for histogram in histograms]
+    fixed = {group: histogram.amax for group, histogram in enumerate(histograms)}
     _, error, gains, _ = search_thresholds(switched, histograms, fixed, runs=9)  # type: ignore[arg-type]
     assert len(switched.seen) == 1 and error == pytest.approx(0.4)
     assert sorted(gains) == gains and min(gains) > 0 and sum(gains) <= error * (1 + 1e-9)

@@ -17,7 +17,6 @@ from tests.deploy.triton.model_config import DATA_TYPES, KINDS, read  # noqa: E4
 
 NAMES = ["tiny", "tiny-engine", "tiny-file", "tiny-file-prepare", "tiny-prepare", "tiny-select"]
 ROOT = Path(__file__).resolve().parents[3]
-PAD = b"\x3a\x07\x0a\x05\x22\x03Pad"  # ModelProto.graph.node.op_type
 RELU = b"\x3a\x08\x0a\x06\x22\x04Relu"
 
 
@@ -167,8 +166,22 @@ def test_the_weights_beside_an_onnx_come_along(triton, tmp_path, as_runtime):
     assert (repository / "tiny-engine" / "1" / "sub" / "w.bin").read_bytes() == b"12345678"
 
 
+def onnx_node(operator: bytes, given: bytes, made: bytes) -> bytes:
+    """ModelProto.graph.node with input, output and op_type."""
+    node = b"".join(bytes([tag, len(text)]) + text for tag, text in ((0x0A, given), (0x12, made), (0x22, operator)))
+    return bytes([0x3A, len(node) + 2, 0x0A, len(node)]) + node
+
+
+PAD = onnx_node(b"Pad", b"x", b"padded")
+
+
+def test_an_image_that_calibration_padded_is_served(triton, as_runtime):
+    folder = as_runtime("onnxruntime", "engine.onnx", PAD + onnx_node(b"Add", b"padded", b"y"))
+    assert isinstance(triton(folder, "--backend", "onnxruntime"), Path)
+
+
 def test_what_onnx_runtime_computes_otherwise_in_triton_is_refused(triton, as_runtime):
-    padded = as_runtime("onnxruntime", "engine.onnx", PAD)
+    padded = as_runtime("onnxruntime", "engine.onnx", PAD + onnx_node(b"MaxPool", b"padded", b"y"))
     assert "has a Pad" in triton(padded, "--backend", "onnxruntime")
     assert "--backend python" in triton(change(padded, backend={"name": "onnxruntime", "fp8": True}),
                                         "--backend", "onnxruntime")  # fmt: skip

@@ -9,6 +9,9 @@ import pytest
 
 import effedge.deploy.native.cpu_blocks.blocks as blocks_module
 from effedge import Runner
+from effedge.calibration.graph import onnx_file
+from effedge.calibration.ranges.samples import Samples
+from effedge.calibration.weights.align_images import align_images
 from effedge.deploy.common.cli import UserError
 from effedge.deploy.native.cpu_blocks.description import EXPANSION, FIELDS, NONE, STEM, relative_error
 from effedge.deploy.runtime import openvino_backend
@@ -76,6 +79,20 @@ def test_the_blocks_are_found_as_they_were_put_in(tmp_path, description, quantiz
         for index, block in enumerate(BLOCKS)
         for part in ("dw", "reduce", "excite", "project", *{STEM: ["stem"], EXPANSION: ["expand"], NONE: []}[block[0]])
     }
+
+
+def test_the_stem_is_found_behind_what_aligns_its_image(tmp_path, description):
+    plain = network(tmp_path / "net.onnx", description)
+    model = onnx_file.load(plain)
+    image = np.zeros((1, HEIGHT, WIDTH, 3), np.uint8)
+    assert align_images(model, Samples(["black"], lambda index: {"image": image}))
+    assert {"Pad", "Add"} <= {node.op_type for node in model.graph}
+    onnx_file.save(model, tmp_path / "aligned.onnx")
+    first, second = (find_blocks(model_of(path)) for path in (plain, tmp_path / "aligned.onnx"))
+    np.testing.assert_array_equal(second.means, first.means)
+    assert [block.layout for block in second.blocks] == [block.layout for block in first.blocks]
+    for before, after in zip(first.blocks, second.blocks):
+        assert relative_error(after.weights, before.weights) < 1e-6
 
 
 def test_convolutions_need_no_bias(tmp_path, description):
