@@ -100,7 +100,7 @@ def range_of(levels: Levels) -> Range | None:
     if (
         not levels.are_alike
         or np.abs(first - levels.lowest).max() > TOLERANCE
-        or (first + levels.count).max() - low > UINT8_MAX
+        or (first + levels.span).max() - low > UINT8_MAX
         or low < -ONE_SIDED * (UINT8_MAX + low)
     ):
         return None
@@ -115,7 +115,7 @@ def alignment_of(levels: Levels, pads: Sequence[int]) -> Alignment:
     Args:
         pads: of the convolution.
     """
-    room = UINT8_MAX - levels.count
+    room = UINT8_MAX - levels.span
     nearest = np.clip(np.rint(levels.lowest), INT8_MIN, INT8_MIN + room)
     first = np.where(np.abs(nearest - levels.lowest) <= OWN_PADDING, nearest, INT8_MIN + room // 2)
     shift = first - levels.lowest

@@ -31,11 +31,11 @@ TOLERANCE = 0.02  # steps between a value and its level, by rounding in float32
 
 
 class Levels(NamedTuple):
-    """The levels of each colour, [C] each: lowest, lowest + 1, ..., lowest + count, times step."""
+    """The levels of each colour, [C] each: lowest, lowest + 1, ..., lowest + span, times step."""
 
     step: np.ndarray
     lowest: np.ndarray
-    count: np.ndarray
+    span: np.ndarray
 
     @property
     def are_alike(self) -> bool:
@@ -95,7 +95,7 @@ def levels_of(colours: list[np.ndarray]) -> Levels | None:
     few. A colour of one value has the others' step.
 
     >>> levels_of([np.arange(200) - 103.5, np.array([0.5])])
-    Levels(step=array([1., 1.]), lowest=array([-103.5,    0.5]), count=array([199,   0]))
+    Levels(step=array([1., 1.]), lowest=array([-103.5,    0.5]), span=array([199,   0]))
     """
     steps, lowest, counts = [], [], []
     for colour in colours:

@@ -132,8 +132,8 @@ def find_stem(model: Any) -> Stem:
     parameters = model.get_parameters()
     expect(len(parameters) == 1)
     node = parameters[0]
-    sizes = sizes_behind_batch(node.output(0).get_partial_shape())
-    expect(sizes is not None and len(sizes) == 3 and sizes[2] == 3)
+    height, width, colours = map_sizes(node.output(0))
+    expect(colours == 3)
     expect(node.get_output_element_type(0).to_dtype() == np.uint8)
     means, shift, pads = np.zeros(3, np.float32), np.zeros(3, np.float32), [0, 0, 0, 0]
     passed = 0
@@ -156,7 +156,7 @@ def find_stem(model: Any) -> Stem:
     expect(not any(convolution.padding) or float(np.abs(shift).max()) <= 1)  # it pads by the mean within a level
     bias = convolution.bias + (convolution.weights * shift.reshape(1, 3, 1, 1)).sum(axis=(1, 2, 3))
     padding = [own + before for own, before in zip(convolution.padding, pads)]
-    return Stem(convolution._replace(bias=bias, padding=padding), means, (sizes[2], sizes[0], sizes[1]))
+    return Stem(convolution._replace(bias=bias, padding=padding), means, (colours, height, width))
 
 
 def zero_pads(pad: Any) -> List[int]:
@@ -289,7 +289,7 @@ def constant_input(node: Any, index: int) -> np.ndarray:
 
 
 def map_sizes(port: Any) -> Tuple[int, int, int]:
-    """Returns (channels, height, width) of [N,C,H,W]."""
+    """Returns the sizes behind the batch: (channels, height, width) of [N,C,H,W]."""
     sizes = sizes_behind_batch(port.get_partial_shape())
     if sizes is None or len(sizes) != 3:
         raise Mismatch

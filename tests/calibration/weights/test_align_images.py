@@ -186,7 +186,7 @@ def test_levels_are_found_though_some_are_missing_or_rounded_twice() -> None:
     assert found is not None
     np.testing.assert_allclose(found.step, [1 / 255, 1 / 255], rtol=1e-6)
     np.testing.assert_allclose(found.lowest, [5, 127.5], atol=1e-3)
-    assert found.count.tolist() == [224, 0]
+    assert found.span.tolist() == [224, 0]
 
 
 def test_fewer_levels_stay_where_they_are_or_lie_in_the_middle() -> None:
