@@ -97,7 +97,7 @@ def levels_of(colours: list[np.ndarray]) -> Levels | None:
     >>> levels_of([np.arange(200) - 103.5, np.array([0.5])])
     Levels(step=array([1., 1.]), lowest=array([-103.5,    0.5]), span=array([199,   0]))
     """
-    steps, lowest, counts = [], [], []
+    steps, lowest, spans = [], [], []
     for colour in colours:
         values = colour.astype(np.float64)
         if not len(values) or not np.isfinite(values).all():
@@ -116,9 +116,9 @@ def levels_of(colours: list[np.ndarray]) -> Levels | None:
             level, first = np.zeros(1), values[0]
         steps.append(step)
         lowest.append(first)
-        counts.append(int(level[-1]))
+        spans.append(int(level[-1]))
     if not any(steps):
         return None
     others = float(np.median([step for step in steps if step]))
     each = np.array([step or others for step in steps])
-    return Levels(each, np.array(lowest) / each, np.array(counts))
+    return Levels(each, np.array(lowest) / each, np.array(spans))
