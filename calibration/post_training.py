@@ -1,13 +1,13 @@
 """Quantizes a float model to INT8 from calibration data, without training it.
 
-1. Channel equalization, and images moved onto INT8's whole numbers, where it changes nothing that the float model
-   computes (weights/equalize.py, align_images.py).
-2. Ranges: one streaming pass over all samples, a histogram per tensor (ranges/collect.py).
-3. Weights rounded by what they do at their layers' outputs (weights/round_weights.py).
-4. Threshold search by the output error (search/threshold_search.py, switched_session.py, output_error/).
-5. Precision choice: the scale groups that stay in 16 bit, by output error for arithmetic (search/precision_choice.py).
-6. Q/DQ by the placement rules (placement/).
-7. The output error on samples that no trial has seen (search/last_word.py).
+1. Channel equalization, where it changes nothing that the float model computes (weights/equalize.py).
+2. Alignment of images, so that none of their levels is rounded (weights/image_levels.py, align_images.py).
+3. Ranges: one streaming pass over all samples, a histogram per tensor (ranges/collect.py).
+4. Weights rounded by what they do at their layers' outputs (weights/round_weights.py).
+5. Threshold search by the output error (search/threshold_search.py, switched_session.py, output_error/).
+6. Precision choice: the scale groups that stay in 16 bit, by output error for arithmetic (search/precision_choice.py).
+7. Q/DQ by the placement rules (placement/).
+8. The output error on samples that no trial has seen (search/last_word.py).
 """
 
 from __future__ import annotations

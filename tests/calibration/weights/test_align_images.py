@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto
 
+from effedge.calibration.fp16.convert import to_fp16
 from effedge.calibration.graph.session import session
 from effedge.calibration.post_training import quantize
 from effedge.calibration.ranges.samples import Samples
@@ -100,14 +101,27 @@ def test_int8_holds_every_level_and_the_float_model_stays(name: str, zero_points
     assert len(np.unique(np.rint(levels))) == 256
 
 
-def test_the_int8_model_reads_the_image_without_rounding(load: Load) -> None:
-    model, samples = load(network(STEPS["torchvision's"])), images()
-    changed, _ = quantize(model, samples, Settings(float_share=0))
+@pytest.mark.parametrize("in_16_bit", [False, True])
+@pytest.mark.parametrize("name", STEPS)
+def test_the_int8_model_reads_the_image_without_rounding(name: str, in_16_bit: bool, load: Load) -> None:
+    changed, _ = quantize(load(network(STEPS[name])), images(), Settings(float_share=0, correction=False))
+    if in_16_bit:
+        changed, _ = to_fp16(changed)
     dequantize = next(node for node in changed.graph if node.name == "stem").inputs[0].producer()  # type: ignore
     assert dequantize is not None and dequantize.op_type == "DequantizeLinear"
-    read = tensors(changed, [dequantize.outputs[0].name or ""], feeds := samples.load(0))[0]
-    rounded = feeds["image"].astype(np.float32).transpose(0, 3, 1, 2) - 128
-    np.testing.assert_array_equal(read[:, :, 1:-1, 1:-1], rounded)
+    quantized = dequantize.inputs[0]
+    assert quantized is not None
+    [read] = tensors(changed, [quantized.name or ""], feeds := images().load(0))
+    colours = [2, 1, 0] if name == "blue first" else [0, 1, 2]
+    around = (read.shape[-1] - SIDE) // 2
+    expected = feeds["image"].transpose(0, 3, 1, 2)[:, colours].astype(int) - 128
+    np.testing.assert_array_equal(read[..., around : around + SIDE, around : around + SIDE], expected)
+
+
+def test_the_image_is_padded_by_the_mean(load: Load) -> None:
+    changed, _ = quantize(load(network(STEPS["torchvision's"])), images(), Settings(float_share=0, correction=False))
+    quantize_linear = next(node for node in changed.graph if node.op_type == "QuantizeLinear")
+    [read] = tensors(changed, [quantize_linear.outputs[0].name or ""], images().load(0))
     edge = (MEAN - 128).round()
     np.testing.assert_array_equal(read[:, :, 0, :], np.broadcast_to(edge[:, :, 0], read[:, :, 0, :].shape))
 
