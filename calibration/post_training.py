@@ -34,7 +34,7 @@ from effedge.calibration.search.switched_session import SwitchedTrials
 from effedge.calibration.search.threshold_search import search_thresholds, trial_budget
 from effedge.calibration.search.trials import Trials
 from effedge.calibration.settings import DEFAULT, Settings
-from effedge.calibration.weights.align_images import align_images
+from effedge.calibration.weights.align_images import Range, align_images
 from effedge.calibration.weights.equalize import equalize
 from effedge.calibration.weights.round_weights import round_weights, sample_budget
 from effedge.deploy.common.cli import UserError
@@ -81,34 +81,54 @@ class PostTrainingQuantizer:
     def __init__(self, model: ir.Model, samples: Samples, settings: Settings = DEFAULT) -> None:
         settings.check()
         self.model, self.samples, self.settings = model, samples, settings
-        self.equalized = model.clone()
-        self.equalized_groups = equalize(self.equalized, samples)
-        images = align_images(self.equalized, samples, zero_points=settings.zero_points)
         self.macs = macs(model, measured_shapes(model, samples.load(0)))
-        self.plan = make_plan(self.equalized, float_kinds=settings.float_kinds or ())
-        if not self.plan.layers:
-            raise_nothing_to_quantize(self.plan.float_layers)
-        histograms = collect(self.equalized, samples, self.plan.tensors)
-        self.zero_tensors = {name: ALL_ZERO for name, histogram in histograms.items() if histogram.amax == 0}
-        groups = merge_histograms(self.plan.groups, histograms)
-        images_of = {index: images.get(group[0]) for index, group in enumerate(self.plan.groups) if len(group) == 1}
-        exact = {index: image for index, image in images_of.items() if image is not None}
-        lows = {index: image.low for index, image in exact.items()}
-        self.lows = [lows.get(index, each.low if settings.zero_points else None) for index, each in enumerate(groups)]
+        images = self._rewrite()
+        histograms, exact = self._take_ranges(images)
         trial_samples, runs = trial_budget(sum(self.macs.values()))
         self.trials = Trials(model, samples.spread(trial_samples), dict(settings.output_kinds))
-        layers = self.plan.layers if settings.correction else []
-        self.weights = round_weights(self.equalized, layers, self.fitted_samples)
+        self.weights = round_weights(
+            self.equalized, self.plan.layers if settings.correction else [], self.fitted_samples
+        )
         self.switched = SwitchedTrials(self.equalized, self.plan, self.trials, self.lows, self.weights)
-        fixed = {index: image.threshold for index, image in exact.items()}
-        if settings.method != AUTO:
-            pairs = zip(groups, self.lows, strict=True)
-            by_method = {index: threshold(group, settings.method, low) for index, (group, low) in enumerate(pairs)}
-            fixed = by_method | fixed
         self.thresholds, self.output_error, self.gains, self.left_out = search_thresholds(
-            self.switched, groups, fixed, runs=runs, leave=lambda *found: self._choose(*found)[0]
+            self.switched,
+            histograms,
+            self._by_method(histograms) | exact,
+            runs=runs,
+            leave=lambda *found: self._choose(*found)[0],
         )
         self.switched.forget_parts()
+
+    def _rewrite(self) -> dict[str, Range]:
+        """Makes the float model that is quantized, and its plan; returns the ranges of the images in it that INT8 holds
+        exactly."""
+        self.equalized = self.model.clone()
+        self.equalized_groups = equalize(self.equalized, self.samples)
+        images = align_images(self.equalized, self.samples, zero_points=self.settings.zero_points)
+        self.plan = make_plan(self.equalized, float_kinds=self.settings.float_kinds or ())
+        if not self.plan.layers:
+            raise_nothing_to_quantize(self.plan.float_layers)
+        return images
+
+    def _take_ranges(self, images: Mapping[str, Range]) -> tuple[list[Histogram], dict[int, float]]:
+        """Takes the ranges of all tensors of the plan; returns the histogram of each scale group, and the thresholds of
+        those that are exact images."""
+        histograms = collect(self.equalized, self.samples, self.plan.tensors)
+        self.zero_tensors = {name: ALL_ZERO for name, histogram in histograms.items() if histogram.amax == 0}
+        of_groups = merge_histograms(self.plan.groups, histograms)
+        self.lows = [histogram.low if self.settings.zero_points else None for histogram in of_groups]
+        exact = {}
+        for index, (name, *others) in enumerate(self.plan.groups):
+            if name in images and not others:
+                exact[index], self.lows[index] = images[name]
+        return of_groups, exact
+
+    def _by_method(self, histograms: Sequence[Histogram]) -> dict[int, float]:
+        """Returns the threshold of each scale group by the method of the settings; none where they are searched."""
+        if self.settings.method == AUTO:
+            return {}
+        pairs = zip(histograms, self.lows, strict=True)
+        return {index: threshold(each, self.settings.method, low) for index, (each, low) in enumerate(pairs)}
 
     @property
     def costs(self) -> list[float]:

@@ -118,7 +118,7 @@ def alignment_of(levels: Levels, pads: Sequence[int]) -> Alignment:
     room = UINT8_MAX - levels.span
     nearest = np.clip(np.rint(levels.lowest), INT8_MIN, INT8_MIN + room)
     first = np.where(np.abs(nearest - levels.lowest) <= OWN_PADDING, nearest, INT8_MIN + room // 2)
-    shift = first - levels.lowest
+    shift = np.where(np.abs(first - levels.lowest) > TOLERANCE, first - levels.lowest, 0)
     step = float(levels.step.mean()) if levels.are_alike else 1.0
     factor = np.ones(len(shift)) if levels.are_alike else 1 / levels.step
     moved = any(pads) and np.abs(shift).max() > OWN_PADDING

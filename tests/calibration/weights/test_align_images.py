@@ -177,6 +177,13 @@ def test_a_model_is_aligned_as_another_was(load: Load) -> None:
     assert ir.to_proto(second.graph) == ir.to_proto(first.graph)
 
 
+def test_levels_that_int8_has_need_no_operator(load: Load) -> None:
+    model = load(network([("Sub", 128.0)]))
+    before = [node.op_type for node in model.graph]
+    assert align_images(model, images()) == {"step0": Range(pytest.approx(127))}
+    assert [node.op_type for node in model.graph] == before
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_an_alignment_is_taken_out_again(name: str, load: Load) -> None:
     model = load(network(STEPS[name]))
