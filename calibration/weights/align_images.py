@@ -30,7 +30,7 @@ from effedge.calibration.graph.onnx_file import FreeNames, constant, insert_behi
 from effedge.calibration.ranges.samples import Samples
 from effedge.calibration.ranges.thresholds import INT8_MAX, ONE_SIDED, UINT8_MAX
 from effedge.calibration.weights.equalize import multiply
-from effedge.calibration.weights.image_levels import TOLERANCE, Levels, find_levels, image_readers
+from effedge.calibration.weights.image_levels import TOLERANCE, Levels, find_levels, image_readers, pads_of
 
 # In the metadata: by the name of a convolution the `Alignment` of the image that it reads.
 IMAGES_KEY = "effedge_image_levels"
@@ -78,7 +78,7 @@ def align_images(model: ir.Model, samples: Samples, *, zero_points: bool = False
         if with_zero_point is not None:
             ranges[image.name] = with_zero_point
             continue
-        alignment = alignment_of(levels, conv.attributes.get_ints("pads", ()))
+        alignment = alignment_of(levels, pads_of(conv) or [])
         aligned = align(model, conv, alignment)
         ranges[aligned.name or ""] = Range(alignment.step * INT8_MAX)
         alignments[conv.name or ""] = alignment
@@ -148,6 +148,7 @@ def align(model: ir.Model, conv: ir.Node, alignment: Alignment) -> ir.Value:
 
     if pads:
         insert("Pad", "padded", np.array([0, 0, *pads[:2], 0, 0, *pads[2:]], np.int64), padded_shape(image, pads))
+        conv.attributes.pop("auto_pad", None)
         conv.attributes["pads"] = ir.AttrInt64s("pads", [0] * len(pads))
     if (factor != 1).any():
         insert("Mul", "in_levels", factor, aligned.shape)

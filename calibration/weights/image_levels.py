@@ -18,6 +18,7 @@ from effedge.calibration.output_error.tables import nodes_in_front
 from effedge.calibration.ranges.samples import Samples
 from effedge.calibration.ranges.thresholds import UINT8_MAX
 from effedge.calibration.weights.equalize import channels, has_constant_weights, is_dense
+from effedge.calibration.weights.patches import padding
 
 # What may lie between a network's input and its first convolution: arithmetic with constants, and layout.
 PREPROCESSING = {
@@ -50,13 +51,25 @@ def image_readers(model: ir.Model) -> list[ir.Node]:
         for node in model.graph
         if has_constant_weights(node)
         and is_dense(node)
-        and node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
         and node.inputs[0] is not None
         and not node.inputs[0].is_initializer()
         and node.inputs[0].dtype == ir.DataType.FLOAT
         and channels(node.inputs[0]) is not None
+        and pads_of(node) is not None
         and all(each.op_type in PREPROCESSING for each in nodes_in_front([node.inputs[0]]))
     ]
+
+
+def pads_of(conv: ir.Node) -> list[int] | None:
+    """Returns a convolution's pads at the top, left, bottom and right; None where they depend on sizes that are not
+    known."""
+    image, kernel = conv.inputs[:2]
+    assert image is not None and image.shape is not None and kernel is not None and kernel.shape is not None
+    known = [side if isinstance(side, int) else 0 for side in image.shape[2:]]
+    if conv.attributes.get_string("auto_pad", "NOTSET").startswith("SAME") and not all(known):
+        return None
+    before, after = padding(conv, [int(side) for side in kernel.shape[2:]], known)
+    return before + after
 
 
 def find_levels(model: ir.Model, images: Iterable[ir.Value | None], samples: Samples) -> dict[str, Levels]:

@@ -54,9 +54,6 @@ class Patches:
             dims = len(self.kernel)
             self.strides = _integers(node, "strides", [1] * dims)
             self.dilations = _integers(node, "dilations", [1] * dims)
-            self.pads = _integers(node, "pads", [0] * 2 * dims)
-            auto = node.attributes.get("auto_pad")
-            self.auto_pad = "NOTSET" if auto is None else auto.as_string()
 
     def __call__(self, x: np.ndarray, seed: int) -> np.ndarray:
         """Returns [groups, K, positions] of x: [N, C, *spatial] for a convolution, [*, K] for a product."""
@@ -65,7 +62,7 @@ class Patches:
             rows = x.reshape(-1, x.shape[-1])
             return rows[_positions(random, len(rows), self.most)].T[None]
         batch, channels, *spatial = x.shape
-        before, after = self._padding(spatial)
+        before, after = padding(self.layer.node, self.kernel, spatial)
         outputs = [
             (size + sum(pads) - (k - 1) * d - 1) // s + 1
             for size, *pads, k, d, s in zip(
@@ -89,19 +86,21 @@ class Patches:
             patches[:, np.broadcast_to(padded, place.shape)] = 0
         return patches.reshape(self.groups, channels // self.groups * math.prod(self.kernel), len(flat))
 
-    def _padding(self, spatial: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Returns the padding before and after each spatial dimension."""
-        dims = len(self.kernel)
-        if self.auto_pad in ("NOTSET", "VALID"):
-            pads = self.pads if self.auto_pad == "NOTSET" else [0] * 2 * dims
-            return list(pads[:dims]), list(pads[dims:])
-        before, after = [], []
-        for size, k, s, d in zip(spatial, self.kernel, self.strides, self.dilations, strict=True):
-            total = max(0, (math.ceil(size / s) - 1) * s + (k - 1) * d + 1 - size)
-            small = total // 2
-            before.append(small if self.auto_pad == "SAME_UPPER" else total - small)
-            after.append(total - before[-1])
-        return before, after
+
+def padding(conv: ir.Node, kernel: Sequence[int], spatial: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Returns a convolution's padding before and after each spatial dimension, of these sizes."""
+    dims, automatic = len(kernel), conv.attributes.get_string("auto_pad", "NOTSET")
+    if automatic in ("NOTSET", "VALID"):
+        pads = [0] * 2 * dims if automatic == "VALID" else _integers(conv, "pads", [0] * 2 * dims)
+        return pads[:dims], pads[dims:]
+    strides, dilations = (_integers(conv, name, [1] * dims) for name in ("strides", "dilations"))
+    before, after = [], []
+    for size, k, s, d in zip(spatial, kernel, strides, dilations, strict=True):
+        total = max(0, (math.ceil(size / s) - 1) * s + (k - 1) * d + 1 - size)
+        small = total // 2
+        before.append(small if automatic == "SAME_UPPER" else total - small)
+        after.append(total - before[-1])
+    return before, after
 
 
 def _positions(random: np.random.Generator, count: int, most: int) -> np.ndarray:

@@ -45,7 +45,9 @@ STEPS: dict[str, Sequence[Step]] = {
 }
 
 
-def network(steps: Sequence[Step], *, image: bool = True, pads: Sequence[int] = (1, 1, 1, 1)) -> networks.Network:
+def network(
+    steps: Sequence[Step], *, image: bool = True, pads: Sequence[int] = (1, 1, 1, 1), auto_pad: str = "NOTSET"
+) -> networks.Network:
     """A convolution that pads on an image, and one behind it."""
     net = networks.Network()
     if image:
@@ -58,7 +60,8 @@ def network(steps: Sequence[Step], *, image: bool = True, pads: Sequence[int] = 
         constant = net.constant(f"{name}_with", array if array.dtype == np.int64 else array.astype(np.float32))
         x = net.node(operator, [x, constant], name, **({"axis": 1} if operator == "Gather" else {}))
     weight = net.constant("w", net.random.normal(0, 0.2, (8, 3, 3, 3)).astype(np.float32))
-    x = net.node("Conv", [x, weight], "stem", pads=pads, strides=[2, 2])
+    padding = {"pads": pads} if auto_pad == "NOTSET" else {"auto_pad": auto_pad}
+    x = net.node("Conv", [x, weight], "stem", **padding, strides=[2, 2])
     net.output(net.conv(net.silu(x, "act"), "last", 8, 4), [1, 4, None, None])
     return net
 
@@ -175,6 +178,16 @@ def test_a_model_is_aligned_as_another_was(load: Load) -> None:
     align_images(first, images())
     align_images_as(second, first.metadata_props[IMAGES_KEY])
     assert ir.to_proto(second.graph) == ir.to_proto(first.graph)
+
+
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+def test_pads_that_a_convolution_works_out_are_written_down(auto_pad: str, load: Load) -> None:
+    model = load(network(STEPS["a mean of each colour"], auto_pad=auto_pad))
+    aligned, feeds = model.clone(), images().load(0)
+    assert align_images(aligned, images())
+    assert ("Pad" in [node.op_type for node in aligned.graph]) == (auto_pad != "VALID")
+    for first, second in zip(*(session(each).run(None, feeds) for each in (model, aligned)), strict=True):
+        np.testing.assert_allclose(second, first, atol=1e-5 * np.abs(first).max())
 
 
 def test_levels_that_int8_has_need_no_operator(load: Load) -> None:
