@@ -3,12 +3,12 @@
 How much of a tensor's range INT8 should cover cannot be seen on the tensor: its largest values may be the objects, or
 cells that nothing looks at. So thresholds are tried, with all tensors in INT8 at once, as the values that one tensor
 may clip depend on the noise of the others. They lie on a ladder: at each rung a threshold has the least squared error
-of its tensor, with clipping weighed more or less than rounding. First one rung for all tensors. Each scale group is
-tried by itself, with all others in float, and those that will stay in 16 bit for what they lose there are out of INT8
-from now on, and one rung is found for the others anew: a group that loses much would hide what they gain. Then the
-network and halves, quarters and eighths of it move up or down the ladder as long as the output error (output_error/)
-falls. At last the groups with the largest errors by themselves move on the ladder as far as that helps; the result is
-taken if the output error of INT8 together does not rise by it.
+of its tensor, with clipping weighed more or less than rounding. First each scale group is tried by itself at the middle
+rung, with all others in float, and those that will stay in 16 bit for what they lose there are out of INT8 from now on:
+a group that loses much would hide what the others gain. Then one rung is found for all others, and the network and
+halves, quarters and eighths of it move up or down the ladder as long as the output error (output_error/) falls. At last
+the groups with the largest errors by themselves move on the ladder as far as that helps; the result is taken if the
+output error of INT8 together does not rise by it.
 
 The output error that a group makes by itself also gives its share of the total, by its square, as independent errors
 add up in squares. By this share precision_choice.py decides which layers stay in 16 bit. (Taking one group out of INT8
@@ -91,19 +91,14 @@ def search_thresholds(
     with track(desc="thresholds", unit="run") as bar:
         search = _Search(switched, histograms, fixed, runs, bar.update)
         rungs: list[int] | None = None
-        if len(fixed) < len(histograms):
-            rungs, together = search.common_rung(MIDDLE)
-            thresholds = search.at_rungs(rungs)
-        else:
-            thresholds = [fixed[group] for group in range(len(histograms))]
-            together = list(search.errors(thresholds))
+        thresholds = search.at_rungs([MIDDLE] * len(histograms))
+        together = list(search.errors(thresholds))
         total = float(np.mean(together))
         isolated = search.isolate(thresholds) if total > ACCEPTABLE_ERROR else []
-        if rungs is not None:
+        if len(fixed) < len(histograms):
             if total > ACCEPTABLE_ERROR:
                 search.left_out = frozenset(leave(search.gains(thresholds, isolated, total), total, thresholds))
-            if search.left_out:  # the rung was the best for these
-                rungs, together = search.common_rung(rungs[0])
+            rungs, together = search.common_rung()
             rungs, together = search.descend(rungs, together)
             thresholds = search.at_rungs(rungs)
             total = search.total(thresholds, together)
@@ -144,7 +139,7 @@ class _Search:
         progress: Callable[[], object],
     ) -> None:
         self.switched, self.histograms, self.fixed, self.progress = switched, histograms, fixed, progress
-        self.runs, self.left, self.moves = runs, runs, 0.0
+        self.left, self.moves = runs, runs * DESCENT_SHARE if len(fixed) < len(histograms) else 0.0
         self.left_out: frozenset[int] = frozenset()
         self.ladders = [
             [fixed[index]] * len(LADDER) if index in fixed else least_errors(each, LADDER, switched.lows[index])
@@ -180,11 +175,11 @@ class _Search:
             self.progress()
             yield trial
 
-    def common_rung(self, first: int) -> tuple[list[int], list[float]]:
-        """Finds one rung for all groups, beginning at `first`, and the errors there; what is then left of the descent's
-        share of the runs is for moves."""
-        found = common_rung(lambda rungs: self.errors(self.at_rungs(rungs)), len(self.ladders), len(LADDER), first)
-        self.moves = max(0.0, self.left - self.runs * (1 - DESCENT_SHARE))
+    def common_rung(self) -> tuple[list[int], list[float]]:
+        """Finds one rung for all groups, and the errors there; what that leaves of the moves is for parts."""
+        before = self.left
+        found = common_rung(lambda rungs: self.errors(self.at_rungs(rungs)), len(self.ladders), len(LADDER), MIDDLE)
+        self.moves = max(0.0, self.moves - (before - self.left))
         return found
 
     def descend(self, rungs: Sequence[int], errors: Sequence[float]) -> tuple[list[int], list[float]]:
