@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from effedge.calibration.graph.onnx_file import constant
 from effedge.calibration.graph.session import Tensors
 from effedge.calibration.output_error.tables import nodes_in_front
 from effedge.calibration.ranges.samples import Samples
@@ -63,12 +64,12 @@ def image_readers(model: ir.Model) -> list[ir.Node]:
 def pads_of(conv: ir.Node) -> list[int] | None:
     """Returns a convolution's pads at the top, left, bottom and right; None where they depend on sizes that are not
     known."""
-    image, kernel = conv.inputs[:2]
-    assert image is not None and image.shape is not None and kernel is not None and kernel.shape is not None
+    image, kernel = conv.inputs[0], constant(conv.inputs[1])
+    assert image is not None and image.shape is not None and kernel is not None
     known = [side if isinstance(side, int) else 0 for side in image.shape[2:]]
     if conv.attributes.get_string("auto_pad", "NOTSET").startswith("SAME") and not all(known):
         return None
-    before, after = padding(conv, [int(side) for side in kernel.shape[2:]], known)
+    before, after = padding(conv, kernel.shape[2:], known)
     return before + after
 
 
