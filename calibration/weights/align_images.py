@@ -1,8 +1,8 @@
 """Puts the levels of images onto INT8's whole numbers, so that nothing of them is rounded.
 
 An image has 256 levels in each colour, as many as INT8 has numbers. But a network reads them minus a mean of each
-colour, which spreads them over more than 256 steps and in between of them: INT8 then rounds every pixel. In D0 that is
-a quarter of the squared output error. So a convolution reads the levels themselves, minus about 128:
+colour, which spreads them over more than 256 steps and in between of them: INT8 then rounds every pixel. In D0 no other
+tensor in INT8 lost as much. So a convolution reads the levels themselves, minus about 128:
 
     Conv(x) = Conv'(Pad(x) * factor + shift)
 
