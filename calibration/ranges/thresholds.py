@@ -19,6 +19,7 @@ from effedge.deploy.common.cli import choose
 
 PERCENT = 99.99
 INT8_MAX = 127  # -128 is not used: the range stays symmetric, and TensorRT and OpenVINO agree on it
+INT8_MIN = -128  # of the image's levels, and where a zero point may lie
 UINT8_MAX = 255  # steps between the ends, where a zero point says which of them is 0
 CANDIDATES = 192  # thresholds that `least_errors` tries, each 2^(1 / CANDIDATES_PER_HALF) of the one before
 CANDIDATES_PER_HALF = 24
@@ -47,7 +48,7 @@ def quantization_parameters(threshold: float, low: float | None = None) -> Quant
     if low is None or low < -threshold * ONE_SIDED:
         return QuantizationParameters(threshold / INT8_MAX)
     scale = (threshold - low) / UINT8_MAX
-    return QuantizationParameters(scale, -(INT8_MAX + 1) + round(-low / scale))
+    return QuantizationParameters(scale, INT8_MIN + round(-low / scale))
 
 
 def squared_errors(

@@ -28,13 +28,12 @@ from onnx_ir.tape import Tape
 
 from effedge.calibration.graph.onnx_file import FreeNames, constant, insert_behind
 from effedge.calibration.ranges.samples import Samples
-from effedge.calibration.ranges.thresholds import INT8_MAX, ONE_SIDED, UINT8_MAX
-from effedge.calibration.weights.equalize import multiply
+from effedge.calibration.ranges.thresholds import INT8_MAX, INT8_MIN, ONE_SIDED, UINT8_MAX
+from effedge.calibration.weights.equalize import as_floats, multiply
 from effedge.calibration.weights.image_levels import TOLERANCE, Levels, find_levels, image_readers, pads_of
 
 # In the metadata: by the name of a convolution the `Alignment` of the image that it reads.
 IMAGES_KEY = "effedge_image_levels"
-INT8_MIN = -INT8_MAX - 1
 OWN_PADDING = 1.0  # levels of the shift that a convolution may be wrong by at the image's edges
 
 
@@ -125,16 +124,11 @@ def alignment_of(levels: Levels, pads: Sequence[int]) -> Alignment:
     return Alignment(as_floats(factor), as_floats(shift * step), list(pads) if moved else [], step)
 
 
-def as_floats(values: np.ndarray) -> list[float]:
-    """Returns the numbers with the digits of a float32."""
-    return [float(str(each)) for each in values.astype(np.float32)]
-
-
 def align(model: ir.Model, conv: ir.Node, alignment: Alignment) -> ir.Value:
     """Inserts an alignment in front of a convolution, whose weights it changes; returns what the convolution reads."""
     free_name = FreeNames.for_tensors(model.graph)
-    image, kernel = conv.inputs[:2]
-    assert image is not None and image.name is not None and kernel is not None
+    image = conv.inputs[0]
+    assert image is not None
     factor, shift, pads = of_channels(alignment.factor), of_channels(alignment.shift), alignment.pads
     aligned = image
 
@@ -203,10 +197,10 @@ def padded_shape(image: ir.Value, pads: Iterable[int]) -> ir.Shape | None:
 
 def take_back(model: ir.Model, conv: ir.Node, shift: np.ndarray) -> None:
     """Gives the convolution a bias that takes back what a shift [1,C,1,1] of its input adds."""
-    kernel, *bias = (constant(value) for value in conv.inputs[1:3])
+    kernel, bias = (constant(value) for value in (*conv.inputs, None)[1:3])
     assert kernel is not None
     added = (kernel.astype(np.float64) * shift).sum(axis=(1, 2, 3))
-    array = ((bias[0] if bias and bias[0] is not None else 0) - added).astype(np.float32)
+    array = ((0 if bias is None else bias) - added).astype(np.float32)
     name = FreeNames.for_tensors(model.graph)(f"{conv.name}.bias_of_levels")
     conv.resize_inputs(3)
     conv.replace_input_with(2, Tape(model.graph).initializer(ir.tensor(array, name=name)))

@@ -68,9 +68,14 @@ def equalize(model: ir.Model, samples: Samples) -> int:
         scale = channel_scales(group, extremes)
         if len(scale):
             rescale(model, group, scale)
-        scales.append([float(str(each)) for each in scale.astype(np.float32)])  # with the digits of a float32
+        scales.append(as_floats(scale))
     model.metadata_props[EQUALIZATION_KEY] = json.dumps({"weights": digest, "scales": scales})
     return len(groups)
+
+
+def as_floats(values: np.ndarray) -> list[float]:
+    """Returns the numbers with the digits of a float32, for the metadata."""
+    return [float(str(each)) for each in values.astype(np.float32)]
 
 
 def equalize_as(model: ir.Model, equalization: str) -> bool:

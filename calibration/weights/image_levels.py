@@ -56,8 +56,8 @@ def image_readers(model: ir.Model) -> list[ir.Node]:
         and not node.inputs[0].is_initializer()
         and node.inputs[0].dtype == ir.DataType.FLOAT
         and channels(node.inputs[0]) is not None
-        and pads_of(node) is not None
         and all(each.op_type in PREPROCESSING for each in nodes_in_front([node.inputs[0]]))
+        and pads_of(node) is not None
     ]
 
 

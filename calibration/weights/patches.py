@@ -52,8 +52,8 @@ class Patches:
             self.groups = integer(node, "group", 1)
             self.kernel = weight.shape[2:]
             dims = len(self.kernel)
-            self.strides = _integers(node, "strides", [1] * dims)
-            self.dilations = _integers(node, "dilations", [1] * dims)
+            self.strides = node.attributes.get_ints("strides", [1] * dims)
+            self.dilations = node.attributes.get_ints("dilations", [1] * dims)
 
     def __call__(self, x: np.ndarray, seed: int) -> np.ndarray:
         """Returns [groups, K, positions] of x: [N, C, *spatial] for a convolution, [*, K] for a product."""
@@ -91,9 +91,10 @@ def padding(conv: ir.Node, kernel: Sequence[int], spatial: Sequence[int]) -> tup
     """Returns a convolution's padding before and after each spatial dimension, of these sizes."""
     dims, automatic = len(kernel), conv.attributes.get_string("auto_pad", "NOTSET")
     if automatic in ("NOTSET", "VALID"):
-        pads = [0] * 2 * dims if automatic == "VALID" else _integers(conv, "pads", [0] * 2 * dims)
+        unpadded = [0] * 2 * dims
+        pads = unpadded if automatic == "VALID" else list(conv.attributes.get_ints("pads", unpadded))
         return pads[:dims], pads[dims:]
-    strides, dilations = (_integers(conv, name, [1] * dims) for name in ("strides", "dilations"))
+    strides, dilations = (conv.attributes.get_ints(name, [1] * dims) for name in ("strides", "dilations"))
     before, after = [], []
     for size, k, s, d in zip(spatial, kernel, strides, dilations, strict=True):
         total = max(0, (math.ceil(size / s) - 1) * s + (k - 1) * d + 1 - size)
@@ -106,8 +107,3 @@ def padding(conv: ir.Node, kernel: Sequence[int], spatial: Sequence[int]) -> tup
 def _positions(random: np.random.Generator, count: int, most: int) -> np.ndarray:
     """Returns `most` of `count` positions, in order; all where there are no more."""
     return np.arange(count) if count <= most else np.sort(random.choice(count, most, replace=False))
-
-
-def _integers(node: ir.Node, name: str, default: list[int]) -> list[int]:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else list(attribute.as_ints())

@@ -78,9 +78,8 @@ def check(served: Served) -> None:
         onnx = served.folder / served.manifest["engine"]
         # deploy/runtime/onnxruntime_backend.py switches off the optimizers that change these models' results, which
         # Triton's backend cannot.
-        wrong = "FP8" if served.manifest["backend"].get("fp8") else None
-        if padded_operators(onnx) - RIGHT_BEHIND_PAD:
-            wrong = wrong or "a Pad"
+        fp8 = served.manifest["backend"].get("fp8")
+        wrong = "FP8" if fp8 else "a Pad" if padded_operators(onnx) - RIGHT_BEHIND_PAD else None
         if wrong is not None:
             raise UserError(
                 f"'{served.folder}' has {wrong}, which ONNX Runtime computes wrongly unless it is set up otherwise "

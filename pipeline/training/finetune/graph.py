@@ -18,12 +18,11 @@ from torch import Tensor, nn
 
 from effedge.calibration.graph.onnx_file import constant
 from effedge.calibration.placement.layers import output_axis
-from effedge.calibration.ranges.thresholds import INT8_MAX
+from effedge.calibration.ranges.thresholds import INT8_MAX, INT8_MIN
 from effedge.deploy.common.cli import UserError
 from effedge.engines.onnx_header import LAYER_OPERATORS
 from effedge.pipeline.training.finetune.operators import OPERATORS
 
-LOWEST = -(INT8_MAX + 1)
 SMALLEST_UNIT = 1e-3  # of the largest unit of a layer's channels
 
 
@@ -96,7 +95,7 @@ class OnnxModule(nn.Module):
         inputs = [None if value is None else tensors[value.name or ""] for value in node.inputs]
         if node.op_type == "QuantizeLinear":  # includes the DequantizeLinear of the pair
             x, scale, zero_point = (tensors[value.name or ""] for value in node.inputs if value is not None)
-            return torch.fake_quantize_per_tensor_affine(x, float(scale), int(zero_point), LOWEST, INT8_MAX)
+            return torch.fake_quantize_per_tensor_affine(x, float(scale), int(zero_point), INT8_MIN, INT8_MAX)
         if node.op_type == "TopK" and (chosen := tensors.get(node.outputs[1].name or "")) is not None:
             return inputs[0].gather(node.attributes.get_int("axis", -1), chosen), chosen  # type: ignore[union-attr]
         if node.op_type == "DequantizeLinear":
